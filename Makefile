@@ -1,0 +1,49 @@
+# make demo    prepare data, train, evaluate with features missing (DATA=FOLDER: MovieLens-100K's own files)
+# make test    the whole test suite
+# make check   lint, format check and types
+# make bench   every program in benchmarks/
+#
+# CUDA=1 installs FBGEMM's CUDA build. TORCH_INDEX=URL takes torch from that index, for a CPU-only or another CUDA build of it.
+PYTHON ?= python3
+VENV ?= .venv
+CUDA ?=
+TORCH_INDEX ?=
+DATA ?=
+DEMO ?= demo
+
+BIN := $(VENV)/bin
+FBGEMM := $(if $(CUDA),fbgemm-gpu,fbgemm-gpu-cpu)==1.8.0
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+INSTALLED := $(VENV)/installed$(if $(CUDA),-cuda)
+
+.PHONY: install demo test check bench
+install: $(INSTALLED)
+
+# torchrec's own metadata asks for the CUDA build of FBGEMM, which overwrites the CPU build: so it is installed without dependencies.
+$(INSTALLED): requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch==2.13.0 $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	$(PIP) -r requirements.txt $(FBGEMM)
+	$(PIP) --no-deps torchrec==1.8.0
+	$(PIP) --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: $(INSTALLED)
+	rm -rf $(DEMO)
+	$(BIN)/asymdiffrec prepare $(if $(DATA),movielens-100k $(DEMO)/data --input $(DATA),synthetic $(DEMO)/data)
+	$(BIN)/asymdiffrec train $(DEMO)/data/job.yaml --run $(DEMO)/base --set diffusion.variant=base
+	$(BIN)/asymdiffrec train $(DEMO)/data/job.yaml --run $(DEMO)/asymdiff
+	$(BIN)/asymdiffrec evaluate $(DEMO)/base --missing 0,0.1,0.3,0.5
+	$(BIN)/asymdiffrec evaluate $(DEMO)/asymdiff --missing 0,0.1,0.3,0.5
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED)
+	set -e; for program in benchmarks/[a-z]*.py; do $(BIN)/python -m benchmarks.$$(basename $$program .py); done
