@@ -1,0 +1,44 @@
+"""What an extractor is, and the settings that all of ours share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from torch import Tensor, nn
+
+Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+
+
+class Extractor(nn.Module, ABC):
+    """h: a base model up to its latent representation.
+
+    A subclass takes (widths, step_width, **options): D_n of each field, the number of columns of s, and its own
+    settings by keyword; and sets `latent_dim` (Z).
+    """
+
+    latent_dim: int
+
+    @abstractmethod
+    def forward(self, x: Tensor, s: Tensor) -> Tensor:
+        """z [B, Z], linear at the end, of x [B, sum D_n] and s [B, step_width], 0 wide where a variant gives none."""
+
+
+class ExtractorConfig(BaseModel):
+    """Settings of every extractor of ours."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    latent: PositiveInt = Field(default=64, description="width Z of the latent representation")
+
+
+def common_width(widths: Sequence[int], name: str) -> int:
+    """The D that all fields share, for an extractor that multiplies one field's vector with another's."""
+    for width in widths:
+        if width != widths[0]:
+            raise ValueError(
+                f"extractor {name}: found fields of widths {widths[0]} and {width}, allowed is one width for all"
+            )
+    return widths[0]

@@ -1,0 +1,84 @@
+"""From the settings of an extractor to the extractor, ours or a user's own."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
+
+from asymdiffrec.diffusion.extractors.base import Extractor
+from asymdiffrec.diffusion.extractors.dcn import DCN, DCNConfig
+from asymdiffrec.diffusion.extractors.deepfm import DeepFM, DeepFMConfig
+from asymdiffrec.diffusion.extractors.dlrm import DLRM, DLRMConfig
+from asymdiffrec.diffusion.extractors.mlp import MLP, MLPConfig
+
+EXTRACTORS: dict[str, type[Extractor]] = {"mlp": MLP, "dcn": DCN, "deepfm": DeepFM, "dlrm": DLRM}
+
+
+class OwnExtractorConfig(BaseModel):
+    """A class of the user's own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(description="package.module:Class, a subclass of Extractor that Python can import")
+    options: dict[str, Any] = Field(default={}, description="handed to the class by keyword")
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_class(cls, name: str) -> str:
+        if not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
+            raise ValueError(f"found {name!r}, allowed are {', '.join(EXTRACTORS)} and package.module:Class")
+        return name
+
+
+def _tag(value: Any) -> str:
+    name = value.get("name", "mlp") if isinstance(value, dict) else getattr(value, "name", None)
+    return name if name in EXTRACTORS else "own"
+
+
+AnyExtractorConfig = Annotated[
+    Annotated[MLPConfig, Tag("mlp")]
+    | Annotated[DCNConfig, Tag("dcn")]
+    | Annotated[DeepFMConfig, Tag("deepfm")]
+    | Annotated[DLRMConfig, Tag("dlrm")]
+    | Annotated[OwnExtractorConfig, Tag("own")],
+    Discriminator(_tag),
+]
+
+
+def build_extractor(config: AnyExtractorConfig, widths: Sequence[int], step_width: int) -> Extractor:
+    """The extractor of `config` for fields of `widths` columns (D_n) and s of `step_width`, freshly initialised.
+
+    Raises ValueError when the class cannot be found or used, or the widths do not suit it.
+    """
+    if not isinstance(config, OwnExtractorConfig):
+        return EXTRACTORS[config.name](widths, step_width, **config.model_dump(exclude={"name"}))
+    extractor_class = _load(config.name)
+    try:
+        inspect.signature(extractor_class).bind(widths, step_width, **config.options)
+    except TypeError as error:
+        raise ValueError(f"extractor {config.name}: does not take (widths, step_width, **options): {error}") from error
+    extractor = extractor_class(widths, step_width, **config.options)
+    if not isinstance(getattr(extractor, "latent_dim", None), int):
+        raise ValueError(f"extractor {config.name}: sets no latent_dim, the number of columns of its latent")
+    return extractor
+
+
+def _load(path: str) -> type[Extractor]:
+    module_name, name = path.split(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(f"extractor {path}: cannot import {module_name}: {error}") from error
+    found = getattr(module, name, None)
+    if not (isinstance(found, type) and issubclass(found, Extractor)):
+        raise ValueError(
+            f"extractor {path}: found {found!r}, allowed is a subclass of {Extractor.__module__}.Extractor"
+        )
+    if inspect.isabstract(found):
+        raise ValueError(f"extractor {path}: has no forward(x, s)")
+    return found

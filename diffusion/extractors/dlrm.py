@@ -1,0 +1,51 @@
+"""DLRM: Naumov et al., "Deep Learning Recommendation Model for Personalization and Recommendation Systems" (2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from asymdiffrec.diffusion.extractors.base import Extractor, ExtractorConfig, Sizes, common_width
+from asymdiffrec.diffusion.layers import StepMLP, perceptron
+
+
+class DLRMConfig(ExtractorConfig):
+    """DLRM: dot products of every two fields, and a multilayer perceptron below and above them. Fields of one width."""
+
+    name: Literal["dlrm"]
+    bottom: Sizes = Field(default=(128,), description="widths of the hidden layers of the bottom perceptron")
+    top: Sizes = Field(default=(128,), description="widths of the hidden layers of the top perceptron")
+
+
+class DLRM(Extractor):
+    """z = top([d, dot products of every two of d, v_1 .. v_N]), d = bottom([x, s]).
+
+    The paper's bottom perceptron reads the numbers alone. Here a number is a field with a vector, like the others, so
+    it reads all of x, and s.
+    """
+
+    def __init__(
+        self, widths: Sequence[int], step_width: int, *, bottom: Sequence[int], top: Sequence[int], latent: int
+    ) -> None:
+        super().__init__()
+        self.latent_dim = latent
+        self.width = common_width(widths, "dlrm")
+        vectors = 1 + len(widths)
+        self.bottom = StepMLP(sum(widths), step_width, bottom, self.width)
+        self.top = perceptron([self.width + vectors * (vectors - 1) // 2, *top, latent])
+
+    def forward(self, x: Tensor, s: Tensor) -> Tensor:
+        dense = self.bottom(x, s)
+        vectors = torch.cat([dense, x], dim=1).unflatten(1, (-1, self.width))
+        return self.top(torch.cat([dense, pair_dots(vectors)], dim=1))
+
+
+def pair_dots(vectors: Tensor) -> Tensor:
+    """v_i . v_j for every i < j; vectors [B, N, D] -> [B, N (N - 1) / 2]."""
+    count = vectors.shape[1]
+    first, second = torch.triu_indices(count, count, offset=1, device=vectors.device)
+    return (vectors @ vectors.mT).flatten(1).index_select(1, first * count + second)

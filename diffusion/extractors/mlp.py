@@ -1,0 +1,31 @@
+"""A multilayer perceptron of all fields."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from asymdiffrec.diffusion.extractors.base import Extractor, ExtractorConfig, Sizes
+from asymdiffrec.diffusion.layers import StepMLP
+
+
+class MLPConfig(ExtractorConfig):
+    """A multilayer perceptron."""
+
+    name: Literal["mlp"] = "mlp"
+    hidden: Sizes = Field(default=(128,), description="widths of the hidden layers before the latent")
+
+
+class MLP(Extractor):
+    """z = MLP([x, s])."""
+
+    def __init__(self, widths: Sequence[int], step_width: int, *, hidden: Sequence[int], latent: int) -> None:
+        super().__init__()
+        self.latent_dim = latent
+        self.deep = StepMLP(sum(widths), step_width, hidden, latent)
+
+    def forward(self, x: Tensor, s: Tensor) -> Tensor:
+        return self.deep(x, s)

@@ -1,0 +1,52 @@
+"""Random numbers that depend on (seed, sample, lane) alone: not on the batch, the number of workers or the device.
+
+Philox4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011): a bijection of a 128-bit
+counter under a 64-bit key.
+
+In int64 without overflow: the two multipliers M are above 2**31, so a product with a word c is taken with M - 2**32
+instead, which fits, and c * M = c * (M - 2**32) + c * 2**32 gives its halves. Letting it wrap would be right in eager
+mode, but overflow of signed integers is undefined in the C++ of `torch.compile`, and gave other words there.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_WORD = 0xFFFFFFFF
+_ROUNDS = 10
+_MULTIPLIERS = (0xD2511F53 - 2**32, 0xCD9E8D57 - 2**32)
+_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+
+Words = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def philox4x32(counter: Words, key: int) -> Words:
+    """The four 32-bit words that Philox4x32-10 makes of `counter`, as int64 in [0, 2**32).
+
+    counter: four int64 tensors in [0, 2**32) that broadcast together, low word first; key: 64 bits, low word first.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key & _WORD, (key >> 32) & _WORD
+    for _ in range(_ROUNDS):
+        first, second = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1, c2, c3 = (
+            ((second >> 32) + c2) ^ c1 ^ k0,
+            second & _WORD,
+            ((first >> 32) + c0) ^ c3 ^ k1,
+            first & _WORD,
+        )
+        k0, k1 = (k0 + _KEY_STEPS[0]) & _WORD, (k1 + _KEY_STEPS[1]) & _WORD
+    return c0, c1, c2, c3
+
+
+def uniforms(seed: int, sample_index: Tensor, lanes: int) -> Tensor:
+    """[B, lanes, 4] fp32 uniforms on [0, 1): word w of lane l under the counter (sample low, sample high, 0, l).
+
+    seed: the 64-bit key; sample_index: [B] int64. A uniform is (word >> 8) * 2**-24, exact in fp32, so that comparing
+    two of them gives the same answer everywhere.
+    """
+    low, high = (sample_index & _WORD)[:, None], ((sample_index >> 32) & _WORD)[:, None]
+    lane = torch.arange(lanes, device=sample_index.device)[None, :]
+    words = philox4x32((low, high, torch.zeros_like(lane), lane), seed)
+    return torch.stack([(word >> 8).to(torch.float32) for word in words], dim=-1) * 2.0**-24

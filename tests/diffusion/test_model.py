@@ -1,0 +1,267 @@
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from asymdiffrec.diffusion.extractors.build import EXTRACTORS
+from asymdiffrec.diffusion.forward import ForwardProcess
+from asymdiffrec.diffusion.model import AsymmetricDiffusion, DiffusionConfig, ModelConfig, Recommender
+
+FIELDS, WIDTH, BATCH = 6, 4, 64
+WIDTHS = [WIDTH] * FIELDS
+PARTS = {
+    "base": {"main"},
+    "dropout": {"main"},
+    "augment": {"main", "aux"},
+    "asymdiff": {"main", "recon", "aux", "distil"},
+}
+NO_WEIGHT = {"main": 0, "recon": 0, "aux": 0, "distil": 0}
+
+
+def build(name: str = "mlp", **diffusion) -> AsymmetricDiffusion:
+    torch.manual_seed(1)
+    model = ModelConfig.model_validate({"extractor": {"name": name, "latent": 16}, "head": [8]})
+    return AsymmetricDiffusion(WIDTHS, model, DiffusionConfig.model_validate(diffusion), seed=5)
+
+
+def shaken(model: AsymmetricDiffusion) -> AsymmetricDiffusion:
+    """As after some training: the denoiser's last layer no longer zero."""
+    if hasattr(model, "denoiser"):
+        for parameter in model.denoiser.parameters():
+            nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def samples(batch: int = BATCH, missing_rate: float = 0.1) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """clean, missing, label, weight, sample_index; the label is a function of the fields, with no noise."""
+    generator = torch.Generator().manual_seed(2)
+    vectors = torch.randn(batch, FIELDS, WIDTH, generator=generator)
+    label = (vectors.sum((1, 2)) > 0).float()
+    missing = torch.rand(batch, FIELDS, generator=generator) < missing_rate
+    clean = vectors.masked_fill(missing[:, :, None], 0.0).flatten(1)
+    return clean, missing, label, torch.rand(batch, generator=generator) + 0.5, torch.arange(batch) + 2**33
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("variant", PARTS)
+def test_the_loss_is_the_weighted_sum_of_the_parts_that_the_variant_has(variant: str) -> None:
+    weights = {"main": 1.0, "recon": 0.5, "aux": 2.0, "distil": 3.0}
+    loss, parts = shaken(build(variant=variant, weights=weights))(*samples())
+    assert set(parts) == {"loss"} | {f"loss_{name}" for name in PARTS[variant]}
+    assert not any(part.requires_grad for part in parts.values())
+    torch.testing.assert_close(
+        loss, torch.stack([weights[name] * parts[f"loss_{name}"] for name in PARTS[variant]]).sum()
+    )
+    torch.testing.assert_close(loss, parts["loss"])
+
+
+def test_the_parts_of_asymdiff_by_the_equations() -> None:
+    model = shaken(build())
+    clean, missing, label, weight, index = samples()
+    _, parts = model(clean, missing, label, weight, index)
+    noisy, step = model.process(clean, missing, index)
+    assert (step & ~missing).any()
+    m, s = missing.float(), step.float()
+    clean_latent, denoised = model.extractor(clean, m), model.denoiser(s, model.extractor(noisy, s))
+    p, q = (model.head(latent).squeeze(1).sigmoid() for latent in (clean_latent, denoised))
+
+    def mean(part: Tensor) -> Tensor:
+        return (weight * part).mean()
+
+    bce = {name: -(label * x.log() + (1 - label) * (1 - x).log()) for name, x in (("main", p), ("aux", q))}
+    torch.testing.assert_close(parts["loss_main"], mean(bce["main"]).detach())
+    torch.testing.assert_close(parts["loss_aux"], mean(bce["aux"]).detach())
+    torch.testing.assert_close(parts["loss_recon"], mean((denoised - clean_latent).square().mean(1)).detach())
+    divergence = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+    torch.testing.assert_close(parts["loss_distil"], mean(divergence).detach(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("variant", PARTS)
+@pytest.mark.parametrize("name", EXTRACTORS)
+def test_every_parameter_gets_a_gradient_even_when_weights_are_zero(variant: str, name: str) -> None:
+    for weights in ({}, NO_WEIGHT):
+        model = build(name, variant=variant, weights=weights)
+        model(*samples())[0].backward()
+        assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("detach", "reached"), [(True, {"denoiser"}), (False, {"denoiser", "extractor"})])
+def test_reconstruction_trains_the_denoiser_and_the_extractor_only_where_asked(detach: bool, reached: set[str]) -> None:
+    model = shaken(build(weights=NO_WEIGHT | {"recon": 1}, detach_reconstruction=detach))
+    model(*samples())[0].backward()
+    assert {name.split(".")[0] for name, gradient in gradients(model).items() if gradient.any()} == reached
+
+
+@pytest.mark.parametrize(
+    ("part", "reached"), [("aux", {"denoiser", "extractor", "head"}), ("distil", {"denoiser", "extractor", "head"})]
+)
+def test_prediction_through_the_denoiser_trains_everything(part: str, reached: set[str]) -> None:
+    model = shaken(build(weights=NO_WEIGHT | {part: 1}))
+    model(*samples())[0].backward()
+    assert {name.split(".")[0] for name, gradient in gradients(model).items() if gradient.any()} == reached
+
+
+@pytest.mark.parametrize("variant", PARTS)
+def test_losses_and_gradients_of_a_batch_are_the_means_over_its_halves(variant: str) -> None:
+    model, batch = shaken(build(variant=variant)), samples()
+    model(*batch)[0].backward()
+    whole, whole_parts = gradients(model), model(*batch)[1]
+    model.zero_grad()
+    halves = [model(*(tensor[half] for tensor in batch)) for half in (slice(0, 32), slice(32, 64))]
+    torch.stack([loss for loss, _ in halves]).mean().backward()
+    for name, part in whole_parts.items():
+        torch.testing.assert_close(torch.stack([parts[name] for _, parts in halves]).mean(), part)
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, whole[name], rtol=1e-4, atol=1e-6)
+
+
+def test_dropped_columns_get_no_gradient_from_the_noisy_view() -> None:
+    model = build(variant="dropout", forward={"time": {"law": "point", "value": 0.5}})
+    clean, missing, label, weight, index = samples()
+    clean.requires_grad_()
+    model(clean, missing, label, weight, index)[0].backward()
+    _, step = model.process(clean, missing, index)
+    gradient = clean.grad.view(BATCH, FIELDS, WIDTH)
+    assert not gradient[step].any()
+    assert gradient[~step].any()
+
+
+def test_complete_samples_are_scored_exactly_by_head_and_extractor() -> None:
+    model = shaken(build())
+    clean, _, _, _, _ = samples(missing_rate=0.0)
+    none = torch.zeros(BATCH, FIELDS, dtype=torch.bool)
+    expected = model.head(model.extractor(clean, torch.zeros(BATCH, FIELDS))).squeeze(1)
+    assert torch.equal(model.score(clean, none), expected)
+
+
+def test_scores_of_incomplete_samples_pass_the_denoiser() -> None:
+    model = shaken(build())
+    clean, missing, _, _, _ = samples(missing_rate=0.4)
+    m = missing.float()
+    expected = model.head(model.denoiser(m, model.extractor(clean, m))).squeeze(1)
+    torch.testing.assert_close(model.score(clean, missing), expected)
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"variant": "base"}, False),
+        ({"variant": "dropout"}, False),
+        ({"variant": "augment"}, True),
+        ({"variant": "augment", "step_in_extractor": False}, False),
+        ({"variant": "asymdiff"}, True),
+        ({"variant": "asymdiff", "step_in_extractor": False}, True),
+    ],
+)
+def test_which_variants_are_told_what_is_missing(config: dict, told: bool) -> None:
+    model = shaken(build(**config))
+    x, none, all_missing = torch.randn(4, FIELDS * WIDTH), torch.zeros(4, FIELDS).bool(), torch.ones(4, FIELDS).bool()
+    assert torch.equal(model.score(x, none), model.score(x, all_missing)) != told
+
+
+@pytest.mark.parametrize("variant", PARTS)
+def test_training_reduces_the_loss(variant: str) -> None:
+    model, (clean, missing, label, weight, index) = build(variant=variant), samples(128)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    predictions = []
+    for step in range(50):
+        loss, parts = model(clean, missing, label, weight, index + step * 128)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        # not the whole loss: the scale of L_recon is that of the latent, which training is free to widen
+        predictions.append(sum(parts[name].item() for name in ("loss_main", "loss_aux") if name in parts))
+    assert sum(predictions[-5:]) < 0.8 * sum(predictions[:5])
+    accuracy = ((model.score(clean, missing) > 0).float() == label).float().mean()
+    assert accuracy > 0.85
+
+
+def test_initial_weights_depend_on_torchs_seed_alone() -> None:
+    first, second = build(), build()
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_nothing_but_parameters_is_kept_in_a_checkpoint() -> None:
+    model = build(forward={"pattern": "uniform"})
+    assert set(model.state_dict()) == {name for name, _ in model.named_parameters()}
+
+
+class Tables(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, batch: SimpleNamespace) -> tuple[Tensor, Tensor]:
+        return batch.vectors * self.scale, batch.missing
+
+
+@pytest.fixture
+def batch() -> SimpleNamespace:
+    names = ("vectors", "missing", "label", "weight", "sample_index")
+    return SimpleNamespace(**dict(zip(names, samples(), strict=True)))
+
+
+def test_recommender_looks_up_and_diffuses(batch: SimpleNamespace) -> None:
+    recommender = Recommender(Tables(), build())
+    loss, parts = recommender(batch)
+    expected, _ = recommender.diffusion(batch.vectors, batch.missing, batch.label, batch.weight, batch.sample_index)
+    assert torch.equal(loss, expected)
+    assert torch.equal(parts["loss"], expected)
+    loss.backward()
+    assert recommender.tables.scale.grad is not None
+
+
+def test_recommender_scores_with_and_without_dropped_fields(batch: SimpleNamespace) -> None:
+    recommender = Recommender(Tables(), shaken(build()))
+    assert torch.equal(recommender.score(batch), recommender.diffusion.score(batch.vectors, batch.missing))
+    process = ForwardProcess.at_rate(WIDTHS, 0.3, seed=0)
+    dropped = process(batch.vectors, batch.missing, batch.sample_index)
+    assert torch.equal(recommender.score(batch, process), recommender.diffusion.score(*dropped))
+
+
+def test_a_pipeline_can_trace_the_recommender_down_to_its_two_parts() -> None:
+    """TorchRec's pipelines trace the model symbolically to find the look-up that they start ahead of time."""
+
+    class Leaves(torch.fx.Tracer):
+        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+            return module_qualified_name in ("tables", "diffusion")
+
+    graph = Leaves().trace(Recommender(Tables(), build()))
+    assert [node.target for node in graph.nodes if node.op == "call_module"] == ["tables", "diffusion"]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"variant": "diffrec"}, {"weights": {"recon": -1}}, {"weights": {"rec": 1}}, {"denoiser_hidden": 0}, {"steps": 3}],
+)
+def test_wrong_settings(config: dict) -> None:
+    with pytest.raises(ValidationError):
+        DiffusionConfig.model_validate(config)
+
+
+def test_every_setting_is_described() -> None:
+    def undescribed(schema: dict) -> list[str]:
+        found = [
+            f"{schema.get('title')}.{name}"
+            for name, setting in schema.get("properties", {}).items()
+            if "description" not in setting and "const" not in setting
+        ]
+        return found + [name for inner in schema.get("$defs", {}).values() for name in undescribed(inner)]
+
+    for config in (ModelConfig, DiffusionConfig):
+        assert undescribed(config.model_json_schema()) == []
+
+
+def test_needs_neither_torchrec_nor_scipy_to_import() -> None:
+    program = (
+        "import sys; sys.modules.update(torchrec=None, fbgemm_gpu=None, scipy=None); "
+        "import asymdiffrec.diffusion.model, asymdiffrec.diffusion.extractors.build"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
