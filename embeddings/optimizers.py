@@ -1,0 +1,161 @@
+"""How tables are updated: inside FBGEMM's backward pass, and by the same rules where a plan replicates a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, Literal
+
+import torch
+import torchrec.optim as fused
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import WeightDecayMode
+from pydantic import Field
+from torch.distributed.optim import _apply_optimizer_in_backward
+from torchrec.distributed.composable.table_batched_embedding_slice import TableBatchedEmbeddingSlice
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
+from torchrec.optim.optimizers import in_backward_optimizer_filter
+
+from asymdiffrec.datasets.schema import Config
+
+
+class SgdConfig(Config):
+    name: Literal["sgd"]
+    learning_rate: float = Field(0.1, gt=0, description="factor on the gradient")
+
+
+class AdagradConfig(Config):
+    name: Literal["adagrad"] = "adagrad"
+    learning_rate: float = Field(0.02, gt=0, description="factor on the scaled gradient")
+    eps: float = Field(1e-8, gt=0, description="added to the root of the summed squares")
+
+
+class RowwiseAdagradConfig(Config):
+    name: Literal["rowwise_adagrad"]
+    learning_rate: float = Field(0.02, gt=0, description="factor on the scaled gradient")
+    eps: float = Field(1e-8, gt=0, description="added to the root of the summed mean squares")
+    weight_decay: float = Field(0.0, ge=0, description="L2 penalty on the rows that a batch touches")
+
+
+class AdamConfig(Config):
+    name: Literal["adam"]
+    learning_rate: float = Field(1e-3, gt=0, description="factor on the scaled gradient")
+    beta1: float = Field(0.9, ge=0, lt=1, description="decay of the mean gradient")
+    beta2: float = Field(0.999, ge=0, lt=1, description="decay of the mean squared gradient")
+    eps: float = Field(1e-8, gt=0, description="added to the root of the mean square")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled decay of the rows that a batch touches")
+
+
+OptimizerConfig = Annotated[
+    SgdConfig | AdagradConfig | RowwiseAdagradConfig | AdamConfig,
+    Field(discriminator="name"),
+]
+
+FUSED: dict[str, type[torch.optim.Optimizer]] = {
+    "sgd": fused.SGD,
+    "adagrad": fused.Adagrad,
+    "rowwise_adagrad": fused.RowWiseAdagrad,
+    "adam": fused.Adam,
+}
+
+STATES: dict[str, tuple[str, ...]] = {
+    "sgd": (),
+    "adagrad": ("sum",),
+    "rowwise_adagrad": ("sum",),
+    "adam": ("exp_avg", "exp_avg_sq"),
+}
+"""What an optimizer keeps for a table, in the order in which FBGEMM counts its moments."""
+
+
+def check_device(config: OptimizerConfig, device: str) -> None:
+    """ValueError where FBGEMM cannot update tables in this way on the device type."""
+    if config.name == "adam" and device == "cpu":
+        raise ValueError("tables.optimizer.name: adam has no fused kernel on cpu; use sgd, adagrad or rowwise_adagrad")
+    if config.name == "rowwise_adagrad" and config.weight_decay and device == "cpu":
+        raise ValueError(
+            f"tables.optimizer.weight_decay: {config.weight_decay}, which FBGEMM ignores on cpu; leave it at 0"
+        )
+
+
+def update_in_backward(config: OptimizerConfig, weights: Iterable[torch.nn.Parameter]) -> None:
+    """Mark unsharded table weights, so that sharding fuses the optimizer and the planner counts its memory."""
+    settings: dict[str, Any] = config.model_dump(exclude={"name"})
+    if isinstance(config, RowwiseAdagradConfig):
+        settings["weight_decay_mode"] = WeightDecayMode.L2
+    _apply_optimizer_in_backward(FUSED[config.name], weights, settings)
+
+
+class ReplicatedOptimizer(torch.optim.Optimizer):
+    """FBGEMM's update rules for tables that every rank holds whole, so that a plan never changes the training.
+
+    As in FBGEMM, a row without a gradient keeps its weights and its moments; torch's own dense optimizers would decay
+    them. The state exists from the start: a checkpoint can be loaded before the first step.
+    """
+
+    def __init__(self, weights: Iterable[torch.Tensor], config: OptimizerConfig) -> None:
+        super().__init__(weights, {"lr": config.learning_rate})
+        self.config = config
+        self.steps = 0
+        for weight in self.param_groups[0]["params"]:
+            shape = weight.shape[:1] if isinstance(config, RowwiseAdagradConfig) else weight.shape
+            self.state[weight] = {name: weight.new_zeros(shape) for name in STATES[config.name]}
+
+    def set_optimizer_step(self, step: int) -> None:
+        """How many steps were taken before the next one, as FBGEMM's modules are told."""
+        self.steps = step
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        self.steps += 1
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    rows = weight.grad.any(dim=1).nonzero().squeeze(1)
+                    change = self._change(self.state[weight], rows, weight[rows], weight.grad[rows])
+                    weight.index_add_(0, rows, change, alpha=-group["lr"])
+
+    def _change(
+        self, state: dict[str, torch.Tensor], rows: torch.Tensor, weight: torch.Tensor, grad: torch.Tensor
+    ) -> torch.Tensor:
+        """Advance the state of `rows` [R]; what to subtract from `weight` [R, D], per unit of learning rate."""
+        config = self.config
+        if isinstance(config, SgdConfig):
+            return grad
+        if isinstance(config, AdagradConfig):
+            total = state["sum"][rows] + grad.square()
+            state["sum"][rows] = total
+            return grad / (total.sqrt() + config.eps)
+        if isinstance(config, RowwiseAdagradConfig):
+            grad = grad + config.weight_decay * weight
+            total = state["sum"][rows] + grad.square().mean(dim=1)
+            state["sum"][rows] = total
+            return grad / (total.sqrt() + config.eps).unsqueeze(1)
+        mean = config.beta1 * state["exp_avg"][rows] + (1 - config.beta1) * grad
+        square = config.beta2 * state["exp_avg_sq"][rows] + (1 - config.beta2) * grad.square()
+        state["exp_avg"][rows], state["exp_avg_sq"][rows] = mean, square
+        scale = (square / (1 - config.beta2**self.steps)).sqrt() + config.eps
+        return mean / (1 - config.beta1**self.steps) / scale + config.weight_decay * weight
+
+
+def replicated_parameters(model: DistributedModelParallel) -> dict[str, torch.nn.Parameter]:
+    """The tables that the plan made data-parallel, by name."""
+    outside = in_backward_optimizer_filter(model.named_parameters())
+    return {name: weight for name, weight in outside if isinstance(weight, TableBatchedEmbeddingSlice)}
+
+
+def dense_parameters(model: DistributedModelParallel) -> dict[str, torch.nn.Parameter]:
+    """Every parameter that is no table, by name: exactly what the dense optimizer must be given."""
+    outside = in_backward_optimizer_filter(model.named_parameters())
+    return {name: weight for name, weight in outside if not isinstance(weight, TableBatchedEmbeddingSlice)}
+
+
+def tables_optimizer(model: DistributedModelParallel, config: OptimizerConfig) -> CombinedOptimizer:
+    """Everything that updates tables.
+
+    Sharded tables change during `backward`; `step` sets their learning rate from `param_groups`, for the next backward
+    pass, and updates the replicated ones; `zero_grad` clears the gradients of those. A job that resumes at step k calls
+    `set_optimizer_step(k)` before its first batch: Adam's bias correction counts the steps.
+    """
+    optimizers = [model.fused_optimizer]
+    if replicated := replicated_parameters(model):
+        optimizers.append(KeyedOptimizerWrapper(replicated, lambda weights: ReplicatedOptimizer(weights, config)))
+    return CombinedOptimizer(optimizers)

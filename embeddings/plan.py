@@ -1,0 +1,233 @@
+"""The sharding plan: which rank holds which part of which table."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torchrec.distributed.comm import get_local_size
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.planner import EmbeddingShardingPlanner
+from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
+from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+from torchrec.distributed.planner.types import (
+    HardwareConfig,
+    KernelConfig,
+    ParameterConstraints,
+    PlannerError,
+    Storage,
+    Topology,
+    TopologyFactory,
+    TrainerConfig,
+)
+from torchrec.distributed.types import ShardingPlan
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+
+from asymdiffrec.embeddings.optimizers import check_device
+from asymdiffrec.embeddings.tables import COLUMN_SPLITS, TablesConfig
+
+RESERVED = 0.15
+"""Share of a rank's memory that tables may not take: activations, batches in flight, the allocator's loss."""
+
+DENSE_COPIES = 6
+"""What a dense parameter costs, in parameters: itself, its gradient, two moments, and buckets to reduce gradients."""
+
+
+class TableSharder(EmbeddingBagCollectionSharder):
+    """What a plan may choose from: all sharding types on every device, and tables that stay in the device's memory."""
+
+    def __init__(self, splits_columns: bool) -> None:
+        super().__init__()
+        self._splits_columns = splits_columns
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:
+        types = super().sharding_types("cuda")  # TorchRec offers no row-wise choice for cpu, though it runs there
+        return types if self._splits_columns else [kind for kind in types if kind not in COLUMN_SPLITS]
+
+    def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
+        return super().compute_kernels(sharding_type, "cpu")  # without those of cuda that keep tables in host memory
+
+
+class _StableEnumerator(EmbeddingEnumerator):
+    """Keeps the sharder's order of sharding types; TorchRec goes through a set, whose order differs by process."""
+
+    def _filter_sharding_types(self, name: str, allowed_sharding_types: list[str], sharder_key: str = "") -> list[str]:
+        kinds = super()._filter_sharding_types(name, allowed_sharding_types, sharder_key)
+        return [kind for kind in allowed_sharding_types if kind in kinds]
+
+
+class _DenseReservation(FixedPercentageStorageReservation):
+    """Takes the dense part of the model off every rank's memory."""
+
+    def __init__(self, dense: int) -> None:
+        super().__init__(percentage=0.0)
+        self._dense = dense
+
+    def reserve(self, topology: Topology, *args: Any, **kwargs: Any) -> Topology:
+        reserved = super().reserve(topology, *args, **kwargs)
+        for device in reserved.devices:
+            on_cpu = topology.compute_device == "cpu"
+            device.storage -= Storage(hbm=0 if on_cpu else self._dense, ddr=self._dense if on_cpu else 0)
+        self._last_reserved_topology = reserved
+        return reserved
+
+
+def local_topology(device: str, world_size: int) -> Topology:
+    """Ranks like this one: its device's memory (for `cpu` its share of the machine's), TorchRec's own bandwidths."""
+    local = get_local_size(world_size)
+    if device == "cpu":
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // local
+    else:
+        memory = torch.cuda.get_device_properties(device).total_memory
+    usable = int((1 - RESERVED) * memory)
+    return TopologyFactory.create_topology(
+        TrainerConfig(world_size=world_size, local_world_size=local),
+        HardwareConfig(ddr_cap_bytes=usable) if device == "cpu" else HardwareConfig(hbm_cap_bytes=usable),
+        KernelConfig(compute_device=device),
+    )
+
+
+def table_configs(model: nn.Module) -> dict[str, EmbeddingBagConfig]:
+    """The tables of a model that is not sharded yet, by name."""
+    collections = [module for module in model.modules() if isinstance(module, EmbeddingBagCollection)]
+    return {table.name: table for collection in collections for table in collection.embedding_bag_configs()}
+
+
+def plan_tables(model: nn.Module, config: TablesConfig, topology: Topology, batch_size: int) -> ShardingPlan:
+    """A plan for the tables of `model` on the ranks of `topology`; needs no process group and no memory for the tables.
+
+    `batch_size` is that of one rank. ValueError, in one line, where the tables do not fit, the device lacks the
+    optimizer, or a sharding that the job fixes would leave ranks without rows.
+    """
+    check_device(config.optimizer, topology.compute_device)
+    tables = table_configs(model)
+    sharder = TableSharder(config.splits_columns)
+    held = sum(weight.numel() for weight in model.parameters() if not weight.is_meta)
+    constraints = {name: _constraint(table, config, sharder, topology) for name, table in tables.items()}
+    planner = EmbeddingShardingPlanner(
+        topology=topology,
+        batch_size=batch_size,
+        enumerator=_StableEnumerator(topology, batch_size, constraints),
+        constraints=constraints,
+        storage_reservation=_DenseReservation(4 * DENSE_COPIES * held),
+        stats=[],
+        timeout_seconds=60,
+    )
+    root = logging.getLogger()
+    root.addFilter(_worth_telling)
+    try:
+        return planner.plan(model, [sharder])
+    except PlannerError as error:
+        raise ValueError(_too_large(tables, topology)) from error
+    finally:
+        root.removeFilter(_worth_telling)
+
+
+def _worth_telling(record: logging.LogRecord) -> bool:
+    """Leaves out the planner's warning for every data-parallel table, which rightly has no sharding spec."""
+    return not record.getMessage().startswith("Sharding spec not found")
+
+
+def agreed_plan(
+    model: nn.Module,
+    config: TablesConfig,
+    device: torch.device,
+    batch_size: int,
+    group: dist.ProcessGroup | None = None,
+) -> ShardingPlan:
+    """Rank 0's plan for ranks like itself, on every rank of `group` (all by default).
+
+    A ValueError of `plan_tables` is raised on every rank too, so that none waits forever.
+    """
+    group = group or dist.distributed_c10d._get_default_group()
+    outcome: list[ShardingPlan | str] = [""]
+    if group.rank() == 0:
+        try:
+            outcome[0] = plan_tables(model, config, local_topology(device.type, group.size()), batch_size)
+        except ValueError as error:
+            outcome[0] = str(error)
+    dist.broadcast_object_list(outcome, group=group, group_src=0)
+    if isinstance(outcome[0], str):
+        raise ValueError(outcome[0])
+    return outcome[0]
+
+
+def describe_plan(plan: ShardingPlan, model: nn.Module) -> list[dict[str, Any]]:
+    """What `plan.json` keeps of a plan for `model`, which is not sharded yet; `ranks` are those that hold a part."""
+    shardings = {name: sharding for module in plan.plan.values() for name, sharding in module.items()}
+    return [
+        {
+            "name": name,
+            "rows": table.num_embeddings,
+            "dim": table.embedding_dim,
+            "sharding": shardings[name].sharding_type,
+            "kernel": shardings[name].compute_kernel,
+            "ranks": sorted(set(shardings[name].ranks)),
+        }
+        for name, table in table_configs(model).items()
+    ]
+
+
+def _constraint(
+    table: EmbeddingBagConfig, config: TablesConfig, sharder: TableSharder, topology: Topology
+) -> ParameterConstraints:
+    """What the planner may do with a table: what the job says, no empty parts, and no parts at all on a single rank."""
+    parts = {
+        "row_wise": topology.world_size,
+        "table_row_wise": topology.local_world_size,
+        "grid_shard": topology.local_world_size,
+    }
+    kinds = [
+        kind
+        for kind in sharder.sharding_types(topology.compute_device)
+        if _parts_have_rows(table.num_embeddings, parts.get(kind, 1)) and kind != "grid_shard"
+    ]
+    asked = config.sharding.get(table.name)
+    if asked and not _parts_have_rows(table.num_embeddings, parts.get(asked, 1)):
+        raise ValueError(
+            f"tables.sharding.{table.name}: {asked} leaves ranks without rows ({table.num_embeddings} rows in "
+            f"{parts[asked]} parts); use {', '.join(kinds)}"
+        )
+    if asked:
+        kinds = [asked]
+    elif topology.world_size == 1:
+        kinds = ["table_wise"]
+    return ParameterConstraints(
+        sharding_types=kinds,
+        min_partition=_narrowest_split(table.embedding_dim, asked, topology) if asked in COLUMN_SPLITS else None,
+        pooling_factors=[1.0] * len(table.feature_names),
+    )
+
+
+def _parts_have_rows(rows: int, parts: int) -> bool:
+    """Whether TorchRec's split, ceil(rows / parts) to each part until none are left, leaves some for the last one.
+
+    FBGEMM's rowwise_adagrad on cpu mistakes an empty table for its neighbour.
+    """
+    return -(-rows // parts) * (parts - 1) < rows
+
+
+def _narrowest_split(dim: int, kind: str | None, topology: Topology) -> int:
+    """Columns of a split: few enough for one on each rank (or host), but at least half of the table or 32."""
+    parts = topology.world_size // topology.local_world_size if kind == "grid_shard" else topology.world_size
+    return max(min(32, dim // 2), -(-dim // parts))
+
+
+def _too_large(tables: dict[str, EmbeddingBagConfig], topology: Topology) -> str:
+    sizes = {name: 4 * table.num_embeddings * table.embedding_dim / 2**30 for name, table in tables.items()}
+    largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
+    shown = ", ".join(
+        f"{name} ({tables[name].num_embeddings} x {tables[name].embedding_dim}, {sizes[name]:.3g} GiB)"
+        for name in largest
+    )
+    storage = topology.devices[0].storage
+    memory = (storage.ddr if topology.compute_device == "cpu" else storage.hbm) / 2**30
+    return (
+        f"tables: {sum(sizes.values()):.3g} GiB of weights and their optimizer state do not fit into {memory:.3g} GiB "
+        f"on each of {topology.world_size} ranks as sharded; the largest are {shown}"
+    )

@@ -1,0 +1,40 @@
+"""A model with its tables sharded by a plan, and filled with weights that no plan changes."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.types import ShardingEnv, ShardingPlan
+
+from asymdiffrec.embeddings import initial
+from asymdiffrec.embeddings.plan import TableSharder
+from asymdiffrec.embeddings.state import local_parts, table_weights
+from asymdiffrec.embeddings.tables import TablesConfig
+
+
+def shard(
+    model: nn.Module,
+    config: TablesConfig,
+    plan: ShardingPlan,
+    device: torch.device,
+    seed: int,
+    group: dist.ProcessGroup | None = None,
+) -> DistributedModelParallel:
+    """`model`, which holds a `FieldTables`, on the ranks of `group` (all by default); the dense part is replicated.
+
+    Gradients are averaged over the ranks, for tables too, so the loss is to be the mean over a rank's samples. The
+    dense part starts from rank 0's weights, tables from `initial.fill`; torch's random numbers go on as if none had
+    been drawn. A collective call: every rank makes it with the same plan.
+    """
+    env = ShardingEnv.from_process_group(group or dist.group.WORLD)
+    with warnings.catch_warnings(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # TorchRec passes it on
+        sharded = DistributedModelParallel(model, env, device, plan, [TableSharder(config.splits_columns)])
+    for table, weight in table_weights(sharded).items():
+        for block, row, column in local_parts(weight):
+            initial.fill(block, config.init_std, seed, table, row, column)
+    return sharded

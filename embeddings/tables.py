@@ -1,0 +1,167 @@
+"""Embedding tables from the schema, and the look-up that turns a batch into field embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
+
+from asymdiffrec.datasets.schema import Config, IdListConfig, Schema
+from asymdiffrec.embeddings.initial import COLUMNS
+from asymdiffrec.embeddings.optimizers import AdagradConfig, OptimizerConfig, update_in_backward
+
+ShardingType = Literal[
+    "data_parallel", "table_wise", "row_wise", "table_row_wise", "column_wise", "table_column_wise", "grid_shard"
+]
+
+COLUMN_SPLITS = ("column_wise", "table_column_wise", "grid_shard")
+"""Sharding types that may put the columns of one row on several ranks."""
+
+
+class TablesConfig(Config):
+    """The `tables:` section of the job file."""
+
+    embedding_dim: int = Field(16, gt=0, lt=COLUMNS, multiple_of=4, description="columns of a field's embedding")
+    init_std: float = Field(0.05, gt=0, description="standard deviation of the initial weights")
+    optimizer: OptimizerConfig = Field(AdagradConfig(), description="how tables are updated in the backward pass")
+    sharding: dict[str, ShardingType] = Field(
+        {}, description="how a table is sharded; the planner chooses for the others"
+    )
+    allow_column_split: bool = Field(
+        False,
+        description="let rowwise_adagrad split columns: each split then keeps a state of its own, so losses depend on "
+        "the plan and a checkpoint loads under the same plan only",
+    )
+
+    @property
+    def splits_columns(self) -> bool:
+        return self.allow_column_split or self.optimizer.name != "rowwise_adagrad"
+
+    @model_validator(mode="after")
+    def _splits_are_allowed(self) -> Self:
+        for table, kind in self.sharding.items():
+            if kind in COLUMN_SPLITS and not self.splits_columns:
+                raise ValueError(
+                    f"sharding.{table}: {kind} splits columns, which rowwise_adagrad cannot reshard; use table_wise, "
+                    "row_wise, table_row_wise or data_parallel, the optimizer adagrad, or allow_column_split: true"
+                )
+        return self
+
+
+def embedding_bag_configs(schema: Schema, config: TablesConfig) -> list[EmbeddingBagConfig]:
+    """One table for each name, in the schema's order; the fields that share it are its features.
+
+    All of them are pooled by sum, see `FieldColumns`. ValueError for a name or a dimension that cannot be held, and for
+    a table in `sharding` that the schema lacks.
+    """
+    tables: dict[str, EmbeddingBagConfig] = {}
+    for name, field in schema.hashed.items():
+        if "." in schema.table(name) or hasattr(nn.ModuleDict(), schema.table(name)):
+            raise ValueError(
+                f"fields.{name}: PyTorch cannot hold a table named {schema.table(name)}; set another `table`"
+            )
+        dim = field.embedding_dim or config.embedding_dim
+        if dim % 4 or dim >= COLUMNS:
+            raise ValueError(f"fields.{name}.embedding_dim: {dim}; a table needs a multiple of 4 below {COLUMNS}")
+        table = tables.setdefault(
+            schema.table(name),
+            EmbeddingBagConfig(
+                name=schema.table(name),
+                num_embeddings=field.rows,
+                embedding_dim=dim,
+                init_fn=_filled_when_sharded,
+            ),
+        )
+        table.feature_names.append(name)
+    for name in config.sharding:
+        if name not in tables:
+            raise ValueError(f"tables.sharding: no table is named {name}; the tables are {', '.join(tables)}")
+    return list(tables.values())
+
+
+def _filled_when_sharded(weight: torch.Tensor) -> torch.Tensor:
+    """Spares TorchRec's pass over the weights: `sharding.shard` fills them by `initial.fill`."""
+    return weight
+
+
+class NumberEmbeddings(nn.Module):
+    """number * direction + bias, with both learned for each number field; zero where the number is missing."""
+
+    field_of_column: torch.Tensor
+
+    def __init__(self, widths: Sequence[int], std: float) -> None:
+        super().__init__()
+        self.direction = nn.Parameter(torch.randn(sum(widths)) * std)
+        self.bias = nn.Parameter(torch.zeros(sum(widths)))
+        fields = torch.arange(len(widths)).repeat_interleave(torch.tensor(widths))
+        self.register_buffer("field_of_column", fields, persistent=False)
+
+    def forward(self, numbers: torch.Tensor, missing: torch.Tensor) -> torch.Tensor:
+        """`numbers` and `missing`, both [B, number fields], to [B, sum of their D_n]."""
+        value = numbers[:, self.field_of_column] * self.direction + self.bias
+        return torch.where(missing[:, self.field_of_column], value.new_zeros(()), value)
+
+
+class FieldColumns(nn.Module):
+    """Puts the embeddings of all fields side by side, in the schema's order.
+
+    A list that is pooled by mean is divided here: TorchRec 1.8 divides a split bag by the wrong length under
+    grid_shard, and lists of other tables too where a plan splits the rows of a table that has a mean.
+    """
+
+    def __init__(self, schema: Schema, number_widths: Sequence[int], std: float) -> None:
+        super().__init__()
+        hashed = schema.hashed
+        self.hashed = list(hashed)
+        self.means = {
+            name for name, field in hashed.items() if isinstance(field, IdListConfig) and field.pooling == "mean"
+        }
+        self.numbers = NumberEmbeddings(number_widths, std) if number_widths else None
+
+    def forward(
+        self, sums: KeyedTensor, ids: KeyedJaggedTensor, numbers: torch.Tensor, missing: torch.Tensor
+    ) -> torch.Tensor:
+        """The sums of `ids`, `numbers` [B, number fields] and `missing` [B, N] to [B, sum D_n]."""
+        if sums.keys() == self.hashed and not self.means:
+            parts = [sums.values()]
+        else:
+            embedding = sums.to_dict()
+            lengths = dict(zip(ids.keys(), ids.lengths().view(len(ids.keys()), -1, 1), strict=True))
+            parts = [
+                embedding[name] / lengths[name].clamp(min=1) if name in self.means else embedding[name]
+                for name in self.hashed
+            ]
+        if self.numbers:
+            parts.append(self.numbers(numbers, missing[:, len(self.hashed) :]))
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+
+class FieldTables(nn.Module):
+    """The look-up: a batch to the pooled embeddings of its fields.
+
+    Tables are on the meta device until the module is sharded; the parameters of numbers are real, and follow torch's
+    seed alone. `widths` are the columns D_n of the fields, in the schema's order.
+    """
+
+    def __init__(self, schema: Schema, config: TablesConfig) -> None:
+        super().__init__()
+        tables = embedding_bag_configs(schema, config)
+        self.ids = EmbeddingBagCollection(tables=tables, device=torch.device("meta"))
+        update_in_backward(config.optimizer, self.ids.parameters())
+        number_widths = [field.embedding_dim or config.embedding_dim for field in schema.numbers.values()]
+        self.columns = FieldColumns(schema, number_widths, config.init_std)
+        self.widths = [table.embedding_dim for table in tables for _ in table.feature_names] + number_widths
+
+    def forward(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """A batch with `ids`, `numbers` and `missing` to (clean [B, sum D_n], missing [B, N]); zeros where missing.
+
+        Without control flow, and with all arithmetic in a submodule: TorchRec's pipelines trace it to find the input
+        of the look-up.
+        """
+        return self.columns(self.ids(batch.ids), batch.ids, batch.numbers, batch.missing), batch.missing

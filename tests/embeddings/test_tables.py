@@ -1,0 +1,119 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from asymdiffrec.datasets.schema import FieldsConfig
+from asymdiffrec.embeddings.tables import FieldTables, TablesConfig, embedding_bag_configs
+
+ID = {"type": "id", "rows": 5}
+
+
+def schema(**fields):
+    return FieldsConfig.model_validate({"fields": fields}).to_schema()
+
+
+def test_fields_share_a_table():
+    found = embedding_bag_configs(
+        schema(
+            likes={"type": "id_list", "rows": 5, "table": "item", "embedding_dim": 8},
+            user=ID,
+            item={"type": "id", "rows": 5, "embedding_dim": 8},
+        ),
+        TablesConfig(),
+    )
+    assert [(table.name, table.feature_names, table.num_embeddings, table.embedding_dim) for table in found] == [
+        ("item", ["likes", "item"], 5, 8),
+        ("user", ["user"], 5, 16),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "settings", "message"),
+    [
+        ({"a": ID}, {"sharding": {"b": "row_wise"}}, "tables.sharding: no table is named b; the tables are a"),
+        ({"a": ID | {"embedding_dim": 10}}, {}, "fields.a.embedding_dim: 10; a table needs a multiple of 4"),
+        ({"type": ID}, {}, "fields.type: PyTorch cannot hold a table named type"),
+        ({"a.b": ID}, {}, "fields.a.b: PyTorch cannot hold a table named a.b"),
+    ],
+)
+def test_wrong_tables(fields, settings, message):
+    with pytest.raises(ValueError, match=message):
+        embedding_bag_configs(schema(**fields), TablesConfig.model_validate(settings))
+
+
+def test_a_reserved_name_may_be_a_field():
+    (table,) = embedding_bag_configs(schema(type=ID | {"table": "type_"}), TablesConfig())
+    assert table.feature_names == ["type"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"embedding_dim": 6}, "multiple of 4"),
+        ({"init_std": 0}, "greater than 0"),
+        ({"sharding": {"a": "diagonal"}}, "table_row_wise"),
+        ({"optimizer": {"name": "lamb"}}, "rowwise_adagrad"),
+        ({"optimizer": {"name": "sgd", "eps": 1e-8}}, "Extra inputs"),
+        ({"optimizer": {"name": "adagrad", "eps": 0}}, "greater than 0"),
+        (
+            {"optimizer": {"name": "rowwise_adagrad"}, "sharding": {"a": "column_wise"}},
+            "sharding.a: column_wise splits columns, which rowwise_adagrad cannot reshard",
+        ),
+    ],
+)
+def test_wrong_settings(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        TablesConfig.model_validate(settings)
+
+
+def test_columns_may_be_split_on_request():
+    settings = {"optimizer": {"name": "rowwise_adagrad"}, "sharding": {"a": "column_wise"}, "allow_column_split": True}
+    assert TablesConfig.model_validate(settings).splits_columns
+
+
+def numbers_only(tables: FieldTables, numbers: torch.Tensor, missing: torch.Tensor) -> list[torch.Tensor]:
+    """The embeddings of the number fields; the one id field is missing throughout."""
+    tables.ids.to_empty(device="cpu")
+    rows = len(numbers)
+    ids = KeyedJaggedTensor(
+        keys=["a"], values=torch.tensor([], dtype=torch.int64), lengths=torch.zeros(rows, dtype=torch.int64)
+    )
+    absent = torch.cat([torch.ones(rows, 1, dtype=torch.bool), missing], dim=1)
+    clean, found = tables(SimpleNamespace(ids=ids, numbers=numbers, missing=absent))
+    assert torch.equal(found, absent)
+    assert not clean[:, :16].any()
+    return list(clean.split(tables.widths, dim=1))[1:]
+
+
+def test_numbers():
+    torch.manual_seed(0)
+    fields = {"a": ID, "x": {"type": "number", "embedding_dim": 3}, "y": {"type": "number"}}
+    tables = FieldTables(schema(**fields), TablesConfig())
+    with torch.no_grad():
+        tables.columns.numbers.bias.normal_()
+    numbers = torch.randn(6, 2)
+    missing = torch.rand(6, 2) < 0.5
+    x, y = numbers_only(tables, numbers.masked_fill(missing, 0.0), missing)
+    direction, bias = tables.columns.numbers.direction, tables.columns.numbers.bias
+    for embedding, place, own in ((x, 0, slice(0, 3)), (y, 1, slice(3, 19))):
+        expected = numbers[:, place : place + 1] * direction[own] + bias[own]
+        assert torch.equal(embedding, torch.where(missing[:, place : place + 1], 0.0, expected))
+    y.sum().backward()
+    assert not tables.columns.numbers.direction.grad[:3].any()
+    assert torch.equal(tables.columns.numbers.bias.grad[3:], (~missing[:, 1]).sum().float().expand(16))
+
+
+def test_numbers_start_from_torchs_seed():
+    directions = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        tables = FieldTables(
+            schema(a=ID, **{f"x{n}": {"type": "number"} for n in range(500)}), TablesConfig(init_std=0.2)
+        )
+        directions.append(tables.columns.numbers.direction.detach())
+    assert torch.equal(directions[0], directions[1])
+    assert not torch.equal(directions[0], directions[2])
+    assert directions[0].std() == pytest.approx(0.2, rel=0.05)
