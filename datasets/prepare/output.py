@@ -1,0 +1,142 @@
+"""How a prepared data set is written: Parquet splits, a ready job file, and what was learned, all or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.datasets.profile import learn
+from asymdiffrec.datasets.schema import FieldsConfig
+
+JOB_HEADER = """\
+# One training job: which data, which fields, which model. Run it with `asymdiffrec train {path}`;
+# any value can be replaced for one run, as in `--set data.window=1024`.
+"""
+SCHEMA_HEADER = "# Learned from the training split beside this file; `job.yaml` says what the fields are.\n"
+
+
+def write_dataset(
+    out: Path,
+    splits: Mapping[str, Iterable[pa.Table]],
+    job: Mapping[str, Any],
+    *,
+    profile: Mapping[str, Any] | None = None,
+    rows_per_file: int = 1_000_000,
+    rows_per_group: int = 32_768,
+    compression: str = "zstd",
+) -> dict[str, Any]:
+    """Write the data set `out` and give the content of its `profile.json`.
+
+    `splits` gives the tables of train, valid and test, which are drawn one at a time; `job` is the job file, with at
+    least the sections `name`, `data` and `fields`; `profile` is added to `profile.json`. Files hold at most
+    `rows_per_file` rows, in row groups of `rows_per_group`. Everything is written beside `out` and renamed at the end:
+    `out` is whole or absent.
+    Raises InputError where `out` exists or a split has no rows.
+    """
+    require_new(out)
+    fields = FieldsConfig.model_validate({key: job[key] for key in ("data", "fields")})
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        workplace = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)
+    except OSError as error:
+        raise InputError(f"{out}: cannot write there ({error.strerror}); choose another folder") from error
+    with workplace as temporary:
+        folder = Path(temporary) / "dataset"
+        for split, tables in splits.items():
+            (folder / split).mkdir(parents=True)
+            groups = _regroup(tables, min(rows_per_group, rows_per_file))
+            if not _write_files(folder / split, groups, rows_per_file, compression):
+                raise InputError(f"{out}: the {split} split has no rows; give more data")
+        learned, learned_profile = learn(folder, fields)
+        whole_profile = learned_profile | dict(profile or {})
+        (folder / "job.yaml").write_text(JOB_HEADER.format(path=out / "job.yaml") + _yaml(job))
+        (folder / "schema.yaml").write_text(SCHEMA_HEADER + _yaml(learned.model_dump()))
+        (folder / "profile.json").write_text(json.dumps(whole_profile, indent=2) + "\n")
+        folder.rename(out)
+    return whole_profile
+
+
+def require_new(out: Path) -> None:
+    """Raise InputError where `out` exists: nothing of the user's is ever overwritten."""
+    if os.path.lexists(out):
+        raise InputError(f"{out} exists; choose another folder or remove it")
+
+
+def _regroup(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of exactly `rows` rows; the last one may be shorter."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(map(len, waiting)) < rows:
+            continue
+        joined = pa.concat_tables(waiting)
+        whole = len(joined) // rows * rows
+        yield from (joined.slice(start, rows) for start in range(0, whole, rows))
+        waiting = [joined.slice(whole)]
+    rest = pa.concat_tables(waiting) if waiting else None
+    if rest is not None and len(rest):
+        yield rest
+
+
+def _write_files(folder: Path, groups: Iterable[pa.Table], rows_per_file: int, compression: str) -> int:
+    """Write row groups to part-00000.parquet, part-00001.parquet, ...; gives the number of rows."""
+    rows = files = room = 0
+    writer: pq.ParquetWriter | None = None
+    try:
+        for group in groups:
+            if writer is None or len(group) > room:
+                if writer is not None:
+                    writer.close()
+                writer = pq.ParquetWriter(folder / f"part-{files:05d}.parquet", group.schema, compression=compression)
+                files, room = files + 1, rows_per_file
+            writer.write_table(group, row_group_size=len(group))
+            rows, room = rows + len(group), room - len(group)
+    finally:
+        if writer is not None:
+            writer.close()
+    return rows
+
+
+class _Line(dict[str, Any]):
+    """A mapping that is written on one line."""
+
+
+class _Dumper(yaml.SafeDumper):
+    pass
+
+
+def _represent_line(dumper: yaml.SafeDumper, value: _Line) -> yaml.Node:
+    return dumper.represent_mapping("tag:yaml.org,2002:map", value, flow_style=True)
+
+
+def _represent_list(dumper: yaml.SafeDumper, value: list[Any]) -> yaml.Node:
+    one_line = not any(isinstance(item, _Line) for item in value)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=one_line)
+
+
+_Dumper.add_representer(_Line, _represent_line)
+_Dumper.add_representer(list, _represent_list)
+
+
+def _yaml(sections: Mapping[str, Any]) -> str:
+    """Sections in block style, each entry of a section on one line: a field a line, so that a page shows the job."""
+
+    def entry(value: Any) -> Any:
+        return _Line(value) if isinstance(value, Mapping) else value
+
+    def section(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: entry(inner) for key, inner in value.items()}
+        return [entry(inner) for inner in value] if isinstance(value, list) else value
+
+    whole = {key: section(value) for key, value in sections.items()}
+    return yaml.dump(whole, Dumper=_Dumper, sort_keys=False, width=float("inf"))

@@ -1,0 +1,178 @@
+"""What a sample consists of: the fields of the job file, and what was learned from the data about them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self
+
+import xxhash
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Config(BaseModel):
+    """A section of the job file: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FieldConfig(Config):
+    column: str | None = Field(None, description="Parquet column; the field's own name when left out")
+    group: str = Field("default", description="fields that come from one place and can go missing together")
+    drop: float = Field(1.0, ge=0, description="factor on the probability that the forward process drops the field")
+    embedding_dim: int | None = Field(
+        None, gt=0, description="columns of the field's embedding; `tables.embedding_dim` when left out"
+    )
+
+
+class HashedConfig(FieldConfig):
+    rows: int = Field(gt=0, description="rows of the embedding table")
+    values: Literal["int", "string"] = Field(
+        "int", description="what an id is; the other kind is converted when that loses nothing"
+    )
+    hash: bool = Field(True, description="hash ids into the rows; false: ids are rows already, in [0, rows)")
+    table: str | None = Field(None, description="table that several fields share; the field's own name when left out")
+
+
+class IdConfig(HashedConfig):
+    type: Literal["id"]
+
+
+class IdListConfig(HashedConfig):
+    type: Literal["id_list"]
+    pooling: Literal["mean", "sum"] = Field("mean", description="how the list's embeddings become one")
+
+
+class NumberConfig(FieldConfig):
+    type: Literal["number"]
+
+
+AnyField = Annotated[IdConfig | IdListConfig | NumberConfig, Field(discriminator="type")]
+
+
+class DataConfig(Config):
+    path: str = Field(
+        ".", description="folder or URI with train/, valid/, test/ and schema.yaml; relative to the job file"
+    )
+    label: str = Field("label", description="column with 0 or 1")
+    user: str | None = Field(None, description="column that UAUC groups by")
+    weight: str | None = Field(None, description="column with the sample's weight, in the loss and in every metric")
+    time: str | None = Field(
+        None, description="column with the sample's time; kept by `predict`, never fed to the model"
+    )
+    lanes: int = Field(64, gt=0, description="intervals an epoch is cut into; the number of workers must divide it")
+    window: int = Field(4096, gt=0, description="rows of a lane that are permuted together")
+
+
+class Moments(Config):
+    """Mean and standard deviation of a number field over the training rows that have it."""
+
+    mean: float = 0.0
+    std: float = Field(1.0, gt=0)
+
+
+class Pattern(Config):
+    """Fields that were missing together in the training rows, and how many rows missed exactly these."""
+
+    missing: list[str]
+    rows: int = Field(gt=0)
+
+
+class Learned(Config):
+    """`schema.yaml`: what was learned from the training split. Nothing here can be known without the data."""
+
+    rows: dict[str, int] = Field(description="rows of each split")
+    label_rate: float
+    numbers: dict[str, Moments] = {}
+    cardinalities: dict[str, int] = Field({}, description="distinct ids of each id and id_list field")
+    patterns: list[Pattern] = Field([], description="the most frequent missingness patterns")
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The fields in the order that the whole system uses, with the columns that are not fields.
+
+    The order is that of the model's columns: ids grouped by table, the tables as the job file first names them, then
+    numbers. `missing`, the step vector and the random numbers of the forward process all count fields in this order.
+    """
+
+    fields: Mapping[str, IdConfig | IdListConfig | NumberConfig]
+    data: DataConfig
+    learned: Learned | None = None
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.fields)
+
+    @property
+    def hashed(self) -> dict[str, IdConfig | IdListConfig]:
+        """The id and id_list fields: the keys of a batch's KeyedJaggedTensor."""
+        return {name: field for name, field in self.fields.items() if not isinstance(field, NumberConfig)}
+
+    @property
+    def numbers(self) -> dict[str, NumberConfig]:
+        return {name: field for name, field in self.fields.items() if isinstance(field, NumberConfig)}
+
+    def column(self, name: str) -> str:
+        return self.fields[name].column or name
+
+    def table(self, name: str) -> str:
+        return self.hashed[name].table or name
+
+    def moments(self, name: str) -> Moments:
+        """How to standardise a number field; the identity where nothing was learned."""
+        return self.learned.numbers.get(name, Moments()) if self.learned else Moments()
+
+
+class FieldsConfig(Config):
+    """The `data:` and `fields:` sections together, checked against each other."""
+
+    data: DataConfig = DataConfig()
+    fields: dict[str, AnyField] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _tables_agree(self) -> Self:
+        tables = self._by_table()
+        if not tables:
+            raise ValueError("no field of type id or id_list; a model needs at least one")
+        for table, members in tables.items():
+            (owner, first), *others = members.items()
+            for name, field in others:
+                for key in ("rows", "values", "hash", "embedding_dim"):
+                    if getattr(first, key) != getattr(field, key):
+                        raise ValueError(
+                            f"fields {owner} and {name} share the table {table} but have "
+                            f"{key} {getattr(first, key)} and {getattr(field, key)}; they must be equal"
+                        )
+            if len({field.pooling for field in members.values() if isinstance(field, IdListConfig)}) > 1:
+                raise ValueError(f"the lists that share the table {table} are pooled by mean and by sum; choose one")
+        return self
+
+    def _by_table(self) -> dict[str, dict[str, IdConfig | IdListConfig]]:
+        """The id and id_list fields of each table, tables and fields in the order of the job file."""
+        tables: dict[str, dict[str, IdConfig | IdListConfig]] = {}
+        for name, field in self.fields.items():
+            if not isinstance(field, NumberConfig):
+                tables.setdefault(field.table or name, {})[name] = field
+        return tables
+
+    def to_schema(self, learned: Learned | None = None) -> Schema:
+        """The fields in the order of `Schema`, with what was learned from the data where it is known."""
+        hashed = [name for members in self._by_table().values() for name in members]
+        numbers = [name for name in self.fields if name not in hashed]
+        return Schema({name: self.fields[name] for name in hashed + numbers}, self.data, learned)
+
+
+def table_seed(table: str) -> int:
+    """64-bit seed of a table's hash: XXH3 of its name, so that its fields agree and other tables collide elsewhere."""
+    return xxhash.xxh3_64_intdigest(table.encode())
+
+
+def standard_deviation(total: float, squares: float, count: int) -> float:
+    """Standard deviation from sums; 1 for a column that never varies, so that it standardises to 0."""
+    if not count:
+        return 1.0
+    mean = total / count
+    variance = squares / count - mean**2
+    return math.sqrt(variance) if variance > 1e-12 * mean**2 else 1.0  # below that only rounding errors are left

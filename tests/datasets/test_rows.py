@@ -1,0 +1,275 @@
+"""Decoded samples and their batches, against a reference that walks row by row."""
+
+import itertools
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.datasets.rows import Ragged, Rows, decode, to_batch
+from asymdiffrec.datasets.schema import FieldsConfig, Learned, Moments
+
+ROWS = 11
+SCHEMA = FieldsConfig.model_validate(
+    {
+        "data": {"user": "user", "weight": "weight"},
+        "fields": {
+            "age": {"type": "number"},
+            "history": {"type": "id_list", "rows": ROWS, "table": "item"},
+            "city": {"type": "id", "rows": ROWS, "values": "string"},
+            "item": {"type": "id", "rows": ROWS},
+            "tags": {"type": "id_list", "rows": ROWS, "values": "string"},
+            "slot": {"type": "id", "rows": ROWS, "hash": False},
+            "price": {"type": "number"},
+        },
+    }
+).to_schema(Learned(rows={"train": 9}, label_rate=0.5, numbers={"price": Moments(mean=2, std=4)}))
+TYPES = {
+    "age": pa.float64(),
+    "history": pa.list_(pa.int64()),
+    "city": pa.string(),
+    "item": pa.int64(),
+    "tags": pa.list_(pa.string()),
+    "slot": pa.int32(),
+    "price": pa.int64(),
+    "label": pa.int8(),
+    "weight": pa.float32(),
+    "user": pa.int64(),
+}
+quick = settings(derandomize=True, deadline=None, max_examples=60)
+
+ids, words = st.integers(-(2**63), 2**63 - 1), st.text(max_size=3)
+samples = st.lists(
+    st.fixed_dictionaries(
+        {
+            "age": st.none() | st.floats(-100, 100) | st.just(np.nan),
+            "history": st.none() | st.lists(st.none() | ids, max_size=4),
+            "city": st.none() | words,
+            "item": st.none() | ids,
+            "tags": st.none() | st.lists(st.none() | words, max_size=3),
+            "slot": st.none() | st.integers(0, ROWS - 1),
+            "price": st.none() | st.integers(-9, 9),
+            "label": st.integers(0, 1),
+            "weight": st.integers(0, 5),
+            "user": st.integers(0, 9),
+        }
+    ),
+    max_size=9,
+)
+
+
+def table_of(found, chunk=4):
+    """The samples as an Arrow table of several chunks."""
+    schema = pa.schema(list(TYPES.items()))
+    parts = [pa.Table.from_pylist(found[k : k + chunk], schema) for k in range(0, len(found), chunk)]
+    return pa.concat_tables(parts) if parts else schema.empty_table()
+
+
+def decoded(found):
+    return decode(table_of(found), SCHEMA, "part-0.parquet, row group 0", labelled=True)
+
+
+def mixed(value):
+    value = (value + 0x9E3779B97F4A7C15) % 2**64
+    value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    value = (value ^ value >> 27) * 0x94D049BB133111EB % 2**64
+    return value ^ value >> 31
+
+
+def hashed(value, table):
+    word = xxhash.xxh3_64_intdigest(value.encode()) if isinstance(value, str) else value % 2**64
+    return mixed(word ^ xxhash.xxh3_64_intdigest(table.encode())) % ROWS
+
+
+def bag(sample, name):
+    """The table rows of a sample's field."""
+    value = sample[name]
+    if name == "slot":
+        return [] if value is None else [value]
+    values = value if isinstance(value, list) else [value]
+    table = "item" if name == "history" else name
+    return [hashed(one, table) for one in values or [] if one is not None]
+
+
+def bags(batch):
+    """The batch's ids back in lists: {field: [rows of a sample]}."""
+    return {name: [one.tolist() for one in jagged.to_dense()] for name, jagged in batch.ids.to_dict().items()}
+
+
+def standardised(sample):
+    found = [sample["age"], None if sample["price"] is None else (sample["price"] - 2) / 4]
+    return [None if value is None or np.isnan(value) else np.float32(value) for value in found]
+
+
+@quick
+@given(samples)
+def test_a_batch_holds_what_the_samples_hold(found):
+    batch = to_batch(decoded(found), SCHEMA, 100)
+    assert batch.ids.keys() == ["history", "item", "city", "tags", "slot"] == SCHEMA.names[:5]
+    assert bags(batch) == {name: [bag(sample, name) for sample in found] for name in batch.ids.keys()}
+    numbers = [standardised(sample) for sample in found]
+    assert batch.numbers.tolist() == [[0 if value is None else value for value in row] for row in numbers]
+    absent = [
+        [not bag(sample, name) for name in SCHEMA.hashed] + [value is None for value in row]
+        for sample, row in zip(found, numbers, strict=True)
+    ]
+    assert batch.missing.tolist() == absent
+    for name in ("label", "weight", "user"):
+        assert getattr(batch, name).tolist() == [sample[name] for sample in found]
+    assert batch.sample_index.tolist() == list(range(100, 100 + len(found)))
+    assert batch.counted == len(batch) == len(found)
+
+
+def test_a_batch_has_the_types_that_the_model_takes():
+    sample = dict.fromkeys(SCHEMA.names) | {"label": 1, "weight": 2, "user": 3}
+    batch = to_batch(decoded([sample]), SCHEMA, 0)
+    types = {name: getattr(batch, name).dtype for name in ("numbers", "label", "weight", "missing", "user")}
+    assert types == {
+        "numbers": torch.float32,
+        "label": torch.float32,
+        "weight": torch.float32,
+        "missing": torch.bool,
+        "user": torch.int64,
+    }
+    assert (batch.ids.values().dtype, batch.ids.lengths().dtype) == (torch.int64, torch.int32)
+    assert batch.sample_index.dtype == torch.int64
+    assert batch.missing.all()
+
+
+@quick
+@given(samples, st.integers(1, 4))
+def test_padding_lacks_every_field_and_weighs_nothing(found, more):
+    size = len(found) + more
+    batch, bare = to_batch(decoded(found), SCHEMA, 7, size), to_batch(decoded(found), SCHEMA, 7)
+    assert (len(batch), batch.counted) == (size, len(found))
+    assert bags(batch) == {name: lists + [[]] * more for name, lists in bags(bare).items()}
+    for name in ("numbers", "missing", "label", "weight", "user"):
+        padded = getattr(batch, name)
+        assert torch.equal(padded[: len(found)], getattr(bare, name))
+        assert (padded[len(found) :] == (name == "missing")).all()
+    assert batch.sample_index.tolist() == list(range(7, 7 + size))
+
+
+@quick
+@given(samples, st.data())
+def test_rows_are_sliced_taken_and_concatenated_like_lists(found, data):
+    rows, size = decoded(found), len(found)
+    start = data.draw(st.integers(0, size))
+    stop = data.draw(st.integers(start, size))
+    chosen = data.draw(st.lists(st.integers(0, size - 1), max_size=6)) if size else []
+
+    def same(part, expected):
+        one, other = to_batch(part, SCHEMA, 0), to_batch(decoded(expected), SCHEMA, 0)
+        assert bags(one) == bags(other)
+        assert one.numbers.tolist() == other.numbers.tolist()
+        assert one.user.tolist() == other.user.tolist()
+
+    same(rows.slice(start, stop), found[start:stop])
+    same(rows.take(np.array(chosen, dtype=np.int64)), [found[k] for k in chosen])
+    same(
+        Rows.concatenate([rows.slice(start, stop), rows, rows.slice(0, start)]),
+        found[start:stop] + found + found[:start],
+    )
+    same(Rows.concatenate([Rows.empty(SCHEMA), rows]), found)
+    same(Rows.empty(SCHEMA), [])
+
+
+lists = st.lists(st.lists(st.integers(0, 9), max_size=4), min_size=1, max_size=8)
+
+
+def ragged(found):
+    values = np.array(list(itertools.chain(*found)), dtype=np.int64)
+    return Ragged.of_lengths(values, np.array([len(one) for one in found], dtype=np.int64))
+
+
+def plain(found):
+    return [found.values[a:b].tolist() for a, b in itertools.pairwise(found.offsets)]
+
+
+@quick
+@given(lists, lists, st.data())
+def test_ragged_is_a_list_of_lists(one, other, data):
+    start = data.draw(st.integers(0, len(one)))
+    stop = data.draw(st.integers(start, len(one)))
+    chosen = data.draw(st.lists(st.integers(0, len(one) - 1), max_size=9))
+    part = ragged(one).slice(start, stop)
+    assert plain(part) == one[start:stop]
+    assert part.offsets[0] == 0
+    assert plain(ragged(one).take(np.array(chosen, dtype=np.int64))) == [one[k] for k in chosen]
+    assert plain(Ragged.concatenate([part, ragged(other), part])) == one[start:stop] + other + one[start:stop]
+
+
+def test_fields_of_one_table_share_rows_and_others_do_not():
+    found = [dict.fromkeys(SCHEMA.names) | {"label": 0, "weight": 1, "user": 0} for _ in range(200)]
+    for k, sample in enumerate(found):
+        sample |= {"item": k, "history": [k], "city": str(k), "tags": [str(k)]}
+    batch = bags(to_batch(decoded(found), SCHEMA, 0))
+    assert batch["item"] == batch["history"]
+    agree = sum(one == other for one, other in zip(batch["city"], batch["tags"], strict=True))
+    assert agree < 200 / ROWS * 2, "two tables place a string independently"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"slot": ROWS}, f"column slot, row 2: id {ROWS} with hash: false; allowed is 0 to {ROWS - 1} (rows: {ROWS})"),
+        ({"label": 2}, "column label, row 2: label 2; allowed is 0 or 1"),
+        ({"label": None}, "column label, row 2: label None; allowed is 0 or 1"),
+        ({"weight": -1.0}, "column weight, row 2: weight -1.0; allowed is a finite number of at least 0"),
+        ({"weight": np.nan}, "column weight, row 2: weight nan; allowed is"),
+        ({"age": np.inf}, "column age, row 2: number inf; allowed is"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_row(wrong, text):
+    good = dict.fromkeys(SCHEMA.names) | {"label": 1, "weight": 1, "user": 1}
+    with pytest.raises(InputError) as caught:
+        decoded([good, good, good | wrong, good, good | wrong])
+    assert str(caught.value).startswith(f"part-0.parquet, row group 0, {text}")
+
+
+def test_a_wrong_value_in_a_list_is_named_with_the_row_of_the_list():
+    schema = FieldsConfig.model_validate(
+        {"fields": {"a": {"type": "id_list", "rows": 5, "hash": False}, "b": {"type": "id_list", "rows": 5}}}
+    ).to_schema()
+    good = {"a": pa.array([[1, None], None, [], [2, 3], [None, 4]]), "b": pa.array([["1"]] * 5)}
+    wrong_row = pa.table(good | {"a": pa.array([[1, None], None, [], [None, 2, 5], [9]])})
+    with pytest.raises(InputError, match=r"p, column a, row 3: id 5 with hash: false"):
+        decode(wrong_row, schema, "p", labelled=False)
+    no_integer = pa.table(good | {"b": pa.array([["1", None], None, [], ["2", "02"], ["x"]])})
+    with pytest.raises(InputError, match=r"p, column b, row 3: '02' is no 64-bit integer"):
+        decode(no_integer, schema, "p", labelled=False)
+    assert decode(pa.table(good), schema, "p", labelled=False).lists["a"].values.tolist() == [1, 2, 3, 4]
+
+
+def test_dictionaries_of_several_chunks_are_one_column():
+    schema = FieldsConfig.model_validate(
+        {"fields": {"a": {"type": "id", "rows": 10**6, "values": "string"}}}
+    ).to_schema()
+    parts = [["x", "y", None], ["y", "z"], [None]]
+    chunks = pa.table({"a": pa.chunked_array([pa.array(part).dictionary_encode() for part in parts])})
+    whole = pa.table({"a": pa.array(list(itertools.chain(*parts)))})
+    one, other = (decode(table, schema, "p", labelled=False).ids.tolist() for table in (chunks, whole))
+    assert one == other
+
+
+def test_without_labels_only_fields_are_read():
+    rows = decode(table_of([]).select(SCHEMA.names), SCHEMA, "p", labelled=False)
+    assert len(rows) == 0
+    sample = dict.fromkeys(SCHEMA.names)
+    table = pa.Table.from_pylist([sample, sample], pa.schema([(name, TYPES[name]) for name in SCHEMA.names]))
+    rows = decode(table, SCHEMA, "p", labelled=False)
+    assert [rows.label.tolist(), rows.weight.tolist(), rows.user.tolist()] == [[0, 0], [1, 1], [0, 0]]
+
+
+def test_the_parts_of_a_batch_move_together():
+    found = [dict.fromkeys(SCHEMA.names) | {"item": 3, "label": 1, "weight": 1, "user": 1}] * 2
+    batch = to_batch(decoded(found), SCHEMA, 5, 3)
+    moved = batch.to(torch.device("meta"))
+    assert moved.ids.values().device.type == moved.sample_index.device.type == moved.missing.device.type == "meta"
+    assert moved.counted == 2
+    assert batch.label.device.type == "cpu"

@@ -1,0 +1,124 @@
+"""The fields of the job file: their order, what they share, and what is refused."""
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from asymdiffrec.datasets.schema import FieldsConfig, Learned, Moments, Pattern, standard_deviation, table_seed
+
+
+def config(**fields):
+    return FieldsConfig.model_validate({"fields": fields})
+
+
+def an_id(**settings):
+    return {"type": "id", "rows": 10} | settings
+
+
+def a_list(**settings):
+    return {"type": "id_list", "rows": 10} | settings
+
+
+def test_fields_are_ordered_by_table_then_numbers():
+    schema = config(
+        age={"type": "number"},
+        user=an_id(),
+        history=a_list(table="item"),
+        tags=a_list(),
+        item=an_id(),
+        price={"type": "number"},
+        friend=an_id(table="user"),
+    ).to_schema()
+    assert schema.names == ["user", "friend", "history", "item", "tags", "age", "price"]
+    assert list(schema.hashed) == schema.names[:5]
+    assert list(schema.numbers) == ["age", "price"]
+    assert [schema.table(name) for name in schema.hashed] == ["user", "user", "item", "item", "tags"]
+
+
+def test_a_field_reads_the_column_of_its_name_unless_it_names_one():
+    schema = config(user=an_id(), item=an_id(column="item_id")).to_schema()
+    assert [schema.column(name) for name in schema.names] == ["user", "item_id"]
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({"rows": 20}, "rows 10 and 20"),
+        ({"values": "string"}, "values int and string"),
+        ({"hash": False}, "hash True and False"),
+        ({"embedding_dim": 8}, "embedding_dim None and 8"),
+    ],
+)
+def test_fields_that_share_a_table_agree(other, says):
+    with pytest.raises(ValidationError, match=f"fields item and history share the table item but have {says}"):
+        config(item=an_id(), history=a_list(table="item", **other))
+
+
+def test_lists_of_a_table_are_pooled_alike():
+    config(a=a_list(pooling="sum"), b=a_list(), c=an_id(table="a"), d=a_list(table="a", pooling="sum"))
+    with pytest.raises(ValidationError, match="share the table a are pooled by mean and by sum"):
+        config(a=a_list(pooling="sum"), b=a_list(table="a"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({}, "at least 1 item"),
+        ({"age": {"type": "number"}}, "no field of type id or id_list"),
+        ({"user": an_id(rows=0)}, "greater than 0"),
+        ({"user": {"type": "id"}}, "rows"),
+        ({"user": {"type": "text"}}, "'id', 'id_list', 'number'"),
+        ({"user": an_id(pooling="sum")}, "Extra inputs are not permitted"),
+        ({"user": an_id(values="float")}, "'int' or 'string'"),
+        ({"user": an_id(drop=-1)}, "greater than or equal to 0"),
+    ],
+)
+def test_wrong_fields_are_refused(fields, says):
+    with pytest.raises(ValidationError, match=says):
+        config(**fields)
+
+
+def test_an_unknown_key_of_data_is_refused():
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        FieldsConfig.model_validate({"data": {"labels": "y"}, "fields": {"user": an_id()}})
+
+
+def test_what_was_learned_survives_yaml():
+    learned = Learned(
+        rows={"train": 7, "test": 2},
+        label_rate=1 / 3,
+        numbers={"age": Moments(mean=0.1, std=1e-9)},
+        cardinalities={"user": 5},
+        patterns=[Pattern(missing=["age"], rows=3), Pattern(missing=[], rows=4)],
+    )
+    assert Learned.model_validate(yaml.safe_load(yaml.safe_dump(learned.model_dump()))) == learned
+
+
+def test_moments_are_the_identity_until_they_are_learned():
+    fields = config(user=an_id(), age={"type": "number"}, price={"type": "number"})
+    learned = Learned(rows={"train": 1}, label_rate=0.5, numbers={"age": Moments(mean=30, std=9)})
+    assert fields.to_schema().moments("age") == Moments(mean=0, std=1)
+    assert fields.to_schema(learned).moments("age") == Moments(mean=30, std=9)
+    assert fields.to_schema(learned).moments("price") == Moments(mean=0, std=1)
+
+
+def test_seeds_of_tables_never_change():
+    assert table_seed("item") == 0x6CA8F7B0F03F9E41
+
+
+@settings(derandomize=True, deadline=None, max_examples=50)
+@given(st.floats(-1e6, 1e6), st.integers(1, 1000))
+def test_a_constant_column_has_standard_deviation_1(value, count):
+    assert standard_deviation(count * value, count * value**2, count) == 1
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+def test_standard_deviation_follows_the_scale(scale):
+    assert standard_deviation(6 * scale, 14 * scale**2, 3) == pytest.approx(scale * (2 / 3) ** 0.5)
+    assert standard_deviation(0, 2 * scale**2, 2) == pytest.approx(scale)
+
+
+def test_standard_deviation_of_nothing_is_1():
+    assert standard_deviation(0, 0, 0) == 1

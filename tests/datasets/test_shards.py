@@ -1,0 +1,200 @@
+"""The files of a split: what is read from them, and what is said where they are wrong."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.datasets.rows import check_columns, column_names, decode
+from asymdiffrec.datasets.schema import FieldsConfig
+from asymdiffrec.datasets.shards import open_shards
+
+SCHEMA = FieldsConfig.model_validate(
+    {
+        "data": {"user": "user", "weight": "weight"},
+        "fields": {
+            "item": {"type": "id", "rows": 9, "column": "item_id"},
+            "tags": {"type": "id_list", "rows": 9},
+            "age": {"type": "number"},
+        },
+    }
+).to_schema()
+
+
+def table(rows=4, **others):
+    columns = {
+        "item_id": list(range(rows)),
+        "tags": [[1]] * rows,
+        "age": [0.5] * rows,
+        "label": [1] * rows,
+        "weight": [1.0] * rows,
+        "user": ["u"] * rows,
+    } | others
+    return pa.table({name: column for name, column in columns.items() if column is not None})
+
+
+def write(path, content=None, row_group_size=3):
+    pq.write_table(table() if content is None else content, path, row_group_size=row_group_size)
+    return path
+
+
+def says(location, *texts):
+    with pytest.raises(InputError) as caught:
+        check_columns(SCHEMA, open_shards(str(location)), labelled=True)
+    message = str(caught.value)
+    assert "\n" not in message
+    for text in texts:
+        assert text in message
+    return message
+
+
+def test_row_groups_are_known_and_read_in_the_order_of_the_names(tmp_path):
+    write(tmp_path / "b.parquet", table(7))
+    write(tmp_path / "a.parquet", table(4))
+    (tmp_path / "notes.txt").write_text("not data")
+    (tmp_path / "c.parquet").mkdir()
+    shards = open_shards(str(tmp_path))
+    assert shards.files == (f"{tmp_path}/a.parquet", f"{tmp_path}/b.parquet")
+    assert shards.sizes.tolist() == [3, 1, 3, 3, 1]
+    assert shards.rows == 11
+    assert shards.place(3) == f"{tmp_path}/b.parquet, row group 1"
+    assert shards.read(3, ["item_id"]).to_pydict() == {"item_id": [3, 4, 5]}
+
+
+def test_a_file_is_a_split_too_whatever_its_name(tmp_path):
+    assert open_shards(str(write(tmp_path / "data.pq"))).rows == 4
+
+
+def test_a_uri_is_read_like_a_path(tmp_path):
+    write(tmp_path / "a.parquet")
+    by_uri, by_path = open_shards(f"file://{tmp_path}"), open_shards(str(tmp_path))
+    assert by_uri.files == by_path.files
+    assert by_uri.read(1, ["item_id"]).to_pydict() == {"item_id": [3]}
+
+
+def test_a_file_without_rows_is_left_out_whatever_its_columns(tmp_path):
+    write(tmp_path / "a.parquet", pa.table({"other": pa.nulls(0)}))
+    write(tmp_path / "b.parquet")
+    shards = open_shards(str(tmp_path))
+    check_columns(SCHEMA, shards, labelled=True)
+    assert shards.files == (f"{tmp_path}/b.parquet",)
+    assert shards.place(0) == f"{tmp_path}/b.parquet, row group 0"
+
+
+def test_files_without_any_row_are_refused(tmp_path):
+    write(tmp_path / "a.parquet", table(0))
+    says(tmp_path, str(tmp_path), "hold no rows")
+
+
+def test_files_may_order_and_type_their_columns_as_they_like(tmp_path):
+    write(tmp_path / "a.parquet")
+    other = table(item_id=["0", "1", "2", "3"], age=[1, 2, 3, None], more=[0] * 4)
+    write(tmp_path / "b.parquet", other.select(reversed(other.column_names)))
+    shards = open_shards(str(tmp_path))
+    check_columns(SCHEMA, shards, labelled=True)
+    first, second = (
+        decode(shards.read(group, column_names(SCHEMA, True)), SCHEMA, shards.place(group), True) for group in (0, 2)
+    )
+    assert first.ids.tolist() == second.ids.tolist()
+    assert first.user.tolist() == second.user.tolist()
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"id,label\n1,0\n" * 9], ids=["empty", "short", "csv"])
+def test_a_file_that_is_not_parquet_is_named(tmp_path, content):
+    write(tmp_path / "a.parquet")
+    (tmp_path / "b.parquet").write_bytes(content)
+    says(tmp_path, f"{tmp_path}/b.parquet: not a readable Parquet file")
+
+
+def test_a_truncated_file_is_named(tmp_path):
+    path = write(tmp_path / "a.parquet", table(100), row_group_size=10)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 97):
+        path.write_bytes(whole[:length])
+        says(tmp_path, f"{path}: not a readable Parquet file")
+
+
+def test_a_row_group_that_is_damaged_is_named(tmp_path):
+    path = write(tmp_path / "a.parquet", table(100), row_group_size=50)
+    start = pq.ParquetFile(path).metadata.row_group(1).column(0).data_page_offset
+    content = bytearray(path.read_bytes())
+    content[start : start + 20] = b"\xff" * 20
+    path.write_bytes(content)
+    shards = open_shards(str(tmp_path))
+    shards.read(0, ["item_id"])
+    with pytest.raises(InputError, match=r"a\.parquet, row group 1: cannot be read \(.+\)") as caught:
+        shards.read(1, ["item_id"])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_goes_away_is_named(tmp_path):
+    path = write(tmp_path / "a.parquet")
+    shards = open_shards(str(tmp_path))
+    path.unlink()
+    with pytest.raises(InputError, match=rf"{path}, row group 0: cannot be read"):
+        shards.read(0, ["item_id"])
+
+
+def test_folders_without_data_are_named(tmp_path):
+    says(tmp_path, str(tmp_path), r"no *.parquet file in this folder")
+    says(tmp_path / "train", f"{tmp_path}/train: no such file or folder")
+
+
+@pytest.mark.parametrize("location", ["what://bucket/train", "file://relative"])
+def test_a_uri_that_cannot_be_is_named(location):
+    says(location, location)
+
+
+@pytest.mark.parametrize(
+    ("column", "text"),
+    [
+        ("item_id", "lacks the column item_id (field item)"),
+        ("tags", "lacks the column tags (field tags)"),
+        ("label", "lacks the column label (data.label)"),
+        ("weight", "lacks the column weight (data.weight)"),
+        ("user", "lacks the column user (data.user)"),
+    ],
+)
+def test_a_column_that_the_second_file_lacks_is_named(tmp_path, column, text):
+    write(tmp_path / "a.parquet")
+    write(tmp_path / "b.parquet", table(**{column: None}))
+    message = says(tmp_path, f"{tmp_path}/b.parquet: {text}")
+    assert column not in message.split("its columns are")[1]
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "text"),
+    [
+        ("item_id", [0.5] * 4, "column item_id is double; field item of type id needs an integer or a string"),
+        ("item_id", [[1]] * 4, "column item_id is list<element: int64>; field item of type id needs"),
+        ("tags", [1] * 4, "column tags is int64; field tags of type id_list needs a list of integers or strings"),
+        ("tags", [[0.5]] * 4, "column tags is list<element: double>; field tags of type id_list needs"),
+        ("age", ["old"] * 4, "column age is string; field age of type number needs a number"),
+        ("label", ["yes"] * 4, "label column label is string; allowed is a number or bool, 0 or 1"),
+        ("weight", ["1"] * 4, "weight column weight is string; allowed is a number of at least 0"),
+        ("user", [0.5] * 4, "user column user is double; allowed is an integer or a string"),
+    ],
+)
+def test_a_column_of_the_wrong_type_is_named(tmp_path, column, values, text):
+    write(tmp_path / "a.parquet")
+    write(tmp_path / "b.parquet", table(**{column: values}))
+    says(tmp_path, f"{tmp_path}/b.parquet: {text}")
+
+
+def test_a_column_that_is_there_twice_is_named(tmp_path):
+    write(tmp_path / "a.parquet", table().append_column("age", pa.array([1.0] * 4)))
+    says(tmp_path, f"{tmp_path}/a.parquet: has more than once the column age (field age)")
+
+
+def test_only_the_fields_are_needed_without_labels(tmp_path):
+    write(tmp_path / "a.parquet", table(label=None, weight=None, user=None))
+    check_columns(SCHEMA, open_shards(str(tmp_path)), labelled=False)
+
+
+def test_a_field_without_any_value_may_have_no_type(tmp_path):
+    write(tmp_path / "a.parquet", table(item_id=pa.nulls(4), tags=pa.nulls(4), age=pa.nulls(4)))
+    shards = open_shards(str(tmp_path))
+    check_columns(SCHEMA, shards, labelled=True)
+    rows = decode(shards.read(0, column_names(SCHEMA, True)), SCHEMA, shards.place(0), True)
+    assert rows.ids.tolist() == [[-1], [-1], [-1]]
+    assert rows.lists["tags"].offsets.tolist() == [0, 0, 0, 0]
