@@ -1,0 +1,88 @@
+"""How every benchmark is called and what it prints."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Result:
+    """A value beside that of its peer, from one run; `holds` says whether it meets `goal`."""
+
+    name: str
+    value: float
+    unit: str
+    peer: str
+    peer_value: float
+    goal: str = ""
+    holds: bool | None = None
+
+    @property
+    def ratio(self) -> float:
+        """value / peer_value"""
+        return self.value / self.peer_value
+
+
+def arguments(description: str, **extra: dict[str, Any]) -> argparse.Namespace:
+    """The command line: --quick, --json, and what the program adds."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="a small version, to see that it runs")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    for name, options in extra.items():
+        parser.add_argument(f"--{name}", **options)
+    return parser.parse_args()
+
+
+def show(results: Iterable[Result], as_json: bool) -> None:
+    """Print the results, with the machine and the versions they were measured on."""
+    results = list(results)
+    if as_json:
+        document = {
+            "machine": machine(),
+            "versions": {name: version(name) for name in ("asymdiffrec", "torch", "torchrec", "pyarrow")},
+            "results": [{**asdict(result), "ratio": result.ratio} for result in results],
+        }
+        json.dump(document, sys.stdout, indent=2)
+        print()
+        return
+    table = Table(title=machine())
+    for heading in ("what", "value", "peer", "peer's value", "ratio", "goal", "holds"):
+        table.add_column(heading)
+    for result in results:
+        holds = "" if result.holds is None else ("yes" if result.holds else "no")
+        values = (f"{value:,.4g} {result.unit}" for value in (result.value, result.peer_value))
+        value, peer_value = values
+        table.add_row(result.name, value, result.peer, peer_value, f"{result.ratio:.3f}", result.goal, holds)
+    Console().print(table)
+
+
+def machine() -> str:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"{len(os.sched_getaffinity(0))} cores of {platform.machine()}, {device}"
+
+
+def alternate(first: Callable[[], object], second: Callable[[], object], rounds: int) -> tuple[float, float]:
+    """Median seconds of two functions, run in turn so that a drift of the machine's speed meets both."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for function in (first, second):
+        function()
+    for _ in range(rounds):
+        for function, taken in zip((first, second), seconds, strict=True):
+            start = time.perf_counter()
+            function()
+            taken.append(time.perf_counter() - start)
+    return statistics.median(seconds[0]), statistics.median(seconds[1])

@@ -1,0 +1,65 @@
+"""Batch prediction: Parquet in, the same Parquet with a column of scores out, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.datasets.rows import check_columns, column_names, decode, to_batch
+from asymdiffrec.datasets.schema import Schema
+from asymdiffrec.datasets.shards import Shards
+from asymdiffrec.diffusion.model import Recommender
+
+SCORE = "score"
+
+
+def predict(
+    model: Recommender,
+    schema: Schema,
+    shards: Shards,
+    out: Path,
+    batch_size: int,
+    device: torch.device,
+    advance: Callable[[int], None] = lambda rows: None,
+) -> int:
+    """Write all columns of the rows of `shards`, in order, and the probability of a 1 as `score`; returns their number.
+
+    A field that a row lacks is the noise that the model was trained to see through. `out` appears when it is complete.
+    Raises InputError where a column is lacking or wrong, or where `out` exists or the data have a column `score`.
+    """
+    check_columns(schema, shards, labelled=False)
+    for file, arrow in zip(shards.files, shards.schemas, strict=True):
+        if SCORE in arrow.names:
+            raise InputError(f"{file}: has a column {SCORE} already; rename it")
+        if not arrow.equals(shards.schemas[0]):
+            raise InputError(f"{file}: its columns differ from those of {shards.files[0]}; predict them one at a time")
+    if out.exists():
+        raise InputError(f"{out}: exists; choose another name or remove it")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial")
+    arrow = shards.schemas[0].append(pa.field(SCORE, pa.float32()))
+    model.eval()
+    try:
+        with pq.ParquetWriter(partial, arrow) as writer, torch.no_grad():
+            for group in range(len(shards.row_groups)):
+                table = shards.read(group, shards.schemas[0].names)
+                rows = decode(
+                    table.select(column_names(schema, labelled=False)), schema, shards.place(group), labelled=False
+                )
+                scores = []
+                for start in range(0, len(rows), batch_size):
+                    piece = rows.slice(start, min(start + batch_size, len(rows)))
+                    scores.append(model.score(to_batch(piece, schema, start).to(device)).sigmoid().cpu())
+                writer.write_table(
+                    table.append_column(arrow.field(SCORE), pa.array(torch.cat(scores).numpy())).cast(arrow)
+                )
+                advance(len(rows))
+        partial.rename(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return shards.rows

@@ -1,0 +1,61 @@
+"""Workers: in this process, and under Ray Train."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from asymdiffrec.cluster.launch import ClusterConfig, WorkerError, launch
+
+
+def test_one_worker_runs_in_this_process(tmp_path: Path) -> None:
+    seen = []
+
+    def work(arguments: Mapping[str, Any]) -> None:
+        total = torch.ones(1)
+        dist.all_reduce(total)
+        seen.append((os.getpid(), dist.get_world_size(), total.item(), arguments["name"]))
+
+    launch(work, {"name": "alone"}, ClusterConfig(), tmp_path)
+    assert seen == [(os.getpid(), 1, 1.0, "alone")]
+    assert not dist.is_initialized()
+
+
+def test_process_group_ends_with_failing_work(tmp_path: Path) -> None:
+    def work(arguments: Mapping[str, Any]) -> None:
+        raise KeyError("lost")
+
+    with pytest.raises(KeyError, match="lost"):
+        launch(work, {}, ClusterConfig(), tmp_path)
+    assert not dist.is_initialized()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_workers_under_ray_share_a_process_group(tmp_path: Path) -> None:
+    def work(arguments: Mapping[str, Any]) -> None:
+        total = torch.tensor([1.0 + dist.get_rank()])
+        dist.all_reduce(total)
+        report = f"{os.environ['LOCAL_RANK']} {os.environ['LOCAL_WORLD_SIZE']} {total.item()}"
+        (Path(arguments["folder"]) / str(dist.get_rank())).write_text(report)
+
+    launch(work, {"folder": str(tmp_path)}, ClusterConfig(workers=2), tmp_path / "storage")
+    assert [(tmp_path / rank).read_text() for rank in ("0", "1")] == ["0 2 3.0", "1 2 3.0"]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_failure_of_a_worker_is_one_line_with_its_cause(tmp_path: Path) -> None:
+    def work(arguments: Mapping[str, Any]) -> None:
+        if dist.get_rank() == 1:
+            raise ValueError("row group 7 is broken")
+        dist.barrier()
+
+    with pytest.raises(WorkerError, match="row group 7 is broken") as error:
+        launch(work, {}, ClusterConfig(workers=2, timeout_seconds=20), tmp_path / "storage")
+    assert "\n" not in str(error.value)
+    assert isinstance(error.value.__cause__, ValueError)

@@ -1,0 +1,95 @@
+"""The job file: what it accepts, and the one line it answers to what it does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.trainer.job import Job, read_job, validate, write_yaml
+
+JOB: dict[str, Any] = {
+    "name": "clicks",
+    "fields": {
+        "item": {"type": "id", "rows": 100, "group": "item"},
+        "tags": {"type": "id_list", "rows": 50},
+        "age": {"type": "number"},
+    },
+}
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    document = yaml.safe_load(yaml.safe_dump(JOB))
+    *parents, last = path.split(".")
+    section = document
+    for parent in parents:
+        section = section.setdefault(parent, {})
+    section[last] = value
+    return document
+
+
+def test_resolved_job_reads_back_the_same(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB))
+    job = read_job(
+        tmp_path / "job.yaml", ["train.batch_size=2048", "diffusion.variant=base", "model.extractor={name: dcn}"]
+    )
+    assert (job.train.batch_size, job.diffusion.variant, job.model.extractor.name) == (2048, "base", "dcn")
+    assert job.data.path == str(tmp_path)
+    write_yaml(tmp_path / "resolved.yaml", job)
+    assert read_job(tmp_path / "resolved.yaml") == job
+
+
+def test_uri_of_data_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(changed("data.path", "s3://bucket/clicks")))
+    assert read_job(tmp_path / "job.yaml").location("train") == "s3://bucket/clicks/train"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("train.batchsize", 8, "train.batchsize: unknown key; did you mean batch_size?"),
+        ("train.zzz", 8, "train.zzz: unknown key; allowed are seed, batch_size,"),
+        ("trian", {}, "trian: unknown key; did you mean train?"),
+        ("fields.item.rows", 0, "fields.item.rows: found 0; input should be greater than 0"),
+        ("fields.item.rows", None, "fields.item.rows: found None; input should be a valid integer"),
+        ("fields.item.pooling", "sum", "fields.item.pooling: unknown key; allowed are column, group,"),
+        ("fields.item.type", "ids", "fields.item: found "),
+        ("fields.tags.pooling", "max", "fields.tags.pooling: found 'max'; input should be 'mean' or 'sum'"),
+        ("train.batch_size", 100, "train.batch_size is 100; it must be a multiple of data.lanes (64)"),
+        ("cluster.workers", 3, "cluster.workers is 3; it must divide data.lanes (64)"),
+        ("train.validation.missing", [0, 1.5], "train.validation.missing.1: found 1.5; input should be less than 1"),
+        ("diffusion.forward.time", {"law": "uniform", "low": 2}, "diffusion.forward.time.low: found 2;"),
+        ("model.extractor", {"name": "mlp", "hiden": [3]}, "model.extractor.hiden: unknown key; did you mean hidden?"),
+        ("tables.optimizer", {"name": "adagrad", "lr": 1}, "tables.optimizer.lr: unknown key;"),
+        ("fields", {"age": {"type": "number"}}, "no field of type id or id_list; a model needs at least one"),
+        ("name", "a/b", "name: found 'a/b';"),
+    ],
+)
+def test_wrong_value_is_one_clear_line(path: str, value: Any, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        validate(Job, changed(path, value), "job.yaml")
+    text = str(error.value)
+    assert "\n" not in text
+    assert text.startswith(f"job.yaml: {message}")
+
+
+@pytest.mark.parametrize("setting", ["train.batch_size", "=3", "name.first=3", "train.seed=[1"])
+def test_malformed_setting(setting: str, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB))
+    with pytest.raises(InputError, match="--set"):
+        read_job(tmp_path / "job.yaml", [setting])
+
+
+@pytest.mark.parametrize(("text", "message"), [("a: [1", "not YAML"), ("- 1", "found list"), ("", "found NoneType")])
+def test_file_that_is_no_job(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_job(tmp_path / "job.yaml")
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        read_job(tmp_path / "job.yaml")

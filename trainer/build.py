@@ -1,0 +1,111 @@
+"""From a job to a model that trains: tables sharded by a plan, the dense part replicated, an optimizer for each."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
+
+from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.datasets.schema import Schema
+from asymdiffrec.diffusion.forward import Patterns
+from asymdiffrec.diffusion.model import AsymmetricDiffusion, Recommender
+from asymdiffrec.embeddings.optimizers import dense_parameters, tables_optimizer
+from asymdiffrec.embeddings.plan import agreed_plan, describe_plan
+from asymdiffrec.embeddings.sharding import shard
+from asymdiffrec.embeddings.tables import FieldTables
+from asymdiffrec.trainer.job import Job
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """A sharded model with its optimizers. `recommender` is the model inside TorchRec's and DDP's wrappers."""
+
+    job: Job
+    model: DistributedModelParallel
+    recommender: Recommender
+    tables_optimizer: CombinedOptimizer
+    dense: dict[str, torch.nn.Parameter]
+    dense_optimizer: torch.optim.Optimizer
+    optimizer: CombinedOptimizer
+    device: torch.device
+    plan: list[dict[str, Any]]
+
+
+def worker_device() -> torch.device:
+    """This worker's GPU where its process group has NCCL, the CPU elsewhere."""
+    if "nccl" in dist.get_backend_config():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+        return device
+    return torch.device("cpu")
+
+
+def build(job: Job, schema: Schema, device: torch.device) -> Trainee:
+    """The job's model on the workers of the default process group; a function of the job alone, whatever their number.
+
+    Raises InputError where sections of the job do not fit each other, or the tables do not fit the workers.
+    """
+    try:
+        return _build(job, schema, device)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _build(job: Job, schema: Schema, device: torch.device) -> Trainee:
+    torch.manual_seed(job.train.seed)
+    tables = FieldTables(schema, job.tables)
+    diffusion = AsymmetricDiffusion(
+        tables.widths,
+        job.model,
+        job.diffusion,
+        seed=job.train.seed,
+        drops=[field.drop for field in schema.fields.values()],
+        groups=[field.group for field in schema.fields.values()],
+        patterns=missing_patterns(schema),
+    )
+    tables.columns.to(device)  # the tables themselves are on the meta device until they are sharded
+    recommender = Recommender(tables, diffusion.to(device))
+    plan = agreed_plan(recommender, job.tables, device, job.train.batch_size // dist.get_world_size())
+    described = describe_plan(plan, recommender)
+    model = shard(recommender, job.tables, plan, device, job.train.seed)
+    dense = dense_parameters(model)
+    settings = job.train
+    dense_optimizer = torch.optim.AdamW(dense.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    for parameter in dense.values():
+        # From the start, as AdamW would make it at its first step: a checkpoint is loaded into live tensors.
+        zeros = (torch.zeros_like(parameter), torch.zeros_like(parameter))
+        dense_optimizer.state[parameter] = {"step": torch.tensor(0.0), "exp_avg": zeros[0], "exp_avg_sq": zeros[1]}
+    tables_update = tables_optimizer(model, job.tables.optimizer)
+    optimizer = CombinedOptimizer(
+        [("tables", tables_update), ("dense", KeyedOptimizerWrapper(dense, lambda _: dense_optimizer))]
+    )
+    return Trainee(job, model, model.module, tables_update, dense, dense_optimizer, optimizer, device, described)
+
+
+def missing_patterns(schema: Schema) -> Patterns | None:
+    """The missingness patterns of the training data, fields in the schema's order; None where nothing was learned."""
+    if schema.learned is None or not schema.learned.patterns:
+        return None
+    patterns = schema.learned.patterns
+    rows = [[name in pattern.missing for name in schema.names] for pattern in patterns]
+    return Patterns(torch.tensor(rows), torch.tensor([pattern.rows for pattern in patterns]))
+
+
+def pipeline(trainee: Trainee) -> TrainPipelineBase | TrainPipelineSparseDist:
+    """TorchRec's train pipeline: on CUDA the next batch's copy and input distribution overlap this one's step."""
+    if trainee.device.type == "cuda":
+        return TrainPipelineSparseDist(trainee.model, trainee.optimizer, trainee.device, execute_all_batches=False)
+    return TrainPipelineBase(trainee.model, trainee.optimizer, trainee.device)
+
+
+def write_plan(path: Path, trainee: Trainee) -> None:
+    path.write_text(json.dumps({"world_size": dist.get_world_size(), "tables": trainee.plan}, indent=2) + "\n")

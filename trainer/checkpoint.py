@@ -1,0 +1,73 @@
+"""Checkpoints in one layout: no key or shape depends on rank, plan or kernel, so any number of workers loads one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+
+from asymdiffrec.embeddings.state import table_state
+from asymdiffrec.trainer.build import Trainee
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training is, and what validation has found so far."""
+
+    step: int = 0
+    best_step: int = 0
+    best_value: float | None = None
+    waited: int = 0
+    """validations since the best one"""
+
+    def validated(self, value: float, higher_is_better: bool) -> Progress:
+        better = self.best_value is None or (value > self.best_value if higher_is_better else value < self.best_value)
+        if better:
+            return replace(self, best_step=self.step, best_value=value, waited=0)
+        return replace(self, waited=self.waited + 1)
+
+
+def save(folder: Path, trainee: Trainee, progress: Progress) -> None:
+    """Write a checkpoint; all workers call this together. The folder gets its name when it is complete."""
+    partial = folder.with_name(folder.name + ".partial")
+    if dist.get_rank() == 0:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        (partial / "progress.json").write_text(json.dumps(asdict(progress)) + "\n")
+    dist.barrier()
+    dcp.save(_state(trainee), checkpoint_id=str(partial))
+    dist.barrier()
+    if dist.get_rank() == 0:
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    dist.barrier()
+
+
+def load(folder: Path, trainee: Trainee) -> Progress:
+    """Fill a model and its optimizers, under whatever plan, from a checkpoint; all workers call this together."""
+    dcp.load(_state(trainee), checkpoint_id=str(folder))
+    progress = read_progress(folder)
+    trainee.tables_optimizer.set_optimizer_step(progress.step)
+    return progress
+
+
+def read_progress(folder: Path) -> Progress:
+    return Progress(**json.loads((folder / "progress.json").read_text()))
+
+
+def _state(trainee: Trainee) -> dict[str, dict[str, Any]]:
+    """The live tensors under their canonical names."""
+    optimizer = {
+        f"{name}.{key}": value
+        for name, parameter in trainee.dense.items()
+        for key, value in trainee.dense_optimizer.state[parameter].items()
+    }
+    dense = {name: parameter.detach() for name, parameter in trainee.dense.items()}
+    tables = table_state(trainee.model, trainee.tables_optimizer, trainee.job.tables.optimizer)
+    return {"tables": tables, "dense": dense, "dense_optimizer": optimizer}

@@ -1,0 +1,274 @@
+"""The command line. Heavy imports wait until a command needs them, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    name="asymdiffrec",
+    help="Train recommendation models with very large embedding tables, made robust to missing features.\n\n"
+    "Exit status: 0 done, 1 the job failed, 2 the input is wrong, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console(stderr=True)
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="job file, as `prepare` writes one")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="run directory, as `train` makes one")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="override one value of the job file, such as train.batch_size=8192; repeatable",
+    ),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="print one JSON document on standard output, everything else on standard error")
+]
+
+
+class Source(StrEnum):
+    synthetic = "synthetic"
+    movielens_100k = "movielens-100k"
+    movielens_1m = "movielens-1m"
+
+
+class Split(StrEnum):
+    random = "random"
+    temporal = "temporal"
+
+
+@app.command()
+def prepare(
+    source: Annotated[Source, typer.Argument(help="what to prepare")],
+    out: Annotated[Path, typer.Argument(help="folder to make")],
+    input: Annotated[
+        Path | None, typer.Option(help="MovieLens: folder or zip file with its own files; downloaded when left out")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1000, help="synthetic: samples over all splits")] = 300_000,
+    split: Annotated[Split, typer.Option(help="MovieLens: how ratings are divided 80/10/10")] = Split.random,
+    seed: Annotated[int, typer.Option(min=0, help="of the split, and of synthetic data")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Raw data to a ready job file and Parquet shards: OUT/job.yaml, schema.yaml, profile.json, {train,valid,test}/."""
+    from asymdiffrec.datasets.prepare.movielens import prepare_movielens
+    from asymdiffrec.datasets.prepare.synthetic import prepare_synthetic
+
+    with console.status(f"preparing {source.value}"):
+        if source is Source.synthetic:
+            profile = prepare_synthetic(out, rows=rows, seed=seed)
+        else:
+            profile = prepare_movielens(
+                out,
+                variant="100k" if source is Source.movielens_100k else "1m",
+                input=input,
+                split=split.value,
+                seed=seed,
+            )
+    if as_json:
+        _print_json(profile)
+    else:
+        _describe_profile(out, profile)
+
+
+def _describe_profile(out: Path, profile: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"{out}: {len(profile['fields'])} fields")
+    for heading in ("field", "type", "group"):
+        table.add_column(heading)
+    for heading in ("missing", "distinct ids", "mean length"):
+        table.add_column(heading, justify="right")
+    for name, field in profile["fields"].items():
+        ids = f"{field['cardinality']:,}" if "cardinality" in field else ""
+        length = f"{field['mean_length']:.2f}" if "mean_length" in field else ""
+        table.add_row(name, field["type"], field["group"], f"{field['missing']:.1%}", ids, length)
+    output = Console()
+    output.print(table)
+    for split, rows in profile["rows"].items():
+        output.print(f"{split}: {rows:,} rows, {profile['label_rate'][split]:.1%} with label 1", highlight=False)
+    if ceiling := profile.get("ceiling"):
+        output.print(
+            f"Best AUC that anyone can reach on the test split: {ceiling['auc_observed']:.4f} from what was recorded, "
+            f"{ceiling['auc_complete']:.4f} if nothing were missing.",
+            highlight=False,
+        )
+    output.print(f"Train with: asymdiffrec train {out / 'job.yaml'}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def train(
+    job: JobFile,
+    settings: Settings = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="one runs in this process, more run under Ray Train")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to run on; left out: this machine")] = None,
+    run: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="run directory; runs/NAME/UTC-TIME when left out")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on with the newest run of the job, or with --run")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a job. Ctrl-C stops with a checkpoint; --resume goes on from the newest one."""
+    from asymdiffrec.trainer import drive
+    from asymdiffrec.trainer.job import read_job, read_learned
+    from asymdiffrec.trainer.run import latest_run, new_run
+
+    overrides = list(settings or [])
+    overrides += [f"cluster.workers={workers}"] if workers else []
+    overrides += [f"cluster.address={address}"] if address else []
+    config = read_job(job, overrides)
+    if resume:
+        folder = latest_run(config, run)
+        config, learned = folder.job(tuple(overrides)), folder.learned()
+    else:
+        folder, learned = new_run(config, run), read_learned(config)
+    result = drive.train(config, learned, folder, resume, console)
+    if as_json:
+        _print_json({"run": str(folder.path), **result})
+    elif result["state"] == "interrupted":
+        console.print(
+            f"Interrupted at step {result['step']}. Go on with: asymdiffrec train {job} --resume --run {folder.path}",
+            soft_wrap=True,
+        )
+    else:
+        best = f"{config.train.validation.metric} {result['best_value']:.4f} on validation"
+        end = f"{result['state'].capitalize()} at step {result['step']}; best step {result['best_step']} ({best})"
+        console.print(f"{end}. Run: {folder.path}", soft_wrap=True, highlight=False)
+    if result["state"] == "interrupted":
+        raise typer.Exit(130)
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    missing: Annotated[
+        str, typer.Option(metavar="R,R,…", help="shares of the present fields to drop, independently")
+    ] = "0",
+    split: Annotated[str, typer.Option(help="train, valid or test")] = "test",
+    as_json: AsJson = False,
+) -> None:
+    """AUC, UAUC, log loss, normalised entropy and calibration of a run's best step, with features missing."""
+    from asymdiffrec.trainer.restore import evaluate_run
+
+    shares = _shares(missing)
+    step, results = evaluate_run(run, split, shares, console)
+    if as_json:
+        _print_json({"run": str(run), "step": step, "split": split, "results": results})
+    else:
+        Console().print(_table(run, step, split, results))
+
+
+def _shares(text: str) -> list[float]:
+    from asymdiffrec.datasets.errors import InputError
+
+    try:
+        shares = [float(part) for part in text.split(",")]
+    except ValueError:
+        shares = [-1.0]
+    if not all(0 <= share <= 1 for share in shares):
+        raise InputError(f"--missing {text}: expected numbers in [0, 1], such as 0,0.1,0.3,0.5")
+    return shares
+
+
+def _table(run: Path, step: int, split: str, results: list[dict[str, Any]]) -> Any:
+    from rich.table import Table
+
+    names = {
+        "auc": "AUC",
+        "uauc": "UAUC",
+        "log_loss": "log loss",
+        "normalized_entropy": "norm. entropy",
+        "calibration": "calibration",
+    }
+    first = results[0]
+    table = Table(title=f"{run}\n{split} split, {first['rows']:,} rows, step {step}")
+    if first["uauc_users"]:
+        left_out = f"{first['uauc_users_left_out']:,} users whose labels are all alike are left out"
+        table.caption = f"UAUC: {first['uauc_users']:,} users; {left_out}"
+    else:
+        del names["uauc"]
+    table.add_column("missing", justify="right")
+    for name in names.values():
+        table.add_column(name, justify="right")
+    for result in results:
+        values = [result[name] for name in names]
+        table.add_row(f"{result['missing']:.0%}", *("-" if value is None else f"{value:.4f}" for value in values))
+    return table
+
+
+@app.command()
+def predict(
+    run: RunFolder,
+    data: Annotated[
+        str,
+        typer.Argument(metavar="DATA", help="Parquet file, folder or URI with the job's fields; labels are not needed"),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Parquet file to write: DATA's columns and `score`")],
+) -> None:
+    """Score samples with a run's best step."""
+    from asymdiffrec.trainer.restore import predict_run
+
+    rows = predict_run(run, data, out, console)
+    console.print(f"{rows:,} rows scored: {out}")
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check that the environment is sound: versions that fit each other, FBGEMM's operators, devices, Ray."""
+    from asymdiffrec.trainer.doctor import examine
+
+    findings = examine()
+    if as_json:
+        _print_json(
+            {"sound": all(finding.sound for finding in findings), "checks": [finding.__dict__ for finding in findings]}
+        )
+    else:
+        for finding in findings:
+            print(
+                f"{'ok  ' if finding.sound else 'FAIL'} {finding.name}: {finding.found}"
+                + (f"\n     mend: {finding.mend}" if finding.mend else "")
+            )
+    if not all(finding.sound for finding in findings):
+        raise typer.Exit(1)
+
+
+def _print_json(document: Any) -> None:
+    json.dump(document, sys.stdout, indent=2)
+    print()
+
+
+def main() -> None:
+    """Run the command; wrong input is one line on standard error and exit status 2."""
+    from asymdiffrec.datasets.errors import InputError
+    from asymdiffrec.embeddings.quiet import quiet_torchrec
+
+    quiet_torchrec()
+    try:
+        app()
+    except InputError as error:
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except RuntimeError as error:
+        cause = error.__cause__
+        if isinstance(cause, InputError):
+            _fail(str(cause), 2)
+        raise
+
+
+def _fail(message: str, status: int) -> None:
+    console.print(f"error: {message}", highlight=False, markup=False, soft_wrap=True)
+    sys.exit(status)

@@ -1,0 +1,201 @@
+"""Training: what every worker does from the first step to the test metrics of the best one."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from asymdiffrec.datasets.reader import EvaluationReader, TrainingReader, Worker
+from asymdiffrec.datasets.schema import Learned, Schema
+from asymdiffrec.datasets.shards import open_shards
+from asymdiffrec.embeddings.quiet import quiet_torchrec
+from asymdiffrec.trainer import checkpoint
+from asymdiffrec.trainer.build import Trainee, build, pipeline, worker_device, write_plan
+from asymdiffrec.trainer.checkpoint import Progress
+from asymdiffrec.trainer.evaluate import evaluate
+from asymdiffrec.trainer.job import Job
+from asymdiffrec.trainer.run import Run, RunLog, remove_checkpoints
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on."""
+
+
+def work(arguments: Mapping[str, Any]) -> None:
+    """Train one job in its run directory; runs on every worker within a process group of all of them.
+
+    `arguments` are `job` and `learned` as documents, `run`, the directory, and `resume`.
+    """
+    quiet_torchrec()
+    job, learned = Job.model_validate(arguments["job"]), Learned.model_validate(arguments["learned"])
+    run = Run(Path(arguments["run"]))
+    schema = job.to_schema(learned)
+    worker = Worker(dist.get_rank(), dist.get_world_size())
+    reader = TrainingReader(schema, open_shards(job.location("train")), job.train.seed, job.train.batch_size, worker)
+    trainee = build(job, schema, worker_device())
+    progress = Progress()
+    if arguments["resume"] and run.steps():
+        progress = checkpoint.load(run.checkpoint(run.steps()[-1]), trainee)
+    training = Training(job, run, schema, worker, reader, trainee)
+    if worker.rank == 0:
+        write_plan(run.path / "plan.json", trainee)
+    log = RunLog(run, progress.step) if worker.rank == 0 else None
+    try:
+        progress, state = training.fit(progress, log)
+        if state != "interrupted":
+            training.test(progress, log)
+        if worker.rank == 0:
+            run.write_result({"state": state, **asdict(progress)})
+    finally:
+        if log:
+            log.close()
+
+
+@dataclass(frozen=True)
+class Training:
+    job: Job
+    run: Run
+    schema: Schema
+    worker: Worker
+    reader: TrainingReader
+    trainee: Trainee
+
+    @property
+    def steps(self) -> int:
+        return total_steps(self.job, self.reader.steps_per_epoch)
+
+    def fit(self, progress: Progress, log: RunLog | None) -> tuple[Progress, str]:
+        """Train to the end, to the end of validation's patience, or to a request to stop; its last step is saved."""
+        settings, steps = self.job.train, self.steps
+        validate_every = settings.validation.every or self.reader.steps_per_epoch
+        train = pipeline(self.trainee)
+        batches = self.reader.batches(self.reader.position(progress.step))
+        meter = Meter(self.reader, self.trainee.device, progress.step, steps)
+        state = "finished"
+        while progress.step < steps:
+            losses = train.progress(batches)
+            meter.add(losses)
+            progress = replace(progress, step=progress.step + 1)
+            if progress.step % settings.log_every == 0 or progress.step == steps:
+                record, stop = meter.record(progress.step, self.run.stop.exists())
+                if log:
+                    log.write(record)
+                if stop:
+                    state = "interrupted"
+                    break
+            if progress.step % validate_every == 0 or progress.step == steps:
+                progress = self.validate(progress, log)
+                self.save(progress)
+                if progress.waited >= settings.validation.patience and progress.step < steps:
+                    state = "stopped early"
+                    break
+                meter.restart(progress.step)
+        if state == "interrupted":
+            self.save(progress)
+        return progress, state
+
+    def validate(self, progress: Progress, log: RunLog | None) -> Progress:
+        """Evaluate the validation split at each share of missing fields; the metric's mean tells the best step."""
+        validation = self.job.train.validation
+        values = [
+            self.evaluate("valid", missing, progress.step, log)[validation.metric] for missing in validation.missing
+        ]
+        if None in values:
+            raise TrainingError(
+                f"{validation.metric} of the validation split is undefined (one class only, or no user with both); "
+                "choose another train.validation.metric or another split"
+            )
+        return progress.validated(sum(values) / len(values), higher_is_better=validation.metric != "log_loss")
+
+    def test(self, progress: Progress, log: RunLog | None) -> None:
+        """Evaluate the test split at the best step; leaves the model there."""
+        checkpoint.load(self.run.checkpoint(progress.best_step), self.trainee)
+        self.evaluate("test", 0.0, progress.best_step, log)
+
+    def evaluate(self, split: str, missing: float, step: int, log: RunLog | None) -> dict[str, Any]:
+        settings = self.job.train
+        shards = open_shards(self.job.location(split))
+        reader = EvaluationReader(self.schema, shards, evaluation_batch(settings.batch_size), self.worker)
+        spill = self.run.path / "spill"
+        try:
+            metrics = evaluate(self.trainee.recommender, reader, missing, settings.seed, spill, settings.metric_rows)
+        except ValueError as error:
+            raise TrainingError(f"at step {step}: {error}") from error
+        if log:
+            named = {f"{split}/{key}": value for key, value in metrics.items() if key != "missing"}
+            epoch = (step - 1) // self.reader.steps_per_epoch
+            log.write({"step": step, "epoch": epoch, "missing": missing, **named})
+        return metrics
+
+    def save(self, progress: Progress) -> None:
+        checkpoint.save(self.run.checkpoint(progress.step), self.trainee, progress)
+        if self.worker.rank == 0:
+            newest = self.run.steps()[-self.job.train.keep :]
+            remove_checkpoints(self.run, {*newest, progress.best_step})
+
+
+def total_steps(job: Job, steps_per_epoch: int) -> int:
+    """Steps of a whole run, when validation does not end it earlier."""
+    steps = job.train.epochs * steps_per_epoch
+    return min(steps, job.train.steps) if job.train.steps else steps
+
+
+def evaluation_batch(batch_size: int) -> int:
+    """Samples of an evaluation step: no gradients are kept, so more fit; a small training batch would only be slow."""
+    return max(batch_size, 8192)
+
+
+class Meter:
+    """Means of the losses between two log lines, over all workers, and the rate."""
+
+    def __init__(self, reader: TrainingReader, device: torch.device, step: int, steps: int) -> None:
+        self.reader, self.device, self.steps = reader, device, steps
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        """Begin a new interval; time spent since the last one, as on validation, does not count."""
+        self.sums: dict[str, torch.Tensor] = {}
+        self.count = 0
+        self.step, self.since = step, time.perf_counter()
+
+    def add(self, losses: Mapping[str, torch.Tensor]) -> None:
+        for name, value in losses.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.detach().clone()
+        self.count += 1
+
+    def record(self, step: int, stop: bool) -> tuple[dict[str, Any], bool]:
+        """The record of the interval that ends at `step`, and whether any worker wants to stop, in one collective.
+
+        Raises TrainingError where a loss is not finite.
+        """
+        names = list(self.sums)
+        values = torch.stack([*self.sums.values(), torch.tensor(float(stop), device=self.device)])
+        dist.all_reduce(values)
+        means = (values[:-1] / (self.count * dist.get_world_size())).tolist()
+        stop = bool(values[-1] > 0)
+        losses = dict(zip(names, means, strict=True))
+        wrong = [name for name, value in losses.items() if not math.isfinite(value)]
+        if wrong:
+            raise TrainingError(
+                f"{wrong[-1]} is {losses[wrong[-1]]} between steps {self.step + 1} and {step}; the last checkpoint is "
+                "unharmed. Lower train.learning_rate or tables.optimizer.learning_rate"
+            )
+        seconds = (time.perf_counter() - self.since) / self.count
+        position = self.reader.position(step - 1)
+        record = {
+            "step": step,
+            "epoch": position.epoch,
+            "samples": step * self.reader.batch_size,
+            "samples_per_second": self.reader.batch_size / seconds,
+            "seconds_left": seconds * (self.steps - step),
+            **losses,
+        }
+        self.restart(step)
+        return record, stop

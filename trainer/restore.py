@@ -1,0 +1,93 @@
+"""A trained run brought back on one worker: to evaluate it and to predict with it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from rich.console import Console
+from rich.progress import Progress
+
+from asymdiffrec.cluster.launch import process_group
+from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.datasets.reader import EvaluationReader
+from asymdiffrec.datasets.schema import Schema
+from asymdiffrec.datasets.shards import open_shards
+from asymdiffrec.serving.predict import predict
+from asymdiffrec.trainer import checkpoint
+from asymdiffrec.trainer.build import Trainee, build, worker_device
+from asymdiffrec.trainer.drive import best_step
+from asymdiffrec.trainer.evaluate import evaluate
+from asymdiffrec.trainer.job import Job
+from asymdiffrec.trainer.loop import evaluation_batch
+from asymdiffrec.trainer.run import open_run
+
+
+@dataclass(frozen=True)
+class Restored:
+    job: Job
+    schema: Schema
+    trainee: Trainee
+    step: int
+
+
+@contextmanager
+def restored(folder: Path) -> Iterator[Restored]:
+    """The model of a run's best step, within a process group of this process alone."""
+    run = open_run(folder)
+    job, step = run.job(("cluster.workers=1",)), best_step(run)
+    schema = job.to_schema(run.learned())
+    with process_group(dist.HashStore(), 0, 1, job.cluster, one_node=True):
+        trainee = build(job, schema, worker_device())
+        checkpoint.load(run.checkpoint(step), trainee)
+        yield Restored(job, schema, trainee, step)
+
+
+def evaluate_run(
+    folder: Path, split: str, shares: Sequence[float], console: Console
+) -> tuple[int, list[dict[str, Any]]]:
+    """The step that was evaluated, and the metrics of a split for each share of missing fields."""
+    if split not in ("train", "valid", "test"):
+        raise InputError(f"--split {split}: expected train, valid or test")
+    with restored(folder) as model, tempfile.TemporaryDirectory(prefix="asymdiffrec-") as spill:
+        settings = model.job.train
+        reader = EvaluationReader(
+            model.schema, open_shards(model.job.location(split)), evaluation_batch(settings.batch_size)
+        )
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task(f"evaluating the {split} split", total=len(shares) * len(reader))
+            results = [
+                evaluate(
+                    model.trainee.recommender,
+                    reader,
+                    share,
+                    settings.seed,
+                    Path(spill),
+                    settings.metric_rows,
+                    advance=lambda: progress.advance(task),
+                )
+                for share in shares
+            ]
+        return model.step, results
+
+
+def predict_run(folder: Path, data: str, out: Path, console: Console) -> int:
+    """Score every row of `data`; returns their number."""
+    with restored(folder) as model:
+        shards = open_shards(data)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task("predicting", total=shards.rows)
+            return predict(
+                model.trainee.recommender,
+                model.schema,
+                shards,
+                out,
+                evaluation_batch(model.job.train.batch_size),
+                model.trainee.device,
+                advance=lambda rows: progress.advance(task, rows),
+            )

@@ -1,0 +1,112 @@
+"""A run directory: the resolved job, what was learned from its data, metrics, checkpoints and how it ended."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.datasets.schema import Learned
+from asymdiffrec.trainer.job import Job, read_job, read_yaml, validate, write_yaml
+
+
+@dataclass(frozen=True)
+class Run:
+    path: Path
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line: a logged step or an evaluation."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def stop(self) -> Path:
+        """Training ends with a checkpoint soon after this file appears."""
+        return self.path / "stop"
+
+    def checkpoint(self, step: int) -> Path:
+        return self.path / "checkpoints" / f"step-{step}"
+
+    def steps(self) -> list[int]:
+        """The steps of the complete checkpoints, ascending."""
+        found = (self.path / "checkpoints").glob("step-*")
+        return sorted(int(folder.name.removeprefix("step-")) for folder in found if folder.suffix == "")
+
+    def job(self, settings: tuple[str, ...] = ()) -> Job:
+        return read_job(self.path / "job.yaml", settings)
+
+    def learned(self) -> Learned:
+        return validate(Learned, read_yaml(str(self.path / "schema.yaml")), str(self.path / "schema.yaml"))
+
+    def write_inputs(self, job: Job, learned: Learned) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_yaml(self.path / "job.yaml", job)
+        write_yaml(self.path / "schema.yaml", learned)
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        (self.path / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+
+    def result(self) -> dict[str, Any] | None:
+        """How the run ended; None while it has not."""
+        path = self.path / "result.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+
+def new_run(job: Job, path: Path | None) -> Run:
+    """A run directory that is still empty: `path`, or runs/NAME/UTC-TIME."""
+    path = path or Path("runs") / job.name / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    if path.exists() and any(path.iterdir()):
+        raise InputError(f"{path}: exists and is not empty; choose another --run, or add --resume to go on with it")
+    return Run(path)
+
+
+def latest_run(job: Job, path: Path | None) -> Run:
+    """The run to go on with: `path`, or the newest of the job."""
+    if path is None:
+        runs = sorted(folder for folder in (Path("runs") / job.name).glob("*") if (folder / "job.yaml").exists())
+        if not runs:
+            raise InputError(f"runs/{job.name}: no run to resume")
+        path = runs[-1]
+    return open_run(path)
+
+
+def open_run(path: Path) -> Run:
+    if not (path / "job.yaml").exists():
+        raise InputError(f"{path}: not a run directory (it has no job.yaml)")
+    return Run(path)
+
+
+class RunLog:
+    """Appends records to `metrics.jsonl` and to TensorBoard's events; drops lines after `step`, of a lost future."""
+
+    def __init__(self, run: Run, step: int) -> None:
+        kept = []
+        if run.metrics.exists():
+            kept = [line for line in run.metrics.read_text().splitlines() if json.loads(line)["step"] <= step]
+        run.metrics.write_text("".join(line + "\n" for line in kept))
+        self._file = run.metrics.open("a", buffering=1)
+        self._events = SummaryWriter(str(run.path / "events"), purge_step=step + 1)
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(record) + "\n")
+        for key, value in record.items():
+            if key != "step" and isinstance(value, int | float):
+                self._events.add_scalar(key, value, record["step"])
+
+    def close(self) -> None:
+        self._file.close()
+        self._events.close()
+
+
+def remove_checkpoints(run: Run, keep: set[int]) -> None:
+    """Delete the checkpoints of all other steps, and what an interrupted save left behind."""
+    for folder in (run.path / "checkpoints").iterdir():
+        if folder.name not in {f"step-{step}" for step in keep}:
+            shutil.rmtree(folder)
