@@ -6,9 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
+
+from asymdiffrec.datasets.rows import Rows
+from asymdiffrec.datasets.schema import Schema
 
 
 @dataclass
@@ -49,3 +53,40 @@ class Batch(Pipelineable):
 
     def _moved(self, move: Callable[[Any], Any]) -> Batch:
         return replace(self, **{name: move(part) for name, part in self._tensors().items()})
+
+
+def to_batch(rows: Rows, schema: Schema, first_index: int, size: int | None = None) -> Batch:
+    """The batch of some samples, in order; padded at the end to `size` rows where it is given."""
+    count = len(rows)
+    size = size or count
+    values, lengths = [], np.zeros((len(schema.hashed), size), dtype=np.int32)
+    ids = iter(np.ascontiguousarray(rows.ids.T))
+    for key, name in enumerate(schema.hashed):
+        if name in rows.lists:
+            values.append(rows.lists[name].values)
+            lengths[key, :count] = np.diff(rows.lists[name].offsets)
+        else:
+            column = next(ids)
+            values.append(column[column >= 0])
+            lengths[key, :count] = column >= 0
+    numbers = _padded(rows.numbers, size, np.nan)
+    absent = np.isnan(numbers)
+    return Batch(
+        ids=KeyedJaggedTensor(
+            keys=list(schema.hashed),
+            values=torch.from_numpy(np.concatenate(values)),
+            lengths=torch.from_numpy(lengths.reshape(-1)),
+        ),
+        numbers=torch.from_numpy(np.where(absent, np.float32(0), numbers)),
+        missing=torch.from_numpy(np.concatenate([lengths.T == 0, absent], axis=1)),
+        label=torch.from_numpy(_padded(rows.label, size, 0)),
+        weight=torch.from_numpy(_padded(rows.weight, size, 0)),
+        user=torch.from_numpy(_padded(rows.user, size, 0)),
+        sample_index=torch.arange(first_index, first_index + size),
+        counted=count,
+    )
+
+
+def _padded(values: np.ndarray, size: int, fill: float) -> np.ndarray:
+    widths = [(0, size - len(values))] + [(0, 0)] * (values.ndim - 1)
+    return np.pad(values, widths, constant_values=fill) if size > len(values) else values

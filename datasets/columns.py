@@ -124,7 +124,7 @@ def _is_int64(text: str) -> bool:
     return re.fullmatch("0|-?[1-9][0-9]*", text) is not None and -(2**63) <= int(text) < 2**63
 
 
-def ragged(column: pa.Array, place: str) -> tuple[pa.Array, np.ndarray]:
+def ragged(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
     """The values of a list column without its null elements, and each row's number of them, [R] int64."""
     if pa.types.is_null(column.type):
         column = column.cast(pa.list_(pa.int64()))

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from asymdiffrec.datasets import columns
+from asymdiffrec.datasets.check import check_columns
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.rows import check_columns
 from asymdiffrec.datasets.schema import (
     AnyField,
     FieldsConfig,
@@ -180,7 +180,7 @@ class _Lists(_Ids):
         self.elements = 0
 
     def add(self, column: pa.Array, place: str) -> np.ndarray:
-        values, lengths = columns.ragged(column, place)
+        values, lengths = columns.ragged(column)
         self.present += int((lengths > 0).sum())
         self.elements += len(values)
         self._take(values, place)
@@ -204,7 +204,7 @@ def _count(patterns: Counter[bytes], missing: np.ndarray) -> None:
         complete = patterns[bytes(width)]
         kept = patterns.most_common(CANDIDATES // 2)
         patterns.clear()
-        patterns.update(dict(kept) | {bytes(width): complete})
+        patterns.update(dict(kept) | ({bytes(width): complete} if complete else {}))
 
 
 def _frequent(patterns: Counter[bytes], names: list[str]) -> list[Pattern]:

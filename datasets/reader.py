@@ -12,10 +12,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from asymdiffrec.datasets.batch import Batch
+from asymdiffrec.datasets.batch import Batch, to_batch
+from asymdiffrec.datasets.check import check_columns, column_names
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.order import Epoch, evaluation_slice
-from asymdiffrec.datasets.rows import Rows, check_columns, column_names, decode, to_batch
+from asymdiffrec.datasets.rows import Rows, decode
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.shards import Shards
 

@@ -7,14 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import torch
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from asymdiffrec.datasets import columns
-from asymdiffrec.datasets.batch import Batch
-from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.schema import IdListConfig, Schema
-from asymdiffrec.datasets.shards import Shards
 
 
 @dataclass(frozen=True)
@@ -98,43 +93,6 @@ class Rows:
         )
 
 
-def check_columns(schema: Schema, shards: Shards, labelled: bool) -> None:
-    """Raise InputError where a file lacks a column that is needed or holds it in a type that cannot serve."""
-    data = schema.data
-    for file, arrow in zip(shards.files, shards.schemas, strict=True):
-        for name, field in schema.fields.items():
-            kind = _column_type(arrow, schema.column(name), file, f"field {name}")
-            if not columns.accepts(field, kind):
-                raise InputError(
-                    f"{file}: column {schema.column(name)} is {kind}; "
-                    f"field {name} of type {field.type} needs {columns.allowed(field)}"
-                )
-        if labelled:
-            kind = _column_type(arrow, data.label, file, "data.label")
-            if not columns.is_number(kind):
-                raise InputError(f"{file}: label column {data.label} is {kind}; allowed is a number or bool, 0 or 1")
-            if data.weight and not columns.is_number(kind := _column_type(arrow, data.weight, file, "data.weight")):
-                raise InputError(f"{file}: weight column {data.weight} is {kind}; allowed is a number of at least 0")
-            if data.user and not columns.is_id(kind := _column_type(arrow, data.user, file, "data.user")):
-                raise InputError(f"{file}: user column {data.user} is {kind}; allowed is an integer or a string")
-
-
-def _column_type(arrow: pa.Schema, column: str, file: str, who: str) -> pa.DataType:
-    found = arrow.get_all_field_indices(column)
-    if len(found) != 1:
-        problem = "lacks" if not found else "has more than once"
-        raise InputError(f"{file}: {problem} the column {column} ({who}); its columns are {', '.join(arrow.names)}")
-    return arrow.field(found[0]).type
-
-
-def column_names(schema: Schema, labelled: bool) -> list[str]:
-    """The columns that `decode` reads."""
-    names = [schema.column(name) for name in schema.names]
-    if labelled:
-        names += [name for name in (schema.data.label, schema.data.weight, schema.data.user) if name]
-    return list(dict.fromkeys(names))
-
-
 def decode(table: pa.Table, schema: Schema, place: str, labelled: bool) -> Rows:
     """The samples of an Arrow table; without `labelled`, label, weight and user are not read.
 
@@ -169,44 +127,7 @@ def decode(table: pa.Table, schema: Schema, place: str, labelled: bool) -> Rows:
 
 
 def _lists(array: pa.Array, field: IdListConfig, table: str, place: str) -> Ragged:
-    values, lengths = columns.ragged(array, place)
+    values, lengths = columns.ragged(array)
     ends = np.cumsum(lengths)
     rows = columns.id_rows(values, field, table, place, lambda index: int(np.searchsorted(ends, index, side="right")))
     return Ragged.of_lengths(rows, lengths)
-
-
-def to_batch(rows: Rows, schema: Schema, first_index: int, size: int | None = None) -> Batch:
-    """The batch of some samples, in order; padded at the end to `size` rows where it is given."""
-    count = len(rows)
-    size = size or count
-    values, lengths = [], np.zeros((len(schema.hashed), size), dtype=np.int32)
-    ids = iter(np.ascontiguousarray(rows.ids.T))
-    for key, name in enumerate(schema.hashed):
-        if name in rows.lists:
-            values.append(rows.lists[name].values)
-            lengths[key, :count] = np.diff(rows.lists[name].offsets)
-        else:
-            column = next(ids)
-            values.append(column[column >= 0])
-            lengths[key, :count] = column >= 0
-    numbers = _padded(rows.numbers, size, np.nan)
-    absent = np.isnan(numbers)
-    return Batch(
-        ids=KeyedJaggedTensor(
-            keys=list(schema.hashed),
-            values=torch.from_numpy(np.concatenate(values)),
-            lengths=torch.from_numpy(lengths.reshape(-1)),
-        ),
-        numbers=torch.from_numpy(np.where(absent, np.float32(0), numbers)),
-        missing=torch.from_numpy(np.concatenate([lengths.T == 0, absent], axis=1)),
-        label=torch.from_numpy(_padded(rows.label, size, 0)),
-        weight=torch.from_numpy(_padded(rows.weight, size, 0)),
-        user=torch.from_numpy(_padded(rows.user, size, 0)),
-        sample_index=torch.arange(first_index, first_index + size),
-        counted=count,
-    )
-
-
-def _padded(values: np.ndarray, size: int, fill: float) -> np.ndarray:
-    widths = [(0, size - len(values))] + [(0, 0)] * (values.ndim - 1)
-    return np.pad(values, widths, constant_values=fill) if size > len(values) else values

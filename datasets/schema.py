@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Literal, Self
 
 import xxhash
@@ -105,12 +106,12 @@ class Schema:
     def names(self) -> list[str]:
         return list(self.fields)
 
-    @property
+    @cached_property
     def hashed(self) -> dict[str, IdConfig | IdListConfig]:
         """The id and id_list fields: the keys of a batch's KeyedJaggedTensor."""
         return {name: field for name, field in self.fields.items() if not isinstance(field, NumberConfig)}
 
-    @property
+    @cached_property
     def numbers(self) -> dict[str, NumberConfig]:
         return {name: field for name, field in self.fields.items() if isinstance(field, NumberConfig)}
 

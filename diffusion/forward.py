@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from torch import Tensor, nn
 
 from asymdiffrec.diffusion.philox import uniforms
@@ -68,6 +68,10 @@ class BetaTime(BaseModel):
         ).float()
 
 
+def _law(value: Any) -> str:
+    return value.get("law", "uniform") if isinstance(value, dict) else value.law
+
+
 class ForwardConfig(BaseModel):
     """How fields are dropped in training."""
 
@@ -78,7 +82,10 @@ class ForwardConfig(BaseModel):
         description="uniform: every field alike, to the extent t; empirical: the fields that are missing together in a "
         "sample drawn from the data; outage: one whole group of fields, each group equally often",
     )
-    time: Annotated[UniformTime | BetaTime | PointTime, Field(discriminator="law")] = Field(
+    time: Annotated[
+        Annotated[UniformTime, Tag("uniform")] | Annotated[BetaTime, Tag("beta")] | Annotated[PointTime, Tag("point")],
+        Discriminator(_law),
+    ] = Field(
         default=UniformTime(),
         description="law of t, how far the process has run; the patterns empirical and outage act at t = 1",
     )

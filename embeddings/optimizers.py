@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import torch
 import torchrec.optim as fused
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import WeightDecayMode
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 from torch.distributed.optim import _apply_optimizer_in_backward
 from torchrec.distributed.composable.table_batched_embedding_slice import TableBatchedEmbeddingSlice
 from torchrec.distributed.model_parallel import DistributedModelParallel
@@ -45,9 +45,17 @@ class AdamConfig(Config):
     weight_decay: float = Field(0.0, ge=0, description="decoupled decay of the rows that a batch touches")
 
 
+def _name(value: Any) -> str:
+    """The optimizer of a section that may leave its name out, as an override of one value does."""
+    return value.get("name", "adagrad") if isinstance(value, dict) else value.name
+
+
 OptimizerConfig = Annotated[
-    SgdConfig | AdagradConfig | RowwiseAdagradConfig | AdamConfig,
-    Field(discriminator="name"),
+    Annotated[SgdConfig, Tag("sgd")]
+    | Annotated[AdagradConfig, Tag("adagrad")]
+    | Annotated[RowwiseAdagradConfig, Tag("rowwise_adagrad")]
+    | Annotated[AdamConfig, Tag("adam")],
+    Discriminator(_name),
 ]
 
 FUSED: dict[str, type[torch.optim.Optimizer]] = {

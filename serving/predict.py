@@ -9,8 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from asymdiffrec.datasets.batch import to_batch
+from asymdiffrec.datasets.check import check_columns, column_names
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.rows import check_columns, column_names, decode, to_batch
+from asymdiffrec.datasets.rows import decode
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.shards import Shards
 from asymdiffrec.diffusion.model import Recommender

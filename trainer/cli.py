@@ -54,7 +54,7 @@ def prepare(
     input: Annotated[
         Path | None, typer.Option(help="MovieLens: folder or zip file with its own files; downloaded when left out")
     ] = None,
-    rows: Annotated[int, typer.Option(min=1000, help="synthetic: samples over all splits")] = 300_000,
+    rows: Annotated[int, typer.Option(min=1000, help="synthetic: samples over all splits")] = 400_000,
     split: Annotated[Split, typer.Option(help="MovieLens: how ratings are divided 80/10/10")] = Split.random,
     seed: Annotated[int, typer.Option(min=0, help="of the split, and of synthetic data")] = 0,
     as_json: AsJson = False,
@@ -252,6 +252,7 @@ def _print_json(document: Any) -> None:
 
 def main() -> None:
     """Run the command; wrong input is one line on standard error and exit status 2."""
+    sys.path.insert(0, "")  # as `python -m` does: an extractor of the user's own is found in the current folder
     from asymdiffrec.datasets.errors import InputError
     from asymdiffrec.embeddings.quiet import quiet_torchrec
 

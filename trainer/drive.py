@@ -35,7 +35,6 @@ def train(job: Job, learned: Learned, run: Run, resume: bool, console: Console) 
     """Train in a run directory until the work is done or interrupted; returns how it ended."""
     steps = check(job, learned)
     run.write_inputs(job, learned)
-    run.stop.unlink(missing_ok=True)
     (run.path / "result.json").unlink(missing_ok=True)
     arguments = {
         "job": job.model_dump(mode="json"),
@@ -58,14 +57,17 @@ def _stops(run: Run, console: Console) -> Iterator[None]:
         if run.stop.exists():
             raise KeyboardInterrupt
         run.stop.touch()
-        console.print("Stopping at the next logged step, with a checkpoint. Once more to stop at once, without one.")
+        message = "Stopping at the next logged step, with a checkpoint. Once more to stop at once, without one."
+        console.print(message, soft_wrap=True)
 
+    run.stop.unlink(missing_ok=True)
     before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        run.stop.unlink(missing_ok=True)
 
 
 def best_step(run: Run) -> int:

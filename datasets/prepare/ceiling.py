@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 from asymdiffrec.datasets.prepare.world import Log, Population, World, choose
 
 DRAWS = 256
-"""Monte Carlo draws of the members a record leaves open: an error of at most 0.03 in a probability"""
+"""Monte Carlo draws of the members a record leaves open: a standard error of at most 0.03 in a probability"""
 BLOCK = 512
 
 
@@ -34,10 +34,9 @@ def observed_probability(world: World, log: Log, rng: np.random.Generator) -> np
             drawn[group] = np.repeat(members[rows, None], DRAWS, axis=1)
             open_rows = np.flatnonzero(~identified[group][rows])
             if len(open_rows):
+                chances = posterior(world, group, log, rows[open_rows])
                 which = np.repeat(np.arange(len(open_rows)), DRAWS)
-                drawn[group][open_rows] = choose(posterior(world, group, log, rows[open_rows]), which, rng).reshape(
-                    -1, DRAWS
-                )
+                drawn[group][open_rows] = choose(chances, which, rng).reshape(-1, DRAWS)
         expected[rows] = expit(world.logit(drawn)).mean(axis=1)
     return expected
 

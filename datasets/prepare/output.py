@@ -58,9 +58,9 @@ def write_dataset(
                 raise InputError(f"{out}: the {split} split has no rows; give more data")
         learned, learned_profile = learn(folder, fields)
         whole_profile = learned_profile | dict(profile or {})
-        (folder / "job.yaml").write_text(JOB_HEADER.format(path=out / "job.yaml") + _yaml(job))
-        (folder / "schema.yaml").write_text(SCHEMA_HEADER + _yaml(learned.model_dump()))
-        (folder / "profile.json").write_text(json.dumps(whole_profile, indent=2) + "\n")
+        (folder / "job.yaml").write_text(JOB_HEADER.format(path=out / "job.yaml") + _yaml(job), encoding="utf-8")
+        (folder / "schema.yaml").write_text(SCHEMA_HEADER + _yaml(learned.model_dump()), encoding="utf-8")
+        (folder / "profile.json").write_text(json.dumps(whole_profile, indent=2) + "\n", encoding="utf-8")
         folder.rename(out)
     return whole_profile
 

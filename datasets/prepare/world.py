@@ -1,7 +1,7 @@
 """The ground truth of the synthetic click log: who acts, on what, when, who clicks, and what of all that is recorded.
 
 A sample draws a user, an item and a situation, each from a finite population. The click depends on all three in full;
-the record may lack fields of each. The sizes and effects below are such that a log of 300,000 rows tells nearly all of
+the record may lack fields of each. The sizes and effects below are such that a log of 400,000 rows tells nearly all of
 it: rare ids act mostly through their segment, topic and attributes.
 """
 
@@ -83,9 +83,8 @@ def make_world(seed: int) -> World:
     affinity = 0.6 * rng.standard_normal((SEGMENTS, 3)) @ rng.standard_normal((3, TOPICS))
     users, items, situations = _users(rng), _items(rng), _situations(rng)
     liked = items.share * np.exp(1.5 * affinity[:, items.kind])
-    return World(
-        {"user": users, "item": items, "context": situations}, affinity, liked / liked.sum(axis=1, keepdims=True)
-    )
+    history = liked / liked.sum(axis=1, keepdims=True)
+    return World({"user": users, "item": items, "context": situations}, affinity, history)
 
 
 def draw_log(world: World, rows: int, rng: np.random.Generator) -> Log:

@@ -82,7 +82,7 @@ def test_a_string_that_is_no_plain_integer_is_refused(text, kind):
 def test_a_null_of_the_dictionary_is_missing():
     column = pa.DictionaryArray.from_arrays(pa.array([0, 1, None, 0]), pa.array(["a", None]))
     assert [row >= 0 for row in rows_of(column, values="string")] == [True, False, False, True]
-    values, lengths = columns.ragged(pa.ListArray.from_arrays(pa.array([0, 2, 4]), column), PLACE)
+    values, lengths = columns.ragged(pa.ListArray.from_arrays(pa.array([0, 2, 4]), column))
     assert (values.to_pylist(), lengths.tolist()) == (["a", "a"], [1, 1])
 
 
@@ -111,7 +111,7 @@ def test_lists_lose_their_nulls_and_nothing_else(wrap, kind, lists, start):
     items = pa.string() if pa.types.is_dictionary(kind) else kind
     texts = [None if one is None else as_kind(one, items).to_pylist() for one in lists]
     column = pa.array(texts, wrap(items)).cast(wrap(kind)).slice(min(start, len(lists)))
-    values, lengths = columns.ragged(column, PLACE)
+    values, lengths = columns.ragged(column)
     expected = [[i for i in one or [] if i is not None] for one in texts[start:]]
     assert values.to_pylist() == list(itertools.chain(*expected))
     assert lengths.tolist() == [len(one) for one in expected]
@@ -123,14 +123,14 @@ def test_values_behind_a_null_list_are_not_read(start):
     column = pa.ListArray.from_arrays(
         pa.array([0, 2, 5, 6]), pa.array([1, None, 3, None, 5, 6]), mask=pa.array([False, True, False])
     ).slice(start)
-    values, lengths = columns.ragged(column, PLACE)
+    values, lengths = columns.ragged(column)
     assert values.to_pylist() == [1, 6][min(start, 1) :]
     assert lengths.tolist() == [1, 0, 1][start:]
 
 
 def test_lists_of_one_length_are_lists():
     column = pa.array([[9, 9], [1, 2], None, [3, None]], pa.list_(pa.int64(), 2)).slice(1)
-    values, lengths = columns.ragged(column, PLACE)
+    values, lengths = columns.ragged(column)
     assert (values.to_pylist(), lengths.tolist()) == ([1, 2, 3], [2, 0, 1])
 
 
@@ -138,7 +138,7 @@ def test_a_column_without_a_type_is_missing_everywhere():
     assert rows_of(pa.nulls(2)) == rows_of(pa.nulls(2), values="string") == [-1, -1]
     assert np.isnan(columns.floats(pa.nulls(2))).all()
     for column in (pa.nulls(2), pa.array([[None], []], pa.list_(pa.null()))):
-        values, lengths = columns.ragged(column, PLACE)
+        values, lengths = columns.ragged(column)
         assert lengths.tolist() == [0, 0]
         assert rows_of(values) == []
 

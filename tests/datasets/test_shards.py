@@ -4,8 +4,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from asymdiffrec.datasets.check import check_columns, column_names
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.rows import check_columns, column_names, decode
+from asymdiffrec.datasets.rows import decode
 from asymdiffrec.datasets.schema import FieldsConfig
 from asymdiffrec.datasets.shards import open_shards
 

@@ -142,6 +142,7 @@ def test_plans_are_silent(caplog, recwarn):
 def test_meta_tables_take_no_memory():
     rows = {"user": 2**40}
     tables = FieldTables(
-        FieldsConfig.model_validate({"fields": {"user": {"type": "id", "rows": rows["user"]}}}).to_schema(), TablesConfig()
+        FieldsConfig.model_validate({"fields": {"user": {"type": "id", "rows": rows["user"]}}}).to_schema(),
+        TablesConfig(),
     )
     assert tables.ids.embedding_bags["user"].weight.device == torch.device("meta")

@@ -50,6 +50,7 @@ def test_uri_of_data_is_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
+        ("tables.optimizer", {"name": "lamb"}, "tables.optimizer: found {'name': 'lamb'};"),
         ("train.batchsize", 8, "train.batchsize: unknown key; did you mean batch_size?"),
         ("train.zzz", 8, "train.zzz: unknown key; allowed are seed, batch_size,"),
         ("trian", {}, "trian: unknown key; did you mean train?"),

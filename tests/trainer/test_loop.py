@@ -15,7 +15,13 @@ from asymdiffrec.trainer.job import read_job, read_learned
 from asymdiffrec.trainer.loop import TrainingError
 from asymdiffrec.trainer.run import Run
 
-SETTINGS = ["train.batch_size=128", "train.epochs=2", "train.steps=50", "train.log_every=1", "train.validation.every=36"]
+SETTINGS = [
+    "train.batch_size=128",
+    "train.epochs=2",
+    "train.steps=50",
+    "train.log_every=1",
+    "train.validation.every=36",
+]
 SHARDINGS = {
     "user_id": "table_wise",
     "item_id": "row_wise",
@@ -49,7 +55,16 @@ def test_one_and_two_workers_and_every_sharding_agree(clicks: Path, tmp_path: Pa
 
     assert [record["step"] for record in together] == [record["step"] for record in alone]
     assert sum("loss" in record for record in alone) == 50
-    compared = {"loss", "loss_main", "loss_recon", "loss_aux", "loss_distil", "valid/log_loss", "test/log_loss", "test/rows"}
+    compared = {
+        "loss",
+        "loss_main",
+        "loss_recon",
+        "loss_aux",
+        "loss_distil",
+        "valid/log_loss",
+        "test/log_loss",
+        "test/rows",
+    }
     for mine, theirs in zip(alone, together, strict=True):
         for key in compared & mine.keys():
             assert theirs[key] == pytest.approx(mine[key], rel=1e-3), (key, mine["step"])

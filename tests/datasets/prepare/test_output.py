@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.datasets.prepare.output import write_dataset
+from asymdiffrec.datasets.schema import FieldsConfig, Learned
+
+JOB: dict[str, Any] = {
+    "name": "example",
+    "data": {"path": ".", "label": "label"},
+    "fields": {
+        "user": {"type": "id", "rows": 50, "group": "user"},
+        "price": {"type": "number", "group": "item"},
+    },
+    "train": {"batch_size": 64, "betas": [0.9, 0.99], "optimizer": {"name": "adam"}},
+}
+
+
+def table(rows: int, start: int = 0) -> pa.Table:
+    users = np.arange(start, start + rows)
+    return pa.table({"user": users % 7, "price": users / 2, "label": (users % 2).astype(np.int8), "row": users})
+
+
+def three(rows: int = 20) -> dict[str, list[pa.Table]]:
+    return {split: [table(rows)] for split in ("train", "valid", "test")}
+
+
+@given(st.lists(st.integers(0, 40), min_size=1).filter(sum), st.integers(1, 30), st.integers(1, 12))
+@settings(max_examples=40, deadline=None)
+def test_rows_keep_their_order_in_files_and_row_groups_of_the_wanted_size(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], per_file: int, per_group: int
+) -> None:
+    out = tmp_path_factory.mktemp("out") / "data"
+    starts = np.cumsum([0, *sizes])
+    tables = (table(size, start) for size, start in zip(sizes, starts, strict=False))
+    splits = three() | {"train": tables}
+    profile = write_dataset(out, splits, JOB, rows_per_file=per_file, rows_per_group=per_group)
+
+    files = sorted((out / "train").iterdir())
+    assert [file.name for file in files] == [f"part-{number:05d}.parquet" for number in range(len(files))]
+    rows = np.concatenate([pq.read_table(file)["row"].to_numpy() for file in files])
+    np.testing.assert_array_equal(rows, np.arange(sum(sizes)))
+    footers = [pq.ParquetFile(file).metadata for file in files]
+    assert max(footer.num_rows for footer in footers) <= per_file
+    groups = [footer.row_group(g).num_rows for footer in footers for g in range(footer.num_row_groups)]
+    assert set(groups[:-1]) <= {min(per_file, per_group)}
+    assert profile["rows"] == {"train": sum(sizes), "valid": 20, "test": 20}
+
+
+def test_a_data_set_is_a_ready_job_with_what_was_learned(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "data"
+    profile = write_dataset(out, three(), JOB, profile={"ceiling": {"auc": 0.75}})
+    text = (out / "job.yaml").read_text()
+    assert yaml.safe_load(text) == JOB
+    assert text.startswith("#")
+    assert f"asymdiffrec train {out}/job.yaml" in text
+    assert "\n  user: {type: id, rows: 50, group: user}\n" in text
+    FieldsConfig.model_validate({key: yaml.safe_load(text)[key] for key in ("data", "fields")})
+    learned = Learned.model_validate(yaml.safe_load((out / "schema.yaml").read_text()))
+    assert learned.numbers["price"].mean == pytest.approx(4.75)
+    assert learned.cardinalities == {"user": 7}
+    assert json.loads((out / "profile.json").read_text()) == profile
+    assert profile["ceiling"] == {"auc": 0.75}
+    assert [path.name for path in out.parent.iterdir()] == ["data"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "dangling link"])
+def test_what_exists_is_never_touched(tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "data"
+    {"folder": out.mkdir, "file": out.touch, "dangling link": lambda: out.symlink_to("nowhere")}[kind]()
+    with pytest.raises(InputError, match="data exists; choose another folder or remove it"):
+        write_dataset(out, three(), JOB)
+    assert list(tmp_path.iterdir()) == [out]
+    assert not out.is_dir() or not list(out.iterdir())
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupt_leaves_nothing(tmp_path: Path, fault: type[BaseException]) -> None:
+    def tables() -> Iterator[pa.Table]:
+        yield table(100)
+        raise fault
+
+    with pytest.raises(fault):
+        write_dataset(tmp_path / "data", three() | {"test": tables()}, JOB, rows_per_group=10)  # type: ignore[dict-item]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_split_without_rows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the valid split has no rows"):
+        write_dataset(tmp_path / "data", three() | {"valid": [table(0)]}, JOB)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file/data: cannot write there"):
+        write_dataset(tmp_path / "file" / "data", three(), JOB)
