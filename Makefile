@@ -3,7 +3,8 @@
 # make check   lint, format check and types
 # make bench   every program in benchmarks/
 #
-# CUDA=1 installs FBGEMM's CUDA build. TORCH_INDEX=URL takes torch from that index, for a CPU-only or another CUDA build of it.
+# CUDA=1 installs FBGEMM's CUDA build, and later calls keep to it; CUDA=0 goes back to the CPU build.
+# TORCH_INDEX=URL takes torch from that index, for a CPU-only or another CUDA build of it.
 PYTHON ?= python3
 VENV ?= .venv
 CUDA ?=
@@ -12,19 +13,23 @@ DATA ?=
 DEMO ?= demo
 
 BIN := $(VENV)/bin
-FBGEMM := $(if $(CUDA),fbgemm-gpu,fbgemm-gpu-cpu)==1.8.0
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-INSTALLED := $(VENV)/installed$(if $(CUDA),-cuda)
+# The build of FBGEMM that is asked for, or else the one that is installed, or else the CPU build.
+CPU_BUILD := $(if $(CUDA),$(filter 0,$(CUDA)),$(if $(wildcard $(VENV)/installed-fbgemm-gpu),,1))
+FBGEMM := $(if $(CPU_BUILD),fbgemm-gpu-cpu,fbgemm-gpu)
+INSTALLED := $(VENV)/installed-$(FBGEMM)
 
 .PHONY: install demo test check bench
 install: $(INSTALLED)
 
 # torchrec's own metadata asks for the CUDA build of FBGEMM, which overwrites the CPU build: so it is installed without dependencies.
 $(INSTALLED): requirements.txt pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	rm -f $(VENV)/installed-*
+	$(BIN)/python -m pip uninstall --quiet --yes fbgemm-gpu fbgemm-gpu-cpu 2>/dev/null
 	$(PIP) torch==2.13.0 $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
-	$(PIP) -r requirements.txt $(FBGEMM)
+	$(PIP) -r requirements.txt $(FBGEMM)==1.8.0
 	$(PIP) --no-deps torchrec==1.8.0
 	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
