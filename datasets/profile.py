@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
@@ -22,7 +23,6 @@ from asymdiffrec.datasets.schema import (
     Moments,
     NumberConfig,
     Pattern,
-    standard_deviation,
 )
 from asymdiffrec.datasets.shards import Shards, filesystem_of, open_shards
 
@@ -123,8 +123,10 @@ class _Number(_Summary):
         values = columns.floats(column)
         missing = np.isnan(values)
         values = values[~missing]
-        if np.isinf(values).any():
-            raise InputError(f"{place}: found an infinite number; allowed are finite numbers, null and NaN")
+        if (np.abs(values) > np.finfo(np.float32).max).any():
+            raise InputError(
+                f"{place}: found a number beyond {np.finfo(np.float32).max:.3g}, the largest that can be trained on"
+            )
         if len(values):
             if not self.present:
                 self.origin = float(values[0])
@@ -144,6 +146,15 @@ class _Number(_Summary):
             "min": self.least,
             "max": self.most,
         }
+
+
+def standard_deviation(total: float, squares: float, count: int) -> float:
+    """Standard deviation from sums; 1 for a column that never varies, so that it standardises to 0."""
+    if not count:
+        return 1.0
+    mean = total / count
+    variance = squares / count - mean**2
+    return math.sqrt(variance) if variance > 1e-12 * mean**2 else 1.0  # below that only rounding errors are left
 
 
 class _Ids(_Summary):

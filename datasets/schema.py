@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -168,12 +167,3 @@ class FieldsConfig(Config):
 def table_seed(table: str) -> int:
     """64-bit seed of a table's hash: XXH3 of its name, so that its fields agree and other tables collide elsewhere."""
     return xxhash.xxh3_64_intdigest(table.encode())
-
-
-def standard_deviation(total: float, squares: float, count: int) -> float:
-    """Standard deviation from sums; 1 for a column that never varies, so that it standardises to 0."""
-    if not count:
-        return 1.0
-    mean = total / count
-    variance = squares / count - mean**2
-    return math.sqrt(variance) if variance > 1e-12 * mean**2 else 1.0  # below that only rounding errors are left

@@ -14,16 +14,15 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 from torch import Tensor, nn
 
+from asymdiffrec.diffusion.config import Config
 from asymdiffrec.diffusion.philox import uniforms
 
 
-class UniformTime(BaseModel):
+class UniformTime(Config):
     """t ~ U(low, high)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     law: Literal["uniform"] = "uniform"
     low: float = Field(default=0.0, ge=0, le=1, description="smallest t")
@@ -39,10 +38,8 @@ class UniformTime(BaseModel):
         return torch.tensor([self.low, self.high])
 
 
-class PointTime(BaseModel):
+class PointTime(Config):
     """t = value: each field is dropped independently with that probability."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     law: Literal["point"]
     value: float = Field(ge=0, le=1, description="the one t")
@@ -51,10 +48,8 @@ class PointTime(BaseModel):
         return torch.tensor([self.value, self.value])
 
 
-class BetaTime(BaseModel):
+class BetaTime(Config):
     """t ~ Beta(a, b)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     law: Literal["beta"]
     a: float = Field(gt=0, description="first shape parameter; small values favour few dropped fields")
@@ -69,13 +64,11 @@ class BetaTime(BaseModel):
 
 
 def _law(value: Any) -> str:
-    return value.get("law", "uniform") if isinstance(value, dict) else value.law
+    return value.get("law", "uniform") if isinstance(value, dict) else getattr(value, "law", "")
 
 
-class ForwardConfig(BaseModel):
+class ForwardConfig(Config):
     """How fields are dropped in training."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     pattern: Literal["uniform", "empirical", "outage"] = Field(
         default="uniform",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
+from asymdiffrec.diffusion.config import Config
 from asymdiffrec.diffusion.denoiser import Denoiser
 from asymdiffrec.diffusion.extractors.base import Sizes
 from asymdiffrec.diffusion.extractors.build import AnyExtractorConfig, build_extractor
@@ -17,10 +18,8 @@ from asymdiffrec.diffusion.layers import perceptron
 from asymdiffrec.diffusion.objective import distillation_loss, prediction_loss, reconstruction_loss
 
 
-class ModelConfig(BaseModel):
+class ModelConfig(Config):
     """The base model, which every variant shares."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     extractor: AnyExtractorConfig = Field(
         default=MLPConfig(), description="from the fields to the latent representation"
@@ -28,10 +27,8 @@ class ModelConfig(BaseModel):
     head: Sizes = Field(default=(32,), description="widths of the hidden layers from the latent to the logit")
 
 
-class LossWeights(BaseModel):
+class LossWeights(Config):
     """Weights of the parts of the objective; a variant uses those of the parts that it has."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     main: NonNegativeFloat = Field(default=1.0, description="prediction from the sample as it is")
     recon: NonNegativeFloat = Field(default=1.0, description="squared error of the denoised latent")
@@ -41,10 +38,8 @@ class LossWeights(BaseModel):
     )
 
 
-class DiffusionConfig(BaseModel):
+class DiffusionConfig(Config):
     """How the model is made robust to missing fields."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     variant: Literal["base", "dropout", "augment", "asymdiff"] = Field(
         default="asymdiff",

@@ -47,7 +47,7 @@ class AdamConfig(Config):
 
 def _name(value: Any) -> str:
     """The optimizer of a section that may leave its name out, as an override of one value does."""
-    return value.get("name", "adagrad") if isinstance(value, dict) else value.name
+    return value.get("name", "adagrad") if isinstance(value, dict) else getattr(value, "name", "")
 
 
 OptimizerConfig = Annotated[

@@ -42,7 +42,10 @@ def predict(
             raise InputError(f"{file}: its columns differ from those of {shards.files[0]}; predict them one at a time")
     if out.exists():
         raise InputError(f"{out}: exists; choose another name or remove it")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: cannot write there ({error.strerror}); choose another name") from error
     partial = out.with_name(f".{out.name}.partial")
     arrow = shards.schemas[0].append(pa.field(SCORE, pa.float32()))
     model.eval()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -43,7 +45,7 @@ class Trainee:
 def worker_device() -> torch.device:
     """This worker's GPU where its process group has NCCL, the CPU elsewhere."""
     if "nccl" in dist.get_backend_config():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
         return device
     return torch.device("cpu")
@@ -100,11 +102,29 @@ def missing_patterns(schema: Schema) -> Patterns | None:
     return Patterns(torch.tensor(rows), torch.tensor([pattern.rows for pattern in patterns]))
 
 
-def pipeline(trainee: Trainee) -> TrainPipelineBase | TrainPipelineSparseDist:
+Pipeline: TypeAlias = TrainPipelineBase | TrainPipelineSparseDist
+
+
+def pipeline(trainee: Trainee) -> Pipeline:
     """TorchRec's train pipeline: on CUDA the next batch's copy and input distribution overlap this one's step."""
     if trainee.device.type == "cuda":
         return TrainPipelineSparseDist(trainee.model, trainee.optimizer, trainee.device, execute_all_batches=False)
     return TrainPipelineBase(trainee.model, trainee.optimizer, trainee.device)
+
+
+def detach(pipeline: Pipeline) -> None:
+    """Give the model its own look-up back: the pipeline's answers with the batch in flight, whatever batch comes."""
+    if isinstance(pipeline, TrainPipelineSparseDist):
+        pipeline.detach()
+
+
+@contextmanager
+def detached(pipeline: Pipeline) -> Iterator[None]:
+    """`detach` for the length of a block, as an evaluation between two training steps."""
+    detach(pipeline)
+    yield
+    if isinstance(pipeline, TrainPipelineSparseDist):
+        pipeline.attach()
 
 
 def write_plan(path: Path, trainee: Trainee) -> None:

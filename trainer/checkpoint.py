@@ -11,8 +11,12 @@ from typing import Any
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
-from asymdiffrec.embeddings.state import table_state
+from asymdiffrec.embeddings.state import table_state, table_weights
 from asymdiffrec.trainer.build import Trainee
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be loaded."""
 
 
 @dataclass(frozen=True)
@@ -50,24 +54,46 @@ def save(folder: Path, trainee: Trainee, progress: Progress) -> None:
 
 
 def load(folder: Path, trainee: Trainee) -> Progress:
-    """Fill a model and its optimizers, under whatever plan, from a checkpoint; all workers call this together."""
-    dcp.load(_state(trainee), checkpoint_id=str(folder))
+    """Fill a model and its optimizers, under whatever plan, from a checkpoint; all workers call this together.
+
+    Raises CheckpointError where the checkpoint cannot be read or does not fit the model.
+    """
+    _load(folder, _state(trainee))
     progress = read_progress(folder)
     trainee.tables_optimizer.set_optimizer_step(progress.step)
     return progress
+
+
+def load_weights(folder: Path, trainee: Trainee) -> None:
+    """Fill a model alone, whatever optimizers it has, for evaluation and prediction; otherwise as `load`."""
+    _load(folder, _weights(trainee))
+
+
+def _load(folder: Path, state: dict[str, Any]) -> None:
+    try:
+        dcp.load(state, checkpoint_id=str(folder))
+    except (dcp.CheckpointException, OSError) as error:  # the first derives from BaseException
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise CheckpointError(f"{folder}: cannot be loaded: {lines[-1].strip()}") from error
 
 
 def read_progress(folder: Path) -> Progress:
     return Progress(**json.loads((folder / "progress.json").read_text()))
 
 
-def _state(trainee: Trainee) -> dict[str, dict[str, Any]]:
-    """The live tensors under their canonical names."""
+def _weights(trainee: Trainee) -> dict[str, Any]:
+    """The live weights under their canonical names."""
+    dense = {name: parameter.detach() for name, parameter in trainee.dense.items()}
+    tables = {f"{table}.weight": weight for table, weight in table_weights(trainee.model).items()}
+    return {"tables": tables, "dense": dense}
+
+
+def _state(trainee: Trainee) -> dict[str, Any]:
+    """The live weights and optimizer states under their canonical names."""
     optimizer = {
         f"{name}.{key}": value
         for name, parameter in trainee.dense.items()
         for key, value in trainee.dense_optimizer.state[parameter].items()
     }
-    dense = {name: parameter.detach() for name, parameter in trainee.dense.items()}
     tables = table_state(trainee.model, trainee.tables_optimizer, trainee.job.tables.optimizer)
-    return {"tables": tables, "dense": dense, "dense_optimizer": optimizer}
+    return _weights(trainee) | {"tables": tables, "dense_optimizer": optimizer}

@@ -132,7 +132,7 @@ def train(
     config = read_job(job, overrides)
     if resume:
         folder = latest_run(config, run)
-        config, learned = folder.job(tuple(overrides)), folder.learned()
+        config, learned = drive.resumed(folder, tuple(overrides)), folder.learned()
     else:
         folder, learned = new_run(config, run), read_learned(config)
     result = drive.train(config, learned, folder, resume, console)
@@ -196,8 +196,10 @@ def _table(run: Path, step: int, split: str, results: list[dict[str, Any]]) -> A
     first = results[0]
     table = Table(title=f"{run}\n{split} split, {first['rows']:,} rows, step {step}")
     if first["uauc_users"]:
-        left_out = f"{first['uauc_users_left_out']:,} users whose labels are all alike are left out"
-        table.caption = f"UAUC: {first['uauc_users']:,} users; {left_out}"
+        table.caption = (
+            f"UAUC over {first['uauc_users']:,} users; left out for having labels of one kind: "
+            f"{first['uauc_users_left_out']:,}"
+        )
     else:
         del names["uauc"]
     table.add_column("missing", justify="right")
@@ -217,12 +219,16 @@ def predict(
         typer.Argument(metavar="DATA", help="Parquet file, folder or URI with the job's fields; labels are not needed"),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Parquet file to write: DATA's columns and `score`")],
+    as_json: AsJson = False,
 ) -> None:
     """Score samples with a run's best step."""
     from asymdiffrec.trainer.restore import predict_run
 
     rows = predict_run(run, data, out, console)
-    console.print(f"{rows:,} rows scored: {out}")
+    if as_json:
+        _print_json({"run": str(run), "rows": rows, "out": str(out)})
+    else:
+        console.print(f"{rows:,} rows scored: {out}", soft_wrap=True)
 
 
 @app.command()
@@ -264,10 +270,13 @@ def main() -> None:
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except RuntimeError as error:
-        cause = error.__cause__
-        if isinstance(cause, InputError):
-            _fail(str(cause), 2)
-        raise
+        from asymdiffrec.trainer.checkpoint import CheckpointError
+        from asymdiffrec.trainer.loop import TrainingError
+
+        reason = error.__cause__ if isinstance(error.__cause__, TrainingError | CheckpointError) else error
+        if not isinstance(reason, TrainingError | CheckpointError):
+            raise
+        _fail(str(reason), 1)
 
 
 def _fail(message: str, status: int) -> None:

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from types import FrameType
 from typing import Any
 
 from rich.console import Console
 
-from asymdiffrec.cluster.launch import launch
+from asymdiffrec.cluster.launch import ClusterError, WorkerError, launch
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.reader import EvaluationReader, TrainingReader, Worker
 from asymdiffrec.datasets.schema import Learned
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.trainer import loop
+from asymdiffrec.trainer.checkpoint import read_progress
 from asymdiffrec.trainer.job import Job
 from asymdiffrec.trainer.report import followed
 from asymdiffrec.trainer.run import Run
+
+FIXED = (
+    *("data.lanes", "data.window", "fields", "model", "train.seed", "train.batch_size"),
+    *("tables.embedding_dim", "tables.optimizer.name"),
+    *("diffusion.variant", "diffusion.denoiser_hidden", "diffusion.step_in_extractor"),
+)
+"""Values on which a checkpoint's shapes or the order of the samples depend: they are a run's for good."""
 
 
 def check(job: Job, learned: Learned) -> int:
@@ -31,8 +41,32 @@ def check(job: Job, learned: Learned) -> int:
     return loop.total_steps(job, reader.steps_per_epoch)
 
 
+def resumed(run: Run, settings: tuple[str, ...]) -> Job:
+    """The job that a run was started with, under new settings.
+
+    Raises InputError where they change what is a run's for good, or leave nothing to do.
+    """
+    before, job = run.job(), run.job(settings)
+    for path in FIXED:
+        old, new = (attrgetter(path)(one) for one in (before, job))
+        if old != new:
+            raise InputError(f"{path} is {new}, but {run.path} was started with {old}; start a new run to change it")
+    if steps := run.steps():
+        progress = read_progress(run.checkpoint(steps[-1]))
+        whole, patience = check(job, run.learned()), job.train.validation.patience
+        if progress.step >= whole or progress.waited >= patience:
+            raise InputError(
+                f"{run.path}: has ended at step {progress.step}; to go on, raise train.epochs (or train.steps) "
+                "or train.validation.patience with --set"
+            )
+    return job
+
+
 def train(job: Job, learned: Learned, run: Run, resume: bool, console: Console) -> dict[str, Any]:
-    """Train in a run directory until the work is done or interrupted; returns how it ended."""
+    """Train in a run directory until the work is done or interrupted; returns how it ended.
+
+    Raises InputError where the input is wrong, and then leaves no new run directory behind.
+    """
     steps = check(job, learned)
     run.write_inputs(job, learned)
     (run.path / "result.json").unlink(missing_ok=True)
@@ -42,8 +76,16 @@ def train(job: Job, learned: Learned, run: Run, resume: bool, console: Console) 
         "run": str(run.path.resolve()),
         "resume": resume,
     }
-    with followed(run.metrics, steps, console), _stops(run, console):
-        launch(loop.work, arguments, job.cluster, run.path)
+    try:
+        with followed(run.metrics, steps, console), _stops(run, console):
+            launch(loop.work, arguments, job.cluster, run.path / "ray")
+    except (InputError, ClusterError, WorkerError) as error:
+        reason = error.__cause__ if isinstance(error, WorkerError) else error
+        if not isinstance(reason, InputError | ClusterError):
+            raise
+        if not resume and not run.steps():
+            shutil.rmtree(run.path)
+        raise InputError(str(reason)) from error
     result = run.result()
     assert result is not None, "the workers ended without a result"
     return result
@@ -72,8 +114,6 @@ def _stops(run: Run, console: Console) -> Iterator[None]:
 
 def best_step(run: Run) -> int:
     """The step that the run is judged by: the best on validation, or the newest where none was validated."""
-    from asymdiffrec.trainer.checkpoint import read_progress
-
     steps = run.steps()
     if not steps:
         raise InputError(f"{run.path}: no checkpoint yet")

@@ -14,24 +14,26 @@ from asymdiffrec.diffusion.forward import ForwardProcess
 from asymdiffrec.diffusion.model import Recommender
 from asymdiffrec.trainer.metrics import Metrics
 
+SEED = 0
+"""Of the fields that are dropped: one for all runs, so that all are judged on the same samples."""
+
 
 def evaluate(
     model: Recommender,
     reader: EvaluationReader,
     missing: float,
-    seed: int,
     spill_folder: Path,
     limit: int,
     advance: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """The metrics of a split, the same on every worker.
 
-    Each present field is dropped with probability `missing`, as a function of (seed, row, field) alone. `reader` reads
-    this worker's part; all workers call this together. Beyond `limit` rows the first one spills to `spill_folder`.
+    Each present field is dropped with probability `missing`, as a function of the row and the field alone. `reader`
+    reads this worker's part; all workers call this together. Beyond `limit` rows the first spills to `spill_folder`.
     """
     device = next(model.diffusion.parameters()).device
     first = dist.get_rank() == 0
-    process = ForwardProcess.at_rate(model.diffusion.widths, missing, seed).to(device) if missing else None
+    process = ForwardProcess.at_rate(model.diffusion.widths, missing, SEED).to(device) if missing else None
     model.eval()
     with Metrics(spill_folder, limit) as metrics, torch.no_grad():
         for batch in reader.batches():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError
 
 from asymdiffrec.cluster.launch import ClusterConfig
 from asymdiffrec.datasets.errors import InputError
@@ -51,17 +51,6 @@ class Job(FieldsConfig):
     diffusion: DiffusionConfig = DiffusionConfig()
     train: TrainConfig = TrainConfig()
     cluster: ClusterConfig = ClusterConfig()
-
-    @model_validator(mode="after")
-    def _batch_fits_lanes(self) -> Job:
-        lanes, workers = self.data.lanes, self.cluster.workers
-        if self.train.batch_size % lanes:
-            raise ValueError(
-                f"train.batch_size is {self.train.batch_size}; it must be a multiple of data.lanes ({lanes})"
-            )
-        if lanes % workers:
-            raise ValueError(f"cluster.workers is {workers}; it must divide data.lanes ({lanes})")
-        return self
 
     def location(self, part: str) -> str:
         """The path or URI of a part of the data: train, valid, test or schema.yaml."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,16 @@ from asymdiffrec.datasets.schema import Learned, Schema
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.embeddings.quiet import quiet_torchrec
 from asymdiffrec.trainer import checkpoint
-from asymdiffrec.trainer.build import Trainee, build, pipeline, worker_device, write_plan
+from asymdiffrec.trainer.build import (
+    Pipeline,
+    Trainee,
+    build,
+    detach,
+    detached,
+    pipeline,
+    worker_device,
+    write_plan,
+)
 from asymdiffrec.trainer.checkpoint import Progress
 from asymdiffrec.trainer.evaluate import evaluate
 from asymdiffrec.trainer.job import Job
@@ -73,33 +83,37 @@ class Training:
 
     def fit(self, progress: Progress, log: RunLog | None) -> tuple[Progress, str]:
         """Train to the end, to the end of validation's patience, or to a request to stop; its last step is saved."""
+        train = pipeline(self.trainee)
+        outcome = self._steps(train, progress, log)
+        detach(train)
+        return outcome
+
+    def _steps(self, train: Pipeline, progress: Progress, log: RunLog | None) -> tuple[Progress, str]:
         settings, steps = self.job.train, self.steps
         validate_every = settings.validation.every or self.reader.steps_per_epoch
-        train = pipeline(self.trainee)
         batches = self.reader.batches(self.reader.position(progress.step))
+        if self.trainee.device.type == "cuda":
+            batches = (batch.pin_memory() for batch in batches)
         meter = Meter(self.reader, self.trainee.device, progress.step, steps)
-        state = "finished"
         while progress.step < steps:
-            losses = train.progress(batches)
-            meter.add(losses)
-            progress = replace(progress, step=progress.step + 1)
-            if progress.step % settings.log_every == 0 or progress.step == steps:
+            meter.add(train.progress(batches))
+            progress, stop = replace(progress, step=progress.step + 1), False
+            last = progress.step == steps
+            if progress.step % settings.log_every == 0 or last:
                 record, stop = meter.record(progress.step, self.run.stop.exists())
                 if log:
                     log.write(record)
-                if stop:
-                    state = "interrupted"
-                    break
-            if progress.step % validate_every == 0 or progress.step == steps:
-                progress = self.validate(progress, log)
+            if progress.step % validate_every == 0 or last:
+                with meter.paused(), detached(train):
+                    progress = self.validate(progress, log)
+                    self.save(progress)
+                if progress.waited >= settings.validation.patience and not last:
+                    return progress, "stopped early"
+            elif stop:
                 self.save(progress)
-                if progress.waited >= settings.validation.patience and progress.step < steps:
-                    state = "stopped early"
-                    break
-                meter.restart(progress.step)
-        if state == "interrupted":
-            self.save(progress)
-        return progress, state
+            if stop and not last:
+                return progress, "interrupted"
+        return progress, "finished"
 
     def validate(self, progress: Progress, log: RunLog | None) -> Progress:
         """Evaluate the validation split at each share of missing fields; the metric's mean tells the best step."""
@@ -116,7 +130,7 @@ class Training:
 
     def test(self, progress: Progress, log: RunLog | None) -> None:
         """Evaluate the test split at the best step; leaves the model there."""
-        checkpoint.load(self.run.checkpoint(progress.best_step), self.trainee)
+        checkpoint.load_weights(self.run.checkpoint(progress.best_step), self.trainee)
         self.evaluate("test", 0.0, progress.best_step, log)
 
     def evaluate(self, split: str, missing: float, step: int, log: RunLog | None) -> dict[str, Any]:
@@ -125,7 +139,7 @@ class Training:
         reader = EvaluationReader(self.schema, shards, evaluation_batch(settings.batch_size), self.worker)
         spill = self.run.path / "spill"
         try:
-            metrics = evaluate(self.trainee.recommender, reader, missing, settings.seed, spill, settings.metric_rows)
+            metrics = evaluate(self.trainee.recommender, reader, missing, spill, settings.metric_rows)
         except ValueError as error:
             raise TrainingError(f"at step {step}: {error}") from error
         if log:
@@ -157,13 +171,19 @@ class Meter:
 
     def __init__(self, reader: TrainingReader, device: torch.device, step: int, steps: int) -> None:
         self.reader, self.device, self.steps = reader, device, steps
-        self.restart(step)
+        self._restart(step)
 
-    def restart(self, step: int) -> None:
-        """Begin a new interval; time spent since the last one, as on validation, does not count."""
+    def _restart(self, step: int) -> None:
         self.sums: dict[str, torch.Tensor] = {}
         self.count = 0
         self.step, self.since = step, time.perf_counter()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time that the rate does not count."""
+        start = time.perf_counter()
+        yield
+        self.since += time.perf_counter() - start
 
     def add(self, losses: Mapping[str, torch.Tensor]) -> None:
         for name, value in losses.items():
@@ -197,5 +217,5 @@ class Meter:
             "seconds_left": seconds * (self.steps - step),
             **losses,
         }
-        self.restart(step)
+        self._restart(step)
         return record, stop

@@ -17,7 +17,7 @@ class Metrics:
     As a context manager it lets go of them when an evaluation is interrupted.
     """
 
-    def __init__(self, spill_folder: Path, limit: int = 10_000_000) -> None:
+    def __init__(self, spill_folder: Path, limit: int) -> None:
         self._folder, self._limit = spill_folder, limit
         self._reset()
 

@@ -40,11 +40,13 @@ class Restored:
 def restored(folder: Path) -> Iterator[Restored]:
     """The model of a run's best step, within a process group of this process alone."""
     run = open_run(folder)
-    job, step = run.job(("cluster.workers=1",)), best_step(run)
+    # Scoring needs no optimizer state: the tables fit into half the memory, and those of a run with Adam onto a CPU.
+    here = ("cluster={}", "tables.sharding={}", "tables.optimizer={name: sgd}")
+    job, step = run.job(here), best_step(run)
     schema = job.to_schema(run.learned())
     with process_group(dist.HashStore(), 0, 1, job.cluster, one_node=True):
         trainee = build(job, schema, worker_device())
-        checkpoint.load(run.checkpoint(step), trainee)
+        checkpoint.load_weights(run.checkpoint(step), trainee)
         yield Restored(job, schema, trainee, step)
 
 
@@ -66,7 +68,6 @@ def evaluate_run(
                     model.trainee.recommender,
                     reader,
                     share,
-                    settings.seed,
                     Path(spill),
                     settings.metric_rows,
                     advance=lambda: progress.advance(task),

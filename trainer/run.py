@@ -62,6 +62,8 @@ class Run:
 def new_run(job: Job, path: Path | None) -> Run:
     """A run directory that is still empty: `path`, or runs/NAME/UTC-TIME."""
     path = path or Path("runs") / job.name / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path}: is a file; --run names a folder")
     if path.exists() and any(path.iterdir()):
         raise InputError(f"{path}: exists and is not empty; choose another --run, or add --resume to go on with it")
     return Run(path)
@@ -87,10 +89,9 @@ class RunLog:
     """Appends records to `metrics.jsonl` and to TensorBoard's events; drops lines after `step`, of a lost future."""
 
     def __init__(self, run: Run, step: int) -> None:
-        kept = []
-        if run.metrics.exists():
-            kept = [line for line in run.metrics.read_text().splitlines() if json.loads(line)["step"] <= step]
-        run.metrics.write_text("".join(line + "\n" for line in kept))
+        lines = run.metrics.read_text().splitlines(keepends=True) if run.metrics.exists() else []
+        whole = [line for line in lines if line.endswith("\n")]  # a full disk may have cut the last one
+        run.metrics.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))
         self._file = run.metrics.open("a", buffering=1)
         self._events = SummaryWriter(str(run.path / "events"), purge_step=step + 1)
 

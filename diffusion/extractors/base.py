@@ -6,8 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
+
+from asymdiffrec.diffusion.config import Config
 
 Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
@@ -26,10 +28,8 @@ class Extractor(nn.Module, ABC):
         """z [B, Z], linear at the end, of x [B, sum D_n] and s [B, step_width], 0 wide where a variant gives none."""
 
 
-class ExtractorConfig(BaseModel):
+class ExtractorConfig(Config):
     """Settings of every extractor of ours."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     latent: PositiveInt = Field(default=64, description="width Z of the latent representation")
 

@@ -8,8 +8,9 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic import Discriminator, Field, Tag, field_validator
 
+from asymdiffrec.diffusion.config import Config
 from asymdiffrec.diffusion.extractors.base import Extractor
 from asymdiffrec.diffusion.extractors.dcn import DCN, DCNConfig
 from asymdiffrec.diffusion.extractors.deepfm import DeepFM, DeepFMConfig
@@ -19,10 +20,8 @@ from asymdiffrec.diffusion.extractors.mlp import MLP, MLPConfig
 EXTRACTORS: dict[str, type[Extractor]] = {"mlp": MLP, "dcn": DCN, "deepfm": DeepFM, "dlrm": DLRM}
 
 
-class OwnExtractorConfig(BaseModel):
+class OwnExtractorConfig(Config):
     """A class of the user's own."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(description="package.module:Class, a subclass of Extractor that Python can import")
     options: dict[str, Any] = Field(default={}, description="handed to the class by keyword")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from asymdiffrec.datasets import profile
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.profile import learn
+from asymdiffrec.datasets.profile import learn, standard_deviation
 from asymdiffrec.datasets.schema import FieldsConfig
 
 CONFIG = FieldsConfig.model_validate(
@@ -151,7 +151,7 @@ GOOD = {"label": 1, "user": 1, "city": "a", "clicked": [1], "price": 1.0}
     [
         ({"label": 2}, "train/a.parquet, row group 0, column label, row 1: label 2; allowed is 0 or 1"),
         ({"label": None}, "label None; allowed is 0 or 1"),
-        ({"price": float("inf")}, "train/a.parquet, row group 0, column price: found an infinite number"),
+        ({"price": float("inf")}, "train/a.parquet, row group 0, column price: found a number beyond 3.4e+38"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_place(tmp_path: Path, change: dict[str, Any], says: str) -> None:
@@ -172,3 +172,19 @@ def test_what_a_folder_lacks_is_named(tmp_path: Path) -> None:
     write(tmp_path / "train/b.parquet", [GOOD], TYPES.remove(TYPES.get_field_index("clicked")))
     with pytest.raises(InputError, match=r"b\.parquet: .*column clicked \(field items\)"):
         learn(tmp_path, CONFIG)
+
+
+@settings(derandomize=True, deadline=None, max_examples=50)
+@given(st.floats(-1e6, 1e6), st.integers(1, 1000))
+def test_a_constant_column_has_standard_deviation_1(value, count):
+    assert standard_deviation(count * value, count * value**2, count) == 1
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+def test_standard_deviation_follows_the_scale(scale):
+    assert standard_deviation(6 * scale, 14 * scale**2, 3) == pytest.approx(scale * (2 / 3) ** 0.5)
+    assert standard_deviation(0, 2 * scale**2, 2) == pytest.approx(scale)
+
+
+def test_standard_deviation_of_nothing_is_1():
+    assert standard_deviation(0, 0, 0) == 1

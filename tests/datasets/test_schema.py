@@ -2,11 +2,9 @@
 
 import pytest
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from asymdiffrec.datasets.schema import FieldsConfig, Learned, Moments, Pattern, standard_deviation, table_seed
+from asymdiffrec.datasets.schema import FieldsConfig, Learned, Moments, Pattern, table_seed
 
 
 def config(**fields):
@@ -106,19 +104,3 @@ def test_moments_are_the_identity_until_they_are_learned():
 
 def test_seeds_of_tables_never_change():
     assert table_seed("item") == 0x6CA8F7B0F03F9E41
-
-
-@settings(derandomize=True, deadline=None, max_examples=50)
-@given(st.floats(-1e6, 1e6), st.integers(1, 1000))
-def test_a_constant_column_has_standard_deviation_1(value, count):
-    assert standard_deviation(count * value, count * value**2, count) == 1
-
-
-@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
-def test_standard_deviation_follows_the_scale(scale):
-    assert standard_deviation(6 * scale, 14 * scale**2, 3) == pytest.approx(scale * (2 / 3) ** 0.5)
-    assert standard_deviation(0, 2 * scale**2, 2) == pytest.approx(scale)
-
-
-def test_standard_deviation_of_nothing_is_1():
-    assert standard_deviation(0, 0, 0) == 1

@@ -59,8 +59,6 @@ def test_uri_of_data_is_kept(tmp_path: Path) -> None:
         ("fields.item.pooling", "sum", "fields.item.pooling: unknown key; allowed are column, group,"),
         ("fields.item.type", "ids", "fields.item: found "),
         ("fields.tags.pooling", "max", "fields.tags.pooling: found 'max'; input should be 'mean' or 'sum'"),
-        ("train.batch_size", 100, "train.batch_size is 100; it must be a multiple of data.lanes (64)"),
-        ("cluster.workers", 3, "cluster.workers is 3; it must divide data.lanes (64)"),
         ("train.validation.missing", [0, 1.5], "train.validation.missing.1: found 1.5; input should be less than 1"),
         ("diffusion.forward.time", {"law": "uniform", "low": 2}, "diffusion.forward.time.low: found 2;"),
         ("model.extractor", {"name": "mlp", "hiden": [3]}, "model.extractor.hiden: unknown key; did you mean hidden?"),

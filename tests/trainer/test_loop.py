@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from asymdiffrec.trainer import drive
+from asymdiffrec.trainer.build import Trainee
 from asymdiffrec.trainer.job import read_job, read_learned
 from asymdiffrec.trainer.loop import TrainingError
 from asymdiffrec.trainer.run import Run
@@ -35,6 +37,10 @@ SHARDINGS = {
 
 def records(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_times(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key not in ("samples_per_second", "seconds_left")}
 
 
 def train(clicks: Path, run: Path, *settings: str) -> list[dict[str, Any]]:
@@ -68,6 +74,22 @@ def test_one_and_two_workers_and_every_sharding_agree(clicks: Path, tmp_path: Pa
     for mine, theirs in zip(alone, together, strict=True):
         for key in compared & mine.keys():
             assert theirs[key] == pytest.approx(mine[key], rel=1e-3), (key, mine["step"])
+
+
+def test_the_pipeline_for_gpus_trains_and_evaluates_alike(
+    clicks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the next batch's look-up in flight, in which an evaluation between two steps must not get caught."""
+    plain = train(clicks, tmp_path / "plain", "train.validation.every=10")
+
+    def overlapping(trainee: Trainee) -> TrainPipelineSparseDist:
+        return TrainPipelineSparseDist(trainee.model, trainee.optimizer, trainee.device, execute_all_batches=False)
+
+    monkeypatch.setattr("asymdiffrec.trainer.loop.pipeline", overlapping)
+    ours = train(clicks, tmp_path / "overlapping", "train.validation.every=10")
+    assert sum("valid/auc" in record for record in ours) == 5
+    for mine, theirs in zip(plain, ours, strict=True):
+        assert without_times(theirs) == pytest.approx(without_times(mine), rel=1e-5)
 
 
 def test_diverging_training_says_so(clicks: Path, tmp_path: Path) -> None:

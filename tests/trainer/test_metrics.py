@@ -135,7 +135,7 @@ def test_what_is_undefined_is_none(tmp_path: Path, label: list, weight: list, un
 
 
 def test_a_logit_that_is_not_finite_is_an_error_and_counts_for_nothing(tmp_path: Path) -> None:
-    metrics = Metrics(tmp_path)
+    metrics = Metrics(tmp_path, 10)
     with pytest.raises(ValueError, match="2 of 3 logits are NaN or infinite"):
         metrics.update(np.array([np.nan, 0, np.inf], np.float32), np.array([0, 1, 1]))
     assert metrics.compute()["rows"] == 0

@@ -1,0 +1,50 @@
+"""Evaluation over workers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+from rich.console import Console
+
+from asymdiffrec.cluster.launch import ClusterConfig, launch
+from asymdiffrec.trainer import drive
+from asymdiffrec.trainer.job import read_job, read_learned
+from asymdiffrec.trainer.restore import evaluate_run
+from asymdiffrec.trainer.run import Run
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_workers_merge_to_the_metrics_of_one_process(clicks: Path, tmp_path: Path) -> None:
+    """Two workers, whose rows differ in number, restore what one has trained; the first spills what it gathers."""
+    job = read_job(clicks / "job.yaml", ["train.batch_size=256", "train.steps=5"])
+    run = Run(tmp_path / "run")
+    drive.train(job, read_learned(job), run, resume=False, console=Console(quiet=True))
+    _, (alone, *_) = evaluate_run(run.path, "test", [0.3], Console(quiet=True))
+
+    def work(arguments: Mapping[str, Any]) -> None:
+        from asymdiffrec.datasets.reader import EvaluationReader, Worker
+        from asymdiffrec.datasets.shards import open_shards
+        from asymdiffrec.trainer import checkpoint
+        from asymdiffrec.trainer.build import build, worker_device
+        from asymdiffrec.trainer.evaluate import evaluate
+        from asymdiffrec.trainer.run import Run
+
+        run = Run(Path(arguments["run"]))
+        job = run.job(("tables.sharding={item_id: row_wise, user_id: column_wise}",))
+        schema = job.to_schema(run.learned())
+        trainee = build(job, schema, worker_device())
+        checkpoint.load(run.checkpoint(5), trainee)
+        reader = EvaluationReader(schema, open_shards(job.location("test")), 187, Worker(dist.get_rank(), 2))
+        metrics = evaluate(trainee.recommender, reader, 0.3, run.path / "spill", limit=100)
+        (run.path / f"rank-{dist.get_rank()}.json").write_text(json.dumps(metrics))
+
+    launch(work, {"run": str(run.path)}, ClusterConfig(workers=2), tmp_path / "storage")
+    first, second = (json.loads((run.path / f"rank-{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    assert first["rows"] == 601
+    assert first == pytest.approx(alone, rel=1e-5)

@@ -1,0 +1,100 @@
+"""Stopping a run and going on with it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def test_interrupted_run_goes_on_to_the_same_end(
+    clicks: Path, trained: Path, tmp_path: Path, small: list[str], script: Path
+) -> None:
+    """Two workers and Ctrl-C leave a checkpoint, from which one worker logs what an undisturbed run logs."""
+    run = tmp_path / "run"
+    arguments = [script, "train", clicks / "job.yaml", "--run", run, *small]
+    metrics = run / "metrics.jsonl"
+    with subprocess.Popen([*arguments, "--workers", "2"], stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, message = process.communicate()
+    assert process.returncode == 130, message
+    assert "--resume" in message
+    result = json.loads((run / "result.json").read_text())
+    assert result["state"] == "interrupted"
+    assert result["step"] < 36
+    assert not (run / "stop").exists()
+
+    subprocess.run([*arguments, "--workers", "1", "--resume"], check=True, capture_output=True)
+    resumed, undisturbed = logged(run), logged(trained)
+    assert [record.keys() for record in resumed] == [record.keys() for record in undisturbed]
+    for mine, theirs in zip(resumed, undisturbed, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4)
+    end, other = (json.loads((folder / "result.json").read_text()) for folder in (run, trained))
+    assert end.pop("state") == other.pop("state") == "finished"
+    assert end == pytest.approx(other, rel=1e-4)
+
+
+def logged(run: Path) -> list[dict[str, Any]]:
+    records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    times = ("samples_per_second", "seconds_left")
+    return [{key: value for key, value in record.items() if key not in times} for record in records]
+
+
+def test_stop_at_an_epoch_s_end_loses_no_validation(
+    clicks: Path,
+    trained: Path,
+    tmp_path: Path,
+    command: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    small: list[str],
+) -> None:
+    """Stopped at step 18, which is logged and validated, and again at the last one, which is an end like any other."""
+    from asymdiffrec.trainer.loop import Meter
+
+    record, run = Meter.record, tmp_path / "run"
+    for stop_at, status in ((18, 130), (36, 0)):
+
+        def asked(meter: Meter, step: int, stop: bool, stop_at: int = stop_at) -> tuple[dict[str, Any], bool]:
+            return record(meter, step, step == stop_at)
+
+        monkeypatch.setattr(Meter, "record", asked)
+        settings = [*small[:-1], "train.log_every=6", *(["--resume"] if stop_at > 18 else [])]
+        outcome = command("train", clicks / "job.yaml", "--run", run, *settings)
+        assert outcome.status == status, outcome.err
+    valid, undisturbed = ([entry for entry in logged(folder) if "valid/auc" in entry] for folder in (run, trained))
+    for mine, theirs in zip(valid, undisturbed, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4)
+
+
+def test_a_run_is_resumed_as_what_it_is(
+    trained: Path, clicks: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    before = (copy / "job.yaml").read_text()
+    for setting, message in (
+        ("model.head=[8]", "was started with"),
+        ("train.seed=1", "train.seed is 1"),
+        ("train.log_every=7", "has ended at step 36"),
+    ):
+        outcome = command("train", clicks / "job.yaml", "--run", copy, "--resume", "--set", setting)
+        assert (outcome.status, outcome.err.count("\n")) == (2, 1), outcome.err
+        assert message in outcome.err
+    assert (copy / "job.yaml").read_text() == before
+    assert command("train", clicks / "job.yaml", "--run", copy, "--resume", "--set", "train.epochs=3").status == 0
+    assert json.loads((copy / "result.json").read_text())["step"] == 54
+
+
+def test_training_twice_needs_another_folder(trained: Path, clicks: Path, command: Callable[..., Any]) -> None:
+    outcome = command("train", clicks / "job.yaml", "--run", trained)
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert "--resume" in outcome.err

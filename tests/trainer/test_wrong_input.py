@@ -1,0 +1,140 @@
+"""What is wrong with the input is one line, and the exit status is 2."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+
+@pytest.fixture
+def broken(clicks: Path, tmp_path: Path) -> Path:
+    """A copy of the data to break."""
+    folder = tmp_path / "broken"
+    shutil.copytree(clicks, folder)
+    return folder
+
+
+def rewritten(folder: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    (file,) = (folder / "train").glob("*.parquet")
+    pq.write_table(change(pq.read_table(file)), file)
+
+
+def set_column(table: pa.Table, name: str, values: Any) -> pa.Table:
+    return table.set_column(table.schema.get_field_index(name), name, values)
+
+
+def zero_labels(folder: Path) -> None:
+    from asymdiffrec.datasets.profile import learn
+    from asymdiffrec.trainer.job import read_job, write_yaml
+
+    rewritten(folder, lambda table: set_column(table, "label", pc.multiply(table["label"], 0)))
+    learned, _ = learn(folder, read_job(folder / "job.yaml"))
+    write_yaml(folder / "schema.yaml", learned)
+
+
+def truncate(folder: Path) -> None:
+    (file,) = (folder / "train").glob("*.parquet")
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    ("breakage", "settings", "message"),
+    [
+        (None, ["train.batchsize=4"], "train.batchsize: unknown key; did you mean batch_size?"),
+        (None, ["fields.item_id.rows=0"], "fields.item_id.rows: found 0"),
+        (None, ["train.batch_size=100"], "must be a multiple of data.lanes (64)"),
+        (None, ["cluster.workers=3"], "3 workers do not divide data.lanes (64)"),
+        (None, ["train.batch_size=8192"], "fewer than one batch of 8192"),
+        (None, ["tables.optimizer={name: adam}"], "adam has no fused kernel on cpu"),
+        (None, ["tables.optimizer=sgd"], "tables.optimizer: found 'sgd'"),
+        (None, ["diffusion.forward.time=beta"], "diffusion.forward.time: found 'beta'"),
+        (None, ["tables.sharding={none: row_wise}"], "no table is named none"),
+        (None, ["model.extractor={name: 'nowhere:Extractor'}"], "cannot import nowhere"),
+        (lambda folder: shutil.rmtree(folder / "valid"), [], "valid: no such file or folder"),
+        (lambda folder: (folder / "schema.yaml").unlink(), [], "schema.yaml: no such file"),
+        (lambda folder: rewritten(folder, lambda table: table.drop_columns(["price"])), [], "lacks the column price"),
+        (
+            lambda folder: rewritten(folder, lambda table: set_column(table, "tags", table["price"])),
+            [],
+            "column tags is double; field tags of type id_list needs a list of integers or strings",
+        ),
+        (
+            lambda folder: rewritten(folder, lambda table: set_column(table, "label", pc.add(table["label"], 1))),
+            [],
+            "label 2; allowed is 0 or 1",
+        ),
+        (zero_labels, [], "every label is 0"),
+        (truncate, [], "not a readable Parquet file"),
+        (lambda folder: rewritten(folder, lambda table: table.slice(0, 0)), [], "hold no rows"),
+    ],
+)
+def test_wrong_input_is_one_line_and_status_2(
+    broken: Path,
+    breakage: Callable[[Path], None] | None,
+    settings: list[str],
+    message: str,
+    command: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    if breakage:
+        breakage(broken)
+    overrides = [part for setting in settings for part in ("--set", setting)]
+    outcome = command("train", broken / "job.yaml", "--run", tmp_path / "run", *overrides)
+    assert outcome.status == 2
+    assert outcome.err.startswith("error: ")
+    assert outcome.err.count("\n") == 1
+    assert message in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_diverging_training_is_one_line_and_status_1(
+    clicks: Path, tmp_path: Path, command: Callable[..., Any], small: list[str]
+) -> None:
+    outcome = command(
+        "train", clicks / "job.yaml", "--run", tmp_path / "run", *small, "--set", "train.learning_rate=1e30"
+    )
+    assert outcome.status == 1
+    assert outcome.err.startswith("error: ")
+    assert outcome.err.count("\n") == 1
+
+
+def test_workers_that_will_never_have_room(clicks: Path, tmp_path: Path, small: list[str], script: Path) -> None:
+    arguments = [script, "train", clicks / "job.yaml", "--run", tmp_path / "run", "--workers", "2", *small]
+    result = subprocess.run([*arguments, "--set", "cluster.gpu=true"], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr == "error: 2 workers with 1 GPU each ask for 2 GPU; the Ray cluster has 0\n"
+
+
+def test_wrong_input_to_the_installed_script(clicks: Path, tmp_path: Path, script: Path) -> None:
+    arguments = [script, "train", clicks / "job.yaml", "--set", "train.epochs=none", "--run", tmp_path / "run"]
+    result = subprocess.run(arguments, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == (
+        f"error: {clicks}/job.yaml: train.epochs: found 'none'; input should be a valid integer, "
+        "unable to parse string as an integer\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "nowhere"], "not a run directory"),
+        (["predict", "nowhere", "data", "out"], "not a run directory"),
+        (["prepare", "movielens-100k", "out", "--input", "nowhere"], "nowhere"),
+    ],
+)
+def test_other_commands_answer_alike(
+    arguments: list[str], message: str, command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = command(*arguments)
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1), outcome.err
+    assert message in outcome.err
