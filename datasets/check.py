@@ -29,6 +29,8 @@ def check_columns(schema: Schema, shards: Shards, labelled: bool) -> None:
                 raise InputError(f"{file}: weight column {data.weight} is {kind}; allowed is a number of at least 0")
             if data.user and not columns.is_id(kind := _column_type(arrow, data.user, file, "data.user")):
                 raise InputError(f"{file}: user column {data.user} is {kind}; allowed is an integer or a string")
+            if data.time:
+                _column_type(arrow, data.time, file, "data.time")
 
 
 def _column_type(arrow: pa.Schema, column: str, file: str, who: str) -> pa.DataType:

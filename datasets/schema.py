@@ -58,10 +58,12 @@ class DataConfig(Config):
     label: str = Field("label", description="column with 0 or 1")
     user: str | None = Field(None, description="column that UAUC groups by")
     weight: str | None = Field(None, description="column with the sample's weight, in the loss and in every metric")
-    time: str | None = Field(
-        None, description="column with the sample's time; kept by `predict`, never fed to the model"
+    time: str | None = Field(None, description="column with the sample's time, never fed to the model; has to be there")
+    lanes: int = Field(
+        64,
+        gt=0,
+        description="intervals an epoch is cut into, each with a row group in memory; workers must divide them",
     )
-    lanes: int = Field(64, gt=0, description="intervals an epoch is cut into; the number of workers must divide it")
     window: int = Field(4096, gt=0, description="rows of a lane that are permuted together")
 
 
