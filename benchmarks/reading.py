@@ -34,7 +34,7 @@ def write(folder: Path, rows: int, row_group: int) -> None:
 
 def main() -> None:
     options = arguments(__doc__ or "")
-    rows, row_group = (100_000, 10_000) if options.quick else (1_000_000, 50_000)
+    rows, row_group = (20_000, 5_000) if options.quick else (1_000_000, 50_000)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write(folder, rows, row_group)

@@ -23,7 +23,7 @@ VARIANTS = ("dropout", "augment", "asymdiff")
 def main() -> None:
     quiet_torchrec()
     options = arguments(__doc__ or "")
-    rows, steps, rounds = (20_000, 5, 1) if options.quick else (200_000, 40, 5)
+    rows, steps, rounds = (6_000, 1, 1) if options.quick else (200_000, 40, 5)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "data"
         prepare_synthetic(folder, rows=rows)

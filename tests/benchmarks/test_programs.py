@@ -1,0 +1,43 @@
+"""Every benchmark runs and prints what programs may count on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = sorted(file.stem for file in (ROOT / "benchmarks").glob("[a-z]*.py"))
+KEYS = {"name", "value", "unit", "peer", "peer_value", "ratio", "goal", "holds"}
+
+
+def run(program: str, *options: str | Path) -> str:
+    command = [sys.executable, "-m", f"benchmarks.{program}", "--quick", *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_quick_run_prints_the_document(program: str) -> None:
+    document = json.loads(run(program, "--json"))
+    assert document.keys() == {"machine", "versions", "results"}
+    assert {"asymdiffrec", "torch", "torchrec", "pyarrow"} <= document["versions"].keys()
+    assert document["results"]
+    for result in document["results"]:
+        assert result.keys() == KEYS
+        assert result["value"] > 0
+        assert result["ratio"] == pytest.approx(result["value"] / result["peer_value"])
+        assert result["holds"] is None
+
+
+def test_quality_on_movielens_prints_a_table_with_its_goals(data_folder: Path) -> None:
+    printed = run("quality", "--data", data_folder / "movielens-100k")
+    assert all(heading in printed for heading in ("what", "value", "peer", "ratio", "goal", "holds"))
+    assert "AUC of asymdiff, 70% missing" in printed
+    assert printed.count("at least 0.778") == 2

@@ -1,0 +1,129 @@
+"""Run directories: what counts as a checkpoint, where a new or an old run is, and a log that survives a crash."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.datasets.schema import Learned, Moments, Pattern
+from asymdiffrec.trainer.job import Job
+from asymdiffrec.trainer.run import Run, RunLog, latest_run, new_run, open_run, remove_checkpoints
+
+JOB = Job.model_validate({"name": "demo", "data": {"path": "/data"}, "fields": {"item": {"type": "id", "rows": 9}}})
+LEARNED = Learned(
+    rows={"train": 8, "valid": 1},
+    label_rate=0.25,
+    numbers={"price": Moments(mean=1 / 3, std=1e-7)},
+    patterns=[Pattern(missing=["item"], rows=2)],
+)
+
+
+def checkpoints(run: Run, *names: str) -> None:
+    for name in names:
+        (run.path / "checkpoints" / name).mkdir(parents=True)
+        (run.path / "checkpoints" / name / "progress.json").write_text("{}")
+
+
+def lines(run: Run) -> list[dict[str, object]]:
+    return [json.loads(line) for line in run.metrics.read_text().splitlines()]
+
+
+def log(run: Run, after: int, *steps: int) -> None:
+    writer = RunLog(run, after)
+    for step in steps:
+        writer.write({"step": step, "loss": step / 2})
+    writer.close()
+
+
+def test_steps_are_those_of_complete_checkpoints(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    assert run.steps() == []
+    checkpoints(run, "step-9", "step-10", "step-100.partial", "step-2")
+    assert run.steps() == [2, 9, 10]
+
+
+def test_only_wanted_checkpoints_are_kept(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    checkpoints(run, "step-1", "step-10", "step-100", "step-10.partial", "step-200.partial")
+    remove_checkpoints(run, {10, 100})
+    assert sorted(folder.name for folder in (tmp_path / "checkpoints").iterdir()) == ["step-10", "step-100"]
+    assert all((run.checkpoint(step) / "progress.json").exists() for step in (10, 100))
+
+
+def test_inputs_and_result_come_back_as_they_were_written(tmp_path: Path) -> None:
+    run = Run(tmp_path / "deep" / "run")
+    run.write_inputs(JOB, LEARNED)
+    assert run.job() == JOB
+    assert run.job(("train.seed=7",)).train.seed == 7
+    assert run.learned() == LEARNED
+    assert run.result() is None
+    run.write_result({"state": "finished", "step": 3})
+    assert run.result() == {"state": "finished", "step": 3}
+
+
+def test_new_run_takes_a_folder_that_holds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert new_run(JOB, tmp_path / "absent").path == tmp_path / "absent"
+    (tmp_path / "empty").mkdir()
+    assert new_run(JOB, tmp_path / "empty").path == tmp_path / "empty"
+    (tmp_path / "empty" / "notes.txt").touch()
+    with pytest.raises(InputError, match=r"empty: exists and is not empty.*--resume"):
+        new_run(JOB, tmp_path / "empty")
+    with pytest.raises(InputError, match=r"notes\.txt: "):
+        new_run(JOB, tmp_path / "empty" / "notes.txt")
+
+    monkeypatch.chdir(tmp_path)
+    first, second = new_run(JOB, None).path, new_run(JOB, None).path
+    assert first.parent == Path("runs") / "demo"
+    assert first.name < second.name
+
+
+def test_latest_run_is_the_newest_of_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="runs/demo: no run to resume"):
+        latest_run(JOB, None)
+    runs = [new_run(JOB, None) for _ in range(3)]
+    for run in runs[::-1]:
+        run.write_inputs(JOB, LEARNED)
+    (new_run(JOB, None).path).mkdir()  # of a command that ended before it had a job
+    assert latest_run(JOB, None) == runs[-1]
+    assert latest_run(JOB, runs[0].path) == open_run(runs[0].path) == runs[0]
+    with pytest.raises(InputError, match="elsewhere: not a run directory"):
+        latest_run(JOB, tmp_path / "elsewhere")
+
+
+@settings(derandomize=True, deadline=None, max_examples=20)
+@given(
+    steps=st.lists(st.integers(1, 30)).map(sorted),
+    after=st.integers(0, 30),
+    half=st.integers(0, 20),
+)
+def test_log_drops_a_lost_future_and_half_a_line(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[int], after: int, half: int
+) -> None:
+    run = Run(tmp_path_factory.mktemp("run"))
+    kept = [{"step": step, "loss": step / 2} for step in steps]
+    run.metrics.write_text("".join(json.dumps(record) + "\n" for record in kept) + '{"step": 1, "loss": 0.5}'[:half])
+    log(run, after, after + 1, after + 2)
+    expected = [record for record in kept if record["step"] <= after]
+    assert lines(run) == expected + [{"step": step, "loss": step / 2} for step in (after + 1, after + 2)]
+
+
+def test_a_record_can_be_read_as_soon_as_it_is_written(tmp_path: Path) -> None:
+    writer = RunLog(Run(tmp_path), 0)
+    writer.write({"step": 1, "loss": 0.5})
+    assert lines(Run(tmp_path)) == [{"step": 1, "loss": 0.5}]
+    writer.close()
+
+
+def test_tensorboard_forgets_the_lost_future_too(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    log(run, 0, 1, 2, 3, 4)
+    log(run, 2, 3)
+    events = EventAccumulator(str(tmp_path / "events")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.5), (2, 1.0), (3, 1.5)]
