@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from asymdiffrec.trainer.build import Trainee
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be loaded."""
+    """A checkpoint cannot be written or loaded."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,18 @@ class Progress:
 
 
 def save(folder: Path, trainee: Trainee, progress: Progress) -> None:
-    """Write a checkpoint; all workers call this together. The folder gets its name when it is complete."""
+    """Write a checkpoint; all workers call this together. The folder gets its name when it is complete.
+
+    Raises CheckpointError where it cannot be written, as on a full disk; then there is no folder of that name.
+    """
     partial = folder.with_name(folder.name + ".partial")
     if dist.get_rank() == 0:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         (partial / "progress.json").write_text(json.dumps(asdict(progress)) + "\n")
     dist.barrier()
-    dcp.save(_state(trainee), checkpoint_id=str(partial))
+    with _as_checkpoint_error(folder, "written"):
+        dcp.save(_state(trainee), checkpoint_id=str(partial))
     dist.barrier()
     if dist.get_rank() == 0:
         if folder.exists():
@@ -70,11 +76,18 @@ def load_weights(folder: Path, trainee: Trainee) -> None:
 
 
 def _load(folder: Path, state: dict[str, Any]) -> None:
-    try:
+    with _as_checkpoint_error(folder, "loaded"):
         dcp.load(state, checkpoint_id=str(folder))
-    except (dcp.CheckpointException, OSError) as error:  # the first derives from BaseException
+
+
+@contextmanager
+def _as_checkpoint_error(folder: Path, what: str) -> Iterator[None]:
+    """One line for what goes wrong in torch, whose own exception derives from BaseException."""
+    try:
+        yield
+    except (dcp.CheckpointException, OSError) as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
-        raise CheckpointError(f"{folder}: cannot be loaded: {lines[-1].strip()}") from error
+        raise CheckpointError(f"{folder}: cannot be {what}: {lines[-1].strip()}") from error
 
 
 def read_progress(folder: Path) -> Progress:

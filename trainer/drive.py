@@ -69,6 +69,7 @@ def train(job: Job, learned: Learned, run: Run, resume: bool, console: Console) 
     """
     steps = check(job, learned)
     run.write_inputs(job, learned)
+    run.forget_after(max(run.steps(), default=0))
     (run.path / "result.json").unlink(missing_ok=True)
     arguments = {
         "job": job.model_dump(mode="json"),

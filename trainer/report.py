@@ -49,8 +49,6 @@ def _follow(metrics: Path, skip: int, steps: int, progress: Progress, over: thre
     while True:
         last = over.wait(0.2)
         if metrics.exists():
-            # A resumed run cuts lines of a lost future off its file before it appends.
-            skip = min(skip, metrics.stat().st_size)
             with metrics.open() as file:
                 file.seek(skip)
                 while (line := file.readline()).endswith("\n"):

@@ -50,6 +50,14 @@ class Run:
         write_yaml(self.path / "job.yaml", job)
         write_yaml(self.path / "schema.yaml", learned)
 
+    def forget_after(self, step: int) -> None:
+        """Drop the records of later steps: the run goes on from `step`, and they belong to a future that was lost."""
+        lines = self.metrics.read_text().splitlines(keepends=True) if self.metrics.exists() else []
+        whole = [line for line in lines if line.endswith("\n")]  # a full disk may have cut the last one
+        kept = self.metrics.with_suffix(".partial")
+        kept.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))
+        kept.rename(self.metrics)
+
     def write_result(self, result: Mapping[str, Any]) -> None:
         (self.path / "result.json").write_text(json.dumps(result, indent=2) + "\n")
 
@@ -86,12 +94,9 @@ def open_run(path: Path) -> Run:
 
 
 class RunLog:
-    """Appends records to `metrics.jsonl` and to TensorBoard's events; drops lines after `step`, of a lost future."""
+    """Appends records of the steps after `step` to `metrics.jsonl` and to TensorBoard's events."""
 
     def __init__(self, run: Run, step: int) -> None:
-        lines = run.metrics.read_text().splitlines(keepends=True) if run.metrics.exists() else []
-        whole = [line for line in lines if line.endswith("\n")]  # a full disk may have cut the last one
-        run.metrics.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))
         self._file = run.metrics.open("a", buffering=1)
         self._events = SummaryWriter(str(run.path / "events"), purge_step=step + 1)
 

@@ -35,6 +35,7 @@ def lines(run: Run) -> list[dict[str, object]]:
 
 
 def log(run: Run, after: int, *steps: int) -> None:
+    run.forget_after(after)
     writer = RunLog(run, after)
     for step in steps:
         writer.write({"step": step, "loss": step / 2})
