@@ -47,7 +47,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "device": {"type": "id", "group": "context", "rows": DEVICES, "hash": False},
     "position": {"type": "number", "group": "context"},
 }
-SETTINGS: dict[str, Any] = {"train": {"epochs": 6, "log_every": 100}}
+SETTINGS: dict[str, Any] = {"train": {"epochs": 8, "log_every": 100}}
 
 
 def prepare_synthetic(out: Path, *, rows: int = 400_000, seed: int = 0) -> dict[str, Any]:
