@@ -50,7 +50,11 @@ def predict(
     arrow = shards.schemas[0].append(pa.field(SCORE, pa.float32()))
     model.eval()
     try:
-        with pq.ParquetWriter(partial, arrow) as writer, torch.no_grad():
+        writer = pq.ParquetWriter(partial, arrow)
+    except OSError as error:
+        raise InputError(f"{out}: cannot write there ({error.strerror}); choose another name") from error
+    try:
+        with writer, torch.no_grad():
             for group in range(len(shards.row_groups)):
                 table = shards.read(group, shards.schemas[0].names)
                 rows = decode(

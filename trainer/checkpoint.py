@@ -91,7 +91,8 @@ def _as_checkpoint_error(folder: Path, what: str) -> Iterator[None]:
 
 
 def read_progress(folder: Path) -> Progress:
-    return Progress(**json.loads((folder / "progress.json").read_text()))
+    with _as_checkpoint_error(folder, "loaded"):
+        return Progress(**json.loads((folder / "progress.json").read_text()))
 
 
 def _weights(trainee: Trainee) -> dict[str, Any]:

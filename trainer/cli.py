@@ -207,7 +207,7 @@ def _table(run: Path, step: int, split: str, results: list[dict[str, Any]]) -> A
         table.add_column(name, justify="right")
     for result in results:
         values = [result[name] for name in names]
-        table.add_row(f"{result['missing']:.0%}", *("-" if value is None else f"{value:.4f}" for value in values))
+        table.add_row(f"{100 * result['missing']:g}%", *("-" if value is None else f"{value:.4f}" for value in values))
     return table
 
 

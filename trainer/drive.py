@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import signal
 from collections.abc import Iterator
@@ -54,7 +55,8 @@ def resumed(run: Run, settings: tuple[str, ...]) -> Job:
     if steps := run.steps():
         progress = read_progress(run.checkpoint(steps[-1]))
         whole, patience = check(job, run.learned()), job.train.validation.patience
-        if progress.step >= whole or progress.waited >= patience:
+        over = progress.step >= whole or progress.waited >= patience
+        if over and run.result():  # without a result it is the test that is still to be done
             raise InputError(
                 f"{run.path}: has ended at step {progress.step}; to go on, raise train.epochs (or train.steps) "
                 "or train.validation.patience with --set"
@@ -68,6 +70,11 @@ def train(job: Job, learned: Learned, run: Run, resume: bool, console: Console) 
     Raises InputError where the input is wrong, and then leaves no new run directory behind.
     """
     steps = check(job, learned)
+    with _alone(run):
+        return _train(job, learned, run, resume, steps, console)
+
+
+def _train(job: Job, learned: Learned, run: Run, resume: bool, steps: int, console: Console) -> dict[str, Any]:
     run.write_inputs(job, learned)
     run.forget_after(max(run.steps(), default=0))
     (run.path / "result.json").unlink(missing_ok=True)
@@ -77,6 +84,8 @@ def train(job: Job, learned: Learned, run: Run, resume: bool, console: Console) 
         "run": str(run.path.resolve()),
         "resume": resume,
     }
+    if job.cluster.workers > 1:
+        console.print(f"Starting {job.cluster.workers} workers under Ray")
     try:
         with followed(run.metrics, steps, console), _stops(run, console):
             launch(loop.work, arguments, job.cluster, run.path / "ray")
@@ -90,6 +99,22 @@ def train(job: Job, learned: Learned, run: Run, resume: bool, console: Console) 
     result = run.result()
     assert result is not None, "the workers ended without a result"
     return result
+
+
+@contextmanager
+def _alone(run: Run) -> Iterator[None]:
+    """Hold the run directory; InputError where another training holds it, or where it cannot be made."""
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        file = (run.path / "lock").open("w")
+    except OSError as error:
+        raise InputError(f"{run.path}: cannot write there ({error.strerror}); choose another --run") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{run.path}: a training is running there") from None
+        yield
 
 
 @contextmanager

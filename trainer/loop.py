@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.reader import EvaluationReader, TrainingReader, Worker
 from asymdiffrec.datasets.schema import Learned, Schema
 from asymdiffrec.datasets.shards import open_shards
@@ -140,6 +141,8 @@ class Training:
         spill = self.run.path / "spill"
         try:
             metrics = evaluate(self.trainee.recommender, reader, missing, spill, settings.metric_rows)
+        except InputError:
+            raise
         except ValueError as error:
             raise TrainingError(f"at step {step}: {error}") from error
         if log:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import signal
@@ -98,3 +99,24 @@ def test_training_twice_needs_another_folder(trained: Path, clicks: Path, comman
     outcome = command("train", clicks / "job.yaml", "--run", trained)
     assert (outcome.status, outcome.err.count("\n")) == (2, 1)
     assert "--resume" in outcome.err
+
+
+def test_a_failure_after_the_last_step_is_made_good(
+    trained: Path, clicks: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    (copy / "result.json").unlink()
+    assert command("train", clicks / "job.yaml", "--run", copy, "--resume").status == 0
+    assert json.loads((copy / "result.json").read_text()) == json.loads((trained / "result.json").read_text())
+
+
+def test_two_trainings_do_not_share_a_run(
+    trained: Path, clicks: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    with (copy / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        outcome = command("train", clicks / "job.yaml", "--run", copy, "--resume", "--set", "train.epochs=3")
+    assert (outcome.status, outcome.err) == (2, f"error: {copy}: a training is running there\n")

@@ -128,14 +128,22 @@ def test_wrong_input_to_the_installed_script(clicks: Path, tmp_path: Path, scrip
     ("arguments", "message"),
     [
         (["evaluate", "nowhere"], "not a run directory"),
+        (["train", "{clicks}/job.yaml", "--run", "/proc/nowhere"], "cannot write there"),
+        (["predict", "{trained}", "{clicks}/test", "/proc/nowhere.parquet"], "cannot write there"),
         (["predict", "nowhere", "data", "out"], "not a run directory"),
         (["prepare", "movielens-100k", "out", "--input", "nowhere"], "nowhere"),
     ],
 )
 def test_other_commands_answer_alike(
-    arguments: list[str], message: str, command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    message: str,
+    command: Callable[..., Any],
+    clicks: Path,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    outcome = command(*arguments)
+    outcome = command(*(argument.format(clicks=clicks, trained=trained) for argument in arguments))
     assert (outcome.status, outcome.err.count("\n")) == (2, 1), outcome.err
     assert message in outcome.err
