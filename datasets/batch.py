@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -11,8 +11,10 @@ import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
+from asymdiffrec.datasets import gather
+from asymdiffrec.datasets.hashing import row_type
 from asymdiffrec.datasets.rows import Rows
-from asymdiffrec.datasets.schema import Schema
+from asymdiffrec.datasets.schema import IdListConfig, Schema
 
 
 @dataclass
@@ -20,7 +22,8 @@ class Batch(Pipelineable):
     """B samples. Rows from `counted` on are padding of the last batches of an evaluation: fields missing, weight 0."""
 
     ids: KeyedJaggedTensor
-    """id and id_list fields, already rows of their tables; a missing field is a bag of length 0"""
+    """id and id_list fields, already rows of their tables; a missing field is a bag of length 0. With weights where a
+    list of the schema has them: then every id has one, which includes the division of lists pooled by mean"""
     numbers: torch.Tensor
     """[B, number fields], standardised; 0 where missing"""
     missing: torch.Tensor
@@ -56,37 +59,118 @@ class Batch(Pipelineable):
 
 
 def to_batch(rows: Rows, schema: Schema, first_index: int, size: int | None = None) -> Batch:
-    """The batch of some samples, in order; padded at the end to `size` rows where it is given."""
-    count = len(rows)
+    """The batch of some samples, in order; padded at the end to `size` samples where it is given."""
+    order = np.arange(len(rows), dtype=np.int32).reshape(1, 1, -1)
+    return to_batches([rows], order, schema, [first_index], size)[0]
+
+
+def to_batches(
+    lanes: Sequence[Rows],
+    order: np.ndarray,
+    schema: Schema,
+    first_indices: Sequence[int],
+    size: int | None = None,
+    pinned: bool = False,
+) -> list[Batch]:
+    """S batches of L * E samples: batch s has from each lane, in their order, its rows `order[l, s]`.
+
+    `order` is [L, S, E] int32; `first_indices` [S] are the sample indices of each batch's first sample. Batches are
+    padded to `size` samples where it is given, and lie in page-locked memory where they are `pinned`.
+    """
+    count, steps = order.shape[0] * order.shape[2], order.shape[1]
     size = size or count
-    values, lengths = [], np.zeros((len(schema.hashed), size), dtype=np.int32)
-    ids = iter(np.ascontiguousarray(rows.ids.T))
-    for key, name in enumerate(schema.hashed):
-        if name in rows.lists:
-            values.append(rows.lists[name].values)
-            lengths[key, :count] = np.diff(rows.lists[name].offsets)
+    room = {
+        "lengths": _room(pinned, torch.int32, steps, len(schema.hashed), size),
+        "numbers": _room(pinned, torch.float32, steps, size, len(schema.numbers)),
+        "missing": _room(pinned, torch.bool, steps, size, len(schema.names)),
+        "label": _room(pinned, torch.float32, steps, size),
+        "weight": _room(pinned, torch.float32, steps, size),
+        "user": _room(pinned, torch.int64, steps, size),
+    }
+    if size > count:
+        for name, tensor in room.items():
+            (tensor[..., count:] if name == "lengths" else tensor[:, count:]).zero_()
+    sources = np.stack([rows.buffers for rows in lanes], axis=2)  # [columns, 2, L]
+    values, weights = _fill_ids(sources, order, schema, room, pinned)
+    _fill_others(sources, order, schema, room)
+    room["missing"][:, count:] = True
+    lengths = room.pop("lengths")
+    return [
+        Batch(
+            ids=KeyedJaggedTensor(
+                keys=list(schema.hashed),
+                values=values[step],
+                lengths=lengths[step].reshape(-1),
+                weights=weights[step] if weights else None,
+            ),
+            sample_index=torch.arange(first, first + size),
+            counted=count,
+            **{name: tensor[step] for name, tensor in room.items()},
+        )
+        for step, first in enumerate(first_indices)
+    ]
+
+
+def _room(pinned: bool, dtype: torch.dtype, *shape: int) -> torch.Tensor:
+    """An empty tensor: page-locked, or of numpy, which asks the system for huge pages: touching small ones is slow."""
+    if pinned:
+        return torch.empty(shape, dtype=dtype, pin_memory=True)
+    return torch.from_numpy(np.empty(shape, dtype=str(dtype).removeprefix("torch.")))
+
+
+def _fill_ids(
+    sources: np.ndarray, order: np.ndarray, schema: Schema, room: Mapping[str, torch.Tensor], pinned: bool
+) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor] | None]:
+    """Fills `lengths` and their columns of `missing`; gives the values of each step's KeyedJaggedTensor, and their
+    weights where there are."""
+    fields = [(field, row_type(field.rows)) for field in schema.hashed.values()]
+    steps, keys, size = room["lengths"].shape
+    lengths = _addresses(room["lengths"])
+    counts = np.empty((steps, keys, len(order)), np.int64)
+    for key, (field, word) in enumerate(fields):
+        found, offsets = sources[key]
+        if isinstance(field, IdListConfig):
+            gather.list_lengths(offsets, order, lengths, key * size, counts[:, key])
         else:
-            column = next(ids)
-            values.append(column[column >= 0])
-            lengths[key, :count] = column >= 0
-    numbers = _padded(rows.numbers, size, np.nan)
-    absent = np.isnan(numbers)
-    return Batch(
-        ids=KeyedJaggedTensor(
-            keys=list(schema.hashed),
-            values=torch.from_numpy(np.concatenate(values)),
-            lengths=torch.from_numpy(lengths.reshape(-1)),
-        ),
-        numbers=torch.from_numpy(np.where(absent, np.float32(0), numbers)),
-        missing=torch.from_numpy(np.concatenate([lengths.T == 0, absent], axis=1)),
-        label=torch.from_numpy(_padded(rows.label, size, 0)),
-        weight=torch.from_numpy(_padded(rows.weight, size, 0)),
-        user=torch.from_numpy(_padded(rows.user, size, 0)),
-        sample_index=torch.arange(first_index, first_index + size),
-        counted=count,
-    )
+            gather.id_lengths(found, order, lengths, key * size, counts[:, key], word)
+    gather.mark_missing(lengths, _addresses(room["missing"]), keys, size, room["missing"].shape[2])
+
+    # Steps lie one after another, keys within a step, and lanes within a key; each step has one place to spare.
+    places = (counts.cumsum() - counts.reshape(-1)).reshape(counts.shape) + np.arange(steps)[:, None, None]
+    totals = counts.sum(axis=(1, 2)) + 1
+    together = _room(pinned, torch.int64, int(totals.sum()))
+    targets = np.full(steps, together.data_ptr())
+    for key, (field, word) in enumerate(fields):
+        found, offsets = sources[key]
+        if isinstance(field, IdListConfig):
+            gather.fill_lists(found, offsets, order, targets, places[:, key], word)
+        else:
+            gather.fill_ids(found, order, targets, places[:, key], word)
+    values = [part[:-1] for part in together.split(totals.tolist())]
+    if not schema.weighted:
+        return values, None
+
+    shares = torch.ones(len(together), pin_memory=pinned)
+    targets = np.full(steps, shares.data_ptr())
+    given = iter(sources[keys:])
+    for key, (field, _) in enumerate(fields):
+        if isinstance(field, IdListConfig):
+            found = next(given)[0] if field.weights else np.zeros(len(order), np.int64)
+            gather.fill_weights(found, sources[key][1], order, targets, places[:, key], field.pooling == "mean")
+    return values, [part[:-1] for part in shares.split(totals.tolist())]
 
 
-def _padded(values: np.ndarray, size: int, fill: float) -> np.ndarray:
-    widths = [(0, size - len(values))] + [(0, 0)] * (values.ndim - 1)
-    return np.pad(values, widths, constant_values=fill) if size > len(values) else values
+def _fill_others(sources: np.ndarray, order: np.ndarray, schema: Schema, room: Mapping[str, torch.Tensor]) -> None:
+    """Fills `numbers` and their columns of `missing`, and what stands beside the fields."""
+    width, skip = len(schema.numbers), len(schema.hashed)
+    targets = {name: _addresses(tensor) for name, tensor in room.items()}
+    *_, label, weight, user = sources
+    for place, number in enumerate(sources[len(sources) - 3 - width : -3]):
+        gather.fill_numbers(number[0], order, targets["numbers"], targets["missing"], place, width, skip)
+    for name, column, word in (("label", label, np.int32), ("weight", weight, np.int32), ("user", user, np.int64)):
+        gather.fill_words(column[0], order, targets[name], word)
+
+
+def _addresses(tensor: torch.Tensor) -> np.ndarray:
+    """Where the parts along the first dimension of a tensor lie in memory."""
+    return tensor.data_ptr() + np.arange(len(tensor)) * tensor.stride(0) * tensor.itemsize

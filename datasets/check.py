@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from asymdiffrec.datasets import columns
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.schema import Schema
+from asymdiffrec.datasets.schema import IdListConfig, Schema
 from asymdiffrec.datasets.shards import Shards
 
 
@@ -21,6 +21,12 @@ def check_columns(schema: Schema, shards: Shards, labelled: bool) -> None:
                     f"{file}: column {schema.column(name)} is {kind}; "
                     f"field {name} of type {field.type} needs {columns.allowed(field)}"
                 )
+            if isinstance(field, IdListConfig) and field.weights:
+                kind = _column_type(arrow, field.weights, file, f"weights of field {name}")
+                if not columns.is_weights(kind):
+                    raise InputError(
+                        f"{file}: column {field.weights} is {kind}; the weights of field {name} need a list of numbers"
+                    )
         if labelled:
             kind = _column_type(arrow, data.label, file, "data.label")
             if not columns.is_number(kind):
@@ -44,6 +50,7 @@ def _column_type(arrow: pa.Schema, column: str, file: str, who: str) -> pa.DataT
 def column_names(schema: Schema, labelled: bool) -> list[str]:
     """The columns that `decode` reads."""
     names = [schema.column(name) for name in schema.names]
+    names += [field.weights for field in schema.fields.values() if isinstance(field, IdListConfig) and field.weights]
     if labelled:
         names += [name for name in (schema.data.label, schema.data.weight, schema.data.user) if name]
     return list(dict.fromkeys(names))

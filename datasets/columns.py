@@ -1,4 +1,4 @@
-"""Arrow columns to numpy, by the kind of a field. Each function checks the values and names the first that is wrong."""
+"""Columns of files to columns of samples, by the kind of a field; the first value that is wrong is named."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.hashing import hash_rows, splitmix64, string_ids
-from asymdiffrec.datasets.schema import AnyField, IdConfig, IdListConfig, Moments, NumberConfig, table_seed
+from asymdiffrec.datasets.hashing import hash_rows, row_type, splitmix64, string_ids
+from asymdiffrec.datasets.schema import AnyField, IdConfig, IdListConfig, Moments, NumberConfig
+from asymdiffrec.datasets.vocabulary import Vocabulary
 
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -45,6 +46,13 @@ def is_id(kind: pa.DataType) -> bool:
     return pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
+def is_weights(kind: pa.DataType) -> bool:
+    """Whether a column of this Arrow type can hold the weights of a list of ids."""
+    return pa.types.is_null(kind) or (
+        is_list(kind) and (pa.types.is_null(kind.value_type) or is_number(kind.value_type))
+    )
+
+
 def is_list(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
@@ -59,28 +67,35 @@ def validity(column: pa.Array) -> np.ndarray:
 def id_rows(
     column: pa.Array,
     field: IdConfig | IdListConfig,
-    table: str,
+    seed: int,
+    vocabulary: Vocabulary | None,
     place: str,
     row_of: Callable[[int], int] = lambda index: index,
 ) -> np.ndarray:
-    """Rows of the field's table, [V] int64; -1 where the column is null.
+    """Rows of the field's table, [V] int32 or int64, for a column of integers or strings; -1 where it is null.
 
-    `row_of` gives the row of a value for messages; it is the value's own index where a row has one value.
+    Ids outside the field's vocabulary are one id. `seed` is the table's. `row_of` gives the row of a value for
+    messages; it is the value's own index where a row has one value.
     """
-    column = _plain(column)
-    ids = as_int64(column, field.values, place, row_of)
-    if field.hash:
-        rows = hash_rows(ids, table_seed(table), field.rows)
+    column = _typed(column)
+    if column.type == pa.int64() and field.values == "int" and vocabulary is None:
+        ids = column
     else:
-        rows = ids
-        wrong = (ids < 0) | (ids >= field.rows)
-        if wrong.any():
-            index = int(np.argmax(wrong))
-            raise InputError(
-                f"{place}, row {row_of(index)}: id {column[index].as_py()} with hash: false; "
-                f"allowed is 0 to {field.rows - 1} (rows: {field.rows})"
-            )
-    return np.where(validity(column), rows, -1) if column.null_count else rows
+        numbers = as_int64(column, field.values, place, row_of)
+        ids = pa.array(
+            vocabulary.fold(numbers) if vocabulary else numbers, mask=~validity(column) if column.null_count else None
+        )
+    if field.hash:
+        return hash_rows(ids, seed, field.rows)
+    rows = ids.fill_null(-1).to_numpy()
+    wrong = (rows >= field.rows) | (rows < -1) | ((rows == -1) & validity(column))
+    if wrong.any():
+        index = int(np.argmax(wrong))
+        raise InputError(
+            f"{place}, row {row_of(index)}: id {column[index].as_py()} with hash: false; "
+            f"allowed is 0 to {field.rows - 1} (rows: {field.rows})"
+        )
+    return rows.astype(row_type(field.rows))
 
 
 def as_int64(column: pa.Array, values: str, place: str, row_of: Callable[[int], int] | None = None) -> np.ndarray:
@@ -89,20 +104,24 @@ def as_int64(column: pa.Array, values: str, place: str, row_of: Callable[[int], 
     `values` says what the ids are. Integers in a string column are parsed where writing them out again gives the same
     string; strings are hashed to 64 bits. The same id has the same number in either kind of column.
     """
-    column = _plain(column)
+    column = _typed(column)
     integers = pa.types.is_integer(column.type)
     if values == "string":
-        return string_ids((column.cast(pa.string()) if integers else column).fill_null(""))
+        return string_ids(column.cast(pa.string()) if integers else column)
     if not integers:
-        column = _parsed(column, place, row_of)
+        column = _parsed(column.dictionary_decode() if pa.types.is_dictionary(column.type) else column, place, row_of)
     return column.fill_null(0).cast(pa.int64(), safe=False).to_numpy()
 
 
-def _plain(column: pa.Array) -> pa.Array:
-    """Dictionary-encoded values decoded, and a column that has no value and so no type as integers."""
-    if pa.types.is_dictionary(column.type):
+def _typed(column: pa.Array) -> pa.Array:
+    """A column that has no value and so no type as integers; dictionaries of integers, or with a null, decoded."""
+    if pa.types.is_dictionary(column.type) and (not _is_text(column.type.value_type) or column.dictionary.null_count):
         return column.dictionary_decode()
     return column.cast(pa.int64()) if pa.types.is_null(column.type) else column
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _parsed(strings: pa.Array, place: str, row_of: Callable[[int], int] | None) -> pa.Array:
@@ -126,16 +145,84 @@ def _is_int64(text: str) -> bool:
 
 def ragged(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
     """The values of a list column without its null elements, and each row's number of them, [R] int64."""
-    if pa.types.is_null(column.type):
-        column = column.cast(pa.list_(pa.int64()))
-    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False).astype(np.int64)
-    values = _plain(column.flatten())
+    values, lengths = _flattened(column)
     if values.null_count:
-        kept = np.concatenate([[0], np.cumsum(validity(values))])
-        ends = np.cumsum(lengths)
-        lengths = kept[ends] - kept[ends - lengths]
+        lengths = _counts(validity(values), lengths)
         values = values.drop_null()
     return values, lengths
+
+
+def _flattened(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """The values of a list column, null elements too, and each row's number of them, [R] int64."""
+    if pa.types.is_null(column.type):
+        column = column.cast(pa.list_(pa.int64()))
+    if not column.null_count and not pa.types.is_fixed_size_list(column.type):
+        offsets = column.offsets.to_numpy()
+        start, stop = offsets[[0, -1]].tolist()
+        return _typed(column.values.slice(start, stop - start)), np.diff(offsets).astype(np.int64)
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+    return _typed(column.flatten()), lengths
+
+
+def _counts(marked: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """How many of each row's elements are marked, [R] int64."""
+    before = np.concatenate([[0], np.cumsum(marked)])
+    ends = np.cumsum(lengths)
+    return before[ends] - before[ends - lengths]
+
+
+def id_lists(
+    column: pa.Array,
+    weights: pa.Array | None,
+    field: IdListConfig,
+    seed: int,
+    vocabulary: Vocabulary | None,
+    place: str,
+) -> tuple[pa.Array, pa.Array | None]:
+    """The lists of a column as lists of rows of the table, and their weights, where there are, as such lists.
+
+    A weight is finite and not negative. Where the field is pooled by mean, a row's weights are divided by their sum, so
+    that the weighted sum that the look-up makes is the weighted mean.
+    """
+    values, lengths = _flattened(column)
+    shares = None if weights is None else _weights(weights, lengths, place)
+    if values.null_count:
+        kept = validity(values)
+        lengths, values = _counts(kept, lengths), values.drop_null()
+        shares = None if shares is None else shares[kept]
+    ends = np.cumsum(lengths)
+    offsets = pa.array(np.concatenate([[0], ends]))
+
+    def row_of(index: int) -> int:
+        return int(np.searchsorted(ends, index, side="right"))
+
+    found = pa.array(id_rows(values, field, seed, vocabulary, place, row_of))
+    lists = pa.LargeListArray.from_arrays(offsets, found)
+    if shares is None:
+        return lists, None
+    if field.pooling == "mean":
+        rows = np.repeat(np.arange(len(lengths)), lengths)
+        shares = shares / np.bincount(rows, shares, len(lengths)).clip(min=np.finfo(np.float32).tiny)[rows]
+    return lists, pa.LargeListArray.from_arrays(offsets, pa.array(shares.astype(np.float32)))
+
+
+def _weights(column: pa.Array, lengths: np.ndarray, place: str) -> np.ndarray:
+    """The elements of a list column of weights, float64; its rows must be as long as those of the ids."""
+    values, found = _flattened(column)
+    if (found != lengths).any():
+        row = int(np.argmax(found != lengths))
+        raise InputError(
+            f"{place}, row {row}: {lengths[row]} ids but {found[row]} weights; there must be one for each id"
+        )
+    weights = floats(values)
+    right = (weights >= 0) & (weights <= LARGEST)
+    if not right.all():
+        index = int(np.argmin(right))
+        row = int(np.searchsorted(np.cumsum(lengths), index, side="right"))
+        raise InputError(
+            f"{place}, row {row}: the weight of an id is {values[index]}; allowed is a finite number of at least 0"
+        )
+    return weights
 
 
 def floats(column: pa.Array) -> np.ndarray:
@@ -143,10 +230,19 @@ def floats(column: pa.Array) -> np.ndarray:
     return column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
 
 
-def standardised(column: pa.Array, moments: Moments, place: str) -> np.ndarray:
-    """A number column, standardised, [R] float32, NaN where it is missing, finite elsewhere."""
+def transformed(values: np.ndarray, transform: str) -> np.ndarray:
+    """Numbers [R] float64 as `NumberConfig.transform` says, before they are standardised; NaN stays NaN."""
+    if transform == "log1p":
+        return np.copysign(np.log1p(np.abs(values)), values)
+    if transform == "log_squared":
+        return np.where(values > 2, np.square(np.log(np.maximum(values, 2))), values)
+    return values
+
+
+def standardised(column: pa.Array, field: NumberConfig, moments: Moments, place: str) -> np.ndarray:
+    """A number column, transformed and standardised, [R] float32, NaN where it is missing, finite elsewhere."""
     with np.errstate(over="ignore"):
-        values = (floats(column) - moments.mean) / moments.std
+        values = (transformed(floats(column), field.transform) - moments.mean) / moments.std
     _require(
         ~(np.abs(values) > LARGEST), column, place, "number", "null, NaN or a finite 32-bit float once standardised"
     )
@@ -175,7 +271,9 @@ def _require(right: np.ndarray, column: pa.Array, place: str, what: str, range_:
 
 def users(column: pa.Array, place: str) -> np.ndarray:
     """64-bit user ids, [R] int64. A row without a user is a user of its own, whom UAUC leaves out: it has one class."""
-    column = _plain(column)
-    ids = as_int64(column, "int" if pa.types.is_integer(column.type) else "string", place)
+    column = _typed(column)
+    known = as_int64(column, "int" if pa.types.is_integer(column.type) else "string", place)
+    if not column.null_count:
+        return known
     own = splitmix64(np.arange(len(column), dtype=np.uint64) ^ string_ids(pa.array([place])).view(np.uint64))
-    return np.where(validity(column), ids, own.view(np.int64))
+    return np.where(validity(column), known, own.view(np.int64))

@@ -1,33 +1,154 @@
-"""Ids to rows of a table: one 64-bit hash, the same for every reader and for serving."""
+"""Ids to rows of a table: two well-known 64-bit hashes, the same for every reader and for serving."""
 
 from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import xxhash
+
+from asymdiffrec.datasets.native import compiled, view
+
+GOLDEN, MIX1, MIX2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+P1, P2, P3, P4, P5 = (
+    np.uint64(prime)
+    for prime in (
+        0x9E3779B185EBCA87,
+        0xC2B2AE3D27D4EB4F,
+        0x165667B19E3779F9,
+        0x85EBCA77C2B2AE63,
+        0x27D4EB2F165667C5,
+    )
+)
+LOW = np.uint64(0xFFFFFFFF)
 
 
 def splitmix64(values: np.ndarray) -> np.ndarray:
     """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection of uint64, element by element."""
     mixed = values.astype(np.uint64)  # a copy, mixed in place
-    mixed += np.uint64(0x9E3779B97F4A7C15)
+    mixed += GOLDEN
     mixed ^= mixed >> np.uint64(30)
-    mixed *= np.uint64(0xBF58476D1CE4E5B9)
+    mixed *= MIX1
     mixed ^= mixed >> np.uint64(27)
-    mixed *= np.uint64(0x94D049BB133111EB)
+    mixed *= MIX2
     mixed ^= mixed >> np.uint64(31)
     return mixed
 
 
-def hash_rows(ids: np.ndarray, seed: int, rows: int) -> np.ndarray:
-    """Rows in [0, rows) of 64-bit ids, int64: SplitMix64 of the id exclusive-or the table's seed, modulo the rows."""
-    mixed = splitmix64(ids.view(np.uint64) ^ np.uint64(seed))
-    return (mixed % np.uint64(rows)).view(np.int64)
+@compiled
+def row_of(identity: np.uint64, seed: np.uint64, rows: np.uint64) -> np.uint64:
+    """Row in [0, rows) of a 64-bit id: floor(rows * h / 2^64), h being SplitMix64 of the id exclusive-or the seed.
+
+    All three and the result are 64-bit words without a sign. A multiplication, for a division would cost more than all
+    the rest (Lemire 2019); the high word is put together from halves, which compilers can vectorise.
+    """
+    h = (identity ^ seed) + GOLDEN
+    h = (h ^ (h >> np.uint64(30))) * MIX1
+    h = (h ^ (h >> np.uint64(27))) * MIX2
+    h ^= h >> np.uint64(31)
+    high, low = h >> np.uint64(32), h & LOW
+    rows_high, rows_low = rows >> np.uint64(32), rows & LOW
+    middle = high * rows_low + ((low * rows_low) >> np.uint64(32))
+    carry = (middle & LOW) + low * rows_high
+    return high * rows_high + (middle >> np.uint64(32)) + (carry >> np.uint64(32))
+
+
+def hash_rows(ids: pa.Array, seed: int, rows: int) -> np.ndarray:
+    """Rows in [0, rows) of 64-bit ids [V] int64: `row_of` of each, -1 where it is null; int32 where that holds them."""
+    found = np.empty(len(ids), row_type(rows))
+    validity, values = ids.buffers()
+    if len(ids):
+        nulls = validity.address if ids.null_count else 0
+        _hash_each(values.address, nulls, ids.offset, found, np.uint64(seed), np.uint64(rows))
+    return found
+
+
+def row_type(rows: int) -> type[np.int32] | type[np.int64]:
+    """The smallest type that holds the rows of a table."""
+    return np.int32 if rows <= 2**31 else np.int64
+
+
+@compiled
+def _hash_each(values: int, validity: int, offset: int, found: np.ndarray, seed: np.uint64, rows: np.uint64) -> None:
+    """In blocks of the eight values whose validity is a byte, without branches: such a loop is vectorised."""
+    ids, bits = view(values + 8 * offset, np.uint64), view(validity + (offset >> 3), np.uint8)
+    shift, count = np.uint8(offset & 7), np.uint64(len(found))
+    whole = count - count % np.uint64(8)
+    for start in range(np.uint64(0), whole, np.uint64(8)):
+        valid = np.uint32(255)
+        if validity:
+            valid = np.uint32(bits[start >> np.uint64(3)]) >> shift
+            if shift:
+                valid |= np.uint32(bits[(start >> np.uint64(3)) + np.uint64(1)]) << np.uint8(8 - shift)
+        for k in range(np.uint64(8)):
+            missing = np.int64((valid >> np.uint32(k)) & np.uint32(1)) - 1  # 0, or -1 where there is no value
+            found[start + k] = np.int64(row_of(ids[start + k], seed, rows)) | missing
+    for place in range(whole, count):
+        bit = place + np.uint64(shift)
+        there = not validity or (bits[bit >> np.uint64(3)] >> np.uint8(bit & np.uint64(7))) & np.uint8(1)
+        found[place] = np.int64(row_of(ids[place], seed, rows)) if there else -1
 
 
 def string_ids(strings: pa.Array) -> np.ndarray:
-    """64-bit ids of strings without nulls, int64: XXH3 of the UTF-8 bytes, once for each distinct string."""
-    encoded = pc.dictionary_encode(strings.cast(pa.large_binary()))
-    distinct = [xxhash.xxh3_64_intdigest(value) for value in encoded.dictionary.to_pylist()]
-    return np.array(distinct, dtype=np.uint64).view(np.int64)[encoded.indices.to_numpy()]
+    """64-bit ids of strings, [V] int64: XXH64 of their UTF-8 bytes, with seed 0; 0 where null, as of no value.
+
+    A dictionary-encoded array is hashed once for each entry of its dictionary.
+    """
+    if pa.types.is_dictionary(strings.type):
+        indices = strings.indices.fill_null(0).to_numpy()
+        distinct = string_ids(strings.dictionary)
+        return distinct[indices] if len(distinct) else np.zeros(len(strings), np.int64)
+    wide = pa.types.is_large_string(strings.type) or pa.types.is_large_binary(strings.type)
+    if strings.null_count:
+        strings = strings.fill_null("")
+    _, offsets, data = strings.buffers()
+    ends = np.frombuffer(offsets, np.int64 if wide else np.int32)[strings.offset : strings.offset + len(strings) + 1]
+    return _xxh64_each(ends, data.address if data is not None else 0)
+
+
+@compiled
+def _xxh64_each(ends: np.ndarray, data: int) -> np.ndarray:
+    found = np.empty(len(ends) - 1, np.int64)
+    for place in range(len(found)):
+        found[place] = np.int64(_xxh64(data + ends[place], ends[place + 1] - ends[place]))
+    return found
+
+
+@compiled
+def _rotated(word: np.uint64, bits: int) -> np.uint64:
+    return (word << np.uint64(bits)) | (word >> np.uint64(64 - bits))
+
+
+@compiled
+def _round(state: np.uint64, word: np.uint64) -> np.uint64:
+    return _rotated(state + word * P2, 31) * P1
+
+
+@compiled
+def _xxh64(address: int, length: int) -> np.uint64:
+    """XXH64 (Collet, the xxHash specification, 0.1.1) of the bytes at an address, with seed 0."""
+    place, zero = 0, np.uint64(0)
+    if length >= 32:
+        one, two, three, four = P1 + P2, P2, zero, zero - P1
+        words = view(address, np.uint64)
+        while place + 32 <= length:
+            word = place >> 3
+            one, two = _round(one, words[word]), _round(two, words[word + 1])
+            three, four = _round(three, words[word + 2]), _round(four, words[word + 3])
+            place += 32
+        hashed = _rotated(one, 1) + _rotated(two, 7) + _rotated(three, 12) + _rotated(four, 18)
+        for state in (one, two, three, four):
+            hashed = (hashed ^ _round(zero, state)) * P1 + P4
+    else:
+        hashed = P5
+    hashed += np.uint64(length)
+    while place + 8 <= length:
+        hashed = _rotated(hashed ^ _round(zero, view(address + place, np.uint64)[0]), 27) * P1 + P4
+        place += 8
+    if place + 4 <= length:
+        hashed = _rotated(hashed ^ (np.uint64(view(address + place, np.uint32)[0]) * P1), 23) * P2 + P3
+        place += 4
+    while place < length:
+        hashed = _rotated(hashed ^ (np.uint64(view(address + place, np.uint8)[0]) * P5), 11) * P1
+        place += 1
+    hashed = (hashed ^ (hashed >> np.uint64(33))) * P2
+    hashed = (hashed ^ (hashed >> np.uint64(29))) * P3
+    return hashed ^ (hashed >> np.uint64(32))

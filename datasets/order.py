@@ -98,7 +98,10 @@ class Epoch:
 
     def window_order(self, lane: int, window: int, rows: int) -> np.ndarray:
         """The drawn order of a window's rows: a permutation of range(rows), int64."""
-        return np.argsort(_draws(rows, self.seed, self.epoch, 2, lane, window), kind="stable")
+        draws = _draws(rows, self.seed, self.epoch, 2, lane, window)
+        low = np.uint64((1 << rows.bit_length()) - 1)
+        # The draws in order, each with its place in its low bits: several times as fast as sorting the places by them.
+        return (np.sort((draws & ~low) | np.arange(rows, dtype=np.uint64)) & low).astype(np.int64)
 
 
 def _draws(count: int, *key: int) -> np.ndarray:

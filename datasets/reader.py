@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from math import ceil
-from typing import TypeVar
 
 import numpy as np
 
-from asymdiffrec.datasets.batch import Batch, to_batch
+from asymdiffrec.datasets.ahead import ahead
+from asymdiffrec.datasets.batch import Batch, to_batch, to_batches
 from asymdiffrec.datasets.check import check_columns, column_names
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.order import Epoch, evaluation_slice
-from asymdiffrec.datasets.rows import Rows, decode
+from asymdiffrec.datasets.memory import require_memory
+from asymdiffrec.datasets.order import Epoch, Slice, evaluation_slice
+from asymdiffrec.datasets.rows import Rows, decode, no_rows
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.shards import Shards
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Worker:
-    """Which of how many workers this one is."""
+    """Which of how many workers this one is, and how many share its machine."""
 
     rank: int = 0
     count: int = 1
+    on_machine: int = 1
+
+    def threads(self, wanted: int | None) -> int:
+        """Threads to read with: as many as wanted, or this worker's share of the machine's cores."""
+        return wanted or max(1, len(os.sched_getaffinity(0)) // self.on_machine)
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class TrainingReader:
     ) -> None:
         self.schema, self.shards, self.seed, self.batch_size = schema, shards, seed, batch_size
         self.worker = worker or Worker()
+        self.threads = self.worker.threads(schema.data.threads)
         lanes = schema.data.lanes
         if batch_size % lanes:
             raise InputError(f"train.batch_size is {batch_size}; it must be a multiple of data.lanes ({lanes})")
@@ -66,57 +72,85 @@ class TrainingReader:
                 "lower train.batch_size"
             )
         check_columns(schema, shards, labelled=True)
+        held = (lanes // self.worker.count + self.threads) * self.worker.on_machine
+        require_memory(shards, column_names(schema, labelled=True), held)
 
     def position(self, step: int) -> Position:
         """The position after `step` batches since the start of the run."""
         return Position(*divmod(step, self.steps_per_epoch))
 
-    def batches(self, position: Position) -> Iterator[Batch]:
-        """Batches from a position on, without end, decoded one window ahead in a thread.
+    def batches(self, position: Position, pinned: bool = False) -> Iterator[Batch]:
+        """Batches from a position on, without end, made one window ahead; in page-locked memory where `pinned`.
 
         Raises InputError with the place where a row holds what its field does not allow.
         """
-        return (batch for window in _ahead(self._windows(position)) for batch in window)
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="reader") as pool:
+            for window in ahead(self._windows(position, pinned, pool), 1):
+                while window:  # a batch that has been given away is not held
+                    yield window.pop(0)
 
     def _epoch(self, epoch: int) -> Epoch:
         data = self.schema.data
         return Epoch(self.shards.sizes, self.seed, epoch, self.batch_size, data.lanes, data.window)
 
-    def _windows(self, position: Position) -> Iterator[Callable[[], list[Batch]]]:
+    def _windows(
+        self, position: Position, pinned: bool, pool: ThreadPoolExecutor
+    ) -> Iterator[Callable[[], list[Batch]]]:
         open_groups: dict[int, Rows] = {}
         first = position.step
         for number in count(position.epoch):
             epoch = self._epoch(number)
             for start in range(0, epoch.steps, epoch.steps_per_window):
-                if first < start + epoch.steps_per_window:
-                    yield partial(self._window, epoch, start // epoch.steps_per_window, max(first, start), open_groups)
+                stop = min(start + epoch.steps_per_window, epoch.steps)
+                if first < stop:
+                    steps = range(max(first, start), stop)
+                    yield partial(self._window, epoch, steps, open_groups, pinned, pool)
             first = 0
 
-    def _window(self, epoch: Epoch, window: int, first: int, open_groups: dict[int, Rows]) -> list[Batch]:
-        """The batches of a window from step `first` on. `open_groups` keeps the row groups that the window touches."""
+    def _window(
+        self, epoch: Epoch, steps: range, open_groups: dict[int, Rows], pinned: bool, pool: ThreadPoolExecutor
+    ) -> list[Batch]:
+        """The batches of some steps of one window. `open_groups` keeps the row groups that the window touches, and, as
+        far as the cache allows, those touched last: a row group that two lanes share is read at its two ends."""
         per_worker = epoch.lanes // self.worker.count
         lanes = range(self.worker.rank * per_worker, (self.worker.rank + 1) * per_worker)
-        slices = [part for lane in lanes for part in epoch.window_slices(lane, window)]
-        groups = {
-            group: open_groups[group] if group in open_groups else _decode(self.schema, self.shards, group)
-            for group in dict.fromkeys(part.row_group for part in slices)
-        }
-        open_groups.clear()
-        open_groups.update(groups)
-        rows = Rows.concatenate([groups[part.row_group].slice(part.start, part.stop) for part in slices])
+        window, before = divmod(steps.start, epoch.steps_per_window)
+        slices = [epoch.window_slices(lane, window) for lane in lanes]
+        needed = dict.fromkeys(part.row_group for parts in slices for part in parts)
+        opened = [group for group in needed if group not in open_groups]
+        kept = {group: open_groups.pop(group) for group in needed if group in open_groups}
+        _shrink(open_groups, int(self.schema.data.cache * 2**30))
+        open_groups |= kept
+        open_groups |= zip(opened, pool.map(partial(_decode, self.schema, self.shards), opened), strict=True)
 
-        lane_rows = len(rows) // len(lanes)
-        orders = np.stack([epoch.window_order(lane, window, lane_rows) for lane in lanes])
-        places = orders + lane_rows * np.arange(len(lanes))[:, None]
-        start = window * epoch.steps_per_window
-        steps = range(first, min(start + epoch.steps_per_window, epoch.steps))
+        rows = [_joined(parts, open_groups) for parts in slices]
         each = epoch.rows_per_step
-        places = places[:, (first - start) * each : (steps.stop - start) * each].reshape(len(lanes), len(steps), each)
-        index = (epoch.epoch * epoch.steps + first) * epoch.batch_size + lanes.start * each
-        return [
-            to_batch(rows.take(places[:, k].reshape(-1)), self.schema, index + k * epoch.batch_size)
-            for k in range(len(steps))
-        ]
+        order = np.empty((len(lanes), len(steps), each), np.int32)
+        for place, (lane, parts) in enumerate(zip(lanes, slices, strict=True)):
+            drawn = epoch.window_order(lane, window, sum(part.stop - part.start for part in parts))
+            drawn = drawn[before * each : (before + len(steps)) * each].reshape(len(steps), each)
+            order[place] = drawn + (parts[0].start if len(parts) == 1 else 0)
+        index = (epoch.epoch * epoch.steps + np.array(steps)) * epoch.batch_size + lanes.start * each
+
+        def make(share: np.ndarray) -> list[Batch]:
+            return to_batches(rows, order[:, share], self.schema, index[share].tolist(), pinned=pinned)
+
+        shares = np.array_split(np.arange(len(steps)), min(self.threads, len(steps)))
+        return [batch for batches in pool.map(make, shares) for batch in batches]
+
+
+def _shrink(groups: dict[int, Rows], limit: int) -> None:
+    """Forget the row groups that were put in first until the others have at most `limit` bytes."""
+    held = sum(rows.nbytes for rows in groups.values())
+    while held > limit:
+        held -= groups.pop(next(iter(groups))).nbytes
+
+
+def _joined(parts: Sequence[Slice], groups: Mapping[int, Rows]) -> Rows:
+    """The one row group that a lane's window lies in, whole, or the rows of the window out of several."""
+    if len(parts) == 1:
+        return groups[parts[0].row_group]
+    return Rows.concatenate([groups[part.row_group].slice(part.start, part.stop) for part in parts])
 
 
 class EvaluationReader:
@@ -129,6 +163,7 @@ class EvaluationReader:
     def __init__(self, schema: Schema, shards: Shards, batch_size: int, worker: Worker | None = None) -> None:
         self.schema, self.shards = schema, shards
         worker = worker or Worker()
+        self.threads = worker.threads(schema.data.threads)
         self.batch_size = max(1, batch_size // worker.count)
         self.start, self.stop = evaluation_slice(shards.rows, worker.rank, worker.count)
         self.steps = ceil(ceil(shards.rows / worker.count) / self.batch_size)
@@ -143,19 +178,23 @@ class EvaluationReader:
             yield to_batch(rows, self.schema, at, self.batch_size)
             at += len(rows)
         for _ in range(ceil((self.stop - self.start) / self.batch_size), self.steps):
-            yield to_batch(Rows.empty(self.schema), self.schema, at, self.batch_size)
+            yield to_batch(no_rows(self.schema), self.schema, at, self.batch_size)
 
     def _cut(self) -> Iterator[Rows]:
         """The worker's rows in pieces of `batch_size`, the last one shorter."""
-        held = Rows.empty(self.schema)
-        for rows in _ahead(self._row_groups()):
-            held = Rows.concatenate([held, rows])
-            whole = len(held) - len(held) % self.batch_size
+        held: list[Rows] = []
+        for rows in ahead(self._row_groups(), self.threads):
+            held.append(rows)
+            if sum(map(len, held)) < self.batch_size:
+                continue
+            joined = Rows.concatenate(held)
+            whole = len(joined) - len(joined) % self.batch_size
             for start in range(0, whole, self.batch_size):
-                yield held.slice(start, start + self.batch_size)
-            held = held.slice(whole, len(held))
-        if len(held):
-            yield held
+                yield joined.slice(start, start + self.batch_size)
+            held = [joined.slice(whole, len(joined))]
+        rest = Rows.concatenate(held) if held else None
+        if rest is not None and len(rest):
+            yield rest
 
     def _row_groups(self) -> Iterator[Callable[[], Rows]]:
         first = 0
@@ -170,16 +209,3 @@ def _decode(schema: Schema, shards: Shards, row_group: int, start: int = 0, stop
     table = shards.read(row_group, column_names(schema, labelled=True))
     rows = decode(table, schema, shards.place(row_group), labelled=True)
     return rows if stop is None else rows.slice(start, stop)
-
-
-def _ahead(jobs: Iterator[Callable[[], T]]) -> Iterator[T]:
-    """The results of the jobs in order, each started in a thread while the one before it is consumed."""
-    with ThreadPoolExecutor(1, thread_name_prefix="reader") as pool:
-        waiting = None
-        for job in jobs:
-            started = pool.submit(job)
-            if waiting is not None:
-                yield waiting.result()
-            waiting = started
-        if waiting is not None:
-            yield waiting.result()

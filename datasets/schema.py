@@ -10,6 +10,8 @@ from typing import Annotated, Literal, Self
 import xxhash
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from asymdiffrec.datasets.vocabulary import Vocabulary
+
 
 class Config(BaseModel):
     """A section of the job file: frozen, and an unknown key is an error."""
@@ -33,6 +35,9 @@ class HashedConfig(FieldConfig):
     )
     hash: bool = Field(True, description="hash ids into the rows; false: ids are rows already, in [0, rows)")
     table: str | None = Field(None, description="table that several fields share; the field's own name when left out")
+    min_count: int = Field(
+        1, gt=0, description="ids that are in fewer training rows, and ids never seen there, count as one id"
+    )
 
 
 class IdConfig(HashedConfig):
@@ -42,10 +47,18 @@ class IdConfig(HashedConfig):
 class IdListConfig(HashedConfig):
     type: Literal["id_list"]
     pooling: Literal["mean", "sum"] = Field("mean", description="how the list's embeddings become one")
+    weights: str | None = Field(
+        None, description="column with a list of numbers, one for each id, that weigh the ids in the pooling"
+    )
 
 
 class NumberConfig(FieldConfig):
     type: Literal["number"]
+    transform: Literal["standardise", "log1p", "log_squared"] = Field(
+        "standardise",
+        description="what is done to the number before it is standardised: nothing; sign(x) log(1 + |x|); or, as is "
+        "the custom with Criteo's logs, log(x)^2 where x > 2",
+    )
 
 
 AnyField = Annotated[IdConfig | IdListConfig | NumberConfig, Field(discriminator="type")]
@@ -65,10 +78,16 @@ class DataConfig(Config):
         description="intervals an epoch is cut into, each with a row group in memory; workers must divide them",
     )
     window: int = Field(4096, gt=0, description="rows of a lane that are permuted together")
+    cache: float = Field(
+        1.0, ge=0, description="GiB of decoded row groups that a worker keeps beyond those that its lanes are in"
+    )
+    threads: int | None = Field(
+        None, gt=0, description="threads that a worker reads with; its share of the machine's cores when left out"
+    )
 
 
 class Moments(Config):
-    """Mean and standard deviation of a number field over the training rows that have it."""
+    """Mean and standard deviation of a number field, transformed, over the training rows that have it."""
 
     mean: float = 0.0
     std: float = Field(1.0, gt=0)
@@ -87,7 +106,10 @@ class Learned(Config):
     rows: dict[str, int] = Field(description="rows of each split")
     label_rate: float
     numbers: dict[str, Moments] = {}
-    cardinalities: dict[str, int] = Field({}, description="distinct ids of each id and id_list field")
+    cardinalities: dict[str, int] = Field(
+        {}, description="distinct ids of each id and id_list field, estimated where there are many"
+    )
+    vocabularies: dict[str, Vocabulary] = Field({}, description="the frequent ids of each field that has a min_count")
     patterns: list[Pattern] = Field([], description="the most frequent missingness patterns")
 
 
@@ -122,6 +144,15 @@ class Schema:
     def table(self, name: str) -> str:
         return self.hashed[name].table or name
 
+    @property
+    def weighted(self) -> bool:
+        """Whether ids come with weights: if one field's do, the look-up takes one for each id of every field."""
+        return any(isinstance(field, IdListConfig) and field.weights for field in self.fields.values())
+
+    def vocabulary(self, name: str) -> Vocabulary | None:
+        """The ids of a field that count as themselves; None where all do."""
+        return self.learned.vocabularies.get(name) if self.learned else None
+
     def moments(self, name: str) -> Moments:
         """How to standardise a number field; the identity where nothing was learned."""
         return self.learned.numbers.get(name, Moments()) if self.learned else Moments()
@@ -147,8 +178,9 @@ class FieldsConfig(Config):
                             f"fields {owner} and {name} share the table {table} but have "
                             f"{key} {getattr(first, key)} and {getattr(field, key)}; they must be equal"
                         )
-            if len({field.pooling for field in members.values() if isinstance(field, IdListConfig)}) > 1:
-                raise ValueError(f"the lists that share the table {table} are pooled by mean and by sum; choose one")
+        for name, hashed in ((name, field) for members in tables.values() for name, field in members.items()):
+            if hashed.min_count > 1 and not hashed.hash:
+                raise ValueError(f"fields.{name}: min_count needs hash: true, for rare ids become an id of their own")
         return self
 
     def _by_table(self) -> dict[str, dict[str, IdConfig | IdListConfig]]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +16,10 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.datasets.retry import passing, patiently, reason
+
+KEPT_FOOTERS = 256
+"""Files whose parsed footers are kept: parsing one again costs about as much as reading a small row group"""
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,12 @@ class Shards:
     filesystem: pafs.FileSystem
     files: tuple[str, ...]
     schemas: tuple[pa.Schema, ...]
+    bytes: tuple[int, ...]
+    """Size of each file"""
     row_groups: tuple[RowGroup, ...]
+    empty: tuple[str, ...] = ()
+    """Files without rows, which are left out"""
+    _footers: dict[int, pq.FileMetaData] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def sizes(self) -> np.ndarray:
@@ -39,76 +52,230 @@ class Shards:
     def rows(self) -> int:
         return int(self.sizes.sum())
 
+    @cached_property
+    def record(self) -> dict[str, list[int]]:
+        """The names of all files with the rows of their row groups: what `open_shards` takes to open them again."""
+        record: dict[str, list[int]] = {_name(file): [] for file in (*self.files, *self.empty)}
+        for group in self.row_groups:
+            record[_name(self.files[group.file])].append(group.rows)
+        return record
+
     def place(self, row_group: int) -> str:
         """Where a row group is, for messages."""
         group = self.row_groups[row_group]
         return f"{self.files[group.file]}, row group {group.index}"
 
     def read(self, row_group: int, columns: list[str]) -> pa.Table:
-        """The named columns of one row group."""
-        group = self.row_groups[row_group]
+        """The named columns of one row group, in one thread: whoever wants more reads several row groups at once.
+
+        A connection that fails is tried again. Raises InputError where that does not help, where the file is gone or
+        is not the one that was opened, where memory does not suffice, and where a page is damaged, with its column.
+        """
         try:
-            with self.filesystem.open_input_file(self.files[group.file]) as source:
-                return pq.ParquetFile(source).read_row_group(group.index, columns=columns)
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{self.place(row_group)}: cannot be read ({_first_line(error)})") from error
+            return patiently(partial(self._read, row_group, columns))
+        except (pa.ArrowException, OSError, MemoryError) as error:
+            raise InputError(self._failure(row_group, columns, error)) from error
+
+    def _read(self, row_group: int, columns: list[str]) -> pa.Table:
+        group = self.row_groups[row_group]
+        with self.filesystem.open_input_file(self.files[group.file]) as source:
+            if source.size() != self.bytes[group.file]:
+                raise self._changed(group.file, f"has {source.size():,} bytes instead of {self.bytes[group.file]:,}")
+            file = pq.ParquetFile(source, metadata=self._footers.get(group.file), page_checksum_verification=True)
+            self._keep(group.file, file.metadata)
+            return file.read_row_group(group.index, columns=columns, use_threads=False)
+
+    def _keep(self, file: int, footer: pq.FileMetaData) -> None:
+        if file not in self._footers:
+            if len(self._footers) >= KEPT_FOOTERS:
+                self._footers.clear()
+            self._footers[file] = footer
+
+    def _changed(self, file: int, how: str) -> InputError:
+        return InputError(
+            f"{self.files[file]}: {how} since it was opened; files must not change while they are read, start again"
+        )
+
+    def _failure(self, row_group: int, columns: list[str], error: BaseException) -> str:
+        """What to say of a row group that cannot be read: the first column that is damaged is looked for."""
+        group, place = self.row_groups[row_group], self.place(row_group)
+        if isinstance(error, MemoryError):
+            return (
+                f"{place}: no memory is left for {group.rows:,} rows ({reason(error)}); lower data.lanes, or write "
+                "smaller row groups with `asymdiffrec prepare table`"
+            )
+        if isinstance(error, FileNotFoundError):
+            return f"{place}: cannot be read, the file is gone"
+        if passing(error):
+            return f"{place}: cannot be read ({reason(error)})"
+        file = _file(self.filesystem, self.files[group.file])
+        if [rows for rows in file.sizes if rows] != self.record[_name(self.files[group.file])]:
+            raise self._changed(group.file, "has other row groups")
+        for column in columns:
+            try:
+                self._read(row_group, [column])
+            except (pa.ArrowException, OSError, MemoryError) as narrower:
+                return f"{place}, column {column}: cannot be read ({reason(narrower)})"
+        return f"{place}: cannot be read ({reason(error)})"
+
+    def decoded_bytes(self, columns: list[str]) -> dict[str, int]:
+        """What the columns of the largest row group take in memory once decoded, at most, as its footer has it.
+
+        8 bytes an id, null or not, 4 a float, and 8 more a row of a list.
+        """
+        group = self.row_groups[int(np.argmax(self.sizes))]
+        if group.file not in self._footers:
+            self._keep(group.file, _footer(self.filesystem, self.files[group.file])[-1])
+        found = self._footers[group.file].row_group(group.index)
+        leaves = [column for column in self.schemas[group.file] for _ in range(_leaves(column.type))]
+        bytes_of = dict.fromkeys(columns, 0)
+        for number, column in enumerate(leaves):
+            if column.name in bytes_of:
+                leaf = found.column(number)
+                width = 4 if leaf.physical_type in ("FLOAT", "DOUBLE") else 8
+                bytes_of[column.name] += width * leaf.num_values + (
+                    8 * group.rows if pa.types.is_nested(column.type) else 0
+                )
+        return bytes_of
+
+
+def _leaves(kind: pa.DataType) -> int:
+    """Columns that Parquet keeps for one of a type, nested or not."""
+    return sum(_leaves(kind.field(number).type) for number in range(kind.num_fields)) or 1
 
 
 def filesystem_of(location: str) -> tuple[pafs.FileSystem, str]:
     """The filesystem and the path within it of a local path or a URI (s3://, gs://, hdfs://, file://)."""
+    if "://" not in location:
+        return pafs.LocalFileSystem(), location
     try:
-        return pafs.FileSystem.from_uri(location) if "://" in location else (pafs.LocalFileSystem(), location)
+        return patiently(lambda: pafs.FileSystem.from_uri(location))
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{location}: {_first_line(error)}") from error
+        raise InputError(f"{shown(location)}: {reason(error).replace(location, shown(location))}") from error
 
 
-def open_shards(location: str) -> Shards:
+def part_of(location: str, part: str) -> str:
+    """The path or URI of a file or folder within a folder; what follows a `?` in a URI stays at its end."""
+    folder, mark, options = location.partition("?") if "://" in location else (location, "", "")
+    return f"{folder.rstrip('/')}/{part}{mark}{options}"
+
+
+def shown(location: str) -> str:
+    """A path or URI as messages name it: without a user's name and key, and without options."""
+    return re.sub("://[^/]*@", "://", location).partition("?")[0] if "://" in location else location
+
+
+def open_shards(location: str, record: Mapping[str, Sequence[int]] | None = None) -> Shards:
     """Read the footers of every Parquet file directly in a folder, or of one file. Files without rows are left out.
 
-    Raises InputError where there is no file or no row, or where a file is empty, truncated or not Parquet.
+    With the `record` of shards that were opened before, exactly these files are opened; `added_files` tells of others.
+    Raises InputError where there is no file or no row, where a file is empty, truncated or not Parquet, or where one of
+    the record is gone or has other row groups.
     """
     filesystem, path = filesystem_of(location)
     files = _files(filesystem, path, location)
+    if record is not None:
+        gone = sorted(record.keys() - set(map(_name, files)))
+        if gone:
+            raise InputError(
+                f"{part_of(shown(location), gone[0])}: is gone, but the run was started with it; "
+                "put it back or start a new run"
+            )
+        files = [file for file in files if _name(file) in record]
     with ThreadPoolExecutor(8) as pool:
-        footers = list(pool.map(lambda file: _footer(filesystem, file), files))
-    full = [(file, schema, sizes) for file, (schema, sizes) in zip(files, footers, strict=True) if sum(sizes)]
+        found = list(pool.map(partial(_file, filesystem), files))
+    if record is not None:
+        for file in found:
+            _require_as_recorded(file, record)
+    full = [file for file in found if any(file.sizes)]
     if not full:
-        raise InputError(f"{location}: the Parquet files hold no rows")
-    groups = tuple(
-        RowGroup(number, index, rows)
-        for number, (_, _, sizes) in enumerate(full)
-        for index, rows in enumerate(sizes)
-        if rows
+        raise InputError(f"{shown(location)}: the Parquet files hold no rows")
+    return Shards(
+        filesystem,
+        files=tuple(file.path for file in full),
+        schemas=tuple(file.schema for file in full),
+        bytes=tuple(file.bytes for file in full),
+        row_groups=tuple(
+            RowGroup(number, index, rows)
+            for number, file in enumerate(full)
+            for index, rows in enumerate(file.sizes)
+            if rows
+        ),
+        empty=tuple(file.path for file in found if not any(file.sizes)),
     )
-    return Shards(filesystem, tuple(file for file, _, _ in full), tuple(schema for _, schema, _ in full), groups)
+
+
+def _require_as_recorded(file: _File, record: Mapping[str, Sequence[int]]) -> None:
+    before, now = list(record[_name(file.path)]), [rows for rows in file.sizes if rows]
+    if before != now:
+        raise InputError(
+            f"{file.path}: has {len(now)} row groups with {sum(now):,} rows, other ones than the {len(before)} with "
+            f"{sum(before):,} rows that the run was started with; put the file back or start a new run"
+        )
+
+
+def added_files(location: str, record: Mapping[str, Sequence[int]]) -> list[str]:
+    """The names of the Parquet files at a location that are not in the record of its shards."""
+    filesystem, path = filesystem_of(location)
+    return [name for name in map(_name, _files(filesystem, path, location)) if name not in record]
+
+
+def exists(location: str) -> bool:
+    """Whether there is a file or a folder."""
+    filesystem, path = filesystem_of(location)
+    return _info(filesystem, path, location).type != pafs.FileType.NotFound
+
+
+def _info(filesystem: pafs.FileSystem, path: str | pafs.FileSelector, location: str) -> Any:
+    """What the filesystem says of a path or of the files in a folder."""
+    try:
+        return patiently(lambda: filesystem.get_file_info(path))
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{shown(location)}: cannot be read ({reason(error)})") from error
+
+
+def _name(file: str) -> str:
+    return PurePosixPath(file).name
 
 
 def _files(filesystem: pafs.FileSystem, path: str, location: str) -> list[str]:
     """The Parquet files of a folder in the order of their names, or the one file."""
-    try:
-        info = filesystem.get_file_info(path)
-        folder = info.type == pafs.FileType.Directory
-        entries = filesystem.get_file_info(pafs.FileSelector(path)) if folder else [info]
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{location}: cannot be read ({_first_line(error)})") from error
+    info = _info(filesystem, path, location)
+    folder = info.type == pafs.FileType.Directory
+    entries = _info(filesystem, pafs.FileSelector(path), location) if folder else [info]
     if info.type == pafs.FileType.NotFound:
-        raise InputError(f"{location}: no such file or folder")
+        raise InputError(f"{shown(location)}: no such file or folder")
     files = sorted(entry.path for entry in entries if entry.is_file and (entry.extension == "parquet" or not folder))
     if not files:
-        raise InputError(f"{location}: no *.parquet file in this folder")
+        raise InputError(f"{shown(location)}: no *.parquet file in this folder")
     return files
 
 
-def _footer(filesystem: pafs.FileSystem, file: str) -> tuple[pa.Schema, list[int]]:
-    """The columns of a file, and the rows of its row groups."""
+@dataclass(frozen=True)
+class _File:
+    """What is known of a file from its footer."""
+
+    path: str
+    bytes: int
+    schema: pa.Schema
+    sizes: list[int]
+    """Rows of each row group"""
+
+
+def _file(filesystem: pafs.FileSystem, path: str) -> _File:
+    size, schema, footer = _footer(filesystem, path)
+    return _File(path, size, schema, [footer.row_group(index).num_rows for index in range(footer.num_row_groups)])
+
+
+def _footer(filesystem: pafs.FileSystem, path: str) -> tuple[int, pa.Schema, pq.FileMetaData]:
+    """A file's size, its columns and its footer."""
+
+    def read() -> tuple[int, pa.Schema, pq.FileMetaData]:
+        with filesystem.open_input_file(path) as source:
+            file = pq.ParquetFile(source)
+            return source.size(), file.schema_arrow, file.metadata
+
     try:
-        with filesystem.open_input_file(file) as source:
-            footer = pq.ParquetFile(source)
-            metadata = footer.metadata
-            return footer.schema_arrow, [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
+        return patiently(read)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{file}: not a readable Parquet file ({_first_line(error)})") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".")
+        raise InputError(f"{path}: not a readable Parquet file ({reason(error)})") from error

@@ -112,7 +112,8 @@ class FieldColumns(nn.Module):
     """Puts the embeddings of all fields side by side, in the schema's order.
 
     A list that is pooled by mean is divided here: TorchRec 1.8 divides a split bag by the wrong length under
-    grid_shard, and lists of other tables too where a plan splits the rows of a table that has a mean.
+    grid_shard, and lists of other tables too where a plan splits the rows of a table that has a mean. Where ids have
+    weights, the weights are divided already, see `Batch.ids`.
     """
 
     def __init__(self, schema: Schema, number_widths: Sequence[int], std: float) -> None:
@@ -120,7 +121,9 @@ class FieldColumns(nn.Module):
         hashed = schema.hashed
         self.hashed = list(hashed)
         self.means = {
-            name for name, field in hashed.items() if isinstance(field, IdListConfig) and field.pooling == "mean"
+            name
+            for name, field in hashed.items()
+            if isinstance(field, IdListConfig) and field.pooling == "mean" and not schema.weighted
         }
         self.numbers = NumberEmbeddings(number_widths, std) if number_widths else None
 
@@ -152,7 +155,7 @@ class FieldTables(nn.Module):
     def __init__(self, schema: Schema, config: TablesConfig) -> None:
         super().__init__()
         tables = embedding_bag_configs(schema, config)
-        self.ids = EmbeddingBagCollection(tables=tables, device=torch.device("meta"))
+        self.ids = EmbeddingBagCollection(tables=tables, is_weighted=schema.weighted, device=torch.device("meta"))
         update_in_backward(config.optimizer, self.ids.parameters())
         number_widths = [field.embedding_dim or config.embedding_dim for field in schema.numbers.values()]
         self.columns = FieldColumns(schema, number_widths, config.init_std)

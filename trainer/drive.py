@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
 from types import FrameType
@@ -17,11 +17,11 @@ from asymdiffrec.cluster.launch import ClusterError, WorkerError, launch
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.reader import EvaluationReader, TrainingReader, Worker
 from asymdiffrec.datasets.schema import Learned
-from asymdiffrec.datasets.shards import open_shards
+from asymdiffrec.datasets.shards import Shards, added_files, open_shards
 from asymdiffrec.trainer import loop
 from asymdiffrec.trainer.checkpoint import read_progress
 from asymdiffrec.trainer.job import Job
-from asymdiffrec.trainer.report import followed
+from asymdiffrec.trainer.report import followed, unused
 from asymdiffrec.trainer.run import Run
 
 FIXED = (
@@ -32,14 +32,18 @@ FIXED = (
 """Values on which a checkpoint's shapes or the order of the samples depend: they are a run's for good."""
 
 
-def check(job: Job, learned: Learned) -> int:
-    """The steps of the whole run. Raises InputError for whatever the footers of the Parquet files show to be wrong."""
+def check(job: Job, learned: Learned, record: Mapping[str, Sequence[int]] | None) -> tuple[int, Shards]:
+    """The steps of the whole run, and what it trains on: the files of the `record`, where there is one.
+
+    Raises InputError for whatever the footers of the Parquet files show to be wrong.
+    """
     schema = job.to_schema(learned)
     worker = Worker(0, job.cluster.workers)
     for split in ("valid", "test"):
         EvaluationReader(schema, open_shards(job.location(split)), job.train.batch_size, worker)
-    reader = TrainingReader(schema, open_shards(job.location("train")), job.train.seed, job.train.batch_size, worker)
-    return loop.total_steps(job, reader.steps_per_epoch)
+    shards = open_shards(job.location("train"), record)
+    reader = TrainingReader(schema, shards, job.train.seed, job.train.batch_size, worker)
+    return loop.total_steps(job, reader.steps_per_epoch), shards
 
 
 def resumed(run: Run, settings: tuple[str, ...]) -> Job:
@@ -54,8 +58,8 @@ def resumed(run: Run, settings: tuple[str, ...]) -> Job:
             raise InputError(f"{path} is {new}, but {run.path} was started with {old}; start a new run to change it")
     if steps := run.steps():
         progress = read_progress(run.checkpoint(steps[-1]))
-        whole, patience = check(job, run.learned()), job.train.validation.patience
-        over = progress.step >= whole or progress.waited >= patience
+        whole, _ = check(job, run.learned(), run.record())
+        over = progress.step >= whole or progress.waited >= job.train.validation.patience
         if over and run.result():  # without a result it is the test that is still to be done
             raise InputError(
                 f"{run.path}: has ended at step {progress.step}; to go on, raise train.epochs (or train.steps) "
@@ -69,13 +73,16 @@ def train(job: Job, learned: Learned, run: Run, resume: bool, console: Console) 
 
     Raises InputError where the input is wrong, and then leaves no new run directory behind.
     """
-    steps = check(job, learned)
+    steps, shards = check(job, learned, run.record())
+    if added := added_files(job.location("train"), shards.record):
+        console.print(unused(added), highlight=False, soft_wrap=True)
     with _alone(run):
+        run.write_inputs(job, learned)
+        run.write_record(shards.record)
         return _train(job, learned, run, resume, steps, console)
 
 
 def _train(job: Job, learned: Learned, run: Run, resume: bool, steps: int, console: Console) -> dict[str, Any]:
-    run.write_inputs(job, learned)
     run.forget_after(max(run.steps(), default=0))
     (run.path / "result.json").unlink(missing_ok=True)
     arguments = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import torch.distributed as dist
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.reader import EvaluationReader, TrainingReader, Worker
 from asymdiffrec.datasets.schema import Learned, Schema
-from asymdiffrec.datasets.shards import open_shards
+from asymdiffrec.datasets.shards import added_files, open_shards
 from asymdiffrec.embeddings.quiet import quiet_torchrec
 from asymdiffrec.trainer import checkpoint
 from asymdiffrec.trainer.build import (
@@ -48,8 +49,9 @@ def work(arguments: Mapping[str, Any]) -> None:
     job, learned = Job.model_validate(arguments["job"]), Learned.model_validate(arguments["learned"])
     run = Run(Path(arguments["run"]))
     schema = job.to_schema(learned)
-    worker = Worker(dist.get_rank(), dist.get_world_size())
-    reader = TrainingReader(schema, open_shards(job.location("train")), job.train.seed, job.train.batch_size, worker)
+    worker = Worker(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_WORLD_SIZE"]))
+    shards = open_shards(job.location("train"), run.record())
+    reader = TrainingReader(schema, shards, job.train.seed, job.train.batch_size, worker)
     trainee = build(job, schema, worker_device())
     progress = Progress()
     if arguments["resume"] and run.steps():
@@ -92,10 +94,10 @@ class Training:
     def _steps(self, train: Pipeline, progress: Progress, log: RunLog | None) -> tuple[Progress, str]:
         settings, steps = self.job.train, self.steps
         validate_every = settings.validation.every or self.reader.steps_per_epoch
-        batches = self.reader.batches(self.reader.position(progress.step))
-        if self.trainee.device.type == "cuda":
-            batches = (batch.pin_memory() for batch in batches)
+        position, on_gpu = self.reader.position(progress.step), self.trainee.device.type == "cuda"
+        batches = self.reader.batches(position, pinned=on_gpu)
         meter = Meter(self.reader, self.trainee.device, progress.step, steps)
+        known = self.unused_files() if log else set()
         while progress.step < steps:
             meter.add(train.progress(batches))
             progress, stop = replace(progress, step=progress.step + 1), False
@@ -104,6 +106,8 @@ class Training:
                 record, stop = meter.record(progress.step, self.run.stop.exists())
                 if log:
                     log.write(record)
+            if log and progress.step % self.reader.steps_per_epoch == 0:
+                known = self.tell_added_files(progress.step, known, log)
             if progress.step % validate_every == 0 or last:
                 with meter.paused(), detached(train):
                     progress = self.validate(progress, log)
@@ -115,6 +119,17 @@ class Training:
             if stop and not last:
                 return progress, "interrupted"
         return progress, "finished"
+
+    def unused_files(self) -> set[str]:
+        """Training files that were not there when the run was started."""
+        return set(added_files(self.job.location("train"), self.reader.shards.record))
+
+    def tell_added_files(self, step: int, known: set[str], log: RunLog) -> set[str]:
+        """Record the added files that are not known yet; returns all."""
+        found = self.unused_files()
+        if new := sorted(found - known):
+            log.write({"step": step, "epoch": self.reader.position(step - 1).epoch, "files_added": new})
+        return found | known
 
     def validate(self, progress: Progress, log: RunLog | None) -> Progress:
         """Evaluate the validation split at each share of missing fields; the metric's mean tells the best step."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,10 +67,18 @@ def describe(record: dict[str, Any], steps: int) -> str:
         parts = [f"{part} {record[f'loss_{part}']:.4f}" for part in PARTS if f"loss_{part}" in record]
         left = f"{record['samples_per_second']:,.0f} samples/s  {_clock(record['seconds_left'])} left"
         return f"{head}  loss {record['loss']:.4f} ({', '.join(parts)})  {left}"
+    if "files_added" in record:
+        return f"{head}  {unused(record['files_added'])}"
     split = "valid" if "valid/auc" in record else "test"
     values = [f"{name} {value:.4f}" for name in METRICS if (value := record[f"{split}/{name}"]) is not None]
     share = f" with {record['missing']:.0%} missing" if record["missing"] else ""
     return f"{head}  {split}{share}: {'  '.join(values)}"
+
+
+def unused(files: Sequence[str]) -> str:
+    """What is said of training files that came after the run was started."""
+    few = ", ".join(files[:3]) + (", …" if len(files) > 3 else "")
+    return f"not used: {len(files)} training files added since the run was started ({few}); a new run reads them"
 
 
 def _clock(seconds: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,6 +49,14 @@ class Run:
         self.path.mkdir(parents=True, exist_ok=True)
         write_yaml(self.path / "job.yaml", job)
         write_yaml(self.path / "schema.yaml", learned)
+
+    def record(self) -> dict[str, list[int]] | None:
+        """The training files that the run reads, with the rows of their row groups; None before its first session."""
+        path = self.path / "shards.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def write_record(self, record: Mapping[str, Sequence[int]]) -> None:
+        (self.path / "shards.json").write_text(json.dumps(record) + "\n")
 
     def forget_after(self, step: int) -> None:
         """Drop the records of later steps: the run goes on from `step`, and they belong to a future that was lost."""

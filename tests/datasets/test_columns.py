@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from asymdiffrec.datasets import columns
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.hashing import hash_rows, string_ids
-from asymdiffrec.datasets.schema import IdConfig, Moments, table_seed
+from asymdiffrec.datasets.schema import IdConfig, Moments, NumberConfig, table_seed
 
 INTEGERS = [pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()]
 STRINGS = [pa.string(), pa.large_string()]
 DICTIONARIES = [pa.dictionary(pa.int32(), kind) for kind in (pa.string(), pa.large_string(), pa.int64())]
 NUMBERS = [*INTEGERS, pa.float16(), pa.float32(), pa.float64(), pa.decimal128(9, 2), pa.decimal256(50, 2)]
 
+NUMBER = NumberConfig(type="number")
 PLACE = "train/part-0.parquet, row group 3, column item"
 quick = settings(derandomize=True, deadline=None, max_examples=60)
 
@@ -28,14 +29,14 @@ def field(**settings):
 
 
 def rows_of(column, **settings):
-    return columns.id_rows(column, field(**settings), "item", PLACE).tolist()
+    return columns.id_rows(column, field(**settings), table_seed("item"), None, PLACE).tolist()
 
 
 def reference(ids, values):
     """Table rows of ids that are integers or None."""
     numbers = [0 if i is None else i for i in ids]
     keys = np.array(numbers, dtype=np.int64) if values == "int" else string_ids(pa.array([str(i) for i in numbers]))
-    found = hash_rows(keys, table_seed("item"), 1000).tolist()
+    found = hash_rows(pa.array(keys), table_seed("item"), 1000).tolist()
     return [-1 if i is None else row for i, row in zip(ids, found, strict=True)]
 
 
@@ -157,7 +158,7 @@ def test_numbers_may_be_bool_nan_and_beyond_2_53():
 
 
 def test_numbers_are_standardised():
-    found = columns.standardised(pa.array([10.0, None, np.nan, 16.0]), Moments(mean=12, std=4), PLACE)
+    found = columns.standardised(pa.array([10.0, None, np.nan, 16.0]), NUMBER, Moments(mean=12, std=4), PLACE)
     np.testing.assert_array_equal(found, np.array([-0.5, np.nan, np.nan, 1], np.float32))
     assert found.dtype == np.float32
 
@@ -165,7 +166,7 @@ def test_numbers_are_standardised():
 @pytest.mark.parametrize("wrong", [np.inf, -np.inf, 1e300])
 def test_a_number_that_is_not_finite_is_refused(wrong):
     with pytest.raises(InputError) as caught:
-        columns.standardised(pa.array([None, 1.0, wrong, np.inf]), Moments(mean=0, std=1e-10), PLACE)
+        columns.standardised(pa.array([None, 1.0, wrong, np.inf]), NUMBER, Moments(mean=0, std=1e-10), PLACE)
     assert str(caught.value).startswith(f"{PLACE}, row 2: number {wrong}; allowed is null, NaN or a finite")
 
 

@@ -10,10 +10,11 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asymdiffrec.datasets.batch import to_batch
+from asymdiffrec.datasets.batch import to_batch, to_batches
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.rows import Ragged, Rows, decode
+from asymdiffrec.datasets.rows import Rows, decode, no_rows
 from asymdiffrec.datasets.schema import FieldsConfig, Learned, Moments
+from asymdiffrec.datasets.vocabulary import RARE, Vocabulary
 
 ROWS = 11
 SCHEMA = FieldsConfig.model_validate(
@@ -83,8 +84,8 @@ def mixed(value):
 
 
 def hashed(value, table):
-    word = xxhash.xxh3_64_intdigest(value.encode()) if isinstance(value, str) else value % 2**64
-    return mixed(word ^ xxhash.xxh3_64_intdigest(table.encode())) % ROWS
+    word = xxhash.xxh64_intdigest(value.encode()) if isinstance(value, str) else value % 2**64
+    return mixed(word ^ xxhash.xxh3_64_intdigest(table.encode())) * ROWS // 2**64
 
 
 def bag(sample, name):
@@ -165,11 +166,10 @@ def test_padding_lacks_every_field_and_weighs_nothing(found, more):
 
 @quick
 @given(samples, st.data())
-def test_rows_are_sliced_taken_and_concatenated_like_lists(found, data):
+def test_rows_are_sliced_and_concatenated_like_lists(found, data):
     rows, size = decoded(found), len(found)
     start = data.draw(st.integers(0, size))
     stop = data.draw(st.integers(start, size))
-    chosen = data.draw(st.lists(st.integers(0, size - 1), max_size=6)) if size else []
 
     def same(part, expected):
         one, other = to_batch(part, SCHEMA, 0), to_batch(decoded(expected), SCHEMA, 0)
@@ -178,38 +178,28 @@ def test_rows_are_sliced_taken_and_concatenated_like_lists(found, data):
         assert one.user.tolist() == other.user.tolist()
 
     same(rows.slice(start, stop), found[start:stop])
-    same(rows.take(np.array(chosen, dtype=np.int64)), [found[k] for k in chosen])
     same(
         Rows.concatenate([rows.slice(start, stop), rows, rows.slice(0, start)]),
         found[start:stop] + found + found[:start],
     )
-    same(Rows.concatenate([Rows.empty(SCHEMA), rows]), found)
-    same(Rows.empty(SCHEMA), [])
-
-
-lists = st.lists(st.lists(st.integers(0, 9), max_size=4), min_size=1, max_size=8)
-
-
-def ragged(found):
-    values = np.array(list(itertools.chain(*found)), dtype=np.int64)
-    return Ragged.of_lengths(values, np.array([len(one) for one in found], dtype=np.int64))
-
-
-def plain(found):
-    return [found.values[a:b].tolist() for a, b in itertools.pairwise(found.offsets)]
+    same(Rows.concatenate([no_rows(SCHEMA), rows]), found)
+    same(no_rows(SCHEMA), [])
 
 
 @quick
-@given(lists, lists, st.data())
-def test_ragged_is_a_list_of_lists(one, other, data):
-    start = data.draw(st.integers(0, len(one)))
-    stop = data.draw(st.integers(start, len(one)))
-    chosen = data.draw(st.lists(st.integers(0, len(one) - 1), max_size=9))
-    part = ragged(one).slice(start, stop)
-    assert plain(part) == one[start:stop]
-    assert part.offsets[0] == 0
-    assert plain(ragged(one).take(np.array(chosen, dtype=np.int64))) == [one[k] for k in chosen]
-    assert plain(Ragged.concatenate([part, ragged(other), part])) == one[start:stop] + other + one[start:stop]
+@given(st.lists(samples.filter(len), min_size=1, max_size=3), st.integers(1, 3), st.integers(1, 3), st.data())
+def test_batches_take_from_each_lane_the_rows_that_the_order_says(lanes, steps, each, data):
+    order = np.array(
+        [[[data.draw(st.integers(0, len(lane) - 1)) for _ in range(each)] for _ in range(steps)] for lane in lanes],
+        dtype=np.int32,
+    )
+    batches = to_batches([decoded(lane) for lane in lanes], order, SCHEMA, range(0, 100 * steps, 100))
+    for step, batch in enumerate(batches):
+        drawn = [lane[row] for lane, rows in zip(lanes, order[:, step], strict=True) for row in rows]
+        expected = to_batch(decoded(drawn), SCHEMA, 100 * step)
+        assert bags(batch) == bags(expected)
+        for name in ("numbers", "missing", "label", "weight", "user", "sample_index"):
+            assert torch.equal(getattr(batch, name), getattr(expected, name))
 
 
 def test_fields_of_one_table_share_rows_and_others_do_not():
@@ -251,7 +241,12 @@ def test_a_wrong_value_in_a_list_is_named_with_the_row_of_the_list():
     no_integer = pa.table(good | {"b": pa.array([["1", None], None, [], ["2", "02"], ["x"]])})
     with pytest.raises(InputError, match=r"p, column b, row 3: '02' is no 64-bit integer"):
         decode(no_integer, schema, "p", labelled=False)
-    assert decode(pa.table(good), schema, "p", labelled=False).lists["a"].values.tolist() == [1, 2, 3, 4]
+    assert to_batch(decode(pa.table(good), schema, "p", labelled=False), schema, 0).ids["a"].values().tolist() == [
+        1,
+        2,
+        3,
+        4,
+    ]
 
 
 def test_dictionaries_of_several_chunks_are_one_column():
@@ -261,8 +256,8 @@ def test_dictionaries_of_several_chunks_are_one_column():
     parts = [["x", "y", None], ["y", "z"], ["w", None]]
     chunks = pa.table({"a": pa.chunked_array([pa.array(part).dictionary_encode() for part in parts])})
     whole = pa.table({"a": pa.array(list(itertools.chain(*parts)))})
-    one, other = (decode(table, schema, "p", labelled=False).ids.tolist() for table in (chunks, whole))
-    assert one == other
+    one, other = (decode(table, schema, "p", labelled=False).columns for table in (chunks, whole))
+    assert one.equals(other)
 
 
 def test_without_labels_only_fields_are_read():
@@ -271,7 +266,100 @@ def test_without_labels_only_fields_are_read():
     sample = dict.fromkeys(SCHEMA.names)
     table = pa.Table.from_pylist([sample, sample], pa.schema([(name, TYPES[name]) for name in SCHEMA.names]))
     rows = decode(table, SCHEMA, "p", labelled=False)
-    assert [rows.label.tolist(), rows.weight.tolist(), rows.user.tolist()] == [[0, 0], [1, 1], [0, 0]]
+    batch = to_batch(rows, SCHEMA, 0)
+    assert [batch.label.tolist(), batch.weight.tolist(), batch.user.tolist()] == [[0, 0], [1, 1], [0, 0]]
+
+
+WEIGHTED = FieldsConfig.model_validate(
+    {
+        "fields": {
+            "item": {"type": "id", "rows": 1000},
+            "seen": {"type": "id_list", "rows": 1000, "weights": "shares", "pooling": "mean"},
+            "bought": {"type": "id_list", "rows": 1000, "weights": "prices", "pooling": "sum"},
+            "plain": {"type": "id_list", "rows": 1000, "pooling": "mean"},
+            "summed": {"type": "id_list", "rows": 1000, "pooling": "sum"},
+        }
+    }
+).to_schema()
+pairs = st.none() | st.lists(st.tuples(st.none() | st.integers(0, 99), st.integers(0, 8)), max_size=4)
+
+
+def weighted(found):
+    """Rows of the fields of WEIGHTED with their weights."""
+
+    def column(name, part, kind):
+        return pa.array([None if row[name] is None else [one[part] for one in row[name]] for row in found], kind)
+
+    return pa.table(
+        {
+            "item": pa.array(range(len(found))),
+            "seen": column("seen", 0, pa.list_(pa.int64())),
+            "shares": column("seen", 1, pa.list_(pa.float64())),
+            "bought": column("bought", 0, pa.large_list(pa.int64())),
+            "prices": column("bought", 1, pa.list_(pa.float32())),
+            "plain": pa.array([[1, 2]] * len(found), pa.list_(pa.int64())),
+            "summed": pa.array([[1, 2]] * len(found), pa.list_(pa.int64())),
+        }
+    )
+
+
+@quick
+@given(st.lists(st.fixed_dictionaries({"seen": pairs, "bought": pairs}), min_size=1, max_size=6))
+def test_weights_go_with_their_ids_and_means_are_divided(found):
+    batch = to_batch(decode(weighted(found), WEIGHTED, "p", labelled=False), WEIGHTED, 0)
+    weights = iter(batch.ids.weights().tolist())
+    lengths = batch.ids.lengths().view(5, -1).tolist()
+    given = {
+        name: [[weight for one, weight in row[name] or [] if one is not None] for row in found]
+        for name in ("seen", "bought")
+    }
+    expected = {
+        "item": [[1.0] for _ in found],
+        "seen": [[weight / max(sum(row), 1e-30) for weight in row] for row in given["seen"]],
+        "bought": given["bought"],
+        "plain": [[0.5, 0.5] for _ in found],
+        "summed": [[1.0, 1.0] for _ in found],
+    }
+    for name, own in zip(batch.ids.keys(), lengths, strict=True):
+        for length, row in zip(own, expected[name], strict=True):
+            assert list(itertools.islice(weights, length)) == pytest.approx(row, rel=1e-5)
+            assert length == len(row)
+
+
+@pytest.mark.parametrize(
+    ("seen", "shares", "text"),
+    [
+        ([[1], [2, 3]], [[1.0], [1.0]], "row 1: 2 ids but 1 weights; there must be one for each id"),
+        ([[1], [2]], [[1.0], None], "row 1: 1 ids but 0 weights"),
+        ([[1], [2]], [[1.0], [-1.0]], "row 1: the weight of an id is -1.0; allowed is a finite number of at least 0"),
+        ([[1], [2]], [[None], [1.0]], "row 0: the weight of an id is None"),
+    ],
+)
+def test_wrong_weights_are_named_with_their_row(seen, shares, text):
+    table = weighted([{"seen": None, "bought": None}] * 2)
+    table = table.set_column(1, "seen", pa.array(seen)).set_column(2, "shares", pa.array(shares))
+    with pytest.raises(InputError) as caught:
+        decode(table, WEIGHTED, "p", labelled=False)
+    assert str(caught.value).startswith(f"p, column seen, {text}")
+
+
+def test_ids_outside_the_vocabulary_are_one_id():
+    fields = {
+        "a": {"type": "id", "rows": 10**6, "min_count": 2},
+        "b": {"type": "id_list", "rows": 10**6, "table": "a", "min_count": 2},
+    }
+    known = Vocabulary.of(np.array([-5, 3, 7]))
+    learned = Learned(rows={"train": 4}, label_rate=0.5, vocabularies={"a": known, "b": known})
+    schema = FieldsConfig.model_validate({"fields": fields}).to_schema(learned)
+    table = pa.table({"a": [3, None, 8, 9, -5], "b": [[3, 7], [], None, [8, 3], [9]]})
+    found = bags(to_batch(decode(table, schema, "p", labelled=False), schema, 0))
+
+    def row(value):
+        return mixed(value % 2**64 ^ xxhash.xxh3_64_intdigest(b"a")) * 10**6 // 2**64
+
+    rare = row(int(RARE))
+    assert found["a"] == [[row(3)], [], [rare], [rare], [row(-5)]]
+    assert found["b"] == [[row(3), row(7)], [], [], [rare, row(3)], [rare]]
 
 
 def test_the_parts_of_a_batch_move_together():

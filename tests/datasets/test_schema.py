@@ -54,10 +54,10 @@ def test_fields_that_share_a_table_agree(other, says):
         config(item=an_id(), history=a_list(table="item", **other))
 
 
-def test_lists_of_a_table_are_pooled_alike():
-    config(a=a_list(pooling="sum"), b=a_list(), c=an_id(table="a"), d=a_list(table="a", pooling="sum"))
-    with pytest.raises(ValidationError, match="share the table a are pooled by mean and by sum"):
-        config(a=a_list(pooling="sum"), b=a_list(table="a"))
+def test_rare_ids_need_a_hash():
+    config(a=an_id(min_count=2), b=an_id(hash=False))
+    with pytest.raises(ValidationError, match=r"fields\.a: min_count needs hash: true"):
+        config(a=an_id(min_count=2, hash=False))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """The files of a split: what is read from them, and what is said where they are wrong."""
 
+import math
+
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -8,7 +11,7 @@ from asymdiffrec.datasets.check import check_columns, column_names
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.rows import decode
 from asymdiffrec.datasets.schema import FieldsConfig
-from asymdiffrec.datasets.shards import open_shards
+from asymdiffrec.datasets.shards import added_files, open_shards, part_of, shown
 
 SCHEMA = FieldsConfig.model_validate(
     {
@@ -96,8 +99,8 @@ def test_files_may_order_and_type_their_columns_as_they_like(tmp_path):
     first, second = (
         decode(shards.read(group, column_names(SCHEMA, True)), SCHEMA, shards.place(group), True) for group in (0, 2)
     )
-    assert first.ids.tolist() == second.ids.tolist()
-    assert first.user.tolist() == second.user.tolist()
+    for number in (0, -1):  # item and user
+        assert first.columns.column(number).equals(second.columns.column(number))
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"id,label\n1,0\n" * 9], ids=["empty", "short", "csv"])
@@ -123,17 +126,111 @@ def test_a_row_group_that_is_damaged_is_named(tmp_path):
     path.write_bytes(content)
     shards = open_shards(str(tmp_path))
     shards.read(0, ["item_id"])
-    with pytest.raises(InputError, match=r"a\.parquet, row group 1: cannot be read \(.+\)") as caught:
-        shards.read(1, ["item_id"])
+    with pytest.raises(InputError, match=r"a\.parquet, row group 1, column item_id: cannot be read \(.+\)") as caught:
+        shards.read(1, ["label", "item_id", "age"])
     assert "\n" not in str(caught.value)
+
+
+def test_a_page_that_its_checksum_denies_is_named(tmp_path):
+    path, options = tmp_path / "a.parquet", {"compression": "none", "use_dictionary": False}
+    pq.write_table(table(100), path, write_page_checksum=True, **options)
+    content = path.read_bytes()
+    values = np.arange(100).astype("<i8").tobytes()
+    assert content.count(values) == 1
+    path.write_bytes(content.replace(values, values[:-8] + values[:8]))
+    shards = open_shards(str(tmp_path))
+    shards.read(0, ["label", "age"])
+    with pytest.raises(InputError, match=r"a\.parquet, row group 0, column item_id: cannot be read \(.*CRC"):
+        shards.read(0, ["label", "item_id", "age"])
 
 
 def test_a_file_that_goes_away_is_named(tmp_path):
     path = write(tmp_path / "a.parquet")
     shards = open_shards(str(tmp_path))
+    shards.read(0, ["item_id"])
     path.unlink()
-    with pytest.raises(InputError, match=rf"{path}, row group 0: cannot be read"):
+    with pytest.raises(InputError, match=rf"{path}, row group 0: cannot be read, the file is gone"):
         shards.read(0, ["item_id"])
+
+
+def test_a_file_that_changes_is_named(tmp_path):
+    """By its size or, as where nothing but the rows' places in it changed, by its row groups."""
+    path = write(tmp_path / "a.parquet", table(60), row_group_size=20)
+    shards = open_shards(str(tmp_path))
+    shards.read(1, ["item_id"])
+    write(path, table(60), row_group_size=30)
+    with pytest.raises(InputError, match=rf"{path}: has [\d,]+ bytes instead of [\d,]+ since it was opened"):
+        shards.read(1, ["item_id"])
+    padding = shards.bytes[0] - path.stat().st_size
+    content = path.read_bytes()
+    path.write_bytes(content[:4] + bytes(padding) + content[4:])
+    with pytest.raises(InputError, match=rf"{path}: has other row groups since it was opened"):
+        shards.read(2, ["item_id"])
+
+
+@pytest.mark.parametrize("kind", [MemoryError, pa.ArrowMemoryError])
+def test_memory_that_is_lacking_is_told_with_the_place(tmp_path, monkeypatch, kind):
+    shards = open_shards(str(write(tmp_path / "a.parquet")))
+
+    def fail(*_, **__):
+        raise kind("malloc of size 99 failed")
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", fail)
+    with pytest.raises(InputError) as caught:
+        shards.read(1, ["item_id"])
+    assert f"{tmp_path}/a.parquet, row group 1: no memory is left for 1 rows (malloc of size 99 failed)" in str(
+        caught.value
+    )
+
+
+def test_the_same_files_are_opened_again(tmp_path):
+    write(tmp_path / "b.parquet", table(7))
+    write(tmp_path / "c.parquet", table(0))
+    shards = open_shards(str(tmp_path))
+    assert shards.record == {"b.parquet": [3, 3, 1], "c.parquet": []}
+    assert added_files(str(tmp_path), shards.record) == []
+    write(tmp_path / "d.parquet")
+    write(tmp_path / "a.parquet")
+    again = open_shards(str(tmp_path), shards.record)
+    assert again.files == shards.files
+    assert again.record == shards.record
+    assert added_files(str(tmp_path), shards.record) == ["a.parquet", "d.parquet"]
+
+
+def test_files_of_a_record_must_be_as_they_were(tmp_path):
+    write(tmp_path / "a.parquet", table(7))
+    write(tmp_path / "b.parquet", table(7))
+    record = open_shards(str(tmp_path)).record
+    write(tmp_path / "b.parquet", table(7), row_group_size=7)
+    with pytest.raises(
+        InputError, match=rf"{tmp_path}/b\.parquet: has 1 row groups with 7 rows, other ones than the 3"
+    ):
+        open_shards(str(tmp_path), record)
+    (tmp_path / "b.parquet").unlink()
+    with pytest.raises(InputError, match=rf"{tmp_path}/b\.parquet: is gone, but the run was started with it"):
+        open_shards(str(tmp_path), record)
+
+
+def test_parts_of_a_location():
+    assert part_of("/data/", "train") == "/data/train"
+    assert part_of("/what?", "train") == "/what?/train"
+    assert part_of("s3://bucket/data/?region=here", "train") == "s3://bucket/data/train?region=here"
+
+
+def test_keys_stay_out_of_messages():
+    assert shown("s3://name:key@bucket/data?endpoint_override=there") == "s3://bucket/data"
+    with pytest.raises(InputError) as caught:
+        open_shards("what://name:key@bucket/data")
+    assert "key" not in str(caught.value)
+
+
+def test_decoded_bytes_are_those_of_the_largest_row_group(tmp_path):
+    write(tmp_path / "a.parquet", table(2), row_group_size=2)
+    longer = table(tags=[[1, 2], [], None, [3]], **{"tags.more": [1.5] * 4})
+    write(tmp_path / "b.parquet", longer, row_group_size=4)
+    shards = open_shards(str(tmp_path))
+    expected = {"item_id": 4 * 8, "tags": 5 * 8 + 4 * 8, "age": 4 * 4}
+    assert shards.decoded_bytes(list(expected)) == expected
 
 
 def test_folders_without_data_are_named(tmp_path):
@@ -197,5 +294,7 @@ def test_a_field_without_any_value_may_have_no_type(tmp_path):
     shards = open_shards(str(tmp_path))
     check_columns(SCHEMA, shards, labelled=True)
     rows = decode(shards.read(0, column_names(SCHEMA, True)), SCHEMA, shards.place(0), True)
-    assert rows.ids.tolist() == [[-1], [-1], [-1]]
-    assert rows.lists["tags"].offsets.tolist() == [0, 0, 0, 0]
+    item, tags, age, *_ = rows.columns.columns
+    assert item.to_pylist() == [-1, -1, -1]
+    assert tags.to_pylist() == [[], [], []]
+    assert all(map(math.isnan, age.to_pylist()))

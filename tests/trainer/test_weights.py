@@ -1,0 +1,58 @@
+"""Lists with a weight for each id: what they train, under every sharding."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from asymdiffrec.trainer import drive
+from asymdiffrec.trainer.job import read_job, read_learned
+from asymdiffrec.trainer.run import Run
+from tests.trainer.test_loop import SHARDINGS, records
+
+SETTINGS = ["train.batch_size=128", "train.steps=12", "train.log_every=1"]
+WEIGHTS = ["fields.history.weights=shares"]
+
+
+def weighted(clicks: Path, folder: Path, draw: Callable[[int], np.ndarray]) -> Path:
+    """A copy of the data with a weight for each id of the histories."""
+    shutil.copytree(clicks, folder)
+    for file in folder.glob("*/*.parquet"):
+        table = pq.read_table(file)
+        lengths = pc.fill_null(pc.list_value_length(table["history"].combine_chunks()), 0).to_numpy()
+        ends = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+        shares = pa.ListArray.from_arrays(ends, pa.array(draw(int(lengths.sum()))))
+        pq.write_table(table.append_column("shares", shares), file)
+    return folder
+
+
+def losses(data: Path, run: Path, *settings: str) -> list[float]:
+    job = read_job(data / "job.yaml", [*SETTINGS, *settings])
+    drive.train(job, read_learned(job), Run(run), resume=False, console=Console(quiet=True))
+    return [record[key] for record in records(run) for key in ("loss", "test/log_loss") if key in record]
+
+
+def test_equal_weights_are_as_none(clicks: Path, tmp_path: Path) -> None:
+    data = weighted(clicks, tmp_path / "data", lambda count: np.full(count, 3.0))
+    plain, equal = (losses(data, tmp_path / str(len(more)), *more) for more in ([], WEIGHTS))
+    assert len(plain) == 13
+    assert equal == pytest.approx(plain, rel=1e-4)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_weights_go_where_their_ids_go(clicks: Path, tmp_path: Path) -> None:
+    data = weighted(clicks, tmp_path / "data", lambda count: np.random.default_rng(count).exponential(size=count))
+    settings = [*WEIGHTS, "fields.history.pooling=sum", "tables.init_std=0.5"]
+    alone = losses(data, tmp_path / "one", *settings)
+    sharding = "{" + ", ".join(f"{table}: {kind}" for table, kind in SHARDINGS.items()) + "}"
+    together = losses(data, tmp_path / "two", *settings, "cluster.workers=2", f"tables.sharding={sharding}")
+    assert together == pytest.approx(alone, rel=1e-3)
+    assert alone != pytest.approx(losses(data, tmp_path / "plain", *settings[1:]), rel=1e-2)
