@@ -13,6 +13,7 @@ from torchrec.streamable import Pipelineable
 
 from asymdiffrec.datasets import gather
 from asymdiffrec.datasets.hashing import row_type
+from asymdiffrec.datasets.room import Room
 from asymdiffrec.datasets.rows import Rows
 from asymdiffrec.datasets.schema import IdListConfig, Schema
 
@@ -70,31 +71,31 @@ def to_batches(
     schema: Schema,
     first_indices: Sequence[int],
     size: int | None = None,
-    pinned: bool = False,
+    room: Room | None = None,
 ) -> list[Batch]:
     """S batches of L * E samples: batch s has from each lane, in their order, its rows `order[l, s]`.
 
     `order` is [L, S, E] int32; `first_indices` [S] are the sample indices of each batch's first sample. Batches are
-    padded to `size` samples where it is given, and lie in page-locked memory where they are `pinned`.
+    padded to `size` samples where it is given, and lie in memory that `room` gives.
     """
     count, steps = order.shape[0] * order.shape[2], order.shape[1]
-    size = size or count
-    room = {
-        "lengths": _room(pinned, torch.int32, steps, len(schema.hashed), size),
-        "numbers": _room(pinned, torch.float32, steps, size, len(schema.numbers)),
-        "missing": _room(pinned, torch.bool, steps, size, len(schema.names)),
-        "label": _room(pinned, torch.float32, steps, size),
-        "weight": _room(pinned, torch.float32, steps, size),
-        "user": _room(pinned, torch.int64, steps, size),
+    size, room = size or count, room or Room()
+    parts = {
+        "lengths": room.empty(torch.int32, steps, len(schema.hashed), size),
+        "numbers": room.empty(torch.float32, steps, size, len(schema.numbers)),
+        "missing": room.empty(torch.bool, steps, size, len(schema.names)),
+        "label": room.empty(torch.float32, steps, size),
+        "weight": room.empty(torch.float32, steps, size),
+        "user": room.empty(torch.int64, steps, size),
     }
     if size > count:
-        for name, tensor in room.items():
+        for name, tensor in parts.items():
             (tensor[..., count:] if name == "lengths" else tensor[:, count:]).zero_()
     sources = np.stack([rows.buffers for rows in lanes], axis=2)  # [columns, 2, L]
-    values, weights = _fill_ids(sources, order, schema, room, pinned)
-    _fill_others(sources, order, schema, room)
-    room["missing"][:, count:] = True
-    lengths = room.pop("lengths")
+    values, weights = _fill_ids(sources, order, schema, parts, room)
+    _fill_others(sources, order, schema, parts)
+    parts["missing"][:, count:] = True
+    lengths = parts.pop("lengths")
     return [
         Batch(
             ids=KeyedJaggedTensor(
@@ -105,27 +106,20 @@ def to_batches(
             ),
             sample_index=torch.arange(first, first + size),
             counted=count,
-            **{name: tensor[step] for name, tensor in room.items()},
+            **{name: tensor[step] for name, tensor in parts.items()},
         )
         for step, first in enumerate(first_indices)
     ]
 
 
-def _room(pinned: bool, dtype: torch.dtype, *shape: int) -> torch.Tensor:
-    """An empty tensor: page-locked, or of numpy, which asks the system for huge pages: touching small ones is slow."""
-    if pinned:
-        return torch.empty(shape, dtype=dtype, pin_memory=True)
-    return torch.from_numpy(np.empty(shape, dtype=str(dtype).removeprefix("torch.")))
-
-
 def _fill_ids(
-    sources: np.ndarray, order: np.ndarray, schema: Schema, room: Mapping[str, torch.Tensor], pinned: bool
+    sources: np.ndarray, order: np.ndarray, schema: Schema, parts: Mapping[str, torch.Tensor], room: Room
 ) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor] | None]:
     """Fills `lengths` and their columns of `missing`; gives the values of each step's KeyedJaggedTensor, and their
     weights where there are."""
     fields = [(field, row_type(field.rows)) for field in schema.hashed.values()]
-    steps, keys, size = room["lengths"].shape
-    lengths = _addresses(room["lengths"])
+    steps, keys, size = parts["lengths"].shape
+    lengths = _addresses(parts["lengths"])
     counts = np.empty((steps, keys, len(order)), np.int64)
     for key, (field, word) in enumerate(fields):
         found, offsets = sources[key]
@@ -133,12 +127,12 @@ def _fill_ids(
             gather.list_lengths(offsets, order, lengths, key * size, counts[:, key])
         else:
             gather.id_lengths(found, order, lengths, key * size, counts[:, key], word)
-    gather.mark_missing(lengths, _addresses(room["missing"]), keys, size, room["missing"].shape[2])
+    gather.mark_missing(lengths, _addresses(parts["missing"]), keys, size, parts["missing"].shape[2])
 
     # Steps lie one after another, keys within a step, and lanes within a key; each step has one place to spare.
     places = (counts.cumsum() - counts.reshape(-1)).reshape(counts.shape) + np.arange(steps)[:, None, None]
     totals = counts.sum(axis=(1, 2)) + 1
-    together = _room(pinned, torch.int64, int(totals.sum()))
+    together = room.empty(torch.int64, int(totals.sum()))
     targets = np.full(steps, together.data_ptr())
     for key, (field, word) in enumerate(fields):
         found, offsets = sources[key]
@@ -146,24 +140,24 @@ def _fill_ids(
             gather.fill_lists(found, offsets, order, targets, places[:, key], word)
         else:
             gather.fill_ids(found, order, targets, places[:, key], word)
-    values = [part[:-1] for part in together.split(totals.tolist())]
+    values = [own[:-1] for own in together.split(totals.tolist())]
     if not schema.weighted:
         return values, None
 
-    shares = torch.ones(len(together), pin_memory=pinned)
+    shares = room.empty(torch.float32, len(together)).fill_(1)
     targets = np.full(steps, shares.data_ptr())
     given = iter(sources[keys:])
     for key, (field, _) in enumerate(fields):
         if isinstance(field, IdListConfig):
             found = next(given)[0] if field.weights else np.zeros(len(order), np.int64)
             gather.fill_weights(found, sources[key][1], order, targets, places[:, key], field.pooling == "mean")
-    return values, [part[:-1] for part in shares.split(totals.tolist())]
+    return values, [own[:-1] for own in shares.split(totals.tolist())]
 
 
-def _fill_others(sources: np.ndarray, order: np.ndarray, schema: Schema, room: Mapping[str, torch.Tensor]) -> None:
+def _fill_others(sources: np.ndarray, order: np.ndarray, schema: Schema, parts: Mapping[str, torch.Tensor]) -> None:
     """Fills `numbers` and their columns of `missing`, and what stands beside the fields."""
     width, skip = len(schema.numbers), len(schema.hashed)
-    targets = {name: _addresses(tensor) for name, tensor in room.items()}
+    targets = {name: _addresses(tensor) for name, tensor in parts.items()}
     *_, label, weight, user = sources
     for place, number in enumerate(sources[len(sources) - 3 - width : -3]):
         gather.fill_numbers(number[0], order, targets["numbers"], targets["missing"], place, width, skip)

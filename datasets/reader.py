@@ -18,6 +18,7 @@ from asymdiffrec.datasets.check import check_columns, column_names
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.memory import require_memory
 from asymdiffrec.datasets.order import Epoch, Slice, evaluation_slice
+from asymdiffrec.datasets.room import Room
 from asymdiffrec.datasets.rows import Rows, decode, no_rows
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.shards import Shards
@@ -85,7 +86,7 @@ class TrainingReader:
         Raises InputError with the place where a row holds what its field does not allow.
         """
         with ThreadPoolExecutor(self.threads, thread_name_prefix="reader") as pool:
-            for window in ahead(self._windows(position, pinned, pool), 1):
+            for window in ahead(self._windows(position, Room(pinned), pool), 1):
                 while window:  # a batch that has been given away is not held
                     yield window.pop(0)
 
@@ -93,9 +94,7 @@ class TrainingReader:
         data = self.schema.data
         return Epoch(self.shards.sizes, self.seed, epoch, self.batch_size, data.lanes, data.window)
 
-    def _windows(
-        self, position: Position, pinned: bool, pool: ThreadPoolExecutor
-    ) -> Iterator[Callable[[], list[Batch]]]:
+    def _windows(self, position: Position, room: Room, pool: ThreadPoolExecutor) -> Iterator[Callable[[], list[Batch]]]:
         open_groups: dict[int, Rows] = {}
         first = position.step
         for number in count(position.epoch):
@@ -104,11 +103,11 @@ class TrainingReader:
                 stop = min(start + epoch.steps_per_window, epoch.steps)
                 if first < stop:
                     steps = range(max(first, start), stop)
-                    yield partial(self._window, epoch, steps, open_groups, pinned, pool)
+                    yield partial(self._window, epoch, steps, open_groups, room, pool)
             first = 0
 
     def _window(
-        self, epoch: Epoch, steps: range, open_groups: dict[int, Rows], pinned: bool, pool: ThreadPoolExecutor
+        self, epoch: Epoch, steps: range, open_groups: dict[int, Rows], room: Room, pool: ThreadPoolExecutor
     ) -> list[Batch]:
         """The batches of some steps of one window. `open_groups` keeps the row groups that the window touches, and, as
         far as the cache allows, those touched last: a row group that two lanes share is read at its two ends."""
@@ -133,7 +132,7 @@ class TrainingReader:
         index = (epoch.epoch * epoch.steps + np.array(steps)) * epoch.batch_size + lanes.start * each
 
         def make(share: np.ndarray) -> list[Batch]:
-            return to_batches(rows, order[:, share], self.schema, index[share].tolist(), pinned=pinned)
+            return to_batches(rows, order[:, share], self.schema, index[share].tolist(), room=room)
 
         shares = np.array_split(np.arange(len(steps)), min(self.threads, len(steps)))
         return [batch for batches in pool.map(make, shares) for batch in batches]

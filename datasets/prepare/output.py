@@ -31,7 +31,7 @@ def write_dataset(
     *,
     profile: Mapping[str, Any] | None = None,
     rows_per_file: int = 1_000_000,
-    rows_per_group: int = 32_768,
+    rows_per_group: int = 16_384,
     compression: str = "zstd",
 ) -> dict[str, Any]:
     """Write the data set `out` and give the content of its `profile.json`.
@@ -96,7 +96,8 @@ def _write_files(folder: Path, groups: Iterable[pa.Table], rows_per_file: int, c
             if writer is None or len(group) > room:
                 if writer is not None:
                     writer.close()
-                writer = pq.ParquetWriter(folder / f"part-{files:05d}.parquet", group.schema, compression=compression)
+                path = folder / f"part-{files:05d}.parquet"
+                writer = pq.ParquetWriter(path, group.schema, compression=compression, write_page_checksum=True)
                 files, room = files + 1, rows_per_file
             writer.write_table(group, row_group_size=len(group))
             rows, room = rows + len(group), room - len(group)
