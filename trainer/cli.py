@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+
+from asymdiffrec.trainer import prepare
+from asymdiffrec.trainer.shell import AsJson, console, print_json
 
 app = typer.Typer(
     name="asymdiffrec",
@@ -19,8 +20,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console(stderr=True)
-
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="job file, as `prepare` writes one")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="run directory, as `train` makes one")]
 Settings = Annotated[
@@ -31,78 +30,7 @@ Settings = Annotated[
         help="override one value of the job file, such as train.batch_size=8192; repeatable",
     ),
 ]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="print one JSON document on standard output, everything else on standard error")
-]
-
-
-class Source(StrEnum):
-    synthetic = "synthetic"
-    movielens_100k = "movielens-100k"
-    movielens_1m = "movielens-1m"
-
-
-class Split(StrEnum):
-    random = "random"
-    temporal = "temporal"
-
-
-@app.command()
-def prepare(
-    source: Annotated[Source, typer.Argument(help="what to prepare")],
-    out: Annotated[Path, typer.Argument(help="folder to make")],
-    input: Annotated[
-        Path | None, typer.Option(help="MovieLens: folder or zip file with its own files; downloaded when left out")
-    ] = None,
-    rows: Annotated[int, typer.Option(min=1000, help="synthetic: samples over all splits")] = 400_000,
-    split: Annotated[Split, typer.Option(help="MovieLens: how ratings are divided 80/10/10")] = Split.random,
-    seed: Annotated[int, typer.Option(min=0, help="of the split, and of synthetic data")] = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Raw data to a ready job file and Parquet shards: OUT/job.yaml, schema.yaml, profile.json, {train,valid,test}/."""
-    from asymdiffrec.datasets.prepare.movielens import prepare_movielens
-    from asymdiffrec.datasets.prepare.synthetic import prepare_synthetic
-
-    with console.status(f"preparing {source.value}"):
-        if source is Source.synthetic:
-            profile = prepare_synthetic(out, rows=rows, seed=seed)
-        else:
-            profile = prepare_movielens(
-                out,
-                variant="100k" if source is Source.movielens_100k else "1m",
-                input=input,
-                split=split.value,
-                seed=seed,
-            )
-    if as_json:
-        _print_json(profile)
-    else:
-        _describe_profile(out, profile)
-
-
-def _describe_profile(out: Path, profile: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    table = Table(title=f"{out}: {len(profile['fields'])} fields")
-    for heading in ("field", "type", "group"):
-        table.add_column(heading)
-    for heading in ("missing", "distinct ids", "mean length"):
-        table.add_column(heading, justify="right")
-    for name, field in profile["fields"].items():
-        ids = f"{field['cardinality']:,}" if "cardinality" in field else ""
-        length = f"{field['mean_length']:.2f}" if "mean_length" in field else ""
-        table.add_row(name, field["type"], field["group"], f"{field['missing']:.1%}", ids, length)
-    output = Console()
-    output.print(table)
-    for split, rows in profile["rows"].items():
-        output.print(f"{split}: {rows:,} rows, {profile['label_rate'][split]:.1%} with label 1", highlight=False)
-    if ceiling := profile.get("ceiling"):
-        output.print(
-            f"Best AUC that anyone can reach on the test split: {ceiling['auc_observed']:.4f} from what was recorded, "
-            f"{ceiling['auc_complete']:.4f} if nothing were missing.",
-            highlight=False,
-        )
-    output.print(f"Train with: asymdiffrec train {out / 'job.yaml'}", highlight=False, soft_wrap=True)
+app.add_typer(prepare.app, name="prepare")
 
 
 @app.command()
@@ -137,7 +65,7 @@ def train(
         folder, learned = new_run(config, run), read_learned(config)
     result = drive.train(config, learned, folder, resume, console)
     if as_json:
-        _print_json({"run": str(folder.path), **result})
+        print_json({"run": str(folder.path), **result})
     elif result["state"] == "interrupted":
         console.print(
             f"Interrupted at step {result['step']}. Go on with: asymdiffrec train {job} --resume --run {folder.path}",
@@ -166,7 +94,7 @@ def evaluate(
     shares = _shares(missing)
     step, results = evaluate_run(run, split, shares, console)
     if as_json:
-        _print_json({"run": str(run), "step": step, "split": split, "results": results})
+        print_json({"run": str(run), "step": step, "split": split, "results": results})
     else:
         Console().print(_table(run, step, split, results))
 
@@ -226,7 +154,7 @@ def predict(
 
     rows = predict_run(run, data, out, console)
     if as_json:
-        _print_json({"run": str(run), "rows": rows, "out": str(out)})
+        print_json({"run": str(run), "rows": rows, "out": str(out)})
     else:
         console.print(f"{rows:,} rows scored: {out}", soft_wrap=True)
 
@@ -238,7 +166,7 @@ def doctor(as_json: AsJson = False) -> None:
 
     findings = examine()
     if as_json:
-        _print_json(
+        print_json(
             {"sound": all(finding.sound for finding in findings), "checks": [finding.__dict__ for finding in findings]}
         )
     else:
@@ -249,11 +177,6 @@ def doctor(as_json: AsJson = False) -> None:
             )
     if not all(finding.sound for finding in findings):
         raise typer.Exit(1)
-
-
-def _print_json(document: Any) -> None:
-    json.dump(document, sys.stdout, indent=2)
-    print()
 
 
 def main() -> None:

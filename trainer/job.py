@@ -68,7 +68,7 @@ def read_job(path: Path, settings: Sequence[str] = ()) -> Job:
     """
     document = read_yaml(str(path))
     for setting in settings:
-        _set(document, setting)
+        override(document, setting)
     job = validate(Job, document, str(path))
     if "://" not in job.data.path:
         data = job.data.model_copy(update={"path": str((path.parent / job.data.path).resolve())})
@@ -122,7 +122,8 @@ def validate(model: type[M], document: dict[str, Any], where: str) -> M:
         raise InputError(f"{where}: {_describe(model, error.errors()[0])}") from None
 
 
-def _set(document: dict[str, Any], setting: str) -> None:
+def override(document: dict[str, Any], setting: str) -> None:
+    """Lay one `PATH=VALUE` setting over a document. Raises InputError where it is none."""
     path, equals, text = setting.partition("=")
     if not equals or not path:
         raise InputError(f"--set {setting}: expected PATH=VALUE, such as train.batch_size=8192")

@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.datasets.prepare.progress import Progress, silent
 from asymdiffrec.datasets.profile import learn
 from asymdiffrec.datasets.schema import FieldsConfig
 
@@ -33,36 +35,63 @@ def write_dataset(
     rows_per_file: int = 1_000_000,
     rows_per_group: int = 16_384,
     compression: str = "zstd",
+    rows: int | None = None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Write the data set `out` and give the content of its `profile.json`.
 
     `splits` gives the tables of train, valid and test, which are drawn one at a time; `job` is the job file, with at
     least the sections `name`, `data` and `fields`; `profile` is added to `profile.json`. Files hold at most
-    `rows_per_file` rows, in row groups of `rows_per_group`. Everything is written beside `out` and renamed at the end:
+    `rows_per_file` rows, in row groups of `rows_per_group`. `progress` is told of the `rows` that there will be in all
+    splits. Everything is written beside `out` and renamed at the end:
     `out` is whole or absent.
     Raises InputError where `out` exists or a split has no rows.
     """
     require_new(out)
     fields = FieldsConfig.model_validate({key: job[key] for key in ("data", "fields")})
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        workplace = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)
-    except OSError as error:
-        raise InputError(f"{out}: cannot write there ({error.strerror}); choose another folder") from error
-    with workplace as temporary:
-        folder = Path(temporary) / "dataset"
+    writing, learning = _Counter("writing", rows, progress), _Counter("learning from the rows", rows, progress)
+    with workplace(out) as temporary:
+        folder = temporary / "dataset"
         for split, tables in splits.items():
             (folder / split).mkdir(parents=True)
-            groups = _regroup(tables, min(rows_per_group, rows_per_file))
+            groups = _regroup(writing.passing(tables), min(rows_per_group, rows_per_file))
             if not _write_files(folder / split, groups, rows_per_file, compression):
                 raise InputError(f"{out}: the {split} split has no rows; give more data")
-        learned, learned_profile = learn(folder, fields)
+        learned, learned_profile = learn(folder, fields, learning.add)
         whole_profile = learned_profile | dict(profile or {})
         (folder / "job.yaml").write_text(JOB_HEADER.format(path=out / "job.yaml") + _yaml(job), encoding="utf-8")
         (folder / "schema.yaml").write_text(SCHEMA_HEADER + _yaml(learned.model_dump()), encoding="utf-8")
         (folder / "profile.json").write_text(json.dumps(whole_profile, indent=2) + "\n", encoding="utf-8")
         folder.rename(out)
     return whole_profile
+
+
+@contextmanager
+def workplace(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that is gone at the end. Raises InputError where none can be made."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)
+    except OSError as error:
+        raise InputError(f"{out}: cannot write there ({error.strerror}); choose another folder") from error
+    with folder as path:
+        yield Path(path)
+
+
+class _Counter:
+    """Tells how many of some rows are done."""
+
+    def __init__(self, doing: str, rows: int | None, progress: Progress) -> None:
+        self._doing, self._rows, self._progress, self._done = doing, rows, progress, 0
+
+    def add(self, rows: int) -> None:
+        self._done += rows
+        self._progress(self._doing, self._done / self._rows if self._rows else None)
+
+    def passing(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        for table in tables:
+            yield table
+            self.add(len(table))
 
 
 def require_new(out: Path) -> None:

@@ -1,0 +1,196 @@
+"""The files of a raw table: where they are, in which format, and what their columns are called."""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import PurePosixPath
+
+import duckdb
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+from fsspec.implementations.arrow import ArrowFSWrapper
+
+from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.datasets.prepare.recipe import TableConfig
+from asymdiffrec.datasets.prepare.sql import literal, literals
+from asymdiffrec.datasets.retry import reason
+from asymdiffrec.datasets.shards import filesystem_of, shown
+
+FILE = "__file"
+"""Column of a loaded table with the name of the file that a row came from"""
+
+
+@dataclass
+class Sources:
+    """Files as DuckDB opens them; those of a URI through pyarrow's filesystems, so that every reader here knows the
+    same places."""
+
+    database: duckdb.DuckDBPyConnection
+    _places: dict[str, pafs.FileSystem] = field(default_factory=dict)
+    """The filesystem of each scheme that was made up for one"""
+
+    def expand(self, locations: list[str]) -> list[str]:
+        """The files of paths, folders, globs and URIs, those of each in the order of their names.
+
+        Raises InputError where one has none.
+        """
+        files = [file for location in locations for file in self._expanded(location)]
+        if not files:
+            raise InputError("--input: name at least one file, folder, glob or URI")
+        return files
+
+    def _expanded(self, location: str) -> list[str]:
+        if "://" not in location:
+            names = _within(location) if os.path.isdir(location) else sorted(glob.glob(location, recursive=True))
+            files = [name for name in names if os.path.isfile(name)]
+        else:
+            files = [self._scheme(location) + name for name in _remote(location)]
+        if not files:
+            what = "no file matches" if glob.has_magic(location) else "no such file, or a folder without files"
+            raise InputError(f"{shown(location)}: {what}")
+        return files
+
+    def _scheme(self, location: str) -> str:
+        """A scheme of our own, under which DuckDB opens files in the filesystem of a URI."""
+        filesystem, _ = filesystem_of(location)
+        for scheme, known in self._places.items():
+            if known == filesystem:
+                return f"{scheme}://"
+        scheme = f"place{len(self._places)}"
+        wrapper = type("Wrapper", (ArrowFSWrapper,), {"protocol": scheme})
+        self.database.register_filesystem(wrapper(filesystem))
+        self._places[scheme] = filesystem
+        return f"{scheme}://"
+
+    def shown(self, file: str) -> str:
+        """A file's name without the scheme that stands for its filesystem."""
+        return re.sub(r"^place\d+://", "", file)
+
+    def scans(self, table: TableConfig, files: list[str], skip: bool) -> Iterator[str]:
+        """SQL that reads files, neighbours with the same columns at once, and names the file in FILE.
+
+        Text comes as text without spaces around it, for what it means is found out from all of it. Where `skip`, lines
+        that are no rows go to DuckDB's table of rejects. Raises InputError where files do not fit each other.
+        """
+        if _is_parquet(table, files):
+            self._check_parquet(files)
+            yield f"SELECT * FROM read_parquet({literals(files)}, filename={literal(FILE)}, union_by_name=true)"
+            return
+        options = {"delim": table.delimiter or self._delimiter(table, files[0]), "quote": table.quote}
+        options |= {"escape": table.quote, "encoding": table.encoding}
+        for columns, group in groupby(files, lambda file: self._columns(table, file, options)):
+            types = ", ".join(f"{literal(column)}: 'VARCHAR'" for column in columns)
+            settings = "".join(f", {name}={literal(value)}" for name, value in options.items())
+            settings += ", store_rejects=true, rejects_limit=0" if skip else ""
+            yield (
+                f"SELECT trim(COLUMNS(* EXCLUDE ({FILE}))), {FILE} FROM read_csv({literals(group)}, auto_detect=false, "
+                f"header={literal(table.columns is None)}, filename={literal(FILE)}, columns={{{types}}}{settings})"
+            )
+
+    def _delimiter(self, table: TableConfig, file: str) -> str:
+        if re.search(r"\.(tsv|tab)(\.\w+)?$", file):
+            return "\t"
+        query = f"SELECT Delimiter FROM sniff_csv({literal(file)}, all_varchar=true, ignore_errors=true, "
+        query += f"encoding={literal(table.encoding)})"
+        try:
+            return str(self.database.execute(query).fetchall()[0][0])
+        except duckdb.Error as error:
+            raise InputError(f"{self.shown(file)}: found no delimiter in it ({reason(error)}); give one") from error
+
+    def _columns(self, table: TableConfig, file: str, options: dict[str, str]) -> list[str]:
+        """The names that a text file's columns have: given, or in its first line."""
+        if table.columns is not None:
+            return table.columns
+        settings = "".join(f", {name}={literal(value)}" for name, value in options.items())
+        query = f"SELECT * FROM read_csv({literal(file)}, header=false, all_varchar=true, auto_detect=true{settings}, "
+        query += "ignore_errors=true, null_padding=true, skip=0) LIMIT 1"
+        try:
+            rows = self.database.execute(query).fetchall()
+        except duckdb.Error as error:
+            raise InputError(f"{self.shown(file)}: cannot be read ({reason(error)})") from error
+        names = [(name or "").strip() for name in rows[0]] if rows else []
+        odd = [name for name in names if not name or re.fullmatch(r"[-+.\d]+", name)]
+        if odd or not names:
+            raise InputError(
+                f"{self.shown(file)}: its first line has no names of columns ({', '.join(names[:5])}...); "
+                "name them with --columns"
+            )
+        again = [name for name in names if sum(name.lower() == other.lower() for other in names) > 1]
+        if again:
+            raise InputError(f"{self.shown(file)}: has the column {again[0]} more than once; large and small are one")
+        return names
+
+    def _check_parquet(self, files: list[str]) -> None:
+        first: dict[str, tuple[str, pa.DataType]] = {}
+        for file in files:
+            for column in self._parquet_schema(file):
+                where, kind = first.setdefault(column.name, (file, column.type))
+                if _family(kind) != _family(column.type) and "null" not in (_family(kind), _family(column.type)):
+                    raise InputError(
+                        f"{self.shown(file)}: column {column.name} is {column.type}, but {kind} in "
+                        f"{self.shown(where)}; a column must have one type"
+                    )
+
+    def _parquet_schema(self, file: str) -> pa.Schema:
+        scheme, mark, path = file.partition("://")
+        filesystem = self._places[scheme] if mark else pafs.LocalFileSystem()
+        try:
+            with filesystem.open_input_file(path if mark else file) as source:
+                return pq.read_schema(source)
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{self.shown(file)}: not a readable Parquet file ({reason(error)})") from error
+
+
+def _within(folder: str) -> list[str]:
+    """The files of a folder, without hidden ones and the marks that other writers leave (_SUCCESS)."""
+    names = sorted(os.listdir(folder))
+    return [f"{folder.rstrip('/')}/{name}" for name in names if not name.startswith((".", "_"))]
+
+
+def _remote(location: str) -> list[str]:
+    """The files of a URI, which may end in a glob, as paths within its filesystem."""
+    filesystem, path = filesystem_of(location)
+    folder = path if not glob.has_magic(path) else str(PurePosixPath(re.split(r"[*?\[]", path)[0] + "x").parent)
+    try:
+        info = filesystem.get_file_info(folder)
+        if info.type == pafs.FileType.File:
+            return [path]
+        if info.type == pafs.FileType.NotFound:
+            return []
+        entries = filesystem.get_file_info(pafs.FileSelector(folder, recursive=glob.has_magic(path)))
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{shown(location)}: cannot be read ({reason(error)})") from error
+    names = sorted(entry.path for entry in entries if entry.is_file and not entry.base_name.startswith((".", "_")))
+    return [name for name in names if fnmatch.fnmatch(name, path)] if glob.has_magic(path) else names
+
+
+def _is_parquet(table: TableConfig, files: list[str]) -> bool:
+    if table.format is not None:
+        return table.format == "parquet"
+    kinds = {file.endswith((".parquet", ".pq")) for file in files}
+    if len(kinds) > 1:
+        raise InputError(f"{files[0]} and others: Parquet and text in one table; name files of one format")
+    return kinds.pop()
+
+
+def _family(kind: pa.DataType) -> str:
+    """What a column's type is about, whatever its width."""
+    types = pa.types
+    if types.is_dictionary(kind):
+        return _family(kind.value_type)
+    if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_boolean(kind):
+        return "number"
+    if types.is_null(kind) or types.is_temporal(kind):
+        return "null" if types.is_null(kind) else "time"
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+        return "string"
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return f"list of {_family(kind.value_type)}"
+    return str(kind)

@@ -1,0 +1,312 @@
+"""`asymdiffrec prepare`: raw data to Parquet shards and a ready job file, one command for each kind of source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from asymdiffrec.trainer.shell import AsJson, console, print_json, progress
+
+if TYPE_CHECKING:
+    from asymdiffrec.datasets.prepare.recipe import Recipe
+    from asymdiffrec.datasets.prepare.samples import Samples
+
+app = typer.Typer(
+    help="Raw data to a ready job file and Parquet shards: OUT/job.yaml, schema.yaml, profile.json, "
+    "{train,valid,test}/*.parquet.",
+    no_args_is_help=True,
+)
+
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="folder to make")]
+Seed = Annotated[int, typer.Option(min=0, help="of the split and of the order of the rows")]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option("--input", metavar="PATH", help="file, folder, glob or URI (s3://, gs://, hdfs://); repeatable"),
+]
+Valid = Annotated[
+    list[str] | None, typer.Option("--valid", metavar="SHARE|PATH", help="share of the rows, 0.1 if left out; or files")
+]
+Test = Annotated[
+    list[str] | None, typer.Option("--test", metavar="SHARE|PATH", help="share of the rows, 0.1 if left out; or files")
+]
+MinCount = Annotated[
+    int | None, typer.Option(min=1, help="ids that are in fewer training rows count as one; sized for the rest")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="any value of the recipe, as output.rows_per_file=500000"),
+]
+
+
+class MovieLensSplit(StrEnum):
+    random = "random"
+    temporal = "temporal"
+
+
+class Split(StrEnum):
+    random = "random"
+    time = "time"
+    order = "order"
+
+
+class BadRows(StrEnum):
+    fail = "fail"
+    skip = "skip"
+
+
+Division = Annotated[
+    Split | None, typer.Option(help="random (the default), the latest by time, or the last as the rows stand")
+]
+Bad = Annotated[
+    BadRows | None,
+    typer.Option(help="at a row that cannot be read: fail (the default), or skip it, count it and report it"),
+]
+
+
+@app.command()
+def synthetic(
+    out: Out,
+    rows: Annotated[int, typer.Option(min=1000, help="samples over all splits")] = 400_000,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """A synthetic click log whose best possible AUC is known."""
+    from asymdiffrec.datasets.prepare.synthetic import prepare_synthetic
+
+    with console.status("preparing synthetic data"):
+        profile = prepare_synthetic(out, rows=rows, seed=seed)
+    _report(out, profile, as_json)
+
+
+def _movielens(variant: Any) -> None:
+    @app.command(f"movielens-{variant}")
+    def movielens(
+        out: Out,
+        input: Annotated[
+            Path | None, typer.Option(help="folder or zip file with its own files; downloaded when left out")
+        ] = None,
+        split: Annotated[MovieLensSplit, typer.Option(help="how ratings are divided 80/10/10")] = MovieLensSplit.random,
+        seed: Annotated[int, typer.Option(min=0, help="of the split")] = 0,
+        as_json: AsJson = False,
+    ) -> None:
+        from asymdiffrec.datasets.prepare.movielens import prepare_movielens
+
+        with console.status(f"preparing MovieLens {variant}"):
+            profile = prepare_movielens(out, variant=variant, input=input, split=split.value, seed=seed)
+        _report(out, profile, as_json)
+
+    movielens.__doc__ = f"MovieLens {variant.upper()} (GroupLens), with features of the past."
+    app.registered_commands[-1].help = movielens.__doc__
+
+
+_movielens("100k")
+_movielens("1m")
+
+
+@app.command()
+def criteo(
+    out: Out,
+    input: Inputs = None,
+    valid: Valid = None,
+    test: Test = None,
+    split: Division = None,
+    min_count: MinCount = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="of the split and of the order of the rows")] = None,
+    bad_rows: Bad = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Criteo's logs (Kaggle or 1TB): tab-separated label, 13 numbers, 26 hexadecimal ids; gzip too.
+
+    Numbers are transformed as log(x)^2, ids in fewer than 10 rows count as one. For the terabyte:
+    `--input day_0.gz … --valid day_22.gz --test day_23.gz`.
+    """
+    from asymdiffrec.datasets.prepare.criteo import criteo_recipe
+
+    document = criteo_recipe().model_dump(exclude_unset=True)
+    _overlay(document, input, valid, test, split, min_count, seed, bad_rows)
+    _prepare_table(out, _recipe(document, settings, "prepare criteo"), as_json)
+
+
+@app.command()
+def table(
+    out: Out,
+    input: Inputs = None,
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="YAML with any of these settings, fields and more; see README")
+    ] = None,
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="0 or 1, unless the next two say more")] = None,
+    positive: Annotated[
+        list[str] | None, typer.Option(metavar="VALUE", help="value of the label column that is label 1; repeatable")
+    ] = None,
+    at_least: Annotated[float | None, typer.Option(metavar="NUMBER", help="numbers from here on are label 1")] = None,
+    user: Annotated[str | None, typer.Option(metavar="COLUMN", help="UAUC groups by it")] = None,
+    time: Annotated[str | None, typer.Option(metavar="COLUMN", help="the sample's time, for --split time")] = None,
+    ids: Annotated[list[str] | None, typer.Option("--id", metavar="COLUMN,…", help="fields that are an id")] = None,
+    numbers: Annotated[
+        list[str] | None, typer.Option("--number", metavar="COLUMN,…", help="fields that are a number")
+    ] = None,
+    lists: Annotated[
+        list[str] | None,
+        typer.Option("--list", metavar="COLUMN,…", help="fields that are a list of ids; in text with | or ; between"),
+    ] = None,
+    ignore: Annotated[list[str] | None, typer.Option(metavar="COLUMN,…", help="columns that are not used")] = None,
+    missing: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="string that means missing, in place of the usual ones; repeatable"),
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option(metavar="NAME,…", help="names of the columns of text that has none in its first line")
+    ] = None,
+    delimiter: Annotated[str | None, typer.Option(help="of text; found out when left out")] = None,
+    valid: Valid = None,
+    test: Test = None,
+    split: Division = None,
+    min_count: MinCount = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="of the split and of the order of the rows")] = None,
+    bad_rows: Bad = None,
+    settings: Settings = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="show what the columns would become, write nothing")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Any table: CSV, TSV, gzip of these, or Parquet.
+
+    What a column is, is told from what it holds, and shown with the reason, unless you say it. Options win over the
+    recipe.
+    """
+    from asymdiffrec.trainer.job import read_yaml
+
+    document = read_yaml(str(recipe)) if recipe else {}
+    kinds = {"id": ids, "number": numbers, "id_list": lists}
+    declared = {name: kind for kind, given in kinds.items() for name in _names(given)}
+    if declared:
+        document.setdefault("infer", not document.get("fields"))
+        fields = document.setdefault("fields", {})
+        for name, kind in declared.items():
+            fields[name] = {**(fields.get(name) or {}), "type": kind}
+    _lay(document, "label", column=label, positive=positive, at_least=at_least)
+    _lay(document, "input", columns=columns and columns.split(","), delimiter=delimiter)
+    for key, value in {"user": user, "time": time, "missing": missing, "ignore": _names(ignore) or None}.items():
+        if value is not None:
+            document[key] = value
+    _overlay(document, input, valid, test, split, min_count, seed, bad_rows)
+    _prepare_table(out, _recipe(document, settings, str(recipe or "prepare table")), as_json, dry_run)
+
+
+def _names(given: Sequence[str] | None) -> list[str]:
+    return [name for part in given or [] for name in part.split(",")]
+
+
+def _lay(document: dict[str, Any], section: str, **values: Any) -> None:
+    """Lay the values that are given over a section."""
+    given = {key: value for key, value in values.items() if value is not None}
+    if given:
+        document[section] = {**document.get(section, {}), **given}
+
+
+def _overlay(
+    document: dict[str, Any],
+    input: list[str] | None,
+    valid: list[str] | None,
+    test: list[str] | None,
+    split: Split | None,
+    min_count: int | None,
+    seed: int | None,
+    bad_rows: BadRows | None,
+) -> None:
+    """Lay the options that every table has over a recipe."""
+    _lay(document, "input", files=input)
+    _lay(document, "split", by=split and split.value, valid=_part(valid), test=_part(test))
+    for key, value in {"min_count": min_count, "seed": seed, "bad_rows": bad_rows and bad_rows.value}.items():
+        if value is not None:
+            document[key] = value
+
+
+def _part(given: list[str] | None) -> float | list[str] | None:
+    """A share of the rows, or files."""
+    if given and len(given) == 1:
+        try:
+            return float(given[0])
+        except ValueError:
+            return given
+    return given or None
+
+
+def _recipe(document: dict[str, Any], settings: Sequence[str] | None, where: str) -> Recipe:
+    from asymdiffrec.datasets.prepare.recipe import Recipe
+    from asymdiffrec.trainer.job import override, validate
+
+    for setting in settings or []:
+        override(document, setting)
+    return validate(Recipe, document, where)
+
+
+def _prepare_table(out: Path, recipe: Recipe, as_json: bool, dry_run: bool = False) -> None:
+    from asymdiffrec.datasets.prepare.table import prepare_table
+
+    found: list[Samples] = []
+    with progress() as shown:
+
+        def tell(samples: Samples) -> None:
+            found.append(samples)
+            if recipe.infers or dry_run:
+                _show_choices(samples)
+
+        profile = prepare_table(out, recipe, progress=shown, tell=tell, write=not dry_run)
+    if not dry_run:
+        _report(out, profile, as_json)
+    elif as_json:
+        (samples,) = found
+        print_json({"columns": [choice.__dict__ for choice in samples.choices], "fields": samples.fields})
+
+
+def _show_choices(samples: Samples) -> None:
+    from rich.table import Table
+
+    shown = Table(title="what becomes of the columns")
+    for heading in ("column", "becomes", "because"):
+        shown.add_column(heading, overflow="fold")
+    for choice in samples.choices:
+        shown.add_row(choice.column, choice.kind or "-", choice.reason)
+    console.print(shown)
+
+
+def _report(out: Path, profile: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(profile)
+        return
+    from rich.table import Table
+
+    table = Table(title=f"{out}: {len(profile['fields'])} fields")
+    for heading in ("field", "type", "group"):
+        table.add_column(heading)
+    for heading in ("missing", "distinct ids", "mean length"):
+        table.add_column(heading, justify="right")
+    for name, field in profile["fields"].items():
+        ids = f"{field['cardinality']:,}" if "cardinality" in field else ""
+        length = f"{field['mean_length']:.2f}" if "mean_length" in field else ""
+        table.add_row(name, field["type"], field["group"], f"{field['missing']:.1%}", ids, length)
+    output = Console()
+    output.print(table)
+    for split, rows in profile["rows"].items():
+        output.print(f"{split}: {rows:,} rows, {profile['label_rate'][split]:.1%} with label 1", highlight=False)
+    for bad in profile.get("bad_rows", []):
+        output.print(f"left out: {bad['rows']:,} rows, {bad['why']}; such as", highlight=False, markup=False)
+        for example in bad["examples"]:
+            output.print(f"  {example}", highlight=False, markup=False, soft_wrap=True)
+    for field in profile["suspicious"]:
+        output.print(f"look at {field['field']}: it {field['why']}", highlight=False, markup=False, soft_wrap=True)
+    if ceiling := profile.get("ceiling"):
+        output.print(
+            f"Best AUC that anyone can reach on the test split: {ceiling['auc_observed']:.4f} from what was recorded, "
+            f"{ceiling['auc_complete']:.4f} if nothing were missing.",
+            highlight=False,
+        )
+    output.print(f"Train with: asymdiffrec train {out / 'job.yaml'}", highlight=False, soft_wrap=True)
