@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import fnmatch
 import glob
+import io
 import os
 import re
 from collections.abc import Iterator
@@ -25,6 +27,7 @@ from asymdiffrec.datasets.shards import filesystem_of, shown
 
 FILE = "__file"
 """Column of a loaded table with the name of the file that a row came from"""
+LONGEST_LINE = 1 << 20
 
 
 @dataclass
@@ -108,14 +111,12 @@ class Sources:
         """The names that a text file's columns have: given, or in its first line."""
         if table.columns is not None:
             return table.columns
-        settings = "".join(f", {name}={literal(value)}" for name, value in options.items())
-        query = f"SELECT * FROM read_csv({literal(file)}, header=false, all_varchar=true, auto_detect=true{settings}, "
-        query += "ignore_errors=true, null_padding=true, skip=0) LIMIT 1"
-        try:
-            rows = self.database.execute(query).fetchall()
-        except duckdb.Error as error:
-            raise InputError(f"{self.shown(file)}: cannot be read ({reason(error)})") from error
-        names = [(name or "").strip() for name in rows[0]] if rows else []
+        line = self._first_line(file, table.encoding)
+        delimiter, quote = options["delim"], options["quote"]
+        cells = line.split(delimiter)
+        if len(delimiter) == 1 and quote:
+            cells = next(csv.reader([line], delimiter=delimiter, quotechar=quote), [])
+        names = [name.strip() for name in cells]
         odd = [name for name in names if not name or re.fullmatch(r"[-+.\d]+", name)]
         if odd or not names:
             raise InputError(
@@ -126,6 +127,20 @@ class Sources:
         if again:
             raise InputError(f"{self.shown(file)}: has the column {again[0]} more than once; large and small are one")
         return names
+
+    def _first_line(self, file: str, encoding: str) -> str:
+        filesystem, path = self._opened(file)
+        try:
+            with filesystem.open_input_stream(path) as stream, io.BufferedReader(stream) as lines:
+                text = lines.readline(LONGEST_LINE)
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{self.shown(file)}: cannot be read ({reason(error)})") from error
+        return text.decode("utf-8-sig" if encoding == "utf-8" else encoding, "replace").rstrip("\r\n")
+
+    def _opened(self, file: str) -> tuple[pafs.FileSystem, str]:
+        """The filesystem of a file, and its path there."""
+        scheme, mark, path = file.partition("://")
+        return (self._places[scheme], path) if mark else (pafs.LocalFileSystem(), file)
 
     def _check_parquet(self, files: list[str]) -> None:
         first: dict[str, tuple[str, pa.DataType]] = {}
@@ -139,10 +154,9 @@ class Sources:
                     )
 
     def _parquet_schema(self, file: str) -> pa.Schema:
-        scheme, mark, path = file.partition("://")
-        filesystem = self._places[scheme] if mark else pafs.LocalFileSystem()
+        filesystem, path = self._opened(file)
         try:
-            with filesystem.open_input_file(path if mark else file) as source:
+            with filesystem.open_input_file(path) as source:
                 return pq.read_schema(source)
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{self.shown(file)}: not a readable Parquet file ({reason(error)})") from error

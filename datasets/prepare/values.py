@@ -82,8 +82,8 @@ def tokens(value: str, kind: str, separator: str, missing: Sequence[str]) -> str
     """The ids of a list, as text where the column is text."""
     if is_list(kind):
         return value
-    parts = f"list_transform(string_split({value}, {literal(separator)}), x -> trim(x))"
-    return f"list_filter({parts}, x -> NOT list_contains({literals(missing or [''])}, x))"
+    parts = f"list_transform(string_split({value}, {literal(separator)}), lambda x: trim(x))"
+    return f"list_filter({parts}, lambda x: NOT list_contains({literals(missing or [''])}, x))"
 
 
 def id_list(value: str, kind: str, separator: str, missing: Sequence[str], values: str) -> Value:
@@ -91,7 +91,7 @@ def id_list(value: str, kind: str, separator: str, missing: Sequence[str], value
     found = tokens(value, kind, separator, missing)
     if values == "string":
         return Value(f"{found}::VARCHAR[]")
-    cast = f"list_transform({found}, x -> try_cast(x AS BIGINT))"
+    cast = f"list_transform({found}, lambda x: try_cast(x AS BIGINT))"
     if not is_text(kind):
         return Value(cast)
     return Value(cast, _unless(f"{cast}::VARCHAR[] = {found}", value), "a list of 64-bit integers in their usual form")
