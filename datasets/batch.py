@@ -83,19 +83,19 @@ def to_batches(
     parts = {
         "lengths": room.empty(torch.int32, steps, len(schema.hashed), size),
         "numbers": room.empty(torch.float32, steps, size, len(schema.numbers)),
-        "missing": room.empty(torch.bool, steps, size, len(schema.names)),
+        "missing": room.empty(torch.bool, steps, len(schema.names), size),
         "label": room.empty(torch.float32, steps, size),
         "weight": room.empty(torch.float32, steps, size),
         "user": room.empty(torch.int64, steps, size),
     }
     if size > count:
         for name, tensor in parts.items():
-            (tensor[..., count:] if name == "lengths" else tensor[:, count:]).zero_()
+            (tensor[..., count:] if name in ("lengths", "missing") else tensor[:, count:]).zero_()
     sources = np.stack([rows.buffers for rows in lanes], axis=2)  # [columns, 2, L]
     values, weights = _fill_ids(sources, order, schema, parts, room)
     _fill_others(sources, order, schema, parts)
-    parts["missing"][:, count:] = True
-    lengths = parts.pop("lengths")
+    parts["missing"][..., count:] = True
+    lengths, missing = parts.pop("lengths"), parts.pop("missing")
     return [
         Batch(
             ids=KeyedJaggedTensor(
@@ -104,6 +104,7 @@ def to_batches(
                 lengths=lengths[step].reshape(-1),
                 weights=weights[step] if weights else None,
             ),
+            missing=missing[step].t(),  # a field's column is written at once, and stays in one piece
             sample_index=torch.arange(first, first + size),
             counted=count,
             **{name: tensor[step] for name, tensor in parts.items()},
@@ -115,56 +116,58 @@ def to_batches(
 def _fill_ids(
     sources: np.ndarray, order: np.ndarray, schema: Schema, parts: Mapping[str, torch.Tensor], room: Room
 ) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor] | None]:
-    """Fills `lengths` and their columns of `missing`; gives the values of each step's KeyedJaggedTensor, and their
-    weights where there are."""
-    fields = [(field, row_type(field.rows)) for field in schema.hashed.values()]
-    steps, keys, size = parts["lengths"].shape
-    lengths = _addresses(parts["lengths"])
-    counts = np.empty((steps, keys, len(order)), np.int64)
-    for key, (field, word) in enumerate(fields):
-        found, offsets = sources[key]
+    """Fills `lengths` and their rows of `missing`; gives the values of each step's KeyedJaggedTensor, and their weights
+    where there are."""
+    fields = list(schema.hashed.values())
+    steps, count = order.shape[1], order.shape[0] * order.shape[2]
+    # Room for a value of each id, missing or not, and for one more.
+    most = np.full(steps, 1 + count * sum(not isinstance(field, IdListConfig) for field in fields))
+    for key, field in enumerate(fields):
         if isinstance(field, IdListConfig):
-            gather.list_lengths(offsets, order, lengths, key * size, counts[:, key])
-        else:
-            gather.id_lengths(found, order, lengths, key * size, counts[:, key], word)
-    gather.mark_missing(lengths, _addresses(parts["missing"]), keys, size, parts["missing"].shape[2])
-
-    # Steps lie one after another, keys within a step, and lanes within a key; each step has one place to spare.
-    places = (counts.cumsum() - counts.reshape(-1)).reshape(counts.shape) + np.arange(steps)[:, None, None]
-    totals = counts.sum(axis=(1, 2)) + 1
-    together = room.empty(torch.int64, int(totals.sum()))
-    targets = np.full(steps, together.data_ptr())
-    for key, (field, word) in enumerate(fields):
+            gather.list_totals(sources[key, 1], order, most)
+    starts = most.cumsum() - most
+    together = room.empty(torch.int64, int(most.sum()))
+    ends = together.data_ptr() + 8 * starts
+    places = []  # of each key's first value, [keys, S]
+    for key, field in enumerate(fields):
         found, offsets = sources[key]
+        places.append((ends - together.data_ptr()) // 8)
+        lengths, missing, word = (
+            _addresses(parts["lengths"], key),
+            _addresses(parts["missing"], key),
+            row_type(field.rows),
+        )
         if isinstance(field, IdListConfig):
-            gather.fill_lists(found, offsets, order, targets, places[:, key], word)
+            gather.fill_lists(found, offsets, order, ends, lengths, missing, word)
         else:
-            gather.fill_ids(found, order, targets, places[:, key], word)
-    values = [own[:-1] for own in together.split(totals.tolist())]
+            gather.fill_ids(found, order, ends, lengths, missing, word)
+    spans = list(zip(starts.tolist(), ((ends - together.data_ptr()) // 8).tolist(), strict=True))
+    values = [together[start:end] for start, end in spans]
     if not schema.weighted:
         return values, None
 
     shares = room.empty(torch.float32, len(together)).fill_(1)
-    targets = np.full(steps, shares.data_ptr())
-    given = iter(sources[keys:])
-    for key, (field, _) in enumerate(fields):
+    given = iter(sources[len(fields) :])
+    for key, field in enumerate(fields):
         if isinstance(field, IdListConfig):
             found = next(given)[0] if field.weights else np.zeros(len(order), np.int64)
-            gather.fill_weights(found, sources[key][1], order, targets, places[:, key], field.pooling == "mean")
-    return values, [own[:-1] for own in shares.split(totals.tolist())]
+            targets = shares.data_ptr() + 4 * places[key]
+            gather.fill_weights(found, sources[key, 1], order, targets, field.pooling == "mean")
+    return values, [shares[start:end] for start, end in spans]
 
 
 def _fill_others(sources: np.ndarray, order: np.ndarray, schema: Schema, parts: Mapping[str, torch.Tensor]) -> None:
-    """Fills `numbers` and their columns of `missing`, and what stands beside the fields."""
+    """Fills `numbers` and their rows of `missing`, and what stands beside the fields."""
     width, skip = len(schema.numbers), len(schema.hashed)
-    targets = {name: _addresses(tensor) for name, tensor in parts.items()}
     *_, label, weight, user = sources
     for place, number in enumerate(sources[len(sources) - 3 - width : -3]):
-        gather.fill_numbers(number[0], order, targets["numbers"], targets["missing"], place, width, skip)
+        missing = _addresses(parts["missing"], skip + place)
+        gather.fill_numbers(number[0], order, _addresses(parts["numbers"]), missing, place, width)
     for name, column, word in (("label", label, np.int32), ("weight", weight, np.int32), ("user", user, np.int64)):
-        gather.fill_words(column[0], order, targets[name], word)
+        gather.fill_words(column[0], order, _addresses(parts[name]), word)
 
 
-def _addresses(tensor: torch.Tensor) -> np.ndarray:
-    """Where the parts along the first dimension of a tensor lie in memory."""
-    return tensor.data_ptr() + np.arange(len(tensor)) * tensor.stride(0) * tensor.itemsize
+def _addresses(tensor: torch.Tensor, part: int = 0) -> np.ndarray:
+    """Where each tensor[step, part], or each tensor[step], lies in memory."""
+    inner = part * tensor.stride(1) if part else 0
+    return tensor.data_ptr() + (np.arange(len(tensor)) * tensor.stride(0) + inner) * tensor.itemsize

@@ -14,94 +14,89 @@ from asymdiffrec.datasets.native import compiled, view
 
 
 @compiled
-def id_lengths(
-    sources: np.ndarray, order: np.ndarray, targets: np.ndarray, start: int, counts: np.ndarray, word: type
-) -> None:
-    """1 or 0 for each row that has the id or has not, int32 from place `start` of each target; sums in counts [S, L].
-
-    The sources are of the integer type `word`, -1 where an id is missing.
-    """
-    lanes, steps, each = order.shape
-    for lane in range(lanes):
-        ids = view(sources[lane], word)
-        for step in range(steps):
-            lengths = view(targets[step] + 4 * (start + lane * each), np.int32)
-            drawn = order[lane, step]
-            present = np.int32(0)
-            for e in range(each):
-                length = np.int32(ids[np.uint32(drawn[e])] >= 0)
-                lengths[e] = length
-                present += length
-            counts[step, lane] = present
-
-
-@compiled
-def list_lengths(offsets: np.ndarray, order: np.ndarray, targets: np.ndarray, start: int, counts: np.ndarray) -> None:
-    """The lengths of the lists, int32 from place `start` of each target, and their sums in counts [S, L]."""
+def list_totals(offsets: np.ndarray, order: np.ndarray, totals: np.ndarray) -> None:
+    """Adds the number of ids in the lists of each step to totals [S]."""
     lanes, steps, each = order.shape
     for lane in range(lanes):
         ends = view(offsets[lane], np.int64)
         for step in range(steps):
-            lengths = view(targets[step] + 4 * (start + lane * each), np.int32)
             drawn = order[lane, step]
             total = np.int64(0)
             for e in range(each):
                 row = np.uint32(drawn[e])
-                length = ends[row + np.uint32(1)] - ends[row]
-                lengths[e] = length
-                total += length
-            counts[step, lane] = total
+                total += ends[row + np.uint32(1)] - ends[row]
+            totals[step] += total
 
 
 @compiled
-def fill_ids(sources: np.ndarray, order: np.ndarray, targets: np.ndarray, places: np.ndarray, word: type) -> None:
-    """The ids that are not missing, int64 from place `places[s, l]` of each target.
+def fill_ids(
+    sources: np.ndarray, order: np.ndarray, ids: np.ndarray, lengths: np.ndarray, missing: np.ndarray, word: type
+) -> None:
+    """The ids that are not missing, int64, from each address of `ids` [S] on, which is moved behind them; 1 or 0 for
+    each row that has one or has not, int32 from `lengths` [S] on; and whether it has not, from `missing` [S] on.
 
-    One that is missing is written too, and then overwritten: a target has room for one more than it will hold.
+    The sources are of the integer type `word`, -1 where an id is missing. Such a one is written too, and then
+    overwritten: a target has room for one more than it will hold.
     """
     lanes, steps, each = order.shape
     for lane in range(lanes):
-        ids = view(sources[lane], word)
+        rows = view(sources[lane], word)
         for step in range(steps):
-            found = view(targets[step] + 8 * places[step, lane], np.int64)
+            found = view(ids[step], np.int64)
+            length = view(lengths[step] + 4 * lane * each, np.int32)
+            absent = view(missing[step] + lane * each, np.uint8)
             drawn = order[lane, step]
             count = np.uint64(0)
-            for e in range(each):
-                row = ids[np.uint32(drawn[e])]
+            for e in range(np.uint64(each)):
+                row = rows[np.uint32(drawn[e])]
+                there = row >= 0
                 found[count] = row
-                count += np.uint64(row >= 0)
+                length[e] = there
+                absent[e] = not there
+                count += np.uint64(there)
+            ids[step] += 8 * np.int64(count)
 
 
 @compiled
 def fill_lists(
-    sources: np.ndarray, offsets: np.ndarray, order: np.ndarray, targets: np.ndarray, places: np.ndarray, word: type
+    sources: np.ndarray,
+    offsets: np.ndarray,
+    order: np.ndarray,
+    ids: np.ndarray,
+    lengths: np.ndarray,
+    missing: np.ndarray,
+    word: type,
 ) -> None:
-    """The ids of the lists, int64 from place `places[s, l]` of each target."""
+    """As `fill_ids` does, for lists; one is missing when it is empty."""
     lanes, steps, each = order.shape
     for lane in range(lanes):
-        ids, ends = view(sources[lane], word), view(offsets[lane], np.int64)
+        rows, ends = view(sources[lane], word), view(offsets[lane], np.int64)
         for step in range(steps):
-            found = view(targets[step] + 8 * places[step, lane], np.int64)
+            found = view(ids[step], np.int64)
+            length = view(lengths[step] + 4 * lane * each, np.int32)
+            absent = view(missing[step] + lane * each, np.uint8)
             drawn = order[lane, step]
             count = np.uint64(0)
-            for e in range(each):
+            for e in range(np.uint64(each)):
                 row = np.uint32(drawn[e])
-                for place in range(np.uint64(ends[row]), np.uint64(ends[row + np.uint32(1)])):
-                    found[count] = ids[place]
+                start, end = np.uint64(ends[row]), np.uint64(ends[row + np.uint32(1)])
+                length[e] = end - start
+                absent[e] = end == start
+                for place in range(start, end):
+                    found[count] = rows[place]
                     count += np.uint64(1)
+            ids[step] += 8 * np.int64(count)
 
 
 @compiled
-def fill_weights(
-    sources: np.ndarray, offsets: np.ndarray, order: np.ndarray, targets: np.ndarray, places: np.ndarray, mean: bool
-) -> None:
-    """The weights of lists, float32 from place `places[s, l]` of each target; without `sources` (0), of a list pooled
-    by sum ones, of one pooled by `mean` one over its length."""
+def fill_weights(sources: np.ndarray, offsets: np.ndarray, order: np.ndarray, targets: np.ndarray, mean: bool) -> None:
+    """The weights of lists, float32 from each address of `targets` [S] on, which is moved behind them; without
+    `sources` (0), of a list pooled by sum ones, of one pooled by `mean` one over its length."""
     lanes, steps, each = order.shape
     for lane in range(lanes):
         weights, ends = view(sources[lane], np.float32), view(offsets[lane], np.int64)
         for step in range(steps):
-            found = view(targets[step] + 4 * places[step, lane], np.float32)
+            found = view(targets[step], np.float32)
             drawn = order[lane, step]
             count = np.uint64(0)
             for e in range(each):
@@ -111,26 +106,26 @@ def fill_weights(
                 for place in range(start, end):
                     found[count] = weights[place] if sources[lane] else share
                     count += np.uint64(1)
+            targets[step] += 4 * np.int64(count)
 
 
 @compiled
 def fill_numbers(
-    sources: np.ndarray, order: np.ndarray, numbers: np.ndarray, missing: np.ndarray, place: int, width: int, skip: int
+    sources: np.ndarray, order: np.ndarray, numbers: np.ndarray, missing: np.ndarray, place: int, width: int
 ) -> None:
-    """A number field: column `place` of targets `numbers` [B, width] float32, 0 where it is NaN, and column
-    `skip + place` of targets `missing` [B, skip + width] bool, whether it is."""
+    """A number field: column `place` of targets `numbers` [B, width] float32, 0 where it is NaN, and whether it is,
+    from `missing` [S] on."""
     lanes, steps, each = order.shape
     for lane in range(lanes):
         values = view(sources[lane], np.float32)
         for step in range(steps):
-            found, absent = view(numbers[step], np.float32), view(missing[step], np.uint8)
+            found, absent = view(numbers[step], np.float32), view(missing[step] + lane * each, np.uint8)
             drawn = order[lane, step]
-            for e in range(each):
-                row = lane * each + e
+            for e in range(np.uint64(each)):
                 value = values[np.uint32(drawn[e])]
                 lost = np.isnan(value)
-                found[row * width + place] = np.float32(0) if lost else value
-                absent[row * (skip + width) + skip + place] = lost
+                found[(lane * each + e) * width + place] = np.float32(0) if lost else value
+                absent[e] = lost
 
 
 @compiled
@@ -144,15 +139,3 @@ def fill_words(sources: np.ndarray, order: np.ndarray, targets: np.ndarray, word
             drawn = order[lane, step]
             for e in range(each):
                 found[e] = values[np.uint32(drawn[e])]
-
-
-@compiled
-def mark_missing(lengths: np.ndarray, missing: np.ndarray, keys: int, rows: int, width: int) -> None:
-    """Whether the bags are empty: from `lengths` [keys, rows] int32 to the first columns of `missing` [rows, width]."""
-    block = 64  # so many rows stay in the cache while the keys are walked
-    for step in range(len(lengths)):
-        counts, absent = view(lengths[step], np.int32), view(missing[step], np.uint8)
-        for start in range(0, rows, block):
-            for key in range(keys):
-                for row in range(np.uint64(start), np.uint64(min(start + block, rows))):
-                    absent[row * np.uint64(width) + np.uint64(key)] = counts[np.uint64(key * rows) + row] == 0

@@ -51,13 +51,25 @@ def row_of(identity: np.uint64, seed: np.uint64, rows: np.uint64) -> np.uint64:
     return high * rows_high + (middle >> np.uint64(32)) + (carry >> np.uint64(32))
 
 
+@compiled
+def row_in_small(identity: np.uint64, seed: np.uint64, rows: np.uint64) -> np.uint64:
+    """`row_of` for tables of less than 2^32 rows, where half of the multiplications give zero."""
+    h = (identity ^ seed) + GOLDEN
+    h = (h ^ (h >> np.uint64(30))) * MIX1
+    h = (h ^ (h >> np.uint64(27))) * MIX2
+    h ^= h >> np.uint64(31)
+    return ((h >> np.uint64(32)) * rows + (((h & LOW) * rows) >> np.uint64(32))) >> np.uint64(32)
+
+
 def hash_rows(ids: pa.Array, seed: int, rows: int) -> np.ndarray:
     """Rows in [0, rows) of 64-bit ids [V] int64: `row_of` of each, -1 where it is null; int32 where that holds them."""
     found = np.empty(len(ids), row_type(rows))
     validity, values = ids.buffers()
     if len(ids):
-        nulls = validity.address if ids.null_count else 0
-        _hash_each(values.address, nulls, ids.offset, found, np.uint64(seed), np.uint64(rows))
+        hash_each = _hash_each_small if rows < 2**32 else _hash_each
+        hash_each(values.address + 8 * ids.offset, found, np.uint64(seed), np.uint64(rows))
+        if ids.null_count:
+            _mark_nulls(validity.address, ids.offset, found)
     return found
 
 
@@ -66,25 +78,29 @@ def row_type(rows: int) -> type[np.int32] | type[np.int64]:
     return np.int32 if rows <= 2**31 else np.int64
 
 
+# Two loops, and no branch in either: so both are vectorised, and what the first wrote is in the cache for the second.
 @compiled
-def _hash_each(values: int, validity: int, offset: int, found: np.ndarray, seed: np.uint64, rows: np.uint64) -> None:
-    """In blocks of the eight values whose validity is a byte, without branches: such a loop is vectorised."""
-    ids, bits = view(values + 8 * offset, np.uint64), view(validity + (offset >> 3), np.uint8)
-    shift, count = np.uint8(offset & 7), np.uint64(len(found))
-    whole = count - count % np.uint64(8)
-    for start in range(np.uint64(0), whole, np.uint64(8)):
-        valid = np.uint32(255)
-        if validity:
-            valid = np.uint32(bits[start >> np.uint64(3)]) >> shift
-            if shift:
-                valid |= np.uint32(bits[(start >> np.uint64(3)) + np.uint64(1)]) << np.uint8(8 - shift)
-        for k in range(np.uint64(8)):
-            missing = np.int64((valid >> np.uint32(k)) & np.uint32(1)) - 1  # 0, or -1 where there is no value
-            found[start + k] = np.int64(row_of(ids[start + k], seed, rows)) | missing
-    for place in range(whole, count):
-        bit = place + np.uint64(shift)
-        there = not validity or (bits[bit >> np.uint64(3)] >> np.uint8(bit & np.uint64(7))) & np.uint8(1)
-        found[place] = np.int64(row_of(ids[place], seed, rows)) if there else -1
+def _hash_each_small(values: int, found: np.ndarray, seed: np.uint64, rows: np.uint64) -> None:
+    ids = view(values, np.uint64)
+    for place in range(np.uint64(len(found))):
+        found[place] = row_in_small(ids[place], seed, rows)
+
+
+@compiled
+def _hash_each(values: int, found: np.ndarray, seed: np.uint64, rows: np.uint64) -> None:
+    ids = view(values, np.uint64)
+    for place in range(np.uint64(len(found))):
+        found[place] = row_of(ids[place], seed, rows)
+
+
+@compiled
+def _mark_nulls(validity: int, offset: int, found: np.ndarray) -> None:
+    """-1 where the bit of a validity bitmap, from `offset` on, is not set."""
+    bits, first = view(validity, np.uint8), np.uint64(offset)
+    for place in range(np.uint64(len(found))):
+        bit = first + place
+        there = (bits[bit >> np.uint64(3)] >> np.uint8(bit & np.uint64(7))) & np.uint8(1)
+        found[place] |= np.int64(there) - 1
 
 
 def string_ids(strings: pa.Array) -> np.ndarray:
