@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from asymdiffrec.datasets.batch import Batch
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.reader import EvaluationReader, TrainingReader, Worker
 from asymdiffrec.datasets.schema import Learned, Schema
@@ -95,8 +96,8 @@ class Training:
         settings, steps = self.job.train, self.steps
         validate_every = settings.validation.every or self.reader.steps_per_epoch
         position, on_gpu = self.reader.position(progress.step), self.trainee.device.type == "cuda"
-        batches = self.reader.batches(position, pinned=on_gpu)
         meter = Meter(self.reader, self.trainee.device, progress.step, steps)
+        batches = meter.waiting(self.reader.batches(position, pinned=on_gpu))
         known = self.unused_files() if log else set()
         while progress.step < steps:
             meter.add(train.progress(batches))
@@ -185,7 +186,7 @@ def evaluation_batch(batch_size: int) -> int:
 
 
 class Meter:
-    """Means of the losses between two log lines, over all workers, and the rate."""
+    """Means of the losses between two log lines, over all workers, the rate, and the share of time that data took."""
 
     def __init__(self, reader: TrainingReader, device: torch.device, step: int, steps: int) -> None:
         self.reader, self.device, self.steps = reader, device, steps
@@ -194,7 +195,16 @@ class Meter:
     def _restart(self, step: int) -> None:
         self.sums: dict[str, torch.Tensor] = {}
         self.count = 0
+        self.waited = 0.0
         self.step, self.since = step, time.perf_counter()
+
+    def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches; the time that each lets wait for it is counted."""
+        while True:
+            start = time.perf_counter()
+            batch = next(batches)
+            self.waited += time.perf_counter() - start
+            yield batch
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -214,10 +224,12 @@ class Meter:
         Raises TrainingError where a loss is not finite.
         """
         names = list(self.sums)
-        values = torch.stack([*self.sums.values(), torch.tensor(float(stop), device=self.device)])
+        waited = self.waited / (time.perf_counter() - self.since)
+        shared = torch.tensor([float(stop), waited], device=self.device)
+        values = torch.cat([torch.stack(list(self.sums.values())), shared])
         dist.all_reduce(values)
-        means = (values[:-1] / (self.count * dist.get_world_size())).tolist()
-        stop = bool(values[-1] > 0)
+        means = (values[:-2] / (self.count * dist.get_world_size())).tolist()
+        stop, waited = bool(values[-2] > 0), float(values[-1]) / dist.get_world_size()
         losses = dict(zip(names, means, strict=True))
         wrong = [name for name, value in losses.items() if not math.isfinite(value)]
         if wrong:
@@ -232,6 +244,7 @@ class Meter:
             "epoch": position.epoch,
             "samples": step * self.reader.batch_size,
             "samples_per_second": self.reader.batch_size / seconds,
+            "data_wait": waited,
             "seconds_left": seconds * (self.steps - step),
             **losses,
         }

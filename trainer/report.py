@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 PARTS = ("main", "recon", "aux", "distil")
+WAITS = 0.05
+"""Share of the time that steps wait for data from where on it is said"""
 METRICS = ("auc", "uauc", "log_loss", "normalized_entropy", "calibration")
 
 
@@ -66,7 +68,8 @@ def describe(record: dict[str, Any], steps: int) -> str:
     if "loss" in record:
         parts = [f"{part} {record[f'loss_{part}']:.4f}" for part in PARTS if f"loss_{part}" in record]
         left = f"{record['samples_per_second']:,.0f} samples/s  {_clock(record['seconds_left'])} left"
-        return f"{head}  loss {record['loss']:.4f} ({', '.join(parts)})  {left}"
+        waits = f"  waits for data {record['data_wait']:.0%}" if record["data_wait"] >= WAITS else ""
+        return f"{head}  loss {record['loss']:.4f} ({', '.join(parts)})  {left}{waits}"
     if "files_added" in record:
         return f"{head}  {unused(record['files_added'])}"
     split = "valid" if "valid/auc" in record else "test"

@@ -19,6 +19,7 @@ def test_run_directory_holds_what_the_design_says(trained: Path) -> None:
     assert [record["step"] for record in steps] == [*range(5, 36, 5), 36]
     expected = {"epoch", "samples", "samples_per_second", "loss", "loss_main", "loss_recon", "loss_aux", "loss_distil"}
     assert all(expected <= record.keys() for record in steps)
+    assert all(0 < record["data_wait"] < 1 for record in steps)
     assert steps[-1]["samples"] == 36 * 256
     assert steps[-1]["loss_main"] < steps[0]["loss_main"]
     metrics = {"auc", "uauc", "log_loss", "normalized_entropy", "calibration"}

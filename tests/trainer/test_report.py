@@ -16,7 +16,7 @@ from asymdiffrec.trainer.report import describe, followed
 
 def loss_record(step: int, **changes: Any) -> dict[str, Any]:
     record = {"step": step, "epoch": 1, "samples": 64 * step, "loss": 0.69314, "loss_main": 0.5, "loss_recon": 0.00004}
-    return {**record, "samples_per_second": 12345.6, "seconds_left": 64.6, **changes}
+    return {**record, "samples_per_second": 12345.6, "seconds_left": 64.6, "data_wait": 0.01, **changes}
 
 
 def evaluation(split: str, missing: float, **changes: Any) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def test_interrupted_run_goes_on_to_the_same_end(
 
 def logged(run: Path) -> list[dict[str, Any]]:
     records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    times = ("samples_per_second", "seconds_left")
+    times = ("samples_per_second", "seconds_left", "data_wait")
     return [{key: value for key, value in record.items() if key not in times} for record in records]
 
 

@@ -1,0 +1,152 @@
+"""The tables that reading is measured on, and how their readers elsewhere make the same tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch.utils.data import Dataset
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from asymdiffrec.datasets.hashing import hash_rows, string_ids
+from asymdiffrec.datasets.schema import FieldsConfig, Schema, table_seed
+
+TABLE_ROWS = 1_000_000
+ROW_GROUP = 16_384
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Columns of a click log."""
+
+    name: str
+    integers: int
+    lists: int = 0
+    strings: int = 0
+    numbers: int = 0
+
+    @property
+    def columns(self) -> list[str]:
+        counts = {"id": self.integers, "string": self.strings, "list": self.lists, "number": self.numbers}
+        return [f"{kind}{place}" for kind, count in counts.items() for place in range(count)]
+
+    def schema(self, threads: int) -> Schema:
+        fields: dict[str, dict[str, Any]] = {}
+        for name in self.columns:
+            kind = name.rstrip("0123456789")
+            if kind == "number":
+                fields[name] = {"type": "number"}
+            else:
+                fields[name] = {"type": "id_list" if kind == "list" else "id", "rows": TABLE_ROWS}
+                fields[name]["values"] = "string" if kind == "string" else "int"
+        return FieldsConfig.model_validate({"fields": fields, "data": {"threads": threads}}).to_schema()
+
+    def write(self, folder: Path, rows: int) -> None:
+        """A file of random rows, 5 % of each column null."""
+        folder.mkdir()
+        rng = np.random.default_rng(0)
+        writer = None
+        for start in range(0, rows, ROW_GROUP):
+            table = self._draw(rng, min(ROW_GROUP, rows - start))
+            writer = writer or pq.ParquetWriter(folder / "part.parquet", table.schema)
+            writer.write_table(table)
+        assert writer is not None
+        writer.close()
+
+    def _draw(self, rng: np.random.Generator, rows: int) -> pa.Table:
+        columns: dict[str, pa.Array] = {}
+        for name in self.columns:
+            missing = rng.random(rows) < 0.05
+            if name.startswith("id"):
+                columns[name] = pa.array(rng.integers(0, 2**40, rows), mask=missing)
+            elif name.startswith("string"):
+                words = np.char.mod("%08x", rng.zipf(1.3, rows) % 2**32)
+                columns[name] = pa.array(words, mask=missing)
+            elif name.startswith("number"):
+                columns[name] = pa.array(rng.exponential(10, rows).round(), mask=missing)
+            else:
+                offsets = np.concatenate([[0], np.cumsum(rng.integers(0, 8, rows))]).astype(np.int32)
+                ids = pa.array(rng.integers(0, 2**40, offsets[-1]))
+                columns[name] = pa.ListArray.from_arrays(pa.array(offsets), ids)
+        return pa.table({**columns, "label": rng.integers(0, 2, rows)})
+
+
+def tensors(schema: Schema, table: pa.Table) -> tuple[KeyedJaggedTensor, torch.Tensor, torch.Tensor]:
+    """A table's samples as anyone would make them of Arrow's columns by numpy: ids, numbers and label."""
+    values, lengths = [], []
+    for name, field in schema.hashed.items():
+        column = table.column(name).combine_chunks()
+        if field.type == "id_list":
+            lengths.append(np.diff(column.offsets.to_numpy()))
+            values.append(hash_rows(column.flatten(), table_seed(name), field.rows))
+            continue
+        if field.values == "string":
+            column = pa.array(string_ids(column), mask=column.is_null().to_numpy(zero_copy_only=False))
+        rows = hash_rows(column, table_seed(name), field.rows)
+        lengths.append(rows >= 0)
+        values.append(rows[rows >= 0])
+    return _batch(schema, values, lengths, [table.column(name).to_numpy() for name in schema.numbers], table["label"])
+
+
+def _batch(
+    schema: Schema, values: list[Any], lengths: list[Any], numbers: list[Any], label: Any
+) -> tuple[KeyedJaggedTensor, torch.Tensor, torch.Tensor]:
+    ids = KeyedJaggedTensor(
+        keys=list(schema.hashed),
+        values=torch.from_numpy(np.concatenate(values).astype(np.int64)),
+        lengths=torch.from_numpy(np.concatenate(lengths).astype(np.int32)),
+    )
+    floats = np.stack(numbers, axis=1).astype(np.float32) if numbers else np.empty((len(label), 0), np.float32)
+    return ids, torch.from_numpy(np.nan_to_num(floats)), torch.from_numpy(np.asarray(label, np.float32))
+
+
+class Frame(Dataset[pd.Series]):
+    """A pandas frame of raw values that gives a row at a time, as tutorials do."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.frame = table.to_pandas(types_mapper=pd.ArrowDtype)
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def __getitem__(self, row: int) -> pd.Series:
+        return self.frame.iloc[row]
+
+
+@dataclass(frozen=True)
+class Collate:
+    """Rows of a `Frame` to the tensors of `tensors`."""
+
+    schema: Schema
+
+    def __call__(self, rows: list[pd.Series]) -> tuple[KeyedJaggedTensor, torch.Tensor, torch.Tensor]:
+        values, lengths = [], []
+        for name, field in self.schema.hashed.items():
+            bags = [self._bag(row[name], field.type == "id_list") for row in rows]
+            lengths.append([len(bag) for bag in bags])
+            flat = [identity for bag in bags for identity in bag]
+            ids = string_ids(pa.array(flat, pa.string())) if field.values == "string" else np.array(flat, np.int64)
+            values.append(hash_rows(pa.array(ids), table_seed(name), field.rows))
+        numbers = [[np.nan if pd.isna(row[name]) else row[name] for row in rows] for name in self.schema.numbers]
+        return _batch(self.schema, values, lengths, numbers, [row["label"] for row in rows])
+
+    @staticmethod
+    def _bag(value: Any, many: bool) -> list[Any]:
+        if many:
+            return list(value)
+        return [] if pd.isna(value) else [value]
+
+
+def ray_batches(folder: Path, columns: list[str], rows: int) -> Iterator[pa.Table]:
+    """Ray Data's batches of a folder as Arrow tables."""
+    import ray
+
+    data = ray.data.read_parquet(str(folder), columns=columns)
+    yield from data.iter_batches(batch_size=rows, batch_format="pyarrow", drop_last=True)

@@ -1,0 +1,199 @@
+"""From files to batches: rows a second beside Arrow, Ray Data and a DataLoader; resuming; waiting; `prepare table`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import duckdb
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import ray
+from rich.console import Console
+from torch.utils.data import DataLoader
+
+from asymdiffrec.datasets.prepare.synthetic import prepare_synthetic
+from asymdiffrec.datasets.reader import Position, TrainingReader
+from asymdiffrec.datasets.shards import Shards, open_shards
+from asymdiffrec.embeddings.quiet import quiet_torchrec
+from asymdiffrec.trainer import drive
+from asymdiffrec.trainer.job import read_job, read_learned
+from asymdiffrec.trainer.run import Run
+from benchmarks._layouts import Collate, Frame, Layout, ray_batches, tensors
+from benchmarks._report import Result, alternate, arguments, show
+
+LAYOUTS = (
+    Layout("39 ids, 3 lists", integers=39, lists=3),
+    Layout("Criteo, 13 numbers, 26 strings", integers=0, strings=26, numbers=13),
+)
+BATCH = 4096
+LAUNCHER = """
+import os, subprocess, sys
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+print(usage.ru_maxrss)
+sys.exit(status != 0)
+"""
+"""Runs a command and prints its peak memory in KiB, which would count the memory of a large process that starts it"""
+PEERS = 5.0
+"""Times as fast as Ray Data and a DataLoader: the goal"""
+
+
+def decode(shards: Shards, columns: list[str], threads: int) -> None:
+    """Arrow's decoding of all row groups, in threads, and nothing else."""
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(lambda group: len(shards.read(group, columns)), range(len(shards.row_groups))):
+            pass
+
+
+def epoch(reader: TrainingReader) -> None:
+    for _ in islice(reader.batches(Position()), reader.steps_per_epoch):
+        pass
+
+
+def reading(layout: Layout, folder: Path, rows: int, threads: int, quick: bool) -> Iterator[Result]:
+    """Our reader beside three others, each with so many threads or workers."""
+    schema, shards = layout.schema(threads), open_shards(str(folder))
+    columns = [*layout.columns, "label"]
+    reader = TrainingReader(schema, shards, 0, BATCH)
+    rounds = 1 if quick else 3
+    name = f"{layout.name}, {threads} thread{'s' if threads > 1 else ''}"
+
+    def result(peer: str, ours: float, theirs: float, peer_rows: int, goal: float) -> Result:
+        rates = reader.steps_per_epoch * BATCH / ours, peer_rows / theirs
+        return Result(name, rates[0], "rows/s", peer, rates[1], f"at least {goal:g} times", rates[0] >= goal * rates[1])
+
+    ours, theirs = alternate(partial(epoch, reader), partial(decode, shards, columns, threads), rounds)
+    yield result("bare Parquet decoding", ours, theirs, rows, 0.7)
+
+    def by_ray() -> None:
+        for table in ray_batches(folder, columns, BATCH):
+            tensors(schema, table)
+
+    with cluster(threads):
+        ours, theirs = alternate(partial(epoch, reader), by_ray, 1)
+    yield result("Ray Data", ours, theirs, rows // BATCH * BATCH, PEERS)
+
+    few = min(rows, 2 * BATCH if quick else 20 * BATCH)
+    frame = Frame(pq.read_table(folder, columns=columns).slice(0, few))
+    workers = threads if threads > 1 else 0
+    loader = DataLoader(frame, BATCH, shuffle=True, collate_fn=Collate(schema), num_workers=workers, drop_last=True)
+
+    def by_loader() -> None:
+        for _ in loader:
+            pass
+
+    ours, theirs = alternate(partial(epoch, reader), by_loader, 1)
+    yield result("DataLoader over pandas", ours, theirs, few // BATCH * BATCH, PEERS)
+
+
+@contextlib.contextmanager
+def cluster(cores: int) -> Iterator[None]:
+    """Ray on this machine, which says nothing."""
+    ray.init(
+        num_cpus=cores,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="error",
+        _node_ip_address="127.0.0.1",
+    )
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    yield
+    ray.shutdown()
+
+
+def resuming(layout: Layout, folder: Path) -> Result:
+    """Seconds to the first batch from the middle of an epoch, beside reading all that came before it."""
+    reader = TrainingReader(layout.schema(threads=len(os.sched_getaffinity(0))), open_shards(str(folder)), 0, BATCH)
+    middle = reader.steps_per_epoch // 2
+
+    def resume() -> None:
+        next(reader.batches(Position(1, middle)))
+
+    def read_again() -> None:
+        for _ in islice(reader.batches(Position(1, 0)), middle + 1):
+            pass
+
+    ours, theirs = alternate(resume, read_again, 3)
+    return Result("a position to its first batch", ours, "s", "reading up to it", theirs, "under 1 s", ours < 1)
+
+
+def waiting(folder: Path, quick: bool) -> Result:
+    """The share of time that training waits for data, in a run as `prepare synthetic` sets it up."""
+    prepare_synthetic(folder / "clicks", rows=5_000 if quick else 400_000)
+    job = read_job(folder / "clicks" / "job.yaml", ["train.epochs=1", "train.log_every=10"])
+    drive.train(job, read_learned(job), Run(folder / "run"), resume=False, console=Console(quiet=True))
+    records = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    steps = [record for record in records if "data_wait" in record]
+    seconds = [1 / record["samples_per_second"] for record in steps]
+    wait = sum(a * b["data_wait"] for a, b in zip(seconds, steps, strict=True)) / sum(seconds)
+    goal = "under 0.02"
+    return Result("a training step's wait for data", wait, "of its time", "the step", 1.0, goal, wait < 0.02)
+
+
+def generate(file: Path, rows: int) -> None:
+    """A CSV of a click log: label, time, 6 ids, 4 numbers, 2 strings, one in twenty missing."""
+    columns = ["(random() < 0.2)::INT AS label", "i AS time"]
+    columns += [f"hash(i, {k}) % {10 ** (k + 2)} AS id_{k}" for k in range(6)]
+    columns += [f"CASE WHEN random() > 0.05 THEN round(random() * 1000, 2) END AS number_{k}" for k in range(4)]
+    columns += [f"'word ' || (hash(i, 9, {k}) % {10 ** (k + 3)}) AS text_{k}" for k in range(2)]
+    with duckdb.connect(config={"memory_limit": "1GB"}) as database:
+        database.execute(f"COPY (SELECT {', '.join(columns)} FROM range({rows}) t(i)) TO '{file}' (HEADER)")
+
+
+def preparing(folder: Path, rows: int) -> Iterator[Result]:
+    """`prepare table` in a process of its own, beside Arrow reading the same file and keeping nothing."""
+    file = folder / "log.csv"
+    generate(file, rows)
+    script = Path(sys.executable).with_name("asymdiffrec")
+    command = [sys.executable, "-c", LAUNCHER, script, "prepare", "table", folder / "table", "--input", file]
+    start = time.perf_counter()
+    launched = subprocess.run(command, check=True, capture_output=True)
+    ours = time.perf_counter() - start
+    written = sum(open_shards(str(folder / "table" / split)).rows for split in ("train", "valid", "test"))
+    assert written == rows
+    start = time.perf_counter()
+    read = sum(len(batch) for batch in pacsv.open_csv(file))
+    theirs = time.perf_counter() - start
+    assert read == rows
+    yield Result(f"prepare table, {rows:,} rows of CSV", rows / ours, "rows/s", "pyarrow.csv", rows / theirs)
+    peak = int(launched.stdout.split()[-1]) / 2**20
+    yield Result("its peak memory", peak, "GiB", "the limit", 2.0, "at most 2 GiB", peak <= 2)
+
+
+def measure(quick: bool) -> Iterator[Result]:
+    rows = 20_000 if quick else 2_000_000
+    with tempfile.TemporaryDirectory() as temporary:
+        for number, layout in enumerate(LAYOUTS):
+            folder = Path(temporary) / f"layout-{number}"
+            layout.write(folder, rows)
+            for threads in (1,) if quick else (1, 2):
+                yield from reading(layout, folder, rows, threads, quick)
+            yield resuming(layout, folder)
+        yield waiting(Path(temporary), quick)
+        yield from preparing(Path(temporary), 20_000 if quick else 10_000_000)
+
+
+def main() -> None:
+    quiet_torchrec()
+    options = arguments(__doc__ or "")
+    results = list(measure(options.quick))
+    # A quick run is so short that starting up is all of it: whether it meets a goal says nothing.
+    show([replace(result, holds=None) for result in results] if options.quick else results, options.json)
+
+
+if __name__ == "__main__":
+    main()
