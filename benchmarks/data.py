@@ -159,9 +159,9 @@ def preparing(folder: Path, rows: int) -> Iterator[Result]:
     file = folder / "log.csv"
     generate(file, rows)
     script = Path(sys.executable).with_name("asymdiffrec")
-    command = [sys.executable, "-c", LAUNCHER, script, "prepare", "table", folder / "table", "--input", file]
+    command = [script, "prepare", "table", folder / "table", "--input", file]
     start = time.perf_counter()
-    launched = subprocess.run(command, check=True, capture_output=True)
+    launched = subprocess.run([sys.executable, "-c", LAUNCHER, *map(str, command)], check=True, capture_output=True)
     ours = time.perf_counter() - start
     written = sum(open_shards(str(folder / "table" / split)).rows for split in ("train", "valid", "test"))
     assert written == rows

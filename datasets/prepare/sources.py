@@ -56,7 +56,7 @@ class Sources:
         else:
             files = [self._scheme(location) + name for name in _remote(location)]
         if not files:
-            what = "no file matches" if glob.has_magic(location) else "no such file, or a folder without files"
+            what = "no file matches" if glob.has_magic(shown(location)) else "no such file, or a folder without files"
             raise InputError(f"{shown(location)}: {what}")
         return files
 
@@ -67,7 +67,7 @@ class Sources:
             if known == filesystem:
                 return f"{scheme}://"
         scheme = f"place{len(self._places)}"
-        wrapper = type("Wrapper", (ArrowFSWrapper,), {"protocol": scheme})
+        wrapper = type("Wrapper", (_Wrapper,), {"protocol": scheme})
         self.database.register_filesystem(wrapper(filesystem))
         self._places[scheme] = filesystem
         return f"{scheme}://"
@@ -105,7 +105,7 @@ class Sources:
         try:
             return str(self.database.execute(query).fetchall()[0][0])
         except duckdb.Error as error:
-            raise InputError(f"{self.shown(file)}: found no delimiter in it ({reason(error)}); give one") from error
+            raise InputError(f"{self.shown(file)}: found no delimiter in it ({said(error)}); give one") from error
 
     def _columns(self, table: TableConfig, file: str, options: dict[str, str]) -> list[str]:
         """The names that a text file's columns have: given, or in its first line."""
@@ -160,6 +160,21 @@ class Sources:
                 return pq.read_schema(source)
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{self.shown(file)}: not a readable Parquet file ({reason(error)})") from error
+
+
+class _Wrapper(ArrowFSWrapper):
+    """A filesystem of pyarrow as DuckDB takes it; the first part of a path, such as a bucket, belongs to the path."""
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return path.partition("://")[2] if "://" in path else path
+
+
+def said(error: duckdb.Error) -> str:
+    """What DuckDB says of an error, in one line; of one in Python's filesystems, the end of the traceback."""
+    lines = [line for line in str(error).split("\n\n")[0].splitlines() if line.strip()]
+    text = lines[-1] if lines[0].startswith("Traceback") else " ".join(" ".join(lines).split())
+    return re.sub(r"place\d+://", "", text)
 
 
 def _within(folder: str) -> list[str]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.prepare.progress import Progress
 from asymdiffrec.datasets.prepare.recipe import TableConfig
-from asymdiffrec.datasets.prepare.sources import FILE, Sources
+from asymdiffrec.datasets.prepare.sources import FILE, Sources, said
 from asymdiffrec.datasets.prepare.sql import literal, quoted
 
 MEMORY = "1GB"
@@ -123,7 +123,7 @@ class Store:
         text = str(error)
         line, file = re.search(r"CSV Error on Line: (\d+)", text), re.search(r"^  file = (.*)$", text, re.MULTILINE)
         if line is None or file is None:
-            return re.sub(r"place\d+://", "", " ".join(text.split("\n\n")[0].split()))
+            return said(error)
         _, original, *rest = text.split("\n")
         return (
             f"{self.sources.shown(file[1])}, line {line[1]}: {_said(rest[0])}: "

@@ -11,13 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from moto.server import ThreadedMotoServer
 
 from asymdiffrec.datasets import retry
 from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.datasets.prepare.recipe import Recipe
+from asymdiffrec.datasets.prepare.table import prepare_table
 from asymdiffrec.datasets.profile import learn
 from asymdiffrec.datasets.reader import EvaluationReader, Position, TrainingReader
 from asymdiffrec.datasets.schema import FieldsConfig, Learned, Schema
@@ -162,3 +167,23 @@ def test_a_file_that_goes_away_is_named(server: Server, shards: Shards) -> None:
             shards.read(0, ["label"])
     finally:
         store.copy_file("bucket/kept", name)
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet", "glob", "gzip"])
+def test_a_raw_table_is_prepared_from_a_bucket(server: Server, tmp_path: Path, form: str) -> None:
+    number = np.arange(300)
+    table = pa.table({"row": number, "word": [f"w{k % 5}" for k in number.tolist()], "label": number % 2})
+    store, name = server.filesystem(), {"csv": "a.csv", "gzip": "a.csv.gz"}.get(form, "a.parquet")
+    folder = f"bucket/raw-{form}"
+    store.create_dir(folder)
+    with store.open_output_stream(f"{folder}/{name}") as stream:  # compresses what ends in .gz
+        pq.write_table(table, stream) if name.endswith("parquet") else pacsv.write_csv(table, stream)
+    place = server.uri(f"{folder}/{'*.parquet' if form == 'glob' else name}")
+    recipe = Recipe.model_validate({"input": {"files": place}, "fields": {"row": {"type": "id"}, "word": {}}})
+    prepare_table(tmp_path / "out", recipe)
+    rows = [row for split in ("train", "valid", "test") for row in pq.read_table(tmp_path / "out" / split)["row"]]
+    assert sorted(row.as_py() for row in rows) == number.tolist()
+    lacking = Recipe.model_validate({"input": {"files": server.uri(f"{folder}/none.csv")}})
+    with pytest.raises(InputError, match=r"^s3://bucket/.*none\.csv: no such file") as caught:
+        prepare_table(tmp_path / "other", lacking)
+    assert "key" not in str(caught.value)
