@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,9 @@ from asymdiffrec.datasets.room import Room
 from asymdiffrec.datasets.rows import Rows, decode, no_rows
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.shards import Shards
+
+BEGIN = 4
+"""Batches that are made before the others of the first window, so that training need not wait for all of them"""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class TrainingReader:
         """The position after `step` batches since the start of the run."""
         return Position(*divmod(step, self.steps_per_epoch))
 
-    def batches(self, position: Position, pinned: bool = False) -> Iterator[Batch]:
+    def batches(self, position: Position, pinned: bool = False) -> Generator[Batch]:
         """Batches from a position on, without end, made one window ahead; in page-locked memory where `pinned`.
 
         Raises InputError with the place where a row holds what its field does not allow.
@@ -96,13 +99,15 @@ class TrainingReader:
 
     def _windows(self, position: Position, room: Room, pool: ThreadPoolExecutor) -> Iterator[Callable[[], list[Batch]]]:
         open_groups: dict[int, Rows] = {}
-        first = position.step
+        first, begin = position.step, BEGIN
         for number in count(position.epoch):
             epoch = self._epoch(number)
             for start in range(0, epoch.steps, epoch.steps_per_window):
-                stop = min(start + epoch.steps_per_window, epoch.steps)
-                if first < stop:
-                    steps = range(max(first, start), stop)
+                steps = range(max(first, start), min(start + epoch.steps_per_window, epoch.steps))
+                if begun := min(len(steps), begin):
+                    yield partial(self._window, epoch, steps[:begun], open_groups, room, pool)
+                    steps, begin = steps[begun:], 0
+                if steps:
                     yield partial(self._window, epoch, steps, open_groups, room, pool)
             first = 0
 
