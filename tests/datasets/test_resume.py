@@ -48,7 +48,7 @@ def write(folder: Any, files: list[list[int]]) -> Shards:
                 {
                     "row": number,
                     "item": pa.array(number * 7, mask=number % 5 == 0),
-                    "tags": [list(range(k, k + k % 4)) for k in number.tolist()],
+                    "tags": pa.array([list(range(k, k + k % 4)) for k in number.tolist()], pa.list_(pa.int64())),
                     "price": pa.array(number / 8, mask=number % 3 == 0),
                     "label": number % 2,
                 }

@@ -40,7 +40,8 @@ def records(run: Path) -> list[dict[str, Any]]:
 
 
 def without_times(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key not in ("samples_per_second", "seconds_left")}
+    times = ("samples_per_second", "seconds_left", "data_wait")
+    return {key: value for key, value in record.items() if key not in times}
 
 
 def train(clicks: Path, run: Path, *settings: str) -> list[dict[str, Any]]:
