@@ -112,6 +112,8 @@ class Sources:
         if table.columns is not None:
             return table.columns
         line = self._first_line(file, table.encoding)
+        if not line:
+            raise InputError(f"{self.shown(file)}: is empty, or its first line is")
         delimiter, quote = options["delim"], options["quote"]
         cells = line.split(delimiter)
         if len(delimiter) == 1 and quote:

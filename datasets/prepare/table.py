@@ -91,6 +91,9 @@ def _loaded(store: Store, recipe: Recipe) -> str:
 
 
 def _require_sound(samples: Samples) -> None:
+    """Raise InputError where no job can be made of the fields."""
+    if not samples.fields:
+        raise InputError("none of the columns became a field; say with --id, --number or --list which ones are")
     try:
         FieldsConfig.model_validate({"data": samples.data, "fields": samples.fields})
     except ValidationError as error:

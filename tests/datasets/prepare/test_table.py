@@ -389,6 +389,21 @@ def test_a_first_line_without_names_is_told(tmp_path: Path) -> None:
         prepare_table(tmp_path / "out", recipe(tmp_path / "log.csv"))
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"log\.csv: is empty"),
+        ("label,word\n", r"the input has no rows"),
+        ("label,word\n" + "0,a\n1,a\n" * 50, r"none of the columns became a field; say with --id"),
+        ("label,Word,word\n0,a,b\n", r"log\.csv: has the column Word more than once"),
+    ],
+)
+def test_a_table_without_anything_to_learn_from_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "log.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        prepare_table(tmp_path / "out", recipe(tmp_path / "log.csv", fields={}))
+
+
 def test_nothing_is_written_when_it_is_only_asked(tmp_path: Path) -> None:
     told: list[Any] = []
     file = csv(tmp_path)
