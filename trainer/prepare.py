@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from asymdiffrec.trainer.shell import AsJson, console, print_json, progress
 
@@ -274,7 +275,7 @@ def _show_choices(samples: Samples) -> None:
     for heading in ("column", "becomes", "because"):
         shown.add_column(heading, overflow="fold")
     for choice in samples.choices:
-        shown.add_row(choice.column, choice.kind or "-", choice.reason)
+        shown.add_row(escape(choice.column), choice.kind or "-", escape(choice.reason))
     console.print(shown)
 
 
@@ -292,7 +293,7 @@ def _report(out: Path, profile: dict[str, Any], as_json: bool) -> None:
     for name, field in profile["fields"].items():
         ids = f"{field['cardinality']:,}" if "cardinality" in field else ""
         length = f"{field['mean_length']:.2f}" if "mean_length" in field else ""
-        table.add_row(name, field["type"], field["group"], f"{field['missing']:.1%}", ids, length)
+        table.add_row(escape(name), field["type"], field["group"], f"{field['missing']:.1%}", ids, length)
     output = Console()
     output.print(table)
     for split, rows in profile["rows"].items():

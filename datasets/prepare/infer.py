@@ -62,6 +62,10 @@ def _chosen(column: Column) -> tuple[str | None, str]:
     if column.integers == column.present and not _is_fraction(column):
         return _integers(column, many, names_row)
     if column.numbers == column.present:
+        if column.padded or _named_id(column.name):
+            return "id", f"numbers with {'leading zeros' if column.padded else 'a name that says id'}; {many}"
+        if max(abs(column.least or 0), abs(column.most or 0)) >= 2**53 and column.kind not in ("FLOAT", "DOUBLE"):
+            return "id", f"numbers too large to be amounts; {many}"
         if values.is_text(column.kind) and column.distinct <= FEW:
             return "id", f"only {column.distinct} different numbers"
         return "number", f"numbers from {column.least:g} to {column.most:g}"

@@ -125,6 +125,12 @@ class Recipe(Config):
     def _query_has_its_tables(self) -> Self:
         if self.others and not self.query:
             raise ValueError("others: more tables need a query that puts them together")
+        if self.query and self.split.by == "order":
+            raise ValueError("split.by: order does not go with a query, whose rows have none; let it give a time")
+        if self.split.by == "column" and self.split.files:
+            raise ValueError("split.by: column and files of their own for valid or test exclude each other")
+        if "input" in self.others or "samples" in self.others:
+            raise ValueError("others: input and samples are taken; choose other names")
         if self.query and self.split.files:
             raise ValueError("split: files of their own do not go with a query; let it give a column, split.by: column")
         return self

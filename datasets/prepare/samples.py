@@ -46,7 +46,7 @@ def samples_of(store: Store, table: str, recipe: Recipe) -> Samples:
     Raises InputError where the recipe names a column that is not there, or none is the label.
     """
     kinds = store.types(table)
-    given = {field.column or name: (name, field) for name, field in recipe.fields.items()}
+    given = _by_column(recipe, kinds)
     _require_columns(recipe, given, kinds)
     missing = {column: _missing(recipe, given, column) for column in kinds}
     lists = {column: field.separator for column, (_, field) in given.items() if field.type == "id_list"}
@@ -92,19 +92,38 @@ def _roles(recipe: Recipe, columns: Mapping[str, Column]) -> dict[str, str]:
             f"--label: none of the columns is named {', '.join(infer.LABELS[:-1])} or {infer.LABELS[-1]}; say which "
             f"one is the label. They are {', '.join(columns)}"
         )
-    free = {name: column for name, column in columns.items() if name not in recipe.ignore}
+    taken = (*recipe.ignore, label, recipe.weight, recipe.split.column, recipe.user, recipe.time)
+    free = {name: column for name, column in columns.items() if name not in taken}
     time = recipe.time or infer.guessed(infer.TIMES, free)
     if time and not recipe.time and not _is_time(columns[time]):
         time = None
     if time is None and recipe.split.by == "time":
         raise InputError("--split time: say with --time which column is the time")
     user = recipe.user or infer.guessed(infer.USERS, free)
-    found = {user: "user", time: "time", recipe.weight: "weight", recipe.split.column: "split", label: "label"}
+    columns_of = {"user": user, "time": time, "weight": recipe.weight, "split": recipe.split.column, "label": label}
+    found: dict[str | None, str] = {}
+    for role, name in columns_of.items():
+        if name is not None and name in found:
+            raise InputError(f"column {name} cannot be both the {found[name]} and the {role}; a query can copy it")
+        found[name] = role
     return {column: role for column, role in found.items() if column is not None}
 
 
 def _is_time(column: Column) -> bool:
     return column.present == column.rows and (values.is_time(column.kind) or column.numbers == column.rows)
+
+
+def _by_column(recipe: Recipe, kinds: Mapping[str, str]) -> dict[str, tuple[str, RecipeField]]:
+    """The declared fields by their columns."""
+    found: dict[str, tuple[str, RecipeField]] = {}
+    for name, given in recipe.fields.items():
+        column = given.column or name
+        if column in found:
+            raise InputError(f"fields: {found[column][0]} and {name} have the one column {column}; a query can copy it")
+        if name != column and name in kinds:
+            raise InputError(f"fields: {name} is the name of another column; give the field of {column} another one")
+        found[column] = name, given
+    return found
 
 
 def _require_columns(recipe: Recipe, given: Iterable[str], kinds: Mapping[str, str]) -> None:
@@ -196,8 +215,12 @@ def _add_roles(
             samples.add(name, name, values.weight(value, kind))
         elif role == "time":
             samples.moment = values.moment(value, kind)
-            if name not in samples.fields:
+            if name not in samples.values:
                 samples.add(name, name, samples.moment)
+            else:
+                field = samples.values[name]
+                wrong = f"({field.wrong}) OR ({samples.moment.wrong})"
+                samples.add(name, name, Value(field.sql, wrong, f"{field.allowed or 'a value'}, and a time"))
         elif role == "split":
             samples.split = f"lower({value}::VARCHAR)"
         elif name not in samples.fields:

@@ -8,7 +8,7 @@ import glob
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import PurePosixPath
@@ -82,9 +82,10 @@ class Sources:
         Text comes as text without spaces around it, for what it means is found out from all of it. Where `skip`, lines
         that are no rows go to DuckDB's table of rejects. Raises InputError where files do not fit each other.
         """
+        named = f"filename={literal(FILE)}, hive_partitioning=false"
         if _is_parquet(table, files):
             self._check_parquet(files)
-            yield f"SELECT * FROM read_parquet({literals(files)}, filename={literal(FILE)}, union_by_name=true)"
+            yield f"SELECT * FROM read_parquet({_exactly(files)}, {named}, union_by_name=true)"
             return
         options = {"delim": table.delimiter or self._delimiter(table, files[0]), "quote": table.quote}
         options |= {"escape": table.quote, "encoding": table.encoding}
@@ -93,8 +94,8 @@ class Sources:
             settings = "".join(f", {name}={literal(value)}" for name, value in options.items())
             settings += ", store_rejects=true, rejects_limit=0" if skip else ""
             yield (
-                f"SELECT trim(COLUMNS(* EXCLUDE ({FILE}))), {FILE} FROM read_csv({literals(group)}, auto_detect=false, "
-                f"header={literal(table.columns is None)}, filename={literal(FILE)}, columns={{{types}}}{settings})"
+                f"SELECT trim(COLUMNS(* EXCLUDE ({FILE}))), {FILE} FROM read_csv({_exactly(group)}, auto_detect=false, "
+                f"header={literal(table.columns is None)}, {named}, columns={{{types}}}{settings})"
             )
 
     def _delimiter(self, table: TableConfig, file: str) -> str:
@@ -117,7 +118,10 @@ class Sources:
         delimiter, quote = options["delim"], options["quote"]
         cells = line.split(delimiter)
         if len(delimiter) == 1 and quote:
-            cells = next(csv.reader([line], delimiter=delimiter, quotechar=quote), [])
+            try:
+                cells = next(csv.reader([line], delimiter=delimiter, quotechar=quote), [])
+            except csv.Error as error:
+                raise InputError(f"{self.shown(file)}: its first line cannot be read ({error})") from error
         names = [name.strip() for name in cells]
         odd = [name for name in names if not name or re.fullmatch(r"[-+.\d]+", name)]
         if odd or not names:
@@ -147,7 +151,11 @@ class Sources:
     def _check_parquet(self, files: list[str]) -> None:
         first: dict[str, tuple[str, pa.DataType]] = {}
         for file in files:
-            for column in self._parquet_schema(file):
+            schema = self._parquet_schema(file)
+            lacking = [name for name in first if name not in schema.names]
+            if lacking:
+                raise InputError(f"{self.shown(file)}: lacks the column {lacking[0]}, unlike the files before it")
+            for column in schema:
                 where, kind = first.setdefault(column.name, (file, column.type))
                 if _family(kind) != _family(column.type) and "null" not in (_family(kind), _family(column.type)):
                     raise InputError(
@@ -177,6 +185,11 @@ def said(error: duckdb.Error) -> str:
     lines = [line for line in str(error).split("\n\n")[0].splitlines() if line.strip()]
     text = lines[-1] if lines[0].startswith("Traceback") else " ".join(" ".join(lines).split())
     return re.sub(r"place\d+://", "", text)
+
+
+def _exactly(files: Iterable[str]) -> str:
+    """A list of files as DuckDB takes it, for which no character of a name means others."""
+    return literals(glob.escape(file) for file in files)
 
 
 def _within(folder: str) -> list[str]:
@@ -216,8 +229,9 @@ def _family(kind: pa.DataType) -> str:
     types = pa.types
     if types.is_dictionary(kind):
         return _family(kind.value_type)
-    if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_boolean(kind):
-        return "number"
+    if types.is_integer(kind) or types.is_floating(kind):
+        # Not one family: an integer of more than 53 bits loses its last ones among floats.
+        return "integer" if types.is_integer(kind) else "floating"
     if types.is_null(kind) or types.is_temporal(kind):
         return "null" if types.is_null(kind) else "time"
     if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):

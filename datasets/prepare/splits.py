@@ -17,16 +17,21 @@ def split_rows(store: Store, samples: Samples, recipe: Recipe, good: str) -> tup
     Raises InputError where a split has no row, or a row names another one.
     """
     placed = _placed(store, samples, recipe, good)
-    found = store.run(
-        "splitting", f"SELECT {placed} AS split, count(*) FROM {quoted(samples.table)} WHERE {good} GROUP BY split"
-    )
-    counts = {split or "nothing": rows for split, rows in found}
+    counted = f"{placed} AS split, count(*), sum({samples.values['label'].sql})"
+    found = store.run("splitting", f"SELECT {counted} FROM {quoted(samples.table)} WHERE {good} GROUP BY 1")
+    counts = {split or "nothing": rows for split, rows, _ in found}
     other = sorted(counts.keys() - set(SPLITS))
     if other:
         raise InputError(f"split.column {recipe.split.column}: found {other[0]}; allowed are train, valid and test")
     for split in SPLITS:
         if not counts.get(split):
             raise InputError(f"the {split} split has no rows; give more data, or another share")
+    ((rows, positive),) = [(rows, positive) for split, rows, positive in found if split == "train"]
+    if positive in (0, rows):
+        raise InputError(
+            f"every label of the train split is {positive and 1}; training needs both (--positive and --at-least say "
+            "which values are 1)"
+        )
     return placed, {split: counts[split] for split in SPLITS}
 
 
@@ -57,7 +62,7 @@ def _latest(store: Store, samples: Samples, moment: str, shares: dict[str, float
     borders = store.run(
         "splitting",
         f"WITH moments AS "
-        f"(SELECT {moment} AS t, count(*) AS n FROM {quoted(samples.table)} WHERE {where} GROUP BY t), "
+        f"(SELECT {moment} AS t, count(*) AS n FROM {quoted(samples.table)} WHERE {where} GROUP BY 1), "
         "sums AS (SELECT t, sum(n) OVER (ORDER BY t) AS until, sum(n) OVER () AS total FROM moments) "
         f"SELECT min(t) FILTER (until > {1 - both} * total)::VARCHAR, "
         f"min(t) FILTER (until > {1 - test} * total)::VARCHAR, typeof(min(t)) FROM sums",

@@ -33,13 +33,10 @@ class Column:
     most: float | None
     length: float
     """Mean number of characters of text, of a list of ids"""
+    padded: int = 0
+    """Values of text that are numbers with leading zeros"""
     separator: str | None = None
     """What stands between the ids of text that is a list"""
-
-    @property
-    def missing(self) -> float:
-        """Share of the rows without a value."""
-        return 1 - self.present / self.rows if self.rows else 1.0
 
 
 def survey(
@@ -60,8 +57,11 @@ def survey(
     columns = {}
     for name, kind in kinds.items():
         width = len(parts[name])
-        (present, distinct, integers, numbers, least, most, length, *separated), found = found[:width], found[width:]
-        column = Column(name, kind, rows, present, distinct, integers, numbers, least, most, length or 0.0)
+        (present, distinct, integers, numbers, least, most, length, padded, *separated), found = (
+            found[:width],
+            found[width:],
+        )
+        column = Column(name, kind, rows, present, distinct, integers, numbers, least, most, length or 0.0, padded)
         separator = separators.get(name) or (_separator(separated, present) if separated else None)
         if values.is_list(kind) or separator:
             lists = _listed(store, table, column, separator, missing[name])
@@ -75,7 +75,7 @@ def survey(
 def _measures(value: str, kind: str) -> list[str]:
     """SQL for the figures of a column, in the order of `Column`."""
     if values.is_list(kind):
-        return [f"count(*) FILTER (len({value}) > 0)", "0", "0", "0", "NULL", "NULL", "0"]
+        return [f"count(*) FILTER (len({value}) > 0)", "0", "0", "0", "NULL", "NULL", "0", "0"]
     number = f"try_cast({value} AS DOUBLE)" if values.is_text(kind) or values.is_number(kind) else "NULL::DOUBLE"
     whole = f"{number} = floor({number})"
     if values.is_text(kind):
@@ -88,6 +88,7 @@ def _measures(value: str, kind: str) -> list[str]:
         f"min({number})",
         f"max({number})",
         f"avg(length({value}))" if values.is_text(kind) else "0",
+        f"count(*) FILTER (regexp_full_match({value}, '0[0-9]+'))" if values.is_text(kind) else "0",
     ]
     if values.is_text(kind):
         measures += [f"count(*) FILTER (contains({value}, '{separator}'))" for separator in SEPARATORS]
@@ -112,5 +113,5 @@ def _listed(store: Store, table: str, column: Column, separator: str | None, mis
     length = ids / max(column.present, 1)
     # Lists count as numbers nowhere; `integers` is compared with `numbers`, the ids that there are.
     return Column(
-        column.name, column.kind, column.rows, column.present, distinct, integers, ids, None, None, length, separator
+        column.name, column.kind, column.rows, column.present, distinct, integers, ids, None, None, length, 0, separator
     )

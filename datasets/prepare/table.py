@@ -86,7 +86,7 @@ def _loaded(store: Store, recipe: Recipe) -> str:
         view = f"CREATE VIEW {quoted(name)} AS SELECT {', '.join(cleaned)} FROM {quoted(f'raw {name}')}"
         store.run("reading", view)
     query = recipe.query.strip().rstrip(";")
-    store.run("query", f"CREATE TABLE samples AS SELECT * FROM ({query}) ORDER BY ALL")
+    store.run("query", f"CREATE TABLE samples AS SELECT * FROM (\n{query}\n) ORDER BY ALL")
     return "samples"
 
 

@@ -371,6 +371,13 @@ def test_a_damaged_page_is_named(tmp_path: Path) -> None:
         ({"fields": {"price": {"transform": "log1p", "rows": 3}}}, r"fields\.price.*rows"),
         ({"input": {"files": []}}, r"--input: name at least one file"),
         ({"input": {"files": ["nowhere*.csv"]}}, r"nowhere\*\.csv: no file matches"),
+        ({"weight": "click"}, r"column click cannot be both the weight and the label"),
+        ({"label": {"column": "time", "at_least": 1000}}, r"every label of the train split is 0; training needs both"),
+        (
+            {"fields": {"p": {"column": "price"}, "q": {"column": "price"}}},
+            r"fields: p and q have the one column price",
+        ),
+        ({"fields": {"city": {"column": "price"}}}, r"fields: city is the name of another column"),
         ({"split": {"by": "time"}, "ignore": ["time"]}, r"--split time: say with --time"),
         ({"ignore": ["click"], "label": {"column": "city"}}, r"column city: found .* allowed is 0 or 1"),
     ],
@@ -381,6 +388,39 @@ def test_what_does_not_fit_is_one_clear_line(tmp_path: Path, settings: dict[str,
         prepare_table(tmp_path / "out", recipe(file, **settings))
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
+
+
+def test_names_of_files_and_folders_mean_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "label=1" / "click=5"
+    folder.mkdir(parents=True)
+    csv(folder, raw(150), "g[1].csv")
+    csv(folder, raw(50, 150), "g1.csv")
+    prepare_table(tmp_path / "out", recipe(folder))
+    whole = pa.concat_tables(written(tmp_path / "out").values()).sort_by("row")
+    assert whole["row"].to_pylist() == list(range(ROWS))
+    assert whole["label"].to_pylist() == [row % 2 for row in range(ROWS)]
+
+
+def test_columns_may_have_the_names_that_sql_uses(tmp_path: Path) -> None:
+    names = ["split", "t", "n", "x", 'q"u', "order", "price"]
+    table = raw().select(["row", "user_id", "city", "price", "tags", "time", "click"])
+    table = table.rename_columns(["row", "split", "t", "n", 'q"u', "time", "click"])
+    for by in ("random", "time"):
+        prepare_table(tmp_path / by, recipe(csv(tmp_path, table), split={"by": by}))
+        fields = yaml.safe_load((tmp_path / by / "job.yaml").read_text())["fields"]
+        assert {"split", "t", "n", 'q"u'} & set(names) <= set(fields)
+
+
+def test_numbers_that_are_names_stay_ids(tmp_path: Path) -> None:
+    zips, large = [f"{row % 50:05d}" for row in range(ROWS)], [str(2**63 + row % 40) for row in range(ROWS)]
+    table = raw().append_column("zip", pa.array(zips)).append_column("item_id", pa.array(large))
+    table = table.append_column("hashed", pa.array(large))
+    prepare_table(tmp_path / "out", recipe(csv(tmp_path, table)))
+    fields = yaml.safe_load((tmp_path / "out" / "job.yaml").read_text())["fields"]
+    assert all(
+        (fields[name]["type"], fields[name]["values"]) == ("id", "string") for name in ("zip", "item_id", "hashed")
+    )
+    assert set(written(tmp_path / "out")["train"]["zip"].to_pylist()) <= set(zips)
 
 
 def test_a_first_line_without_names_is_told(tmp_path: Path) -> None:
