@@ -189,9 +189,9 @@ def table(
     declared = {name: kind for kind, given in kinds.items() for name in _names(given)}
     if declared:
         document.setdefault("infer", not document.get("fields"))
-        fields = document.setdefault("fields", {})
+        fields = _section(document, "fields")
         for name, kind in declared.items():
-            fields[name] = {**(fields.get(name) or {}), "type": kind}
+            fields[name] = {**_section(fields, name), "type": kind}
     _lay(document, "label", column=label, positive=positive, at_least=at_least)
     _lay(document, "input", columns=columns and columns.split(","), delimiter=delimiter)
     for key, value in {"user": user, "time": time, "missing": missing, "ignore": _names(ignore) or None}.items():
@@ -209,7 +209,18 @@ def _lay(document: dict[str, Any], section: str, **values: Any) -> None:
     """Lay the values that are given over a section."""
     given = {key: value for key, value in values.items() if value is not None}
     if given:
-        document[section] = {**document.get(section, {}), **given}
+        document[section] = {**_section(document, section), **given}
+
+
+def _section(document: dict[str, Any], name: str) -> dict[str, Any]:
+    """A section to lay options over. Raises InputError where the recipe has a value in its place."""
+    from asymdiffrec.datasets.errors import InputError
+
+    if document.get(name) is None:
+        document[name] = {}
+    if not isinstance(document[name], dict):
+        raise InputError(f"{name}: found {document[name]!r}; a section with keys is expected")
+    return document[name]
 
 
 def _overlay(

@@ -50,7 +50,8 @@ def samples_of(store: Store, table: str, recipe: Recipe) -> Samples:
     _require_columns(recipe, given, kinds)
     missing = {column: _missing(recipe, given, column) for column in kinds}
     lists = {column: field.separator for column, (_, field) in given.items() if field.type == "id_list"}
-    columns = survey(store, table, kinds, missing, lists)
+    single = {column for column, (_, field) in given.items() if field.type in ("id", "number")}
+    columns = survey(store, table, kinds, missing, lists, single)
     if not any(column.rows for column in columns.values()):
         raise InputError("the input has no rows")
     present = {column: values.present(column, kind, missing[column]) for column, kind in kinds.items()}

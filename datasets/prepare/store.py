@@ -22,6 +22,8 @@ from asymdiffrec.datasets.prepare.sql import literal, quoted
 MEMORY = "1GB"
 """What DuckDB may take; what Arrow and Python take comes on top"""
 EXAMPLES = 5
+SHOWN = 200
+"""Characters of a line that is wrong that are shown"""
 SPLIT = "__split"
 """Column of a loaded table with the split of files that are one: valid, test, or null"""
 
@@ -96,10 +98,12 @@ class Store:
             f"JOIN reject_scans s USING (scan_id, file_id) GROUP BY ALL ORDER BY ALL LIMIT {EXAMPLES}",
         )
         if found:
-            distinct = "SELECT DISTINCT scan_id, file_id, line FROM reject_errors"
-            ((lines,),) = self.run("reading", f"SELECT count(*) FROM ({distinct})")
+            # A quote that is never closed takes the lines after it along.
+            distinct = "SELECT DISTINCT scan_id, file_id, line, csv_line FROM reject_errors"
+            newlines = "len(rtrim(csv_line, chr(10))) - len(replace(rtrim(csv_line, chr(10)), chr(10), ''))"
+            ((lines,),) = self.run("reading", f"SELECT sum(1 + {newlines})::BIGINT FROM ({distinct})")
             examples = [
-                f"{self.sources.shown(file)}, line {line}: {_said(message)}: {text}"
+                f"{self.sources.shown(file)}, line {line}: {_said(message)}: {_cut(text)}"
                 for file, line, message, text in found
             ]
             self.refused = [{"why": "no row of the table", "rows": lines, "examples": examples}]
@@ -124,10 +128,11 @@ class Store:
         line, file = re.search(r"CSV Error on Line: (\d+)", text), re.search(r"^  file = (.*)$", text, re.MULTILINE)
         if line is None or file is None:
             return said(error)
-        _, original, *rest = text.split("\n")
+        original, _, rest = text.partition("Original Line: ")[2].partition("\n")
+        why = re.search(r"^(Expected|Invalid|Value|Maximum|Error|The).*$", rest, re.MULTILINE)
         return (
-            f"{self.sources.shown(file[1])}, line {line[1]}: {_said(rest[0])}: "
-            f"{original.removeprefix('Original Line: ')}; mend it, or leave such lines out with --bad-rows skip"
+            f"{self.sources.shown(file[1])}, line {line[1]}: {_said(why[0] if why else 'cannot be read')}: "
+            f"{_cut(original)}; mend it, or leave such lines out with --bad-rows skip"
         )
 
 
@@ -136,6 +141,12 @@ def _said(message: str) -> str:
     if "not utf-8" in message:
         return "is not UTF-8; is it encoding: latin-1?"
     return message.strip().rstrip(".")[:200]
+
+
+def _cut(text: str) -> str:
+    """The beginning of a line, as much as a message needs."""
+    first = text.strip("\n").partition("\n")[0]
+    return first if len(first) <= SHOWN and first == text.strip("\n") else first[:SHOWN] + " ..."
 
 
 def _done(work: Future[Any]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from asymdiffrec.datasets.prepare import values
@@ -45,11 +45,13 @@ def survey(
     kinds: Mapping[str, str],
     missing: Mapping[str, Sequence[str]],
     separators: Mapping[str, str | None],
+    single: Collection[str],
 ) -> dict[str, Column]:
     """What the columns of a table hold, by their names.
 
     `kinds` are their DuckDB types; `missing` the strings that mean that a column has no value; `separators` are what
-    stands between the ids of the columns that are lists of text, None where that has to be found out.
+    stands between the ids of the columns that are declared as lists of text, None where that has to be found out;
+    `single` are the columns that are declared to be none.
     """
     parts = {name: _measures(values.present(name, kind, missing[name]), kind) for name, kind in kinds.items()}
     selected = ", ".join(measure for measures in parts.values() for measure in measures)
@@ -63,7 +65,9 @@ def survey(
         )
         column = Column(name, kind, rows, present, distinct, integers, numbers, least, most, length or 0.0, padded)
         separator = separators.get(name) or (_separator(separated, present) if separated else None)
-        if values.is_list(kind) or separator:
+        if name in separators and values.is_text(kind):
+            separator = separator or SEPARATORS[0]
+        if values.is_list(kind) or (separator and name not in single):
             lists = _listed(store, table, column, separator, missing[name])
             # Text whose parts are as many as the wholes is no list of ids that come again.
             if values.is_list(kind) or name in separators or lists.distinct < distinct:

@@ -326,6 +326,31 @@ def test_a_broken_row_is_named_or_counted(tmp_path: Path, kind: str) -> None:
     assert all("log.csv, " in example for example in bad["examples"])
 
 
+def test_a_quote_that_is_not_closed_loses_no_row_in_silence(tmp_path: Path) -> None:
+    lines = [f"{row},x{row % 5},{row % 2}" for row in range(ROWS)]
+    lines[150] = '150,"oops,0'
+    (tmp_path / "log.csv").write_text("price,word,label\n" + "\n".join(lines) + "\n")
+    fields = {"price": {"type": "number"}, "word": {"type": "id", "values": "string"}}
+    with pytest.raises(InputError, match=r"log\.csv, line 152: .*: 150,\"oops,0") as caught:
+        prepare_table(tmp_path / "out", recipe(tmp_path / "log.csv", fields=fields))
+    assert len(str(caught.value)) < 600
+    profile = prepare_table(tmp_path / "out", recipe(tmp_path / "log.csv", fields=fields, bad_rows="skip"))
+    assert sum(profile["rows"].values()) + sum(bad["rows"] for bad in profile["bad_rows"]) == ROWS
+    assert all(len(example) < 600 for bad in profile["bad_rows"] for example in bad["examples"])
+
+
+def test_what_is_declared_is_measured_as_that(tmp_path: Path) -> None:
+    tags = ["7" if row % 20 else "a|b" for row in range(ROWS)]
+    genres = [f"g{row}|h{row % 2}" for row in range(ROWS)]
+    table = raw().append_column("few", pa.array(tags)).append_column("genres", pa.array(genres))
+    fields = {"few": {"type": "id_list"}, "genres": {"type": "id"}}
+    profile = prepare_table(tmp_path / "out", recipe(csv(tmp_path, table), fields=fields))
+    assert profile["fields"]["few"]["cardinality"] == 3
+    job = yaml.safe_load((tmp_path / "out" / "job.yaml").read_text())["fields"]
+    assert job["few"]["values"] == "string"
+    assert job["genres"]["rows"] >= 10_000
+
+
 def test_latin_1_is_read_when_it_is_said(tmp_path: Path) -> None:
     file = tmp_path / "log.csv"
     text = "word,label\n" + "".join(f"café {row % 3},{row % 2}\n" for row in range(ROWS))
