@@ -268,8 +268,7 @@ def _prepare_table(out: Path, recipe: Recipe, as_json: bool, dry_run: bool = Fal
 
         def tell(samples: Samples) -> None:
             found.append(samples)
-            if recipe.infers or dry_run:
-                _show_choices(samples)
+            _show_choices(samples)
 
         profile = prepare_table(out, recipe, progress=shown, tell=tell, write=not dry_run)
     if not dry_run:

@@ -51,6 +51,8 @@ def _chosen(column: Column) -> tuple[str | None, str]:
     many = f"about {column.distinct:,} distinct"
     if not column.present:
         return None, "never has a value"
+    if values.is_list(column.kind) and not values.is_id_list(column.kind):
+        return None, f"lists of type {column.kind} hold no ids"
     if values.is_list(column.kind) or column.separator:
         between = f", with {column.separator} between them" if column.separator else ""
         return "id_list", f"lists of {column.length:.1f} ids on average{between}; {many}"

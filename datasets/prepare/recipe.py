@@ -28,7 +28,7 @@ class TableConfig(Config):
     delimiter: str | None = Field(None, min_length=1, max_length=4, description="text: found out when left out")
     quote: str = Field('"', max_length=1, description="text: what values with a delimiter in them are wrapped in")
     columns: list[str] | None = Field(None, min_length=1, description="text: names of the columns of files without any")
-    encoding: str = Field("utf-8", description="text: utf-8, utf-16 or latin-1")
+    encoding: Literal["utf-8", "utf-16", "latin-1"] = Field("utf-8", description="of text")
 
 
 class LabelConfig(Config):

@@ -172,7 +172,7 @@ def _require_kind(column: Column, kind: str) -> None:
     able = {
         "number": values.is_number(column.kind) or values.is_text(column.kind),
         "id": not values.is_list(column.kind) and not values.is_time(column.kind),
-        "id_list": values.is_list(column.kind) or values.is_text(column.kind),
+        "id_list": values.is_id_list(column.kind) or values.is_text(column.kind),
     }
     if not able[kind]:
         raise InputError(f"column {column.name}: is of type {column.kind}, which cannot be a field of type {kind}")

@@ -137,11 +137,13 @@ class Sources:
     def _first_line(self, file: str, encoding: str) -> str:
         filesystem, path = self._opened(file)
         try:
-            with filesystem.open_input_stream(path) as stream, io.BufferedReader(stream) as lines:
-                text = lines.readline(LONGEST_LINE)
+            with filesystem.open_input_stream(path) as stream:
+                text = io.TextIOWrapper(io.BufferedReader(stream), encoding, "replace", newline="").readline(
+                    LONGEST_LINE
+                )
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{self.shown(file)}: cannot be read ({reason(error)})") from error
-        return text.decode("utf-8-sig" if encoding == "utf-8" else encoding, "replace").rstrip("\r\n")
+        return text.removeprefix("\ufeff").rstrip("\r\n")
 
     def _opened(self, file: str) -> tuple[pafs.FileSystem, str]:
         """The filesystem of a file, and its path there."""

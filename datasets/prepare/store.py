@@ -70,9 +70,14 @@ class Store:
         Where `skip`, lines that are no rows are counted in `refused`. Raises InputError with the file and line
         otherwise, and where there are no files or they do not fit each other.
         """
-        made = False
+        made, known = False, set[str]()
         for split, locations in {"": table.files, **extra}.items():
-            for scan in self.sources.scans(table, self.sources.expand(locations), skip):
+            files = self.sources.expand(locations)
+            again = [file for place, file in enumerate(files) if file in known or file in files[:place]]
+            if again:
+                raise InputError(f"{self.sources.shown(again[0])}: is named twice; its rows would be there twice")
+            known |= set(files)
+            for scan in self.sources.scans(table, files, skip):
                 rows = f"SELECT *, nullif({literal(split)}, '') AS {SPLIT} FROM ({scan})"
                 how = f"INSERT INTO {quoted(name)} BY NAME" if made else f"CREATE TABLE {quoted(name)} AS"
                 if made:

@@ -67,10 +67,10 @@ def survey(
         separator = separators.get(name) or (_separator(separated, present) if separated else None)
         if name in separators and values.is_text(kind):
             separator = separator or SEPARATORS[0]
-        if values.is_list(kind) or (separator and name not in single):
+        if values.is_id_list(kind) or (separator and name not in single):
             lists = _listed(store, table, column, separator, missing[name])
             # Text whose parts are as many as the wholes is no list of ids that come again.
-            if values.is_list(kind) or name in separators or lists.distinct < distinct:
+            if values.is_id_list(kind) or name in separators or lists.distinct < distinct:
                 column = lists
         columns[name] = column
     return columns

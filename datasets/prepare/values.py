@@ -28,6 +28,12 @@ def is_list(kind: str) -> bool:
     return kind.endswith("]")
 
 
+def is_id_list(kind: str) -> bool:
+    """Whether a column holds lists of integers or of strings."""
+    element = re.sub(r"\[\d*\]$", "", kind)
+    return is_list(kind) and (is_text(element) or is_integer(element))
+
+
 def is_time(kind: str) -> bool:
     return kind.startswith(("TIMESTAMP", "DATE"))
 
@@ -80,9 +86,10 @@ def string(value: str) -> Value:
 
 def tokens(value: str, kind: str, separator: str, missing: Sequence[str]) -> str:
     """The ids of a list, as text where the column is text."""
-    if is_list(kind):
+    if is_list(kind) and not kind.startswith("VARCHAR"):
         return value
-    parts = f"list_transform(string_split({value}, {literal(separator)}), lambda x: trim(x))"
+    split = f"list_transform(string_split({value}, {literal(separator)}), lambda x: trim(x))"
+    parts = value if is_list(kind) else split
     return f"list_filter({parts}, lambda x: NOT list_contains({literals(missing or [''])}, x))"
 
 

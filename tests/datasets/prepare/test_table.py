@@ -351,6 +351,32 @@ def test_what_is_declared_is_measured_as_that(tmp_path: Path) -> None:
     assert job["genres"]["rows"] >= 10_000
 
 
+def test_lists_in_parquet_lose_what_means_missing_and_hold_ids(tmp_path: Path) -> None:
+    words = pa.array([["a", "", "?", f"b{row % 3}"] for row in range(ROWS)])
+    table = raw().append_column("words", words).append_column("floats", pa.array([[0.5]] * ROWS))
+    pq.write_table(table, tmp_path / "a.parquet")
+    profile = prepare_table(tmp_path / "out", recipe(tmp_path / "a.parquet"))
+    assert profile["fields"]["words"]["cardinality"] == 4
+    assert set(map(len, written(tmp_path / "out")["train"]["words"].to_pylist())) == {2}
+    (reason,) = [column["reason"] for column in profile["columns"] if column["column"] == "floats"]
+    assert reason == "lists of type DOUBLE[] hold no ids"
+
+
+def test_a_file_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    file = csv(tmp_path)
+    for again in (recipe([file, file]), recipe(file, split={"test": str(file)})):
+        with pytest.raises(InputError, match=r"log\.csv: is named twice"):
+            prepare_table(tmp_path / "out", again)
+
+
+def test_utf_16_is_read_when_it_is_said(tmp_path: Path) -> None:
+    file = tmp_path / "log.csv"
+    text = "label,word\n" + "".join(f"{row % 2},Zürich {row % 3}\n" for row in range(ROWS))
+    file.write_bytes(text.encode("utf-16"))
+    prepare_table(tmp_path / "out", recipe(file, fields={}, input={"encoding": "utf-16"}))
+    assert set(written(tmp_path / "out")["train"]["word"].to_pylist()) == {"Zürich 0", "Zürich 1", "Zürich 2"}
+
+
 def test_latin_1_is_read_when_it_is_said(tmp_path: Path) -> None:
     file = tmp_path / "log.csv"
     text = "word,label\n" + "".join(f"café {row % 3},{row % 2}\n" for row in range(ROWS))
