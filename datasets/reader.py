@@ -23,9 +23,6 @@ from asymdiffrec.datasets.rows import Rows, decode, no_rows
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.shards import Shards
 
-BEGIN = 4
-"""Batches that are made before the others of the first window, so that training need not wait for all of them"""
-
 
 @dataclass(frozen=True)
 class Worker:
@@ -99,14 +96,11 @@ class TrainingReader:
 
     def _windows(self, position: Position, room: Room, pool: ThreadPoolExecutor) -> Iterator[Callable[[], list[Batch]]]:
         open_groups: dict[int, Rows] = {}
-        first, begin = position.step, BEGIN
+        first = position.step
         for number in count(position.epoch):
             epoch = self._epoch(number)
             for start in range(0, epoch.steps, epoch.steps_per_window):
                 steps = range(max(first, start), min(start + epoch.steps_per_window, epoch.steps))
-                if begun := min(len(steps), begin):
-                    yield partial(self._window, epoch, steps[:begun], open_groups, room, pool)
-                    steps, begin = steps[begun:], 0
                 if steps:
                     yield partial(self._window, epoch, steps, open_groups, room, pool)
             first = 0
