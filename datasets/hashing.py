@@ -34,16 +34,22 @@ def splitmix64(values: np.ndarray) -> np.ndarray:
 
 
 @compiled
+def _mixed(word: np.uint64) -> np.uint64:
+    """`splitmix64` of one word."""
+    h = word + GOLDEN
+    h = (h ^ (h >> np.uint64(30))) * MIX1
+    h = (h ^ (h >> np.uint64(27))) * MIX2
+    return h ^ (h >> np.uint64(31))
+
+
+@compiled
 def row_of(identity: np.uint64, seed: np.uint64, rows: np.uint64) -> np.uint64:
     """Row in [0, rows) of a 64-bit id: floor(rows * h / 2^64), h being SplitMix64 of the id exclusive-or the seed.
 
     All three and the result are 64-bit words without a sign. A multiplication, for a division would cost more than all
     the rest (Lemire 2019); the high word is put together from halves, which compilers can vectorise.
     """
-    h = (identity ^ seed) + GOLDEN
-    h = (h ^ (h >> np.uint64(30))) * MIX1
-    h = (h ^ (h >> np.uint64(27))) * MIX2
-    h ^= h >> np.uint64(31)
+    h = _mixed(identity ^ seed)
     high, low = h >> np.uint64(32), h & LOW
     rows_high, rows_low = rows >> np.uint64(32), rows & LOW
     middle = high * rows_low + ((low * rows_low) >> np.uint64(32))
@@ -54,10 +60,7 @@ def row_of(identity: np.uint64, seed: np.uint64, rows: np.uint64) -> np.uint64:
 @compiled
 def row_in_small(identity: np.uint64, seed: np.uint64, rows: np.uint64) -> np.uint64:
     """`row_of` for tables of less than 2^32 rows, where half of the multiplications give zero."""
-    h = (identity ^ seed) + GOLDEN
-    h = (h ^ (h >> np.uint64(30))) * MIX1
-    h = (h ^ (h >> np.uint64(27))) * MIX2
-    h ^= h >> np.uint64(31)
+    h = _mixed(identity ^ seed)
     return ((h >> np.uint64(32)) * rows + (((h & LOW) * rows) >> np.uint64(32))) >> np.uint64(32)
 
 

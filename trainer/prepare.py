@@ -24,7 +24,9 @@ app = typer.Typer(
 )
 
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="folder to make")]
-Seed = Annotated[int, typer.Option(min=0, help="of the split and of the order of the rows")]
+SEED = typer.Option(min=0, help="of the split and of the order of the rows")
+Seed = Annotated[int, SEED]
+MaybeSeed = Annotated[int | None, SEED]
 Inputs = Annotated[
     list[str] | None,
     typer.Option("--input", metavar="PATH", help="file, folder, glob or URI (s3://, gs://, hdfs://); repeatable"),
@@ -117,7 +119,7 @@ def criteo(
     test: Test = None,
     split: Division = None,
     min_count: MinCount = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="of the split and of the order of the rows")] = None,
+    seed: MaybeSeed = None,
     bad_rows: Bad = None,
     settings: Settings = None,
     as_json: AsJson = False,
@@ -169,7 +171,7 @@ def table(
     test: Test = None,
     split: Division = None,
     min_count: MinCount = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="of the split and of the order of the rows")] = None,
+    seed: MaybeSeed = None,
     bad_rows: Bad = None,
     settings: Settings = None,
     dry_run: Annotated[

@@ -75,7 +75,8 @@ def samples_of(store: Store, table: str, recipe: Recipe) -> Samples:
         if choice.kind is None and name in given:
             raise InputError(f"column {name}: {choice.reason}; say what it is, or leave it out of the fields")
         if choice.kind is not None:
-            choice = _add_field(samples, store, recipe, column, choice, *given.get(name, (name, RecipeField())))
+            own = given.get(name, (name, RecipeField()))
+            choice = _add_field(samples, store, recipe, column, choice, *own, present[name], missing[name])
         samples.choices.append(choice)
     for name, owner in weights.items():
         samples.add(name, name, Value(f"{present[name]}::DOUBLE[]"))
@@ -147,10 +148,16 @@ def _missing(recipe: Recipe, given: Mapping[str, tuple[str, RecipeField]], colum
 
 
 def _add_field(
-    samples: Samples, store: Store, recipe: Recipe, column: Column, choice: Choice, name: str, given: RecipeField
+    samples: Samples,
+    store: Store,
+    recipe: Recipe,
+    column: Column,
+    choice: Choice,
+    name: str,
+    given: RecipeField,
+    value: str,
+    missing: list[str],
 ) -> Choice:
-    missing = recipe.missing if given.missing is None else given.missing
-    value = values.present(column.name, column.kind, missing)
     separator = infer.separator_of(column, given)
     kind = choice.kind or ""
     _require_kind(column, kind)

@@ -28,6 +28,8 @@ from asymdiffrec.datasets.shards import filesystem_of, shown
 FILE = "__file"
 """Column of a loaded table with the name of the file that a row came from"""
 LONGEST_LINE = 1 << 20
+OURS = re.compile(r"\bplace\d+://")
+"""Schemes that stand for a filesystem"""
 
 
 @dataclass
@@ -74,7 +76,7 @@ class Sources:
 
     def shown(self, file: str) -> str:
         """A file's name without the scheme that stands for its filesystem."""
-        return re.sub(r"^place\d+://", "", file)
+        return OURS.sub("", file)
 
     def scans(self, table: TableConfig, files: list[str], skip: bool) -> Iterator[str]:
         """SQL that reads files, neighbours with the same columns at once, and names the file in FILE.
@@ -101,7 +103,7 @@ class Sources:
     def _delimiter(self, table: TableConfig, file: str) -> str:
         if re.search(r"\.(tsv|tab)(\.\w+)?$", file):
             return "\t"
-        query = f"SELECT Delimiter FROM sniff_csv({literal(file)}, all_varchar=true, ignore_errors=true, "
+        query = f"SELECT Delimiter FROM sniff_csv({literal(glob.escape(file))}, all_varchar=true, ignore_errors=true, "
         query += f"encoding={literal(table.encoding)})"
         try:
             return str(self.database.execute(query).fetchall()[0][0])
@@ -186,7 +188,7 @@ def said(error: duckdb.Error) -> str:
     """What DuckDB says of an error, in one line; of one in Python's filesystems, the end of the traceback."""
     lines = [line for line in str(error).split("\n\n")[0].splitlines() if line.strip()]
     text = lines[-1] if lines[0].startswith("Traceback") else " ".join(" ".join(lines).split())
-    return re.sub(r"place\d+://", "", text)
+    return OURS.sub("", text)
 
 
 def _exactly(files: Iterable[str]) -> str:

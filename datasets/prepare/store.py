@@ -145,7 +145,7 @@ def _said(message: str) -> str:
     """DuckDB's words for what is wrong with a line, with the mend that is ours."""
     if "not utf-8" in message:
         return "is not UTF-8; is it encoding: latin-1?"
-    return message.strip().rstrip(".")[:200]
+    return message.strip().rstrip(".")[:SHOWN]
 
 
 def _cut(text: str) -> str:

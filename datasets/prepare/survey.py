@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from asymdiffrec.datasets.prepare import values
 from asymdiffrec.datasets.prepare.sql import quoted
@@ -116,6 +116,4 @@ def _listed(store: Store, table: str, column: Column, separator: str | None, mis
     )
     length = ids / max(column.present, 1)
     # Lists count as numbers nowhere; `integers` is compared with `numbers`, the ids that there are.
-    return Column(
-        column.name, column.kind, column.rows, column.present, distinct, integers, ids, None, None, length, 0, separator
-    )
+    return replace(column, distinct=distinct, integers=integers, numbers=ids, length=length, separator=separator)
