@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,10 +12,12 @@ import numpy as np
 from rich.console import Console
 
 from asymdiffrec.datasets.prepare.movielens import prepare_movielens
+from asymdiffrec.datasets.prepare.raw.recipe import Recipe
 from asymdiffrec.datasets.prepare.synthetic import prepare_synthetic
+from asymdiffrec.datasets.prepare.table import prepare_table
 from asymdiffrec.embeddings.quiet import quiet_torchrec
 from asymdiffrec.trainer import drive
-from asymdiffrec.trainer.job import read_job, read_learned
+from asymdiffrec.trainer.job import read_job, read_learned, read_yaml, validate
 from asymdiffrec.trainer.restore import evaluate_run
 from asymdiffrec.trainer.run import Run
 from benchmarks._report import Result, arguments, show
@@ -55,11 +58,18 @@ def against_ceiling(auc: float, ceiling: float) -> Result:
     return Result("AUC of asymdiff, 0% missing", auc, "", "the generator's own best", ceiling, goal, holds)
 
 
+def prepare_by(recipe: Path, folder: Path, out: Path, seed: int) -> None:
+    """Prepare the files of a folder, which the recipe names as they are called there."""
+    with contextlib.chdir(folder):
+        prepare_table(out, validate(Recipe, {**read_yaml(str(recipe)), "seed": seed}, str(recipe)))
+
+
 def main() -> None:
     quiet_torchrec()
     options = arguments(
         __doc__ or "",
         data={"type": Path, "help": "folder with MovieLens-100K's own files; synthetic data when left out"},
+        recipe={"type": Path, "help": "recipe of `prepare table` to prepare --data by, in place of movielens-100k"},
         seeds={"type": int, "default": 3, "help": "runs of each variant; each has its own split, weights and noise"},
     )
     settings = ["train.steps=3"] if options.quick else []
@@ -68,7 +78,9 @@ def main() -> None:
     for seed in range(1 if options.quick else options.seeds):
         with tempfile.TemporaryDirectory() as temporary:
             data = Path(temporary) / "data"
-            if options.data:
+            if options.recipe:
+                prepare_by(options.recipe.resolve(), options.data, data, seed)
+            elif options.data:
                 prepare_movielens(data, input=options.data, seed=seed)
             else:
                 profile = prepare_synthetic(data, rows=5_000 if options.quick else 400_000, seed=seed)

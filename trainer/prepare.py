@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,8 +14,8 @@ from rich.markup import escape
 from asymdiffrec.trainer.shell import AsJson, console, print_json, progress
 
 if TYPE_CHECKING:
-    from asymdiffrec.datasets.prepare.recipe import Recipe
-    from asymdiffrec.datasets.prepare.samples import Samples
+    from asymdiffrec.datasets.prepare.raw.recipe import Recipe
+    from asymdiffrec.datasets.prepare.raw.samples import Samples
 
 app = typer.Typer(
     help="Raw data to a ready job file and Parquet shards: OUT/job.yaml, schema.yaml, profile.json, "
@@ -187,8 +187,7 @@ def table(
     from asymdiffrec.trainer.job import read_yaml
 
     document = read_yaml(str(recipe)) if recipe else {}
-    kinds = {"id": ids, "number": numbers, "id_list": lists}
-    declared = {name: kind for kind, given in kinds.items() for name in _names(given)}
+    declared = _declared({"id": ids, "number": numbers, "id_list": lists}, _names(ignore))
     if declared:
         document.setdefault("infer", not document.get("fields"))
         fields = _section(document, "fields")
@@ -201,6 +200,21 @@ def table(
             document[key] = value
     _overlay(document, input, valid, test, split, min_count, seed, bad_rows)
     _prepare_table(out, _recipe(document, settings, str(recipe or "prepare table")), as_json, dry_run)
+
+
+def _declared(given: Mapping[str, list[str] | None], ignored: list[str]) -> dict[str, str]:
+    """The kind of each column that an option names. Raises InputError where two of them name the same."""
+    from asymdiffrec.datasets.errors import InputError
+
+    options = {"id": "--id", "number": "--number", "id_list": "--list"}
+    pairs = [(name, kind) for kind, columns in given.items() for name in _names(columns)]
+    kinds: dict[str, str] = {}
+    for name, kind in pairs:
+        if name in ignored or kinds.get(name, kind) != kind:
+            other = "--ignore" if name in ignored else options[kinds[name]]
+            raise InputError(f"{options[kind]} {name}: {other} names that column too; a column is one thing")
+        kinds[name] = kind
+    return kinds
 
 
 def _names(given: Sequence[str] | None) -> list[str]:
@@ -254,12 +268,14 @@ def _part(given: list[str] | None) -> float | list[str] | None:
 
 
 def _recipe(document: dict[str, Any], settings: Sequence[str] | None, where: str) -> Recipe:
-    from asymdiffrec.datasets.prepare.recipe import Recipe
-    from asymdiffrec.trainer.job import override, validate
+    from asymdiffrec.datasets.prepare.raw.recipe import Recipe
+    from asymdiffrec.trainer.job import TrainConfig, override, validate
 
     for setting in settings or []:
         override(document, setting)
-    return validate(Recipe, document, where)
+    recipe = validate(Recipe, document, where)
+    validate(TrainConfig, recipe.train, f"{where}: train")
+    return recipe
 
 
 def _prepare_table(out: Path, recipe: Recipe, as_json: bool, dry_run: bool = False) -> None:
@@ -270,7 +286,7 @@ def _prepare_table(out: Path, recipe: Recipe, as_json: bool, dry_run: bool = Fal
 
         def tell(samples: Samples) -> None:
             found.append(samples)
-            _show_choices(samples)
+            _show_choices(samples, Console() if dry_run and not as_json else console)
 
         profile = prepare_table(out, recipe, progress=shown, tell=tell, write=not dry_run)
     if not dry_run:
@@ -280,7 +296,7 @@ def _prepare_table(out: Path, recipe: Recipe, as_json: bool, dry_run: bool = Fal
         print_json({"columns": [choice.__dict__ for choice in samples.choices], "fields": samples.fields})
 
 
-def _show_choices(samples: Samples) -> None:
+def _show_choices(samples: Samples, where: Console) -> None:
     from rich.table import Table
 
     shown = Table(title="what becomes of the columns")
@@ -288,7 +304,7 @@ def _show_choices(samples: Samples) -> None:
         shown.add_column(heading, overflow="fold")
     for choice in samples.choices:
         shown.add_row(escape(choice.column), choice.kind or "-", escape(choice.reason))
-    console.print(shown)
+    where.print(shown)
 
 
 def _report(out: Path, profile: dict[str, Any], as_json: bool) -> None:

@@ -62,8 +62,17 @@ def write_dataset(
         (folder / "job.yaml").write_text(JOB_HEADER.format(path=out / "job.yaml") + _yaml(job), encoding="utf-8")
         (folder / "schema.yaml").write_text(SCHEMA_HEADER + _yaml(learned.model_dump()), encoding="utf-8")
         (folder / "profile.json").write_text(json.dumps(whole_profile, indent=2) + "\n", encoding="utf-8")
-        folder.rename(out)
+        _put_in_place(folder, out)
     return whole_profile
+
+
+def _put_in_place(folder: Path, out: Path) -> None:
+    """Rename, unless another run has made `out` meanwhile."""
+    require_new(out)
+    try:
+        folder.rename(out)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror}); choose another folder") from error
 
 
 @contextmanager

@@ -12,13 +12,13 @@ from pydantic import ValidationError
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.prepare.output import require_new, workplace, write_dataset
 from asymdiffrec.datasets.prepare.progress import Progress, silent
-from asymdiffrec.datasets.prepare.recipe import Recipe
-from asymdiffrec.datasets.prepare.samples import Samples, samples_of
-from asymdiffrec.datasets.prepare.sources import FILE
-from asymdiffrec.datasets.prepare.splits import SPLITS, split_rows
-from asymdiffrec.datasets.prepare.sql import literal, quoted
-from asymdiffrec.datasets.prepare.store import EXAMPLES, Store
-from asymdiffrec.datasets.prepare.values import present
+from asymdiffrec.datasets.prepare.raw.recipe import Recipe
+from asymdiffrec.datasets.prepare.raw.samples import Samples, samples_of
+from asymdiffrec.datasets.prepare.raw.sources import FILE
+from asymdiffrec.datasets.prepare.raw.splits import SPLITS, split_rows
+from asymdiffrec.datasets.prepare.raw.sql import literal, quoted
+from asymdiffrec.datasets.prepare.raw.store import EXAMPLES, Store
+from asymdiffrec.datasets.prepare.raw.values import present
 from asymdiffrec.datasets.schema import FieldsConfig
 
 BLOCK = 65_536
@@ -86,6 +86,7 @@ def _loaded(store: Store, recipe: Recipe) -> str:
         view = f"CREATE VIEW {quoted(name)} AS SELECT {', '.join(cleaned)} FROM {quoted(f'raw {name}')}"
         store.run("reading", view)
     query = recipe.query.strip().rstrip(";")
+    store.run("query", f"SET VARIABLE seed = {recipe.seed}")
     store.run("query", f"CREATE TABLE samples AS SELECT * FROM (\n{query}\n) ORDER BY ALL")
     return "samples"
 
@@ -136,7 +137,8 @@ def _examples(store: Store, samples: Samples, name: str, condition: str, most: i
         place = f"row {row + 1} of the query's result"
         if from_files:
             before = f"SELECT count(*) FROM {table} WHERE {FILE} = {literal(source)} AND rowid < {row}"
-            place = f"{store.sources.shown(source)}, row {store.run('checking the rows', before)[0][0] + 1}"
+            of = " of those that could be read" if store.refused else ""
+            place = f"{store.sources.shown(source)}, row {store.run('checking the rows', before)[0][0] + 1}{of}"
         examples.append(f"{place}, column {samples.sources[name]}: found {'nothing' if value is None else repr(value)}")
     return examples
 

@@ -21,7 +21,7 @@ from moto.server import ThreadedMotoServer
 
 from asymdiffrec.datasets import retry
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.prepare.recipe import Recipe
+from asymdiffrec.datasets.prepare.raw.recipe import Recipe
 from asymdiffrec.datasets.prepare.table import prepare_table
 from asymdiffrec.datasets.profile import learn
 from asymdiffrec.datasets.reader import EvaluationReader, Position, TrainingReader

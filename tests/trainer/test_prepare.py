@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,7 @@ def test_skipped_rows_are_reported(command: Command, log: Path, tmp_path: Path) 
     assert "left out: 1 rows, no row of the table" in outcome.out
     assert "line 502" in outcome.out
     assert "left out: 1 rows, column price: not a number" in outcome.out
-    assert "row 501, column price: found 'y'" in outcome.out
+    assert "row 501 of those that could be read, column price: found 'y'" in outcome.out
 
 
 @pytest.mark.parametrize(
@@ -193,3 +194,20 @@ def test_movielens_by_a_query_has_the_features_that_its_own_program_makes(
         np.testing.assert_allclose(found[name].to_numpy(), expected[name].to_numpy())
     ours, theirs = (pc.list_value_length(table["history"]).fill_null(0) for table in (found, expected))
     assert ours.to_pylist() == theirs.to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--id", "city", "--number", "city"), "--number city: --id names that column too"),
+        (("--id", "city", "--ignore", "city"), "--id city: --ignore names that column too"),
+        (("--set", "train.epoch=3"), "train: epoch: unknown key; .*epochs"),
+        (("--set", "train.epochs=0"), "train: epochs: found 0"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_before_any_work(
+    command: Command, log: Path, tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    outcome = command("prepare", "table", tmp_path / "out", "--input", log, *options)
+    assert outcome.status == 2
+    assert re.search(message, outcome.err)

@@ -20,14 +20,16 @@ import pyarrow.parquet as pq
 from fsspec.implementations.arrow import ArrowFSWrapper
 
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.prepare.recipe import TableConfig
-from asymdiffrec.datasets.prepare.sql import literal, literals
+from asymdiffrec.datasets.prepare.raw.recipe import TableConfig
+from asymdiffrec.datasets.prepare.raw.sql import literal, literals
 from asymdiffrec.datasets.retry import reason
 from asymdiffrec.datasets.shards import filesystem_of, shown
 
 FILE = "__file"
 """Column of a loaded table with the name of the file that a row came from"""
 LONGEST_LINE = 1 << 20
+GZIP = b"\x1f\x8b"
+"""How files begin that gzip has made"""
 OURS = re.compile(r"\bplace\d+://")
 """Schemes that stand for a filesystem"""
 
@@ -41,26 +43,35 @@ class Sources:
     _places: dict[str, pafs.FileSystem] = field(default_factory=dict)
     """The filesystem of each scheme that was made up for one"""
 
-    def expand(self, locations: list[str]) -> list[str]:
-        """The files of paths, folders, globs and URIs, those of each in the order of their names.
+    def expand(self, locations: list[str], hive: bool | None) -> list[str]:
+        """The files of paths, folders and what is in them, globs and URIs, those of each in the order of their names.
 
-        Raises InputError where one has none.
+        Raises InputError where one has none, and where folders are named as Hive's are unless `hive` says what to do.
         """
-        files = [file for location in locations for file in self._expanded(location)]
+        files = [file for location in locations for file in self._expanded(location, hive)]
         if not files:
             raise InputError("--input: name at least one file, folder, glob or URI")
         return files
 
-    def _expanded(self, location: str) -> list[str]:
+    def _expanded(self, location: str, hive: bool | None) -> list[str]:
+        root = location
         if "://" not in location:
-            names = _within(location) if os.path.isdir(location) else sorted(glob.glob(location, recursive=True))
-            files = [name for name in names if os.path.isfile(name)]
+            found = _within(location) if os.path.isdir(location) else sorted(glob.glob(location, recursive=True))
+            files = [name for name in found if os.path.isfile(name)]
         else:
-            files = [self._scheme(location) + name for name in _remote(location)]
+            _, root = filesystem_of(location)
+            files = _remote(location)
         if not files:
             what = "no file matches" if glob.has_magic(shown(location)) else "no such file, or a folder without files"
             raise InputError(f"{shown(location)}: {what}")
-        return files
+        below = files[0].removeprefix(re.split(r"[*?\[]", root)[0] if root != files[0] else root)
+        keys = re.findall(r"([^/=]+)=[^/]*/", below)
+        if keys and hive is None:
+            raise InputError(
+                f"{shown(location)}: has folders named {keys[0]}=...; say with --set input.hive=true that they make a "
+                "column of the table, or with input.hive=false that they make none"
+            )
+        return files if root is location else [self._scheme(location) + name for name in files]
 
     def _scheme(self, location: str) -> str:
         """A scheme of our own, under which DuckDB opens files in the filesystem of a URI."""
@@ -84,14 +95,15 @@ class Sources:
         Text comes as text without spaces around it, for what it means is found out from all of it. Where `skip`, lines
         that are no rows go to DuckDB's table of rejects. Raises InputError where files do not fit each other.
         """
-        named = f"filename={literal(FILE)}, hive_partitioning=false"
+        named = f"filename={literal(FILE)}, hive_partitioning={literal(table.hive is True)}, hive_types_autocast=false"
         if _is_parquet(table, files):
             self._check_parquet(files)
             yield f"SELECT * FROM read_parquet({_exactly(files)}, {named}, union_by_name=true)"
             return
+        first_lines = {file: self._first_line(file, table.encoding) for file in files}
         options = {"delim": table.delimiter or self._delimiter(table, files[0]), "quote": table.quote}
         options |= {"escape": table.quote, "encoding": table.encoding}
-        for columns, group in groupby(files, lambda file: self._columns(table, file, options)):
+        for columns, group in groupby(files, lambda file: self._columns(table, file, first_lines[file], options)):
             types = ", ".join(f"{literal(column)}: 'VARCHAR'" for column in columns)
             settings = "".join(f", {name}={literal(value)}" for name, value in options.items())
             settings += ", store_rejects=true, rejects_limit=0" if skip else ""
@@ -107,14 +119,15 @@ class Sources:
         query += f"encoding={literal(table.encoding)})"
         try:
             return str(self.database.execute(query).fetchall()[0][0])
+        except duckdb.IOException as error:
+            raise InputError(f"{self.shown(file)}: cannot be read ({said(error)})") from error
         except duckdb.Error as error:
             raise InputError(f"{self.shown(file)}: found no delimiter in it ({said(error)}); give one") from error
 
-    def _columns(self, table: TableConfig, file: str, options: dict[str, str]) -> list[str]:
+    def _columns(self, table: TableConfig, file: str, line: str, options: dict[str, str]) -> list[str]:
         """The names that a text file's columns have: given, or in its first line."""
         if table.columns is not None:
             return table.columns
-        line = self._first_line(file, table.encoding)
         if not line:
             raise InputError(f"{self.shown(file)}: is empty, or its first line is")
         delimiter, quote = options["delim"], options["quote"]
@@ -140,9 +153,10 @@ class Sources:
         filesystem, path = self._opened(file)
         try:
             with filesystem.open_input_stream(path) as stream:
-                text = io.TextIOWrapper(io.BufferedReader(stream), encoding, "replace", newline="").readline(
-                    LONGEST_LINE
-                )
+                buffered = io.BufferedReader(stream)
+                if buffered.peek(2)[:2] == GZIP:
+                    raise InputError(f"{self.shown(file)}: is compressed by gzip; its name has to end in .gz")
+                text = io.TextIOWrapper(buffered, encoding, "replace", newline="").readline(LONGEST_LINE)
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{self.shown(file)}: cannot be read ({reason(error)})") from error
         return text.removeprefix("\ufeff").rstrip("\r\n")
@@ -197,9 +211,14 @@ def _exactly(files: Iterable[str]) -> str:
 
 
 def _within(folder: str) -> list[str]:
-    """The files of a folder, without hidden ones and the marks that other writers leave (_SUCCESS)."""
-    names = sorted(os.listdir(folder))
-    return [f"{folder.rstrip('/')}/{name}" for name in names if not name.startswith((".", "_"))]
+    """The files of a folder and of the folders in it."""
+    found = (os.path.join(path, name) for path, _, names in os.walk(folder, followlinks=True) for name in names)
+    return sorted(name for name in found if _counts(os.path.relpath(name, folder)))
+
+
+def _counts(name: str) -> bool:
+    """Whether a file is none of the hidden ones and the marks that other writers leave (_SUCCESS)."""
+    return not re.search(r"(^|/)[._]", name)
 
 
 def _remote(location: str) -> list[str]:
@@ -212,10 +231,10 @@ def _remote(location: str) -> list[str]:
             return [path]
         if info.type == pafs.FileType.NotFound:
             return []
-        entries = filesystem.get_file_info(pafs.FileSelector(folder, recursive=glob.has_magic(path)))
+        entries = filesystem.get_file_info(pafs.FileSelector(folder, recursive=True))
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{shown(location)}: cannot be read ({reason(error)})") from error
-    names = sorted(entry.path for entry in entries if entry.is_file and not entry.base_name.startswith((".", "_")))
+    names = sorted(e.path for e in entries if e.is_file and _counts(os.path.relpath(e.path, folder)))
     return [name for name in names if fnmatch.fnmatch(name, path)] if glob.has_magic(path) else names
 
 

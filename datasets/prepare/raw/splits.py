@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.prepare.recipe import Recipe
-from asymdiffrec.datasets.prepare.samples import Samples
-from asymdiffrec.datasets.prepare.sql import literal, quoted
-from asymdiffrec.datasets.prepare.store import SPLIT, Store
+from asymdiffrec.datasets.prepare.raw.recipe import Recipe
+from asymdiffrec.datasets.prepare.raw.samples import Samples
+from asymdiffrec.datasets.prepare.raw.sql import literal, quoted
+from asymdiffrec.datasets.prepare.raw.store import SPLIT, Store
 
 SPLITS = ("train", "valid", "test")
 

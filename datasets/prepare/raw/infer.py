@@ -8,17 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from asymdiffrec.datasets.prepare import values
-from asymdiffrec.datasets.prepare.recipe import RecipeField
-from asymdiffrec.datasets.prepare.survey import SEPARATORS, Column
+from asymdiffrec.datasets.prepare.raw import values
+from asymdiffrec.datasets.prepare.raw.recipe import RecipeField
+from asymdiffrec.datasets.prepare.raw.survey import SEPARATORS, Column
 
 LABELS = ("label", "click", "clicked", "is_click", "target", "y")
 USERS = ("user_id", "userid", "user", "uid")
 TIMES = ("timestamp", "time", "ts", "datetime", "event_time", "date")
 FEW = 20
 """Distinct integers up to which they are rather names of things than amounts"""
-NAMES = 0.95
-"""Distinct values a row that has one, from where on a column rather names its row"""
+NAMES = 0.9
+"""Distinct values a row that has one, from where on a column rather names its row; they are estimates"""
 PROSE = 50
 """Mean number of characters from where on text is prose"""
 ROOM = ((100, 10_000), (10, 1_000_000))

@@ -15,9 +15,9 @@ import pyarrow as pa
 
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.prepare.progress import Progress
-from asymdiffrec.datasets.prepare.recipe import TableConfig
-from asymdiffrec.datasets.prepare.sources import FILE, Sources, said
-from asymdiffrec.datasets.prepare.sql import literal, quoted
+from asymdiffrec.datasets.prepare.raw.recipe import TableConfig
+from asymdiffrec.datasets.prepare.raw.sources import FILE, Sources, said
+from asymdiffrec.datasets.prepare.raw.sql import literal, quoted
 
 MEMORY = "1GB"
 """What DuckDB may take; what Arrow and Python take comes on top"""
@@ -72,7 +72,7 @@ class Store:
         """
         made, known = False, set[str]()
         for split, locations in {"": table.files, **extra}.items():
-            files = self.sources.expand(locations)
+            files = self.sources.expand(locations, table.hive)
             again = [file for place, file in enumerate(files) if file in known or file in files[:place]]
             if again:
                 raise InputError(f"{self.sources.shown(again[0])}: is named twice; its rows would be there twice")

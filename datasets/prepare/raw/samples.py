@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.prepare import infer, values
-from asymdiffrec.datasets.prepare.infer import Choice
-from asymdiffrec.datasets.prepare.recipe import Recipe, RecipeField
-from asymdiffrec.datasets.prepare.sql import quoted
-from asymdiffrec.datasets.prepare.store import Store
-from asymdiffrec.datasets.prepare.survey import Column, survey
-from asymdiffrec.datasets.prepare.values import Value
+from asymdiffrec.datasets.prepare.raw import infer, values
+from asymdiffrec.datasets.prepare.raw.infer import Choice
+from asymdiffrec.datasets.prepare.raw.recipe import Recipe, RecipeField
+from asymdiffrec.datasets.prepare.raw.sql import quoted
+from asymdiffrec.datasets.prepare.raw.store import Store
+from asymdiffrec.datasets.prepare.raw.survey import Column, survey
+from asymdiffrec.datasets.prepare.raw.values import Value
 
 
 @dataclass
@@ -51,14 +51,14 @@ def samples_of(store: Store, table: str, recipe: Recipe) -> Samples:
     missing = {column: _missing(recipe, given, column) for column in kinds}
     lists = {column: field.separator for column, (_, field) in given.items() if field.type == "id_list"}
     single = {column for column, (_, field) in given.items() if field.type in ("id", "number")}
-    columns = survey(store, table, kinds, missing, lists, single)
+    present = {column: values.present(column, kind, missing[column]) for column, kind in kinds.items()}
+    columns = survey(store, table, kinds, present, missing, lists, single)
     if not any(column.rows for column in columns.values()):
         raise InputError("the input has no rows")
-    present = {column: values.present(column, kind, missing[column]) for column, kind in kinds.items()}
 
     samples = Samples(table, data={"path": "."})
     roles = _roles(recipe, columns)
-    weights = {field.weights: column for column, (_, field) in given.items() if field.weights}
+    weights = {field.weights: name for name, field in given.values() if field.weights}
     for name, column in columns.items():
         if name in roles and name not in given and roles[name] != "user":
             choice = Choice(name, None, f"is the {roles[name]}")
@@ -79,9 +79,9 @@ def samples_of(store: Store, table: str, recipe: Recipe) -> Samples:
             choice = _add_field(samples, store, recipe, column, choice, *own, present[name], missing[name])
         samples.choices.append(choice)
     for name, owner in weights.items():
-        samples.add(name, name, Value(f"{present[name]}::DOUBLE[]"))
         if not values.is_list(kinds[name]):
             raise InputError(f"column {name}: the weights of {owner} have to be lists of numbers in Parquet")
+        samples.add(name, name, values.id_weights(present[name], samples.values[owner]))
     _add_roles(samples, recipe, roles, columns, present)
     return samples
 
@@ -200,9 +200,12 @@ def _frequent(
 def _typed(column: Column, value: str, field: Mapping[str, Any], separator: str, missing: list[str]) -> Value:
     if field["type"] == "number":
         return values.number(value, column.kind)
-    if field["type"] == "id_list":
-        return values.id_list(value, column.kind, separator, missing, field["values"])
-    return values.integer(value, column.kind) if field["values"] == "int" else values.string(value)
+    if listed := field["type"] == "id_list":
+        ids = values.id_list(value, column.kind, separator, missing, field["values"])
+    else:
+        ids = values.integer(value, column.kind) if field["values"] == "int" else values.string(value)
+    rows_already = field.get("hash") is False and field["values"] == "int"
+    return values.within(ids, listed, field["rows"]) if rows_already else ids
 
 
 def _add_roles(

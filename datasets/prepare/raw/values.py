@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from asymdiffrec.datasets.prepare.sql import literal, literals, quoted
+from asymdiffrec.datasets.prepare.raw.sql import literal, literals, quoted
 
 LARGEST = "3.4028234663852886e38"
 """Of a 32-bit float"""
@@ -51,25 +51,30 @@ def present(column: str, kind: str, missing: Sequence[str]) -> str:
     """A column's value as it stands, null where it is missing."""
     name = quoted(column)
     if is_text(kind):
-        return f"CASE WHEN {name} IN {_tuple(missing)} THEN NULL ELSE {name}::VARCHAR END"
+        return f"CASE WHEN {name} IN {_tuple(['', *missing])} THEN NULL ELSE {name}::VARCHAR END"
     if kind in ("FLOAT", "DOUBLE"):
         return f"CASE WHEN isnan({name}) THEN NULL ELSE {name} END"
     return name
 
 
 def _tuple(values: Sequence[str]) -> str:
-    return f"({', '.join(map(literal, values or ['']))})"
+    return f"({', '.join(map(literal, values))})"
 
 
 def integer(value: str, kind: str) -> Value:
     """64-bit integers; text has to be one in its usual form, for 007 and 7 are two ids."""
-    if is_integer(kind):
+    if is_integer(kind) and "HUGE" not in kind:
         return Value(value)
-    if is_number(kind):
-        right = f"try_cast({value} AS BIGINT)::DOUBLE = {value}"
-    else:
-        right = f"try_cast({value} AS BIGINT)::VARCHAR = {value}"
-    return Value(f"try_cast({value} AS BIGINT)", _unless(right, value), "a 64-bit integer in its usual form")
+    cast = f"try_cast({value} AS BIGINT)"
+    same = "HUGEINT" if is_integer(kind) else "DOUBLE" if is_number(kind) else "VARCHAR"
+    return Value(cast, _unless(f"{cast}::{same} = {value}", value), "a 64-bit integer in its usual form")
+
+
+def within(ids: Value, listed: bool, rows: int) -> Value:
+    """Ids, or lists of them, that are rows of a table."""
+    least, most = (f"list_{end}({ids.sql})" if listed else ids.sql for end in ("min", "max"))
+    wrong = f"({ids.wrong}) OR coalesce({least} < 0 OR {most} >= {rows}, false)"
+    return Value(ids.sql, wrong, f"0 to {rows - 1}, for the field has hash: false")
 
 
 def number(value: str, kind: str) -> Value:
@@ -90,7 +95,7 @@ def tokens(value: str, kind: str, separator: str, missing: Sequence[str]) -> str
         return value
     split = f"list_transform(string_split({value}, {literal(separator)}), lambda x: trim(x))"
     parts = value if is_list(kind) else split
-    return f"list_filter({parts}, lambda x: NOT list_contains({literals(missing or [''])}, x))"
+    return f"list_filter({parts}, lambda x: NOT list_contains({literals(['', *missing])}, x))"
 
 
 def id_list(value: str, kind: str, separator: str, missing: Sequence[str], values: str) -> Value:
@@ -99,9 +104,18 @@ def id_list(value: str, kind: str, separator: str, missing: Sequence[str], value
     if values == "string":
         return Value(f"{found}::VARCHAR[]")
     cast = f"list_transform({found}, lambda x: try_cast(x AS BIGINT))"
-    if not is_text(kind):
-        return Value(cast)
-    return Value(cast, _unless(f"{cast}::VARCHAR[] = {found}", value), "a list of 64-bit integers in their usual form")
+    right = f"list_count({cast}) = list_count({found})"
+    if is_text(kind.removesuffix("[]")):
+        right = f"{cast}::VARCHAR[] = {found}"
+    return Value(cast, _unless(right, value), "a list of 64-bit integers in their usual form")
+
+
+def id_weights(value: str, ids: Value) -> Value:
+    """Lists of as many numbers as there are ids."""
+    found = f"{value}::DOUBLE[]"
+    count, right = f"coalesce(len({ids.sql}), 0)", f"list_filter({found}, lambda x: x BETWEEN 0 AND {LARGEST})"
+    wrong = f"coalesce(len({found}), 0) != {count} OR coalesce(len({right}), 0) != {count}"
+    return Value(found, wrong, "a number of at least 0 for each id")
 
 
 def label(value: str, positive: Sequence[str] | None, at_least: float | None) -> Value:

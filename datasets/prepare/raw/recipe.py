@@ -17,6 +17,11 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _as_tab(value: Any) -> Any:
+    """A tab is hard to type in a shell."""
+    return "\t" if value == "\\t" else value
+
+
 Files = Annotated[list[str], BeforeValidator(_as_list)]
 
 
@@ -25,10 +30,13 @@ class TableConfig(Config):
 
     files: Files = Field([], description="files, folders, globs or URIs")
     format: Literal["text", "parquet"] | None = Field(None, description="told by the names of the files when left out")
-    delimiter: str | None = Field(None, min_length=1, max_length=4, description="text: found out when left out")
+    delimiter: Annotated[str | None, BeforeValidator(_as_tab)] = Field(
+        None, min_length=1, max_length=4, description="text: found out when left out"
+    )
     quote: str = Field('"', max_length=1, description="text: what values with a delimiter in them are wrapped in")
     columns: list[str] | None = Field(None, min_length=1, description="text: names of the columns of files without any")
     encoding: Literal["utf-8", "utf-16", "latin-1"] = Field("utf-8", description="of text")
+    hive: bool | None = Field(None, description="whether folders named day=2026-01-31 make a column day")
 
 
 class LabelConfig(Config):
@@ -99,7 +107,9 @@ class Recipe(Config):
     name: str = Field("table", pattern=r"^[\w.-]+$", description="of the job")
     input: TableConfig = TableConfig()
     others: dict[str, TableConfig] = Field({}, description="more tables, for the query")
-    query: str | None = Field(None, description="SQL (DuckDB) over the tables input and others that gives the samples")
+    query: str | None = Field(
+        None, description="SQL (DuckDB) over input and others that gives the samples; getvariable('seed') is the seed"
+    )
     label: LabelConfig = LabelConfig()
     user: str | None = Field(None, description="column that UAUC groups by; found by its name when left out")
     weight: str | None = Field(None, description="column with the sample's weight")
@@ -109,7 +119,7 @@ class Recipe(Config):
         None, description="whether columns that `fields` lacks become fields; left out: only where it names none"
     )
     ignore: list[str] = Field([], description="columns that are not used")
-    missing: Files = Field(list(MISSING), description="strings that mean missing")
+    missing: Files = Field(list(MISSING), description="strings that mean missing, besides the empty one")
     min_count: int = Field(1, gt=0, description="of each id and id_list field without one of its own")
     split: SplitConfig = SplitConfig()
     output: OutputConfig = OutputConfig()

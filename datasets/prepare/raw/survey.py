@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from asymdiffrec.datasets.prepare import values
-from asymdiffrec.datasets.prepare.sql import quoted
-from asymdiffrec.datasets.prepare.store import Store
+from asymdiffrec.datasets.prepare.raw import values
+from asymdiffrec.datasets.prepare.raw.sql import quoted
+from asymdiffrec.datasets.prepare.raw.store import Store
 
 SEPARATORS = ("|", ";")
 """What may stand between the ids of a list in text, where the user does not say"""
@@ -43,17 +43,18 @@ def survey(
     store: Store,
     table: str,
     kinds: Mapping[str, str],
+    values_of: Mapping[str, str],
     missing: Mapping[str, Sequence[str]],
     separators: Mapping[str, str | None],
     single: Collection[str],
 ) -> dict[str, Column]:
     """What the columns of a table hold, by their names.
 
-    `kinds` are their DuckDB types; `missing` the strings that mean that a column has no value; `separators` are what
-    stands between the ids of the columns that are declared as lists of text, None where that has to be found out;
-    `single` are the columns that are declared to be none.
+    `kinds` are their DuckDB types; `values_of` is SQL for their values; `missing` the strings that mean that a column
+    has no value; `separators` are what stands between the ids of the columns that are declared as lists of text, None
+    where that has to be found out; `single` are the columns that are declared to be none.
     """
-    parts = {name: _measures(values.present(name, kind, missing[name]), kind) for name, kind in kinds.items()}
+    parts = {name: _measures(values_of[name], kind) for name, kind in kinds.items()}
     selected = ", ".join(measure for measures in parts.values() for measure in measures)
     ((rows, *found),) = store.run("looking at the columns", f"SELECT count(*), {selected} FROM {quoted(table)}")
     columns = {}
@@ -68,7 +69,7 @@ def survey(
         if name in separators and values.is_text(kind):
             separator = separator or SEPARATORS[0]
         if values.is_id_list(kind) or (separator and name not in single):
-            lists = _listed(store, table, column, separator, missing[name])
+            lists = _listed(store, table, column, values_of[name], separator, missing[name])
             # Text whose parts are as many as the wholes is no list of ids that come again.
             if values.is_id_list(kind) or name in separators or lists.distinct < distinct:
                 column = lists
@@ -105,9 +106,10 @@ def _separator(separated: Sequence[int], present: int) -> str | None:
     return separator if present and rows >= 0.1 * present else None
 
 
-def _listed(store: Store, table: str, column: Column, separator: str | None, missing: Sequence[str]) -> Column:
+def _listed(
+    store: Store, table: str, column: Column, value: str, separator: str | None, missing: Sequence[str]
+) -> Column:
     """What a column holds as lists of ids."""
-    value = values.present(column.name, column.kind, missing)
     found = values.tokens(value, column.kind, separator or SEPARATORS[0], missing)
     ((ids, distinct, integers),) = store.run(
         f"looking at the lists of {column.name}",
