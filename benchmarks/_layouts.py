@@ -144,9 +144,11 @@ class Collate:
         return [] if pd.isna(value) else [value]
 
 
-def ray_batches(folder: Path, columns: list[str], rows: int) -> Iterator[pa.Table]:
-    """Ray Data's batches of a folder as Arrow tables."""
+def ray_batches(folder: Path, columns: list[str], rows: int, shuffled: int | None) -> Iterator[pa.Table]:
+    """Ray Data's batches of a folder as Arrow tables, as rows stand, or drawn out of `shuffled` rows."""
     import ray
 
     data = ray.data.read_parquet(str(folder), columns=columns)
-    yield from data.iter_batches(batch_size=rows, batch_format="pyarrow", drop_last=True)
+    yield from data.iter_batches(
+        batch_size=rows, batch_format="pyarrow", drop_last=True, local_shuffle_buffer_size=shuffled
+    )

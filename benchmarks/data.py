@@ -79,13 +79,15 @@ def reading(layout: Layout, folder: Path, rows: int, threads: int, quick: bool) 
     ours, theirs = alternate(partial(epoch, reader), partial(decode, shards, columns, threads), rounds)
     yield result("bare Parquet decoding", ours, theirs, rows, 0.7)
 
-    def by_ray() -> None:
-        for table in ray_batches(folder, columns, BATCH):
+    def by_ray(shuffled: int | None) -> None:
+        for table in ray_batches(folder, columns, BATCH, shuffled):
             tensors(schema, table)
 
-    with cluster(threads):  # its processes have the cores of this one
-        ours, theirs = alternate(partial(epoch, reader), by_ray, 1)
-    yield result("Ray Data", ours, theirs, rows // BATCH * BATCH, PEERS)
+    window = schema.data.window * schema.data.lanes  # rows that ours draws a batch from
+    for peer, shuffled in (("Ray Data, in order", None), ("Ray Data, shuffled", min(window, rows // 2))):
+        with cluster(threads):  # its processes have the cores of this one
+            ours, theirs = alternate(partial(epoch, reader), partial(by_ray, shuffled), 1)
+        yield result(peer, ours, theirs, rows // BATCH * BATCH, PEERS)
 
     few = min(rows, 2 * BATCH if quick else 8 * BATCH)
     frame = Frame(pq.read_table(folder, columns=columns).slice(0, few))
