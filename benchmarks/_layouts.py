@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch.utils.data import Dataset
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from asymdiffrec.datasets.hashing import hash_rows, string_ids
+from asymdiffrec.datasets.prepare.output import write_files
 from asymdiffrec.datasets.schema import FieldsConfig, Schema, table_seed
 
 TABLE_ROWS = 1_000_000
@@ -49,16 +49,11 @@ class Layout:
         return FieldsConfig.model_validate({"fields": fields, "data": {"threads": threads}}).to_schema()
 
     def write(self, folder: Path, rows: int) -> None:
-        """A file of random rows, 5 % of each column null."""
+        """A file of random rows, 5 % of each column null, as `prepare` writes them."""
         folder.mkdir()
         rng = np.random.default_rng(0)
-        writer = None
-        for start in range(0, rows, ROW_GROUP):
-            table = self._draw(rng, min(ROW_GROUP, rows - start))
-            writer = writer or pq.ParquetWriter(folder / "part.parquet", table.schema)
-            writer.write_table(table)
-        assert writer is not None
-        writer.close()
+        groups = (self._draw(rng, min(ROW_GROUP, rows - start)) for start in range(0, rows, ROW_GROUP))
+        write_files(folder, groups, rows_per_file=rows)
 
     def _draw(self, rng: np.random.Generator, rows: int) -> pa.Table:
         columns: dict[str, pa.Array] = {}

@@ -148,7 +148,8 @@ def resuming(layout: Layout, folder: Path) -> Result:
 def waiting(folder: Path, quick: bool) -> Result:
     """The share of time that training waits for data, in a run as `prepare synthetic` sets it up."""
     prepare_synthetic(folder / "clicks", rows=5_000 if quick else 400_000)
-    job = read_job(folder / "clicks" / "job.yaml", ["train.epochs=1", "train.log_every=10"])
+    settings = ["train.log_every=10", *(["train.epochs=1"] if quick else [])]
+    job = read_job(folder / "clicks" / "job.yaml", settings)
     drive.train(job, read_learned(job), Run(folder / "run"), resume=False, console=Console(quiet=True))
     records = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     steps = [record for record in records if "data_wait" in record]

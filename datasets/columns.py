@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.hashing import hash_rows, row_type, splitmix64, string_ids
+from asymdiffrec.datasets.hashing import hash_rows, row_type, splitmix64, string_ids, taken
 from asymdiffrec.datasets.schema import AnyField, IdConfig, IdListConfig, Moments, NumberConfig
 from asymdiffrec.datasets.vocabulary import Vocabulary
 
@@ -78,13 +78,13 @@ def id_rows(
     messages; it is the value's own index where a row has one value.
     """
     column = _typed(column)
+    if _is_in_dictionary(column) and field.values == "string" and field.hash:
+        return taken(id_rows(column.dictionary, field, seed, vocabulary, place), column.indices)
     if column.type == pa.int64() and field.values == "int" and vocabulary is None:
         ids = column
     else:
         numbers = as_int64(column, field.values, place, row_of)
-        ids = pa.array(
-            vocabulary.fold(numbers) if vocabulary else numbers, mask=~validity(column) if column.null_count else None
-        )
+        ids = _as_missing(vocabulary.fold(numbers) if vocabulary else numbers, column)
     if field.hash:
         return hash_rows(ids, seed, field.rows)
     rows = ids.fill_null(-1).to_numpy()
@@ -96,6 +96,19 @@ def id_rows(
             f"allowed is 0 to {field.rows - 1} (rows: {field.rows})"
         )
     return rows.astype(row_type(field.rows))
+
+
+def _is_in_dictionary(column: pa.Array) -> bool:
+    return pa.types.is_dictionary(column.type) and column.indices.type == pa.int32()
+
+
+def _as_missing(ids: np.ndarray, column: pa.Array) -> pa.Array:
+    """Ids that are missing where a column is."""
+    if not column.null_count:
+        return pa.array(ids)
+    if column.offset or pa.types.is_dictionary(column.type):
+        return pa.array(ids, mask=~validity(column))
+    return pa.Array.from_buffers(pa.int64(), len(ids), [column.buffers()[0], pa.py_buffer(ids)], column.null_count)
 
 
 def as_int64(column: pa.Array, values: str, place: str, row_of: Callable[[int], int] | None = None) -> np.ndarray:

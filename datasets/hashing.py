@@ -76,6 +76,19 @@ def hash_rows(ids: pa.Array, seed: int, rows: int) -> np.ndarray:
     return found
 
 
+def taken(entries: np.ndarray, indices: pa.Array) -> np.ndarray:
+    """The entries of a dictionary that a column's indices, int32, say, in a new array of their type; -1 where null."""
+    found = np.empty(len(indices), entries.dtype)
+    validity, places = indices.buffers()
+    if len(entries) == 0:
+        found.fill(-1)
+    elif len(indices):
+        _take(places.address + 4 * indices.offset, entries, found)
+        if indices.null_count:
+            _mark_nulls(validity.address, indices.offset, found)
+    return found
+
+
 def row_type(rows: int) -> type[np.int32] | type[np.int64]:
     """The smallest type that holds the rows of a table."""
     return np.int32 if rows <= 2**31 else np.int64
@@ -97,6 +110,13 @@ def _hash_each(values: int, found: np.ndarray, seed: np.uint64, rows: np.uint64)
 
 
 @compiled
+def _take(indices: int, entries: np.ndarray, found: np.ndarray) -> None:
+    places, last = view(indices, np.uint32), np.uint32(len(entries) - 1)
+    for place in range(np.uint64(len(found))):
+        found[place] = entries[min(places[place], last)]  # an index where there is no value may be anything
+
+
+@compiled
 def _mark_nulls(validity: int, offset: int, found: np.ndarray) -> None:
     """-1 where the bit of a validity bitmap, from `offset` on, is not set."""
     bits, first = view(validity, np.uint8), np.uint64(offset)
@@ -107,7 +127,7 @@ def _mark_nulls(validity: int, offset: int, found: np.ndarray) -> None:
 
 
 def string_ids(strings: pa.Array) -> np.ndarray:
-    """64-bit ids of strings, [V] int64: XXH64 of their UTF-8 bytes, with seed 0; 0 where null, as of no value.
+    """64-bit ids of strings, [V] int64: XXH64 of their UTF-8 bytes, with seed 0; of no meaning where null.
 
     A dictionary-encoded array is hashed once for each entry of its dictionary.
     """
@@ -116,8 +136,6 @@ def string_ids(strings: pa.Array) -> np.ndarray:
         distinct = string_ids(strings.dictionary)
         return distinct[indices] if len(distinct) else np.zeros(len(strings), np.int64)
     wide = pa.types.is_large_string(strings.type) or pa.types.is_large_binary(strings.type)
-    if strings.null_count:
-        strings = strings.fill_null("")
     _, offsets, data = strings.buffers()
     ends = np.frombuffer(offsets, np.int64 if wide else np.int32)[strings.offset : strings.offset + len(strings) + 1]
     return _xxh64_each(ends, data.address if data is not None else 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -17,9 +17,10 @@ from asymdiffrec.datasets.batch import Batch, to_batch, to_batches
 from asymdiffrec.datasets.check import check_columns, column_names
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.memory import require_memory
-from asymdiffrec.datasets.order import Epoch, Slice, evaluation_slice
+from asymdiffrec.datasets.opened import OpenRowGroups, decode_rows
+from asymdiffrec.datasets.order import Epoch, evaluation_slice
 from asymdiffrec.datasets.room import Room
-from asymdiffrec.datasets.rows import Rows, decode, no_rows
+from asymdiffrec.datasets.rows import Rows, no_rows
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.shards import Shards
 
@@ -95,39 +96,31 @@ class TrainingReader:
         return Epoch(self.shards.sizes, self.seed, epoch, self.batch_size, data.lanes, data.window)
 
     def _windows(self, position: Position, room: Room, pool: ThreadPoolExecutor) -> Iterator[Callable[[], list[Batch]]]:
-        open_groups: dict[int, Rows] = {}
+        groups = OpenRowGroups(self.schema, self.shards, int(self.schema.data.cache * 2**30), pool)
         first = position.step
         for number in count(position.epoch):
             epoch = self._epoch(number)
             for start in range(0, epoch.steps, epoch.steps_per_window):
                 steps = range(max(first, start), min(start + epoch.steps_per_window, epoch.steps))
                 if steps:
-                    yield partial(self._window, epoch, steps, open_groups, room, pool)
+                    yield partial(self._window, epoch, steps, groups, room, pool)
             first = 0
 
     def _window(
-        self, epoch: Epoch, steps: range, open_groups: dict[int, Rows], room: Room, pool: ThreadPoolExecutor
+        self, epoch: Epoch, steps: range, groups: OpenRowGroups, room: Room, pool: ThreadPoolExecutor
     ) -> list[Batch]:
-        """The batches of some steps of one window. `open_groups` keeps the row groups that the window touches, and, as
-        far as the cache allows, those touched last: a row group that two lanes share is read at its two ends."""
+        """The batches of some steps of one window."""
         per_worker = epoch.lanes // self.worker.count
         lanes = range(self.worker.rank * per_worker, (self.worker.rank + 1) * per_worker)
         window, before = divmod(steps.start, epoch.steps_per_window)
         slices = [epoch.window_slices(lane, window) for lane in lanes]
-        needed = dict.fromkeys(part.row_group for parts in slices for part in parts)
-        opened = [group for group in needed if group not in open_groups]
-        kept = {group: open_groups.pop(group) for group in needed if group in open_groups}
-        _shrink(open_groups, int(self.schema.data.cache * 2**30))
-        open_groups |= kept
-        open_groups |= zip(opened, pool.map(partial(_decode, self.schema, self.shards), opened), strict=True)
-
-        rows = [_joined(parts, open_groups) for parts in slices]
+        rows, starts = zip(*groups.windows(slices), strict=True)
         each = epoch.rows_per_step
         order = np.empty((len(lanes), len(steps), each), np.int32)
         for place, (lane, parts) in enumerate(zip(lanes, slices, strict=True)):
             drawn = epoch.window_order(lane, window, sum(part.stop - part.start for part in parts))
             drawn = drawn[before * each : (before + len(steps)) * each].reshape(len(steps), each)
-            order[place] = drawn + (parts[0].start if len(parts) == 1 else 0)
+            order[place] = drawn + starts[place]
         index = (epoch.epoch * epoch.steps + np.array(steps)) * epoch.batch_size + lanes.start * each
 
         def make(share: np.ndarray) -> list[Batch]:
@@ -135,20 +128,6 @@ class TrainingReader:
 
         shares = np.array_split(np.arange(len(steps)), min(self.threads, len(steps)))
         return [batch for batches in pool.map(make, shares) for batch in batches]
-
-
-def _shrink(groups: dict[int, Rows], limit: int) -> None:
-    """Forget the row groups that were put in first until the others have at most `limit` bytes."""
-    held = sum(rows.nbytes for rows in groups.values())
-    while held > limit:
-        held -= groups.pop(next(iter(groups))).nbytes
-
-
-def _joined(parts: Sequence[Slice], groups: Mapping[int, Rows]) -> Rows:
-    """The one row group that a lane's window lies in, whole, or the rows of the window out of several."""
-    if len(parts) == 1:
-        return groups[parts[0].row_group]
-    return Rows.concatenate([groups[part.row_group].slice(part.start, part.stop) for part in parts])
 
 
 class EvaluationReader:
@@ -199,11 +178,8 @@ class EvaluationReader:
         for group, rows in enumerate(self.shards.sizes.tolist()):
             start, stop = max(self.start - first, 0), min(self.stop - first, rows)
             if start < stop:
-                yield partial(_decode, self.schema, self.shards, group, start, stop)
+                yield partial(self._part, group, start, stop)
             first += rows
 
-
-def _decode(schema: Schema, shards: Shards, row_group: int, start: int = 0, stop: int | None = None) -> Rows:
-    table = shards.read(row_group, column_names(schema, labelled=True))
-    rows = decode(table, schema, shards.place(row_group), labelled=True)
-    return rows if stop is None else rows.slice(start, stop)
+    def _part(self, row_group: int, start: int, stop: int) -> Rows:
+        return decode_rows(self.schema, self.shards, row_group).slice(start, stop)

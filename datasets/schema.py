@@ -73,7 +73,7 @@ class DataConfig(Config):
     weight: str | None = Field(None, description="column with the sample's weight, in the loss and in every metric")
     time: str | None = Field(None, description="column with the sample's time, never fed to the model; has to be there")
     lanes: int = Field(
-        64,
+        32,
         gt=0,
         description="intervals an epoch is cut into, each with a row group in memory; workers must divide them",
     )

@@ -29,6 +29,10 @@ class RowGroup:
     rows: int
 
 
+FULL_DICTIONARY = 2**20
+"""Bytes of a dictionary at which writers go over to plain strings"""
+
+
 @dataclass(frozen=True)
 class Shards:
     """The files of a split in the order of their names, and their row groups in the order of the files."""
@@ -81,8 +85,14 @@ class Shards:
         with self.filesystem.open_input_file(self.files[group.file]) as source:
             if source.size() != self.bytes[group.file]:
                 raise self._changed(group.file, f"has {source.size():,} bytes instead of {self.bytes[group.file]:,}")
-            file = pq.ParquetFile(source, metadata=self._footers.get(group.file), page_checksum_verification=True)
-            self._keep(group.file, file.metadata)
+            footer = self._footers.get(group.file) or pq.read_metadata(source)
+            self._keep(group.file, footer)
+            file = pq.ParquetFile(
+                source,
+                metadata=footer,
+                page_checksum_verification=True,
+                read_dictionary=_in_dictionaries(footer, group.index, columns),
+            )
             return file.read_row_group(group.index, columns=columns, use_threads=False)
 
     def _keep(self, file: int, footer: pq.FileMetaData) -> None:
@@ -137,6 +147,21 @@ class Shards:
                     8 * group.rows if pa.types.is_nested(column.type) else 0
                 )
         return bytes_of
+
+
+def _in_dictionaries(footer: pq.FileMetaData, row_group: int, columns: list[str]) -> list[str]:
+    """The columns of text that are written as indices into a dictionary and can stay so: each string is read once."""
+    wanted, found = set(columns), footer.row_group(row_group)
+    texts = [
+        found.column(number)
+        for number in range(footer.num_columns)
+        if (leaf := footer.schema.column(number)).path in wanted and leaf.logical_type.type == "STRING"
+    ]
+    return [
+        text.path_in_schema
+        for text in texts
+        if text.has_dictionary_page and text.total_uncompressed_size < FULL_DICTIONARY
+    ]
 
 
 def _leaves(kind: pa.DataType) -> int:

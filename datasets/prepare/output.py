@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
@@ -55,7 +56,7 @@ def write_dataset(
         for split, tables in splits.items():
             (folder / split).mkdir(parents=True)
             groups = _regroup(writing.passing(tables), min(rows_per_group, rows_per_file))
-            if not _write_files(folder / split, groups, rows_per_file, compression):
+            if not write_files(folder / split, groups, rows_per_file, compression):
                 raise InputError(f"{out}: the {split} split has no rows; give more data")
         learned, learned_profile = learn(folder, fields, learning.add)
         whole_profile = learned_profile | dict(profile or {})
@@ -125,7 +126,7 @@ def _regroup(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
         yield rest
 
 
-def _write_files(folder: Path, groups: Iterable[pa.Table], rows_per_file: int, compression: str) -> int:
+def write_files(folder: Path, groups: Iterable[pa.Table], rows_per_file: int, compression: str = "zstd") -> int:
     """Write row groups to part-00000.parquet, part-00001.parquet, ...; gives the number of rows."""
     rows = files = room = 0
     writer: pq.ParquetWriter | None = None
@@ -135,7 +136,13 @@ def _write_files(folder: Path, groups: Iterable[pa.Table], rows_per_file: int, c
                 if writer is not None:
                     writer.close()
                 path = folder / f"part-{files:05d}.parquet"
-                writer = pq.ParquetWriter(path, group.schema, compression=compression, write_page_checksum=True)
+                writer = pq.ParquetWriter(
+                    path,
+                    group.schema,
+                    compression=compression,
+                    write_page_checksum=True,
+                    use_dictionary=_repeating(group),
+                )
                 files, room = files + 1, rows_per_file
             writer.write_table(group, row_group_size=len(group))
             rows, room = rows + len(group), room - len(group)
@@ -143,6 +150,19 @@ def _write_files(folder: Path, groups: Iterable[pa.Table], rows_per_file: int, c
         if writer is not None:
             writer.close()
     return rows
+
+
+def _repeating(group: pa.Table) -> list[str]:
+    """The paths of columns in which a value comes twice or more on average. A dictionary of others would be larger than
+    their values, and slower to read and to write."""
+    found = []
+    for name in group.column_names:
+        path, values = name, group[name]
+        while pa.types.is_nested(values.type) and hasattr(values.type, "value_type"):
+            path, values = f"{path}.list.element", pc.list_flatten(values)
+        if 2 * pc.count_distinct(values).as_py() <= len(values) - values.null_count:
+            found.append(path)
+    return found
 
 
 class _Line(dict[str, Any]):

@@ -298,3 +298,14 @@ def test_a_field_without_any_value_may_have_no_type(tmp_path):
     assert item.to_pylist() == [-1, -1, -1]
     assert tags.to_pylist() == [[], [], []]
     assert all(map(math.isnan, age.to_pylist()))
+
+
+def test_text_stays_in_its_dictionary_unless_the_file_gave_it_up(tmp_path):
+    few, long = [f"city {row % 3}" for row in range(3000)], [f"{row:0900d}" for row in range(3000)]
+    content = table(3000, user=few, few=few, many=few, long=long, few_lists=[[text] for text in few])
+    pq.write_table(content, tmp_path / "a.parquet", use_dictionary=["few", "long", "user", "few_lists.list.element"])
+    names = ["few", "many", "long", "few_lists", "item_id"]
+    found = open_shards(str(tmp_path)).read(0, names)
+    kinds = {name: pa.types.is_dictionary(found.schema.field(name).type) for name in names}
+    assert kinds == {"few": True, "many": False, "long": False, "few_lists": False, "item_id": False}
+    assert found.to_pylist() == content.select(names).to_pylist()

@@ -50,8 +50,8 @@ def truncate(folder: Path) -> None:
     [
         (None, ["train.batchsize=4"], "train.batchsize: unknown key; did you mean batch_size?"),
         (None, ["fields.item_id.rows=0"], "fields.item_id.rows: found 0"),
-        (None, ["train.batch_size=100"], "must be a multiple of data.lanes (64)"),
-        (None, ["cluster.workers=3"], "3 workers do not divide data.lanes (64)"),
+        (None, ["train.batch_size=100"], "must be a multiple of data.lanes (32)"),
+        (None, ["cluster.workers=3"], "3 workers do not divide data.lanes (32)"),
         (None, ["data.time=clock"], "lacks the column clock (data.time)"),
         (None, ["train.batch_size=8192"], "fewer than one batch of 8192"),
         (None, ["tables.optimizer={name: adam}"], "adam has no fused kernel on cpu"),

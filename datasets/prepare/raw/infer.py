@@ -21,7 +21,7 @@ NAMES = 0.9
 """Distinct values a row that has one, from where on a column rather names its row; they are estimates"""
 PROSE = 50
 """Mean number of characters from where on text is prose"""
-ROOM = ((100, 10_000), (10, 1_000_000))
+ROOM = ((100, 100_000), (10, 1_000_000))
 """Rows of a table for each id, up to so many rows: small tables cost nothing. Beyond, two rows for each id"""
 SMALLEST = 1000
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.prepare.output import write_dataset
+from asymdiffrec.datasets.prepare.output import write_dataset, write_files
 from asymdiffrec.datasets.schema import FieldsConfig, Learned
 
 JOB: dict[str, Any] = {
@@ -107,3 +107,17 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file/data: cannot write there"):
         write_dataset(tmp_path / "file" / "data", three(), JOB)
+
+
+def test_a_dictionary_is_written_where_values_come_again(tmp_path: Path) -> None:
+    rows = np.arange(1000)
+    lists = [[int(row), 5] for row in rows]
+    columns = {"twice": rows // 2, "once": rows, "text": [f"t{row % 9}" for row in rows], "lists": lists}
+    columns["none"] = pa.nulls(1000, pa.string())
+    columns["tags"] = [[f"t{row % 5}"] for row in rows]
+    assert write_files(tmp_path, [pa.table(columns)], rows_per_file=1000) == 1000
+    footer = pq.read_metadata(tmp_path / "part-00000.parquet")
+    leaves = [footer.row_group(0).column(place) for place in range(footer.num_columns)]
+    found = {leaf.path_in_schema for leaf in leaves if leaf.has_dictionary_page}
+    assert found - {"none"} == {"twice", "text", "lists.list.element", "tags.list.element"}
+    assert pq.read_table(tmp_path).to_pylist() == pa.table(columns).to_pylist()
