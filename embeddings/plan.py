@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,14 +13,9 @@ import torch.distributed as dist
 from torch import nn
 from torchrec.distributed.comm import get_local_size
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
-from torchrec.distributed.planner import EmbeddingShardingPlanner
-from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
-from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import (
     HardwareConfig,
     KernelConfig,
-    ParameterConstraints,
-    PlannerError,
     Storage,
     Topology,
     TopologyFactory,
@@ -29,6 +26,9 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from asymdiffrec.embeddings.optimizers import check_device
+from asymdiffrec.embeddings.planner.fast import plan_fast
+from asymdiffrec.embeddings.planner.search import TooLargeError
+from asymdiffrec.embeddings.planner.ways import PlannedTable, ways
 from asymdiffrec.embeddings.tables import COLUMN_SPLITS, TablesConfig
 
 RESERVED = 0.15
@@ -51,30 +51,6 @@ class TableSharder(EmbeddingBagCollectionSharder):
 
     def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
         return super().compute_kernels(sharding_type, "cpu")  # without those of cuda that keep tables in host memory
-
-
-class _StableEnumerator(EmbeddingEnumerator):
-    """Keeps the sharder's order of sharding types; TorchRec goes through a set, whose order differs by process."""
-
-    def _filter_sharding_types(self, name: str, allowed_sharding_types: list[str], sharder_key: str = "") -> list[str]:
-        kinds = super()._filter_sharding_types(name, allowed_sharding_types, sharder_key)
-        return [kind for kind in allowed_sharding_types if kind in kinds]
-
-
-class _DenseReservation(FixedPercentageStorageReservation):
-    """Takes the dense part of the model off every rank's memory."""
-
-    def __init__(self, dense: int) -> None:
-        super().__init__(percentage=0.0)
-        self._dense = dense
-
-    def reserve(self, topology: Topology, *args: Any, **kwargs: Any) -> Topology:
-        reserved = super().reserve(topology, *args, **kwargs)
-        for device in reserved.devices:
-            on_cpu = topology.compute_device == "cpu"
-            device.storage -= Storage(hbm=0 if on_cpu else self._dense, ddr=self._dense if on_cpu else 0)
-        self._last_reserved_topology = reserved
-        return reserved
 
 
 def local_topology(device: str, world_size: int) -> Topology:
@@ -107,25 +83,32 @@ def plan_tables(model: nn.Module, config: TablesConfig, topology: Topology, batc
     check_device(config.optimizer, topology.compute_device)
     tables = table_configs(model)
     sharder = TableSharder(config.splits_columns)
+    weights = {name: weight for name, weight in model.named_parameters() if weight.is_meta}
+    planned = [_planned(table, _weight_of(weights, name), config, sharder, topology) for name, table in tables.items()]
     held = sum(weight.numel() for weight in model.parameters() if not weight.is_meta)
-    constraints = {name: _constraint(table, config, sharder, topology) for name, table in tables.items()}
-    planner = EmbeddingShardingPlanner(
-        topology=topology,
-        batch_size=batch_size,
-        enumerator=_StableEnumerator(topology, batch_size, constraints),
-        constraints=constraints,
-        storage_reservation=_DenseReservation(4 * DENSE_COPIES * held),
-        stats=[],
-        timeout_seconds=60,
-    )
     root = logging.getLogger()
     root.addFilter(_worth_telling)
     try:
-        return planner.plan(model, [sharder])
-    except PlannerError as error:
+        plan, _ = plan_fast(model, planned, _without(topology, 4 * DENSE_COPIES * held), batch_size, sharder)
+    except TooLargeError as error:
         raise ValueError(_too_large(tables, topology)) from error
     finally:
         root.removeFilter(_worth_telling)
+    return plan
+
+
+def _weight_of(weights: dict[str, nn.Parameter], table: str) -> nn.Parameter:
+    (weight,) = [weight for name, weight in weights.items() if name.endswith(f"embedding_bags.{table}.weight")]
+    return weight
+
+
+def _without(topology: Topology, held: int) -> Topology:
+    """The topology with so many bytes less on every rank: the dense part of the model is on each."""
+    room = copy.deepcopy(topology)
+    on_cpu = topology.compute_device == "cpu"
+    for device in room.devices:
+        device.storage -= Storage(hbm=0 if on_cpu else held, ddr=held if on_cpu else 0)
+    return room
 
 
 def _worth_telling(record: logging.LogRecord) -> bool:
@@ -173,49 +156,29 @@ def describe_plan(plan: ShardingPlan, model: nn.Module) -> list[dict[str, Any]]:
     ]
 
 
-def _constraint(
-    table: EmbeddingBagConfig, config: TablesConfig, sharder: TableSharder, topology: Topology
-) -> ParameterConstraints:
-    """What the planner may do with a table: what the job says, no empty parts, and no parts at all on a single rank."""
-    parts = {
-        "row_wise": topology.world_size,
-        "table_row_wise": topology.local_world_size,
-        "grid_shard": topology.local_world_size,
-    }
-    kinds = [
-        kind
-        for kind in sharder.sharding_types(topology.compute_device)
-        if _parts_have_rows(table.num_embeddings, parts.get(kind, 1)) and kind != "grid_shard"
-    ]
+def _planned(
+    table: EmbeddingBagConfig, weight: nn.Parameter, config: TablesConfig, sharder: TableSharder, topology: Topology
+) -> PlannedTable:
+    """What the planner may do with a table: what the job says, and no parts at all on a single rank."""
     asked = config.sharding.get(table.name)
-    if asked and not _parts_have_rows(table.num_embeddings, parts.get(asked, 1)):
-        raise ValueError(
-            f"tables.sharding.{table.name}: {asked} leaves ranks without rows ({table.num_embeddings} rows in "
-            f"{parts[asked]} parts); use {', '.join(kinds)}"
-        )
-    if asked:
-        kinds = [asked]
-    elif topology.world_size == 1:
+    several = topology.world_size > topology.local_world_size
+    useless = {"table_column_wise"} if several else {"table_column_wise", "grid_shard", "table_row_wise"}
+    kinds = [kind for kind in sharder.sharding_types(topology.compute_device) if kind not in useless]
+    if topology.world_size == 1:
         kinds = ["table_wise"]
-    return ParameterConstraints(
-        sharding_types=kinds,
-        min_partition=_narrowest_split(table.embedding_dim, asked, topology) if asked in COLUMN_SPLITS else None,
-        pooling_factors=[1.0] * len(table.feature_names),
-    )
+    pooling = [1.0] * len(table.feature_names)
+    planned = PlannedTable(table.name, weight, pooling, [asked] if asked else kinds, split=asked in COLUMN_SPLITS)
+    if not _has_way(planned, topology):
+        free = [kind for kind in kinds if _has_way(replace(planned, sharding=[kind]), topology)]
+        raise ValueError(
+            f"tables.sharding.{table.name}: {asked} cannot divide {table.num_embeddings} rows of {table.embedding_dim} "
+            f"columns so that each of {topology.world_size} ranks has a part; use {', '.join(free)}"
+        )
+    return planned
 
 
-def _parts_have_rows(rows: int, parts: int) -> bool:
-    """Whether TorchRec's split, ceil(rows / parts) to each part until none are left, leaves some for the last one.
-
-    FBGEMM's rowwise_adagrad on cpu mistakes an empty table for its neighbour.
-    """
-    return -(-rows // parts) * (parts - 1) < rows
-
-
-def _narrowest_split(dim: int, kind: str | None, topology: Topology) -> int:
-    """Columns of a split: few enough for one on each rank (or host), but at least half of the table or 32."""
-    parts = topology.world_size // topology.local_world_size if kind == "grid_shard" else topology.world_size
-    return max(min(32, dim // 2), -(-dim // parts))
+def _has_way(table: PlannedTable, topology: Topology) -> bool:
+    return any(way.is_open(table, topology) for way in ways(table.kernels))
 
 
 def _too_large(tables: dict[str, EmbeddingBagConfig], topology: Topology) -> str:

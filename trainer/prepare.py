@@ -161,7 +161,10 @@ def table(
     ignore: Annotated[list[str] | None, typer.Option(metavar="COLUMN,…", help="columns that are not used")] = None,
     missing: Annotated[
         list[str] | None,
-        typer.Option(metavar="TEXT", help="string that means missing, in place of the usual ones; repeatable"),
+        typer.Option(
+            metavar="TEXT",
+            help="string that means missing, in place of ?, NA, N/A, NaN, nan, NULL, null, None, \\N; repeatable",
+        ),
     ] = None,
     columns: Annotated[
         str | None, typer.Option(metavar="NAME,…", help="names of the columns of text that has none in its first line")

@@ -51,8 +51,8 @@ def prepare_table(
     with workplace(out) as folder, Store(folder, progress) as store:
         table = _loaded(store, recipe)
         samples = samples_of(store, table, recipe)
-        _require_sound(samples)
         tell(samples)
+        _require_sound(samples)
         if not write:
             return {}
         bad, good = _sound_rows(store, samples, skip=recipe.bad_rows == "skip")
@@ -95,6 +95,10 @@ def _require_sound(samples: Samples) -> None:
     """Raise InputError where no job can be made of the fields."""
     if not samples.fields:
         raise InputError("none of the columns became a field; say with --id, --number or --list which ones are")
+    if all(field["type"] == "number" for field in samples.fields.values()):
+        raise InputError(
+            "none of the columns became an id, and a model needs one; say with --id or --list which ones are"
+        )
     try:
         FieldsConfig.model_validate({"data": samples.data, "fields": samples.fields})
     except ValidationError as error:
@@ -117,8 +121,8 @@ def _sound_rows(store: Store, samples: Samples, skip: bool) -> tuple[list[dict[s
             allowed = samples.values[name].allowed
             examples = _examples(store, samples, name, condition, EXAMPLES if skip else 1)
             if not skip:
-                more = f" ({count:,} such rows; --bad-rows skip leaves them out)" if count > 1 else ""
-                raise InputError(f"{examples[0]}; allowed is {allowed}{more}")
+                such = f"{count:,} such rows" if count > 1 else "one such row"
+                raise InputError(f"{examples[0]}; allowed is {allowed} ({such}; --bad-rows skip leaves them out)")
             bad.append({"why": f"{what}: not {allowed}", "rows": count, "examples": examples})
     return bad, " AND ".join(f"NOT coalesce({wrong[name]}, false)" for name in wrong) if bad else "true"
 

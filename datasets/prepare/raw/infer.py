@@ -125,7 +125,7 @@ def suggested_rows(ids: int) -> int:
 
 def shared(ids: int, rows: int) -> float:
     """The share of ids that share their row with another one, 1 - exp(-ids / rows), as random hashes make it."""
-    return -math.expm1(-ids / rows)
+    return abs(math.expm1(-ids / rows))
 
 
 def separator_of(column: Column, given: RecipeField) -> str:

@@ -1,0 +1,117 @@
+"""Sharding plans: our slowest rank beside that of TorchRec's default planner and beside the lower bound; seconds."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+from rich.console import Console
+from torch import nn
+from torchrec.distributed.planner import EmbeddingShardingPlanner
+from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+from torchrec.distributed.planner.types import ParameterConstraints, ShardingOption, Topology
+from torchrec.distributed.planner.utils import build_sharder_data
+
+from asymdiffrec.embeddings.plan import TableSharder
+from asymdiffrec.embeddings.planner.devices import Cluster, device_of
+from asymdiffrec.embeddings.planner.fast import plan_fast
+from asymdiffrec.embeddings.planner.search import Capacity, lower_bound
+from asymdiffrec.embeddings.planner.ways import LAUNCH, PlannedTable, costs, ways
+from asymdiffrec.embeddings.quiet import quiet_torchrec
+from benchmarks._report import Result, arguments, show
+from benchmarks._tables import TableSet, criteo, ten_sets
+
+PER_NODE, BATCH = 8, 1024
+RESERVED = 12e9
+KINDS = ("data_parallel", "table_wise", "row_wise", "table_row_wise", "column_wise", "grid_shard")
+PATIENCE = 60
+"""Seconds that TorchRec's planner may make proposals for"""
+
+
+def planned_tables(tables: TableSet, model: nn.Module) -> list[PlannedTable]:
+    weights = {name.split(".")[-2]: weight for name, weight in model.named_parameters()}
+    return [PlannedTable(f"t{place}", weights[f"t{place}"], [mean], KINDS) for place, mean in enumerate(tables.pooling)]
+
+
+def by_torchrec(tables: TableSet, model: nn.Module, topology: Topology) -> list[ShardingOption]:
+    """The plan of TorchRec's planner as it comes, which knows the pooling factors."""
+    constraints = {
+        f"t{place}": ParameterConstraints(pooling_factors=[mean]) for place, mean in enumerate(tables.pooling)
+    }
+    planner = EmbeddingShardingPlanner(
+        topology=topology,
+        batch_size=BATCH,
+        constraints=constraints,
+        storage_reservation=FixedPercentageStorageReservation(percentage=0.0),
+        stats=[],
+        timeout_seconds=PATIENCE,
+    )
+    planner.plan(model, [TableSharder(splits_columns=True)])
+    assert planner._best_plan is not None
+    return planner._best_plan
+
+
+def milliseconds(options: Sequence[ShardingOption], ranks: int) -> np.ndarray:
+    """What each rank takes for its shards by TorchRec's estimate, [ranks]."""
+    time = np.zeros(ranks)
+    for option in options:
+        for shard in option.shards:
+            assert shard.perf is not None
+            assert shard.rank is not None
+            time[shard.rank] += shard.perf.total
+    return time
+
+
+def compare(tables: TableSet, nodes: int, with_torchrec: bool) -> Iterator[Result]:
+    topology = Cluster(device_of("h100"), nodes, PER_NODE).topology(reserved=RESERVED)
+    ranks, sharder = topology.world_size, TableSharder(splits_columns=True)
+    name = f"{tables.name}, {ranks} ranks"
+    start = time.perf_counter()
+    model = tables.model()
+    planned = planned_tables(tables, model)
+    ours = milliseconds(plan_fast(model, planned, topology, BATCH, sharder)[1], ranks)
+    seconds = time.perf_counter() - start
+
+    cost = costs(planned, ways(("fused",)), topology, BATCH, build_sharder_data(sharder))
+    storage = topology.devices[0].storage
+    cost = replace(cost, time=cost.time - LAUNCH)  # the figures are TorchRec's, which counts none
+    bound = lower_bound(cost, Capacity(ranks, PER_NODE, storage.hbm, storage.ddr))
+    yield Result(name, ours.max(), "ms", "lower bound", bound, "at most 1.15 of it", bool(ours.max() <= 1.15 * bound))
+    used = float((ours > 0).sum())
+    if not with_torchrec:
+        yield Result(f"{name}: used", used, "ranks", "all", ranks, "all of them", used == ranks)
+        yield Result(f"{name}: planning", seconds, "s", "the limit", 10.0, "at most 10 s", seconds <= 10)
+        return
+    start = time.perf_counter()
+    theirs = milliseconds(by_torchrec(tables, tables.model(), topology), ranks)
+    slow = time.perf_counter() - start
+    holds = bool(ours.max() <= 0.55 * theirs.max())
+    yield Result(name, ours.max(), "ms", "TorchRec's planner", theirs.max(), "at most 0.55 of it", holds)
+    yield Result(f"{name}: used", used, "ranks", "TorchRec's planner", float((theirs > 0).sum()))
+    yield Result(f"{name}: planning", seconds, "s", "TorchRec's planner", slow)
+
+
+def measure(quick: bool) -> Iterator[Result]:
+    for tables in [criteo()] if quick else ten_sets():
+        yield from compare(tables, nodes=1 if quick else 8, with_torchrec=True)
+    for tables in [] if quick else ten_sets():
+        yield from compare(tables, nodes=128, with_torchrec=False)
+
+
+def main() -> None:
+    quiet_torchrec()
+    logging.disable(logging.WARNING)
+    options = arguments(__doc__ or "")
+    results = []
+    with Console(stderr=True).status("planning") as status:
+        for result in measure(options.quick):
+            results.append(result)
+            status.update(f"planning; last: {result.name}")
+    show([replace(result, holds=None) for result in results] if options.quick else results, options.json)
+
+
+if __name__ == "__main__":
+    main()
