@@ -160,19 +160,31 @@ def _planned(
     table: EmbeddingBagConfig, weight: nn.Parameter, config: TablesConfig, sharder: TableSharder, topology: Topology
 ) -> PlannedTable:
     """What the planner may do with a table: what the job says, and no parts at all on a single rank."""
-    asked = config.sharding.get(table.name)
+    asked = config.of(table.name)
     several = topology.world_size > topology.local_world_size
     useless = {"table_column_wise"} if several else {"table_column_wise", "grid_shard", "table_row_wise"}
     kinds = [kind for kind in sharder.sharding_types(topology.compute_device) if kind not in useless]
     if topology.world_size == 1:
         kinds = ["table_wise"]
-    pooling = [1.0] * len(table.feature_names)
-    planned = PlannedTable(table.name, weight, pooling, [asked] if asked else kinds, split=asked in COLUMN_SPLITS)
+    kernels = [asked.kernel] if asked.kernel else list(config.kernels)
+    if topology.compute_device == "cpu" and kernels != ["fused"]:
+        raise ValueError(f"tables.per_table.{table.name}.kernel: {kernels[0]} is for GPUs; on cpu there is fused alone")
+    planned = PlannedTable(
+        table.name,
+        weight,
+        [1.0] * len(table.feature_names),
+        asked.sharding or kinds,
+        kernels,
+        asked.ranks,
+        split=any(kind in COLUMN_SPLITS for kind in asked.sharding),
+    )
     if not _has_way(planned, topology):
         free = [kind for kind in kinds if _has_way(replace(planned, sharding=[kind]), topology)]
+        parts = f" on {asked.ranks} ranks" if asked.ranks else ""
         raise ValueError(
-            f"tables.sharding.{table.name}: {asked} cannot divide {table.num_embeddings} rows of {table.embedding_dim} "
-            f"columns so that each of {topology.world_size} ranks has a part; use {', '.join(free)}"
+            f"tables.per_table.{table.name}: {' or '.join(asked.sharding or kinds)}{parts} cannot divide "
+            f"{table.num_embeddings} rows of {table.embedding_dim} columns so that each of {topology.world_size} ranks "
+            f"has a part; use {', '.join(free) or 'another number of ranks'}"
         )
     return planned
 

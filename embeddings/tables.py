@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from torch import nn
-from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
@@ -24,15 +24,40 @@ COLUMN_SPLITS = ("column_wise", "table_column_wise", "grid_shard")
 """Sharding types that may put the columns of one row on several ranks."""
 
 
+Kernel = Literal["fused", "fused_uvm", "fused_uvm_caching"]
+Dtype = Literal["fp32", "fp16"]
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class TableConfig(Config):
+    """What the job asks of one table; the planner chooses what is left out."""
+
+    sharding: Annotated[tuple[ShardingType, ...], BeforeValidator(_listed)] = Field(
+        (), description="a sharding type, or a list of those that the planner may choose from"
+    )
+    kernel: Kernel | None = Field(
+        None,
+        description="where its rows are: fused, on the device; fused_uvm, in the memory of the GPU's machine; "
+        "fused_uvm_caching, there, and those in use on the GPU",
+    )
+    ranks: int | None = Field(None, gt=0, description="how many ranks hold a part of it")
+    dtype: Dtype | None = Field(None, description="type of its weights, where it is not that of the others")
+
+
 class TablesConfig(Config):
     """The `tables:` section of the job file."""
 
     embedding_dim: int = Field(16, gt=0, lt=COLUMNS, multiple_of=4, description="columns of a field's embedding")
     init_std: float = Field(0.05, gt=0, description="standard deviation of the initial weights")
     optimizer: OptimizerConfig = Field(AdagradConfig(), description="how tables are updated in the backward pass")
-    sharding: dict[str, ShardingType] = Field(
-        {}, description="how a table is sharded; the planner chooses for the others"
+    dtype: Dtype = Field("fp32", description="type of the weights; the optimizer's state is fp32 in any case")
+    kernels: tuple[Kernel, ...] = Field(
+        ("fused",), min_length=1, description="on GPUs, where the planner may put the rows of tables; see per_table"
     )
+    per_table: dict[str, TableConfig] = Field({}, description="what is particular to a table, by its name")
     allow_column_split: bool = Field(
         False,
         description="let rowwise_adagrad split columns: each split then keeps a state of its own, so losses depend on "
@@ -45,20 +70,31 @@ class TablesConfig(Config):
 
     @model_validator(mode="after")
     def _splits_are_allowed(self) -> Self:
-        for table, kind in self.sharding.items():
-            if kind in COLUMN_SPLITS and not self.splits_columns:
+        for name, table in self.per_table.items():
+            splits = [kind for kind in table.sharding if kind in COLUMN_SPLITS]
+            if splits and not self.splits_columns:
                 raise ValueError(
-                    f"sharding.{table}: {kind} splits columns, which rowwise_adagrad cannot reshard; use table_wise, "
-                    "row_wise, table_row_wise or data_parallel, the optimizer adagrad, or allow_column_split: true"
+                    f"per_table.{name}.sharding: {splits[0]} splits columns, which rowwise_adagrad cannot reshard; use "
+                    "table_wise, row_wise, table_row_wise or data_parallel, the optimizer adagrad, or "
+                    "allow_column_split: true"
                 )
         return self
+
+    def of(self, table: str) -> TableConfig:
+        return self.per_table.get(table, TableConfig())
+
+    def unplaced(self) -> TablesConfig:
+        """The same tables, with nothing said about which ranks and memories hold them."""
+        anywhere = {"sharding": (), "kernel": None, "ranks": None}
+        per_table = {name: table.model_copy(update=anywhere) for name, table in self.per_table.items()}
+        return self.model_copy(update={"per_table": per_table, "kernels": ("fused",)})
 
 
 def embedding_bag_configs(schema: Schema, config: TablesConfig) -> list[EmbeddingBagConfig]:
     """One table for each name, in the schema's order; the fields that share it are its features.
 
     All of them are pooled by sum, see `FieldColumns`. ValueError for a name or a dimension that cannot be held, and for
-    a table in `sharding` that the schema lacks.
+    a table in `per_table` that the schema lacks.
     """
     tables: dict[str, EmbeddingBagConfig] = {}
     for name, field in schema.hashed.items():
@@ -75,13 +111,14 @@ def embedding_bag_configs(schema: Schema, config: TablesConfig) -> list[Embeddin
                 name=schema.table(name),
                 num_embeddings=field.rows,
                 embedding_dim=dim,
+                data_type=DataType[(config.of(schema.table(name)).dtype or config.dtype).upper()],
                 init_fn=_filled_when_sharded,
             ),
         )
         table.feature_names.append(name)
-    for name in config.sharding:
+    for name in config.per_table:
         if name not in tables:
-            raise ValueError(f"tables.sharding: no table is named {name}; the tables are {', '.join(tables)}")
+            raise ValueError(f"tables.per_table: no table is named {name}; the tables are {', '.join(tables)}")
     return list(tables.values())
 
 

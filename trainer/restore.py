@@ -41,8 +41,8 @@ def restored(folder: Path) -> Iterator[Restored]:
     """The model of a run's best step, within a process group of this process alone."""
     run = open_run(folder)
     # Scoring needs no optimizer state: the tables fit into half the memory, and those of a run with Adam onto a CPU.
-    here = ("cluster={}", "tables.sharding={}", "tables.optimizer={name: sgd}")
-    job, step = run.job(here), best_step(run)
+    job, step = run.job(("cluster={}", "tables.optimizer={name: sgd}")), best_step(run)
+    job = job.model_copy(update={"tables": job.tables.unplaced()})
     schema = job.to_schema(run.learned())
     with process_group(dist.HashStore(), 0, 1, job.cluster, one_node=True):
         trainee = build(job, schema, worker_device())

@@ -63,7 +63,7 @@ def test_a_single_rank_holds_whole_tables():
 )
 @pytest.mark.parametrize("dim", [16, 32])
 def test_a_job_may_fix_the_sharding(kind, ranks, dim):
-    (table,) = described({"user": 1000}, topology(4, 2), dim, sharding={"user": kind})
+    (table,) = described({"user": 1000}, topology(4, 2), dim, per_table={"user": {"sharding": kind}})
     assert table["sharding"] == kind
     assert len(table["ranks"]) == ranks
 
@@ -118,12 +118,13 @@ def test_weight_decay_needs_a_gpu():
 
 def test_no_rank_gets_an_empty_part():
     with pytest.raises(
-        ValueError, match=r"tables\.sharding\.day: row_wise cannot divide 5 rows of 16 .* use data_parallel, table_wise"
+        ValueError,
+        match=r"tables\.per_table\.day: row_wise cannot divide 5 rows of 16 .* use data_parallel, table_wise",
     ):
-        described({"day": 5}, topology(4), sharding={"day": "row_wise"})
+        described({"day": 5}, topology(4), per_table={"day": {"sharding": "row_wise"}})
     (table,) = described({"day": 5}, topology(4))
     assert table["sharding"] != "row_wise"
-    assert described({"day": 5}, topology(3), sharding={"day": "row_wise"})
+    assert described({"day": 5}, topology(3), per_table={"day": {"sharding": "row_wise"}})
 
 
 def test_memory_of_this_machine_is_shared_by_its_ranks(monkeypatch):
@@ -136,7 +137,7 @@ def test_memory_of_this_machine_is_shared_by_its_ranks(monkeypatch):
 
 
 def test_plans_are_silent(caplog, recwarn):
-    described({"user": 1000, "day": 7}, topology(2), sharding={"day": "data_parallel"})
+    described({"user": 1000, "day": 7}, topology(2), per_table={"day": {"sharding": "data_parallel"}})
     assert not [record for record in caplog.records if record.levelname != "INFO"]
     assert not recwarn.list
 

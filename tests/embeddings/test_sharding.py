@@ -76,7 +76,9 @@ def config(optimizer: str, kind: str) -> TablesConfig:
     return TablesConfig.model_validate(
         {
             "optimizer": {"name": optimizer, "learning_rate": rates[optimizer]},
-            "sharding": plans.get(kind, dict.fromkeys(TABLES, kind)),
+            "per_table": {
+                table: {"sharding": one} for table, one in plans.get(kind, dict.fromkeys(TABLES, kind)).items()
+            },
             "allow_column_split": kind == "column_wise",
         }
     )

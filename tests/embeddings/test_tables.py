@@ -33,7 +33,11 @@ def test_fields_share_a_table():
 @pytest.mark.parametrize(
     ("fields", "settings", "message"),
     [
-        ({"a": ID}, {"sharding": {"b": "row_wise"}}, "tables.sharding: no table is named b; the tables are a"),
+        (
+            {"a": ID},
+            {"per_table": {"b": {"sharding": "row_wise"}}},
+            "tables.per_table: no table is named b; the tables are a",
+        ),
         ({"a": ID | {"embedding_dim": 10}}, {}, "fields.a.embedding_dim: 10; a table needs a multiple of 4"),
         ({"type": ID}, {}, "fields.type: PyTorch cannot hold a table named type"),
         ({"a.b": ID}, {}, "fields.a.b: PyTorch cannot hold a table named a.b"),
@@ -54,13 +58,13 @@ def test_a_reserved_name_may_be_a_field():
     [
         ({"embedding_dim": 6}, "multiple of 4"),
         ({"init_std": 0}, "greater than 0"),
-        ({"sharding": {"a": "diagonal"}}, "table_row_wise"),
+        ({"per_table": {"a": {"sharding": "diagonal"}}}, "table_row_wise"),
         ({"optimizer": {"name": "lamb"}}, "rowwise_adagrad"),
         ({"optimizer": {"name": "sgd", "eps": 1e-8}}, "Extra inputs"),
         ({"optimizer": {"name": "adagrad", "eps": 0}}, "greater than 0"),
         (
-            {"optimizer": {"name": "rowwise_adagrad"}, "sharding": {"a": "column_wise"}},
-            "sharding.a: column_wise splits columns, which rowwise_adagrad cannot reshard",
+            {"optimizer": {"name": "rowwise_adagrad"}, "per_table": {"a": {"sharding": "column_wise"}}},
+            "per_table.a.sharding: column_wise splits columns, which rowwise_adagrad cannot reshard",
         ),
     ],
 )
@@ -70,7 +74,11 @@ def test_wrong_settings(settings, message):
 
 
 def test_columns_may_be_split_on_request():
-    settings = {"optimizer": {"name": "rowwise_adagrad"}, "sharding": {"a": "column_wise"}, "allow_column_split": True}
+    settings = {
+        "optimizer": {"name": "rowwise_adagrad"},
+        "per_table": {"a": {"sharding": "column_wise"}},
+        "allow_column_split": True,
+    }
     assert TablesConfig.model_validate(settings).splits_columns
 
 

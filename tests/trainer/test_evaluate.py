@@ -35,7 +35,7 @@ def test_workers_merge_to_the_metrics_of_one_process(clicks: Path, tmp_path: Pat
         from asymdiffrec.trainer.run import Run
 
         run = Run(Path(arguments["run"]))
-        job = run.job(("tables.sharding={item_id: row_wise, user_id: column_wise}",))
+        job = run.job(("tables.per_table={item_id: {sharding: row_wise}, user_id: {sharding: column_wise}}",))
         schema = job.to_schema(run.learned())
         trainee = build(job, schema, worker_device())
         checkpoint.load(run.checkpoint(5), trainee)

@@ -54,8 +54,8 @@ def train(clicks: Path, run: Path, *settings: str) -> list[dict[str, Any]]:
 def test_one_and_two_workers_and_every_sharding_agree(clicks: Path, tmp_path: Path) -> None:
     """50 steps over two epochs, and evaluations whose rows do not divide among the workers."""
     alone = train(clicks, tmp_path / "one")
-    sharding = "{" + ", ".join(f"{table}: {kind}" for table, kind in SHARDINGS.items()) + "}"
-    together = train(clicks, tmp_path / "two", "cluster.workers=2", f"tables.sharding={sharding}")
+    sharding = json.dumps({table: {"sharding": kind} for table, kind in SHARDINGS.items()})
+    together = train(clicks, tmp_path / "two", "cluster.workers=2", f"tables.per_table={sharding}")
     plan = json.loads((tmp_path / "two" / "plan.json").read_text())
     assert plan["world_size"] == 2
     assert SHARDINGS.items() <= {table["name"]: table["sharding"] for table in plan["tables"]}.items()

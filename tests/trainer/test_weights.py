@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -52,7 +53,7 @@ def test_weights_go_where_their_ids_go(clicks: Path, tmp_path: Path) -> None:
     data = weighted(clicks, tmp_path / "data", lambda count: np.random.default_rng(count).exponential(size=count))
     settings = [*WEIGHTS, "fields.history.pooling=sum", "tables.init_std=0.5"]
     alone = losses(data, tmp_path / "one", *settings)
-    sharding = "{" + ", ".join(f"{table}: {kind}" for table, kind in SHARDINGS.items()) + "}"
-    together = losses(data, tmp_path / "two", *settings, "cluster.workers=2", f"tables.sharding={sharding}")
+    sharding = json.dumps({table: {"sharding": kind} for table, kind in SHARDINGS.items()})
+    together = losses(data, tmp_path / "two", *settings, "cluster.workers=2", f"tables.per_table={sharding}")
     assert together == pytest.approx(alone, rel=1e-3)
     assert alone != pytest.approx(losses(data, tmp_path / "plain", *settings[1:]), rel=1e-2)

@@ -57,7 +57,7 @@ def truncate(folder: Path) -> None:
         (None, ["tables.optimizer={name: adam}"], "adam has no fused kernel on cpu"),
         (None, ["tables.optimizer=sgd"], "tables.optimizer: found 'sgd'"),
         (None, ["diffusion.forward.time=beta"], "diffusion.forward.time: found 'beta'"),
-        (None, ["tables.sharding={none: row_wise}"], "no table is named none"),
+        (None, ["tables.per_table.none.sharding=row_wise"], "no table is named none"),
         (None, ["model.extractor={name: 'nowhere:Extractor'}"], "cannot import nowhere"),
         (lambda folder: shutil.rmtree(folder / "valid"), [], "valid: no such file or folder"),
         (lambda folder: (folder / "schema.yaml").unlink(), [], "schema.yaml: no such file"),

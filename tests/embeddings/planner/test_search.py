@@ -24,21 +24,18 @@ from asymdiffrec.embeddings.planner.search import (
 MACHINE = 2
 
 
-@st.composite
-def problems(draw: st.DrawFn, tables: int = 12, ranks: int = 8) -> tuple[Costs, Capacity]:
+def problem(seed: int, tables: int = 12, ranks: int = 8) -> tuple[Costs, Capacity]:
     """Costs of ways like those of real tables: finer ways take less time each, and more work in sum."""
-    count = draw(st.integers(1, tables))
-    ranks = MACHINE * draw(st.integers(1, ranks // MACHINE))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(1, tables + 1))
+    ranks = MACHINE * int(rng.integers(1, ranks // MACHINE + 1))
     whole, size = rng.lognormal(0, 1.5, count), rng.lognormal(0, 1.5, count)
     shards = np.array([1, 2, MACHINE, MACHINE, ranks])
     place = np.array([RANKS, RANKS, MACHINES, ONE_MACHINE, EVERY])
     time = whole * rng.uniform(1, 1.5, (5, count)) / shards[:, None]
     time[1:][rng.random((4, count)) < 0.3] = np.inf
     memory = np.broadcast_to(size, (5, count)) / shards[:, None]
-    capacity = draw(
-        st.floats(0.8, 4).filter(lambda share: abs(share - 1) > 0.02)
-    ) * size.sum() / ranks + size.max() * draw(st.floats(0, 1))
+    capacity = rng.uniform(0.8, 4) * size.sum() / ranks + size.max() * rng.random()
     costs = Costs(time, memory, np.zeros((5, count)), np.broadcast_to(shards[:, None], (5, count)), place)
     return costs, Capacity(ranks, MACHINE, float(capacity), 0.0)
 
@@ -62,10 +59,10 @@ def require_sound(found: Placement, costs: Costs, capacity: Capacity) -> None:
     assert (memory <= capacity.memory * (1 + 1e-12)).all()
 
 
-@given(problems())
+@given(st.integers(0, 2**32 - 1))
 @settings(max_examples=80, deadline=None)
-def test_what_is_found_fits_and_is_not_below_the_bound(problem: tuple[Costs, Capacity]) -> None:
-    costs, capacity = problem
+def test_what_is_found_fits_and_is_not_below_the_bound(seed: int) -> None:
+    costs, capacity = problem(seed)
     try:
         found = search(costs, capacity)
     except TooLargeError:
@@ -74,19 +71,21 @@ def test_what_is_found_fits_and_is_not_below_the_bound(problem: tuple[Costs, Cap
     assert found.slowest >= lower_bound(costs, capacity) * (1 - 1e-12)
 
 
-@given(problems(tables=4, ranks=4))
-@settings(max_examples=40, deadline=None)
-def test_few_tables_are_placed_as_well_as_all_choices_can_be(problem: tuple[Costs, Capacity]) -> None:
-    costs, capacity = problem
-    packed = [
-        found
-        for choice in itertools.product(range(5), repeat=costs.time.shape[1])
-        if np.isfinite(costs.time[list(choice), range(len(choice))]).all()
-        and (found := pack(costs, capacity, np.array(choice))) is not None
-    ]
-    if packed:
-        best = min(found.slowest for found in packed)
-        assert search(costs, capacity).slowest <= best * 1.25
+def test_few_tables_are_placed_about_as_well_as_all_choices_can_be() -> None:
+    ratios = []
+    for seed in range(40):
+        costs, capacity = problem(seed, tables=4, ranks=4)
+        packed = [
+            found
+            for choice in itertools.product(range(5), repeat=costs.time.shape[1])
+            if np.isfinite(costs.time[list(choice), range(len(choice))]).all()
+            and (found := pack(costs, capacity, np.array(choice))) is not None
+        ]
+        if packed:
+            ratios.append(search(costs, capacity).slowest / min(found.slowest for found in packed))
+    assert len(ratios) > 30
+    assert np.mean(ratios) <= 1.01
+    assert max(ratios) <= 1.25
 
 
 def one_way(time: list[float], memory: list[float]) -> Costs:
