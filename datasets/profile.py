@@ -31,14 +31,15 @@ def learn(
     Gives what `schema.yaml` holds, and the content of `profile.json`: `rows` and `label_rate` of each split; in
     `fields`, over the training rows, each field's type, group and share of rows without it (`missing`); of ids the
     `cardinality`, `cardinality_exact`, which is false where there are so many that it is estimated (see `Distinct`),
-    and, where the field has a `min_count`, how many of the distinct ids are `frequent` and `rare`; of lists the
-    `mean_length` of those that are not empty (the pooling factor); of numbers mean and standard deviation once
-    transformed, and the smallest and the largest as it stands; and in `suspicious` each field that looks wrong, with a
-    sentence that says `why`.
+    how many `hot` ids take 90 % of all look-ups, and, where the field has a `min_count`, how many of the distinct ids
+    are `frequent` and `rare`; of lists the `mean_length` of those that are not empty; of numbers mean and standard
+    deviation once transformed, and the smallest and the largest as it stands; and in `suspicious` each field that looks
+    wrong, with a sentence that says `why`.
 
-    Null, an empty list (null elements do not count) and NaN in a number are missing. A row counts an id once, however
-    often its list repeats it. Memory does not grow with the number of rows: ids of fields with a `min_count` are
-    counted on disk. Row groups are read by `data.threads` threads, and the result does not depend on their number.
+    Null, an empty list (null elements do not count) and NaN in a number are missing. For a `min_count` a row counts an
+    id once, however often its list repeats it. Memory does not grow with the number of rows: ids of fields with a
+    `min_count` are counted on disk. Row groups are read by `data.threads` threads, and the result does not depend on
+    their number.
     `folder` is a path or a URI that `pyarrow.fs` knows; `advance` is called with the number of rows of each row group.
 
     Raises InputError where the folder has no training rows, a file is not Parquet, or a column is lacking, of a wrong
@@ -70,6 +71,9 @@ def learn(
             label_rate=label_rates["train"],
             numbers={name: summary.moments for name, summary in summaries.items() if isinstance(summary, Numbers)},
             cardinalities={name: reports[name]["cardinality"] for name in schema.hashed},
+            lookups={
+                name: summary.lookups(rows["train"]) for name, summary in summaries.items() if isinstance(summary, Ids)
+            },
             vocabularies={
                 name: vocabulary
                 for name, summary in summaries.items()

@@ -100,6 +100,15 @@ class Pattern(Config):
     rows: int = Field(gt=0)
 
 
+class Lookups(Config):
+    """How the ids of a field are looked up, over the training rows."""
+
+    per_sample: float = Field(description="mean number of ids of a sample; a sample that lacks the field has none")
+    repeats: list[tuple[float, float]] = Field(
+        description="[n, ids]: how many of the distinct ids are looked up about n times; estimated where there are many"
+    )
+
+
 class Learned(Config):
     """`schema.yaml`: what was learned from the training split. Nothing here can be known without the data."""
 
@@ -109,6 +118,7 @@ class Learned(Config):
     cardinalities: dict[str, int] = Field(
         {}, description="distinct ids of each id and id_list field, estimated where there are many"
     )
+    lookups: dict[str, Lookups] = Field({}, description="how the ids of each id and id_list field come again")
     vocabularies: dict[str, Vocabulary] = Field({}, description="the frequent ids of each field that has a min_count")
     patterns: list[Pattern] = Field([], description="the most frequent missingness patterns")
 

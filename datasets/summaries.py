@@ -16,7 +16,8 @@ from asymdiffrec.datasets.distinct import Distinct
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.frequent import RowCounts
 from asymdiffrec.datasets.hashing import splitmix64
-from asymdiffrec.datasets.schema import IdConfig, IdListConfig, Moments, NumberConfig
+from asymdiffrec.datasets.lookups import hot_ids, lookups_of
+from asymdiffrec.datasets.schema import IdConfig, IdListConfig, Lookups, Moments, NumberConfig
 from asymdiffrec.datasets.vocabulary import Vocabulary
 
 
@@ -107,8 +108,12 @@ class Numbers(Summary):
         return self.moments.model_dump() | extremes
 
 
+HOT = 0.9
+"""Of all look-ups: `hot` of a report is how many ids take so many"""
+
+
 class Ids(Summary):
-    """The number of distinct ids; for a field with a `min_count` also the ids that are in that many rows or more."""
+    """The distinct ids and how often they come; of a field with a `min_count` also those in that many rows or more."""
 
     def __init__(self, name: str, field: IdConfig | IdListConfig, counts: RowCounts) -> None:
         self._name, self._field, self._counts = name, field, counts
@@ -119,20 +124,23 @@ class Ids(Summary):
         ids = columns.as_int64(column, self._field.values, place, lambda row: row)
         if not self._field.hash:
             columns.id_rows(column, self._field, 0, None, place)  # raises where one is no row of the table
-        return Look(~present, ids, self._distinct_ids(ids[present] if column.null_count else ids))
-
-    def _distinct_ids(self, ids: np.ndarray) -> tuple[pa.Array, pa.Array | None]:
-        """The distinct ids and, for a field with a `min_count`, how often each is there; both int64."""
-        if self._field.min_count > 1:
-            return tuple(pa.array(ids).value_counts().flatten())
-        return pa.array(ids).unique(), None
+        times = _times(ids[present] if column.null_count else ids)
+        return Look(~present, ids, (times, times))
 
     def _add(self, found: Any) -> None:
-        ids, rows = found
+        times, rows = found
+        self._distinct.add(*(part.to_numpy() for part in times))
         if self._field.min_count > 1:
-            self._counts.add(self._name, ids, rows)
-        else:
-            self._distinct.add(ids.to_numpy())
+            self._counts.add(self._name, *rows)
+
+    def lookups(self, rows: int) -> Lookups:
+        """How often the ids come, in `rows` samples."""
+        return lookups_of(self._distinct.times(), self._distinct.count()[0], rows, self.elements)
+
+    @property
+    def elements(self) -> int:
+        """Ids in all rows together"""
+        return self.present
 
     @cached_property
     def _frequent(self) -> tuple[np.ndarray, int]:
@@ -143,18 +151,23 @@ class Ids(Summary):
         return Vocabulary.of(self._frequent[0]) if self._field.min_count > 1 else None
 
     def report(self) -> dict[str, Any]:
+        hot = {"hot": hot_ids(self.lookups(max(self.present, 1)), HOT)}
         if self._field.min_count == 1:
             distinct, exact = self._distinct.count()
-            return {"cardinality": distinct, "cardinality_exact": exact}
+            return {"cardinality": distinct, "cardinality_exact": exact} | hot
         frequent, distinct = self._frequent
         counts = {"frequent": len(frequent), "rare": distinct - len(frequent)}
-        return {"cardinality": distinct, "cardinality_exact": True} | counts
+        return {"cardinality": distinct, "cardinality_exact": True} | counts | hot
 
 
 class Lists(Ids):
-    """As for ids; a row counts an id once, however often its list repeats it."""
+    """As for ids; for a `min_count` a row counts an id once, however often its list repeats it."""
 
-    elements = 0
+    _elements = 0
+
+    @property
+    def elements(self) -> int:
+        return self._elements
 
     def look(self, column: pa.Array, weights: pa.Array | None, place: str) -> Look:
         assert isinstance(self._field, IdListConfig)
@@ -165,17 +178,24 @@ class Lists(Ids):
             columns.id_lists(column, weights, self._field, 0, None, place)  # raises where a weight or an id is wrong
         before = np.concatenate([np.zeros(1, np.uint64), np.cumsum(splitmix64(ids))])
         sums = (before[ends] - before[ends - lengths]).view(np.int64)
+        times = rows = _times(ids)
         if self._field.min_count > 1:
-            ids = _once_a_row(ids, np.repeat(np.arange(len(lengths)), lengths))
-        return Look(lengths == 0, sums, (*self._distinct_ids(ids), int(lengths.sum())))
+            rows = _times(_once_a_row(ids, np.repeat(np.arange(len(lengths)), lengths)))
+        return Look(lengths == 0, sums, (times, rows, int(lengths.sum())))
 
     def _add(self, found: Any) -> None:
-        ids, rows, elements = found
-        super()._add((ids, rows))
-        self.elements += elements
+        *counts, elements = found
+        super()._add(counts)
+        self._elements += elements
 
     def report(self) -> dict[str, Any]:
         return super().report() | {"mean_length": self.elements / max(self.present, 1)}
+
+
+def _times(ids: np.ndarray) -> tuple[pa.Array, pa.Array]:
+    """The distinct ones of ids [V] int64, and how often each is there."""
+    distinct, times = pa.array(ids).value_counts().flatten()
+    return distinct, times
 
 
 def _once_a_row(ids: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,12 +11,13 @@ from hypothesis import strategies as st
 
 from asymdiffrec.datasets import distinct
 from asymdiffrec.datasets.distinct import Distinct
+from asymdiffrec.datasets.hashing import splitmix64
 
 
 def counted(parts: list[np.ndarray]) -> tuple[int, bool]:
     sketch = Distinct()
     for part in parts:
-        sketch.add(part)
+        sketch.add(part, np.ones(len(part), np.int64))
     return sketch.count()
 
 
@@ -47,5 +50,21 @@ def test_ids_that_are_waiting_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distinct, "KEPT", 100)
     sketch = Distinct()
     for start in range(0, 10_000, 50):
-        sketch.add(np.arange(start, start + 50))
-        assert len(sketch._smallest) + sum(map(len, sketch._waiting)) <= 300
+        sketch.add(np.arange(start, start + 50), np.ones(50, np.int64))
+        assert len(sketch._smallest) + sum(len(hashes) for hashes, _ in sketch._waiting) <= 300
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.lists(st.lists(st.tuples(st.integers(0, 400), st.integers(1, 9)), max_size=80), max_size=20))
+def test_the_ids_that_are_kept_are_counted_from_their_first_time_on(parts: list[list[tuple[int, int]]]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distinct, "KEPT", 50)
+        sketch, counts = Distinct(), Counter[int]()
+        for part in parts:
+            ids, times = np.array(part, np.int64).reshape(-1, 2).T
+            sketch.add(ids.copy(), times)
+            for identity, time in part:
+                counts[identity] += time
+        hashes = splitmix64(np.array(sorted(counts), np.int64).view(np.uint64))
+        kept = np.array(sorted(counts))[np.argsort(hashes)][:50]
+        assert sketch.times().tolist() == [counts[identity] for identity in kept.tolist()]
