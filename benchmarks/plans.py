@@ -10,48 +10,29 @@ from dataclasses import replace
 import numpy as np
 from rich.console import Console
 from torch import nn
-from torchrec.distributed.planner import EmbeddingShardingPlanner
-from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
-from torchrec.distributed.planner.types import ParameterConstraints, ShardingOption, Topology
+from torchrec.distributed.planner.types import ShardingOption
 from torchrec.distributed.planner.utils import build_sharder_data
 
-from asymdiffrec.embeddings.plan import TableSharder
+from asymdiffrec.embeddings.planner.default import plan_default
 from asymdiffrec.embeddings.planner.devices import Cluster, device_of
 from asymdiffrec.embeddings.planner.fast import plan_fast
 from asymdiffrec.embeddings.planner.search import Capacity, lower_bound
-from asymdiffrec.embeddings.planner.ways import LAUNCH, PlannedTable, costs, ways
+from asymdiffrec.embeddings.planner.sharder import TableSharder
+from asymdiffrec.embeddings.planner.tables import PlannedTable
+from asymdiffrec.embeddings.planner.ways import LAUNCH, costs, ways
 from asymdiffrec.embeddings.quiet import quiet_torchrec
+from asymdiffrec.embeddings.tables import TablesConfig
 from benchmarks._report import Result, arguments, show
 from benchmarks._tables import TableSet, criteo, ten_sets
 
 PER_NODE, BATCH = 8, 1024
 RESERVED = 12e9
 KINDS = ("data_parallel", "table_wise", "row_wise", "table_row_wise", "column_wise", "grid_shard")
-PATIENCE = 60
-"""Seconds that TorchRec's planner may make proposals for"""
 
 
 def planned_tables(tables: TableSet, model: nn.Module) -> list[PlannedTable]:
     weights = {name.split(".")[-2]: weight for name, weight in model.named_parameters()}
     return [PlannedTable(f"t{place}", weights[f"t{place}"], [mean], KINDS) for place, mean in enumerate(tables.pooling)]
-
-
-def by_torchrec(tables: TableSet, model: nn.Module, topology: Topology) -> list[ShardingOption]:
-    """The plan of TorchRec's planner as it comes, which knows the pooling factors."""
-    constraints = {
-        f"t{place}": ParameterConstraints(pooling_factors=[mean]) for place, mean in enumerate(tables.pooling)
-    }
-    planner = EmbeddingShardingPlanner(
-        topology=topology,
-        batch_size=BATCH,
-        constraints=constraints,
-        storage_reservation=FixedPercentageStorageReservation(percentage=0.0),
-        stats=[],
-        timeout_seconds=PATIENCE,
-    )
-    planner.plan(model, [TableSharder(splits_columns=True)])
-    assert planner._best_plan is not None
-    return planner._best_plan
 
 
 def milliseconds(options: Sequence[ShardingOption], ranks: int) -> np.ndarray:
@@ -67,7 +48,7 @@ def milliseconds(options: Sequence[ShardingOption], ranks: int) -> np.ndarray:
 
 def compare(tables: TableSet, nodes: int, with_torchrec: bool) -> Iterator[Result]:
     topology = Cluster(device_of("h100"), nodes, PER_NODE).topology(reserved=RESERVED)
-    ranks, sharder = topology.world_size, TableSharder(splits_columns=True)
+    ranks, sharder = topology.world_size, TableSharder(TablesConfig(), "cuda")
     name = f"{tables.name}, {ranks} ranks"
     start = time.perf_counter()
     model = tables.model()
@@ -86,7 +67,8 @@ def compare(tables: TableSet, nodes: int, with_torchrec: bool) -> Iterator[Resul
         yield Result(f"{name}: planning", seconds, "s", "the limit", 10.0, "at most 10 s", seconds <= 10)
         return
     start = time.perf_counter()
-    theirs = milliseconds(by_torchrec(tables, tables.model(), topology), ranks)
+    model = tables.model()
+    theirs = milliseconds(plan_default(model, planned_tables(tables, model), topology, BATCH, sharder)[1], ranks)
     slow = time.perf_counter() - start
     holds = bool(ours.max() <= 0.55 * theirs.max())
     yield Result(name, ours.max(), "ms", "TorchRec's planner", theirs.max(), "at most 0.55 of it", holds)

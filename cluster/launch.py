@@ -26,6 +26,9 @@ class ClusterConfig(BaseModel):
     address: str | None = Field(
         None, description="Ray cluster to use; left out: a cluster of this machine, for this run"
     )
+    device: str | None = Field(
+        None, description="what `plan` and the planner take a worker for: a name or YAML file that plan --gpu takes"
+    )
     timeout_seconds: float = Field(
         1800, gt=0, description="how long a collective operation waits for the slowest worker"
     )

@@ -50,6 +50,9 @@ class IdListConfig(HashedConfig):
     weights: str | None = Field(
         None, description="column with a list of numbers, one for each id, that weigh the ids in the pooling"
     )
+    expected_length: float | None = Field(
+        None, gt=0, description="mean number of ids of a sample, for `plan` where there are no data yet"
+    )
 
 
 class NumberConfig(FieldConfig):

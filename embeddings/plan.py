@@ -1,208 +1,308 @@
-"""The sharding plan: which rank holds which part of which table."""
+"""The sharding plan: which rank holds which part of which table, how long a step takes, and whether it fits."""
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
-from dataclasses import replace
-from typing import Any
+import time
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torchrec.distributed.comm import get_local_size
-from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
-from torchrec.distributed.planner.types import (
-    HardwareConfig,
-    KernelConfig,
-    Storage,
-    Topology,
-    TopologyFactory,
-    TrainerConfig,
-)
+from torchrec.distributed.planner.types import ShardingOption, Topology
 from torchrec.distributed.types import ShardingPlan
-from torchrec.modules.embedding_configs import EmbeddingBagConfig
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
+from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.embeddings.optimizers import check_device
-from asymdiffrec.embeddings.planner.fast import plan_fast
+from asymdiffrec.embeddings.planner.check import check_plan
+from asymdiffrec.embeddings.planner.default import plan_default
+from asymdiffrec.embeddings.planner.dense import DenseWork
+from asymdiffrec.embeddings.planner.devices import DEVICES, GB, Cluster, Device, device_of
+from asymdiffrec.embeddings.planner.fast import pinned, plan_fast
+from asymdiffrec.embeddings.planner.loads import Loads, loads
 from asymdiffrec.embeddings.planner.search import TooLargeError
-from asymdiffrec.embeddings.planner.ways import PlannedTable, ways
-from asymdiffrec.embeddings.tables import COLUMN_SPLITS, TablesConfig
+from asymdiffrec.embeddings.planner.sharder import TableSharder
+from asymdiffrec.embeddings.planner.step import StepTime, step_time
+from asymdiffrec.embeddings.planner.tables import PlannedTable, planned_tables, table_configs
+from asymdiffrec.embeddings.planner.ways import Way, ways
+from asymdiffrec.embeddings.tables import TablesConfig
+
+T = TypeVar("T")
 
 RESERVED = 0.15
-"""Share of a rank's memory that tables may not take: activations, batches in flight, the allocator's loss."""
+"""Share of a rank's memory that nothing is planned for: batches in flight, libraries, the allocator's loss."""
 
 DENSE_COPIES = 6
 """What a dense parameter costs, in parameters: itself, its gradient, two moments, and buckets to reduce gradients."""
 
-
-class TableSharder(EmbeddingBagCollectionSharder):
-    """What a plan may choose from: all sharding types on every device, and tables that stay in the device's memory."""
-
-    def __init__(self, splits_columns: bool) -> None:
-        super().__init__()
-        self._splits_columns = splits_columns
-
-    def sharding_types(self, compute_device_type: str) -> list[str]:
-        types = super().sharding_types("cuda")  # TorchRec offers no row-wise choice for cpu, though it runs there
-        return types if self._splits_columns else [kind for kind in types if kind not in COLUMN_SPLITS]
-
-    def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
-        return super().compute_kernels(sharding_type, "cpu")  # without those of cuda that keep tables in host memory
+PLANNERS: Mapping[str, Callable[..., tuple[ShardingPlan, list[ShardingOption]]]] = {
+    "fast": plan_fast,
+    "torchrec": plan_default,
+}
 
 
-def local_topology(device: str, world_size: int) -> Topology:
-    """Ranks like this one: its device's memory (for `cpu` its share of the machine's), TorchRec's own bandwidths."""
+class DoesNotFitError(ValueError):
+    """The tables have no place on the ranks, as the job allows them to be sharded."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """All that a plan depends on. `model` holds a `FieldTables` that is not sharded; `batch_size` is of all ranks."""
+
+    model: nn.Module
+    schema: Schema
+    config: TablesConfig
+    cluster: Cluster
+    batch_size: int
+    dense: DenseWork
+
+    @property
+    def samples(self) -> int:
+        """Of one rank"""
+        return max(1, self.batch_size // self.cluster.ranks)
+
+    @property
+    def dense_bytes(self) -> int:
+        """On every rank: parameters with all that is kept for each of them, and activations"""
+        return 4 * DENSE_COPIES * self.dense.parameters + self.dense.activations
+
+    @property
+    def reserved_bytes(self) -> int:
+        return round(RESERVED * self.cluster.device.memory * GB)
+
+    @cached_property
+    def topology(self) -> Topology:
+        return self.cluster.topology(self.dense_bytes + self.reserved_bytes)
+
+    @cached_property
+    def sharder(self) -> TableSharder:
+        return TableSharder(self.config, self.cluster.device.kind)
+
+    @cached_property
+    def tables(self) -> list[PlannedTable]:
+        """Raises ValueError where a sharding that the job fixes would leave ranks without rows."""
+        kinds = self.kinds
+        tables = planned_tables(self.model, self.schema, self.config, self.cluster.device.kind, self.batch_size, kinds)
+        for table in tables:
+            self._check_has_way(table, kinds)
+        return tables
+
+    @property
+    def kinds(self) -> list[str]:
+        """Sharding types that mean something on these ranks."""
+        if self.cluster.ranks == 1:
+            return ["table_wise"]
+        several = self.cluster.nodes > 1
+        useless = {"table_column_wise"} if several else {"table_column_wise", "grid_shard", "table_row_wise"}
+        return [kind for kind in self.sharder.sharding_types(self.cluster.device.kind) if kind not in useless]
+
+    def _check_has_way(self, table: PlannedTable, kinds: list[str]) -> None:
+        if self._has_way(table):
+            return
+        asked = " or ".join(table.sharding) + (f" on {table.parts} ranks" if table.parts else "")
+        free = [kind for kind in kinds if self._has_way(replace(table, sharding=[kind]))]
+        raise ValueError(
+            f"tables.per_table.{table.name}: {asked} cannot divide {table.rows} rows of {table.dim} columns so that "
+            f"each of {self.cluster.ranks} ranks has a part; use {', '.join(free) or 'another number of ranks'}"
+        )
+
+    def _has_way(self, table: PlannedTable) -> bool:
+        return any(way.is_open(table, self.topology) for way in ways(table.kernels))
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A plan for a problem, with TorchRec's estimates of each of its shards."""
+
+    problem: Problem
+    plan: ShardingPlan
+    options: list[ShardingOption]
+    planner: str
+    seconds: float
+
+    @cached_property
+    def loads(self) -> Loads:
+        return loads(self.options, self.problem.topology)
+
+    @cached_property
+    def step(self) -> StepTime:
+        return step_time(self.loads, self.problem.dense, self.problem.cluster)
+
+    @property
+    def samples_per_second(self) -> float:
+        return 1000 * self.problem.samples * self.problem.cluster.ranks / self.step.milliseconds
+
+
+def solve(problem: Problem, planner: str = "fast") -> Solution:
+    """A plan by one of PLANNERS; needs no process group and no memory for the tables.
+
+    ValueError, in one line, where the device lacks the optimizer or a sharding that the job fixes would leave ranks
+    without rows; DoesNotFitError where the tables do not fit.
+    """
+    return _solved(problem, planner, lambda *arguments: PLANNERS[planner](*arguments))
+
+
+def solve_as(problem: Problem, document: Mapping[str, Any]) -> Solution:
+    """The plan that was written down in `document`, with the estimates of the problem's cluster.
+
+    Raises ValueError where it is none for this problem: for other ranks or tables, or against what the job says.
+    """
+    chosen, ranks = read_plan(problem, document)
+
+    def written(
+        model: nn.Module, tables: list[PlannedTable], topology: Topology, batch_size: int, sharder: TableSharder
+    ) -> tuple[ShardingPlan, list[ShardingOption]]:
+        return pinned(model, tables, chosen, ranks, topology, batch_size, sharder)
+
+    return _solved(problem, "file", written)
+
+
+def _solved(problem: Problem, name: str, planner: Callable[..., Any]) -> Solution:
+    check_device(problem.config.optimizer, problem.cluster.device.kind)
+    start = time.perf_counter()
+    with _telling_what_matters():
+        try:
+            plan, options = planner(problem.model, problem.tables, problem.topology, problem.samples, problem.sharder)
+        except TooLargeError as error:
+            raise DoesNotFitError(_too_large(problem, error.tables)) from error
+    check_plan(plan, table_configs(problem.model), problem.cluster.ranks)
+    return Solution(problem, plan, options, name, time.perf_counter() - start)
+
+
+def read_plan(problem: Problem, document: Mapping[str, Any]) -> tuple[list[Way], list[list[int]]]:
+    """The way and the ranks of each table of the problem, from what `describe_plan` wrote."""
+    ranks = problem.cluster.ranks
+    if document.get("world_size") != ranks:
+        raise ValueError(f"the plan is for {document.get('world_size')} ranks; there are {ranks}")
+    if document.get("local_world_size", ranks) != problem.cluster.per_node:
+        raise ValueError(
+            f"the plan is for machines of {document['local_world_size']} ranks; here are {problem.cluster.per_node}"
+        )
+    entries = {entry["name"]: entry for entry in document["tables"]}
+    names = [table.name for table in problem.tables]
+    if difference := sorted(set(entries) ^ set(names)):
+        holder = "the plan" if difference[0] in entries else "the job"
+        raise ValueError(f"the plan is of other tables: {difference[0]} is in {holder} alone")
+    chosen, places = [], []
+    for table in problem.tables:
+        entry = entries[table.name]
+        size = [entry["rows"], entry["dim"]]
+        if size != [table.rows, table.dim]:
+            raise ValueError(
+                f"the plan is of other tables: {table.name} is {size[0]} x {size[1]} there, and "
+                f"{table.rows} x {table.dim} in the job"
+            )
+        way = Way(entry["sharding"], entry["kernel"], table.dim // entry["shard_columns"], entry["cached"])
+        if not way.is_open(replace(table, split=True), problem.topology) or len(entry["ranks"]) != way.shards(
+            problem.topology
+        ):
+            raise ValueError(
+                f"the plan shards {table.name} {way.sharding} ({way.kernel}), which the job does not allow"
+            )
+        chosen.append(way)
+        places.append(entry["ranks"])
+    return chosen, places
+
+
+def describe_plan(solution: Solution) -> list[dict[str, Any]]:
+    """What `plan.json` keeps of each table; `ranks` are those of its shards, in their order."""
+    tables = table_configs(solution.problem.model)
+    options = {option.name: option for option in solution.options}
+    return [_described(table.num_embeddings, table.embedding_dim, options[name]) for name, table in tables.items()]
+
+
+def _described(rows: int, dim: int, option: ShardingOption) -> dict[str, Any]:
+    return {
+        "name": option.name,
+        "rows": rows,
+        "dim": dim,
+        "dtype": {2: "fp16", 4: "fp32"}[option.tensor.element_size()],
+        "sharding": option.sharding_type,
+        "kernel": option.compute_kernel,
+        "ranks": [shard.rank for shard in option.shards],
+        "shard_columns": max(shard.size[1] for shard in option.shards),
+        "cached": option.cache_params.load_factor if option.cache_params else None,
+    }
+
+
+def local_cluster(device: str, name: str | None, world_size: int) -> Cluster:
+    """Ranks like this one, on machines like this one: `name` is a device of `device_of`, or None for what is found.
+
+    Memory is that of the GPU, or for `cpu` the rank's share of the machine's.
+    """
     local = get_local_size(world_size)
     if device == "cpu":
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // local
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / local
     else:
         memory = torch.cuda.get_device_properties(device).total_memory
-    usable = int((1 - RESERVED) * memory)
-    return TopologyFactory.create_topology(
-        TrainerConfig(world_size=world_size, local_world_size=local),
-        HardwareConfig(ddr_cap_bytes=usable) if device == "cpu" else HardwareConfig(hbm_cap_bytes=usable),
-        KernelConfig(compute_device=device),
-    )
+    found = device_of(name) if name else _likely_device(device)
+    return Cluster(found.model_copy(update={"memory": memory / GB}), world_size // local, local)
 
 
-def table_configs(model: nn.Module) -> dict[str, EmbeddingBagConfig]:
-    """The tables of a model that is not sharded yet, by name."""
-    collections = [module for module in model.modules() if isinstance(module, EmbeddingBagCollection)]
-    return {table.name: table for collection in collections for table in collection.embedding_bag_configs()}
+def _likely_device(device: str) -> Device:
+    """The known device that this one is called like; the most common GPU where it is like none."""
+    if device == "cpu":
+        return DEVICES["cpu"]
+    words = torch.cuda.get_device_name(device).lower()
+    return next((known for name, known in DEVICES.items() if name.split("-")[0] in words), DEVICES["a100-80"])
 
 
-def plan_tables(model: nn.Module, config: TablesConfig, topology: Topology, batch_size: int) -> ShardingPlan:
-    """A plan for the tables of `model` on the ranks of `topology`; needs no process group and no memory for the tables.
+def agreed(make: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
+    """What rank 0 makes, on every rank of `group` (all by default).
 
-    `batch_size` is that of one rank. ValueError, in one line, where the tables do not fit, the device lacks the
-    optimizer, or a sharding that the job fixes would leave ranks without rows.
-    """
-    check_device(config.optimizer, topology.compute_device)
-    tables = table_configs(model)
-    sharder = TableSharder(config.splits_columns)
-    weights = {name: weight for name, weight in model.named_parameters() if weight.is_meta}
-    planned = [_planned(table, _weight_of(weights, name), config, sharder, topology) for name, table in tables.items()]
-    held = sum(weight.numel() for weight in model.parameters() if not weight.is_meta)
-    root = logging.getLogger()
-    root.addFilter(_worth_telling)
-    try:
-        plan, _ = plan_fast(model, planned, _without(topology, 4 * DENSE_COPIES * held), batch_size, sharder)
-    except TooLargeError as error:
-        raise ValueError(_too_large(tables, topology)) from error
-    finally:
-        root.removeFilter(_worth_telling)
-    return plan
-
-
-def _weight_of(weights: dict[str, nn.Parameter], table: str) -> nn.Parameter:
-    (weight,) = [weight for name, weight in weights.items() if name.endswith(f"embedding_bags.{table}.weight")]
-    return weight
-
-
-def _without(topology: Topology, held: int) -> Topology:
-    """The topology with so many bytes less on every rank: the dense part of the model is on each."""
-    room = copy.deepcopy(topology)
-    on_cpu = topology.compute_device == "cpu"
-    for device in room.devices:
-        device.storage -= Storage(hbm=0 if on_cpu else held, ddr=held if on_cpu else 0)
-    return room
-
-
-def _worth_telling(record: logging.LogRecord) -> bool:
-    """Leaves out the planner's warning for every data-parallel table, which rightly has no sharding spec."""
-    return not record.getMessage().startswith("Sharding spec not found")
-
-
-def agreed_plan(
-    model: nn.Module,
-    config: TablesConfig,
-    device: torch.device,
-    batch_size: int,
-    group: dist.ProcessGroup | None = None,
-) -> ShardingPlan:
-    """Rank 0's plan for ranks like itself, on every rank of `group` (all by default).
-
-    A ValueError of `plan_tables` is raised on every rank too, so that none waits forever.
+    A ValueError of `make` is raised on every rank too, so that none waits forever.
     """
     group = group or dist.distributed_c10d._get_default_group()
-    outcome: list[ShardingPlan | str] = [""]
+    outcome: list[T | ValueError | None] = [None]
     if group.rank() == 0:
         try:
-            outcome[0] = plan_tables(model, config, local_topology(device.type, group.size()), batch_size)
+            outcome[0] = make()
         except ValueError as error:
-            outcome[0] = str(error)
+            outcome[0] = ValueError(str(error))
     dist.broadcast_object_list(outcome, group=group, group_src=0)
-    if isinstance(outcome[0], str):
-        raise ValueError(outcome[0])
-    return outcome[0]
+    (found,) = outcome
+    if isinstance(found, ValueError):
+        raise found
+    return cast(T, found)
 
 
-def describe_plan(plan: ShardingPlan, model: nn.Module) -> list[dict[str, Any]]:
-    """What `plan.json` keeps of a plan for `model`, which is not sharded yet; `ranks` are those that hold a part."""
-    shardings = {name: sharding for module in plan.plan.values() for name, sharding in module.items()}
-    return [
-        {
-            "name": name,
-            "rows": table.num_embeddings,
-            "dim": table.embedding_dim,
-            "sharding": shardings[name].sharding_type,
-            "kernel": shardings[name].compute_kernel,
-            "ranks": sorted(set(shardings[name].ranks)),
-        }
-        for name, table in table_configs(model).items()
-    ]
+@contextmanager
+def _telling_what_matters() -> Any:
+    """Without the planner's warning for every data-parallel table, which rightly has no sharding spec."""
+
+    def worth_telling(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("Sharding spec not found")
+
+    root = logging.getLogger()
+    root.addFilter(worth_telling)
+    try:
+        yield
+    finally:
+        root.removeFilter(worth_telling)
 
 
-def _planned(
-    table: EmbeddingBagConfig, weight: nn.Parameter, config: TablesConfig, sharder: TableSharder, topology: Topology
-) -> PlannedTable:
-    """What the planner may do with a table: what the job says, and no parts at all on a single rank."""
-    asked = config.of(table.name)
-    several = topology.world_size > topology.local_world_size
-    useless = {"table_column_wise"} if several else {"table_column_wise", "grid_shard", "table_row_wise"}
-    kinds = [kind for kind in sharder.sharding_types(topology.compute_device) if kind not in useless]
-    if topology.world_size == 1:
-        kinds = ["table_wise"]
-    kernels = [asked.kernel] if asked.kernel else list(config.kernels)
-    if topology.compute_device == "cpu" and kernels != ["fused"]:
-        raise ValueError(f"tables.per_table.{table.name}.kernel: {kernels[0]} is for GPUs; on cpu there is fused alone")
-    planned = PlannedTable(
-        table.name,
-        weight,
-        [1.0] * len(table.feature_names),
-        asked.sharding or kinds,
-        kernels,
-        asked.ranks,
-        split=any(kind in COLUMN_SPLITS for kind in asked.sharding),
+def _too_large(problem: Problem, homeless: list[int]) -> str:
+    """Which tables do not fit, and by how much."""
+    state = {"sgd": 0, "adagrad": 1, "adam": 2}.get(problem.config.optimizer.name, 0)
+    sizes = {
+        table.name: table.rows * table.dim * (table.weight.element_size() + 4 * state) / 1e9 for table in problem.tables
+    }
+    shown = homeless or sorted(range(len(sizes)), key=lambda place: -list(sizes.values())[place])[:3]
+    names = ", ".join(
+        f"{table.name} ({table.rows} x {table.dim}, {sizes[table.name]:.3g} GB)"
+        for table in (problem.tables[place] for place in shown[:3])
     )
-    if not _has_way(planned, topology):
-        free = [kind for kind in kinds if _has_way(replace(planned, sharding=[kind]), topology)]
-        parts = f" on {asked.ranks} ranks" if asked.ranks else ""
-        raise ValueError(
-            f"tables.per_table.{table.name}: {' or '.join(asked.sharding or kinds)}{parts} cannot divide "
-            f"{table.num_embeddings} rows of {table.embedding_dim} columns so that each of {topology.world_size} ranks "
-            f"has a part; use {', '.join(free) or 'another number of ranks'}"
-        )
-    return planned
-
-
-def _has_way(table: PlannedTable, topology: Topology) -> bool:
-    return any(way.is_open(table, topology) for way in ways(table.kernels))
-
-
-def _too_large(tables: dict[str, EmbeddingBagConfig], topology: Topology) -> str:
-    sizes = {name: 4 * table.num_embeddings * table.embedding_dim / 2**30 for name, table in tables.items()}
-    largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
-    shown = ", ".join(
-        f"{name} ({tables[name].num_embeddings} x {tables[name].embedding_dim}, {sizes[name]:.3g} GiB)"
-        for name in largest
-    )
-    storage = topology.devices[0].storage
-    memory = (storage.ddr if topology.compute_device == "cpu" else storage.hbm) / 2**30
+    free = problem.cluster.device.memory - (problem.reserved_bytes + problem.dense_bytes) / GB
+    total, ranks = sum(sizes.values()), problem.cluster.ranks
+    lacking = total - max(0.0, free) * ranks
+    reason = f"{lacking:.3g} GB too much" if lacking > 0 else "too much as sharded"
     return (
-        f"tables: {sum(sizes.values()):.3g} GiB of weights and their optimizer state do not fit into {memory:.3g} GiB "
-        f"on each of {topology.world_size} ranks as sharded; the largest are {shown}"
+        f"tables: {total:.3g} GB of weights and optimizer state do not fit into {max(free, 0):.3g} GB on each of "
+        f"{ranks} ranks ({reason}); {'they fit nowhere:' if homeless else 'the largest are'} {names}"
     )

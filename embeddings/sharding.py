@@ -11,7 +11,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import ShardingEnv, ShardingPlan
 
 from asymdiffrec.embeddings import initial
-from asymdiffrec.embeddings.plan import TableSharder
+from asymdiffrec.embeddings.planner.sharder import TableSharder
 from asymdiffrec.embeddings.state import local_parts, table_weights
 from asymdiffrec.embeddings.tables import TablesConfig
 
@@ -33,7 +33,7 @@ def shard(
     env = ShardingEnv.from_process_group(group or dist.group.WORLD)
     with warnings.catch_warnings(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # TorchRec passes it on
-        sharded = DistributedModelParallel(model, env, device, plan, [TableSharder(config.splits_columns)])
+        sharded = DistributedModelParallel(model, env, device, plan, [TableSharder(config, device.type)])
     for table, weight in table_weights(sharded).items():
         for block, row, column in local_parts(weight):
             initial.fill(block, config.init_std, seed, table, row, column)

@@ -57,6 +57,9 @@ class TablesConfig(Config):
     kernels: tuple[Kernel, ...] = Field(
         ("fused",), min_length=1, description="on GPUs, where the planner may put the rows of tables; see per_table"
     )
+    communication: Dtype = Field(
+        "fp32", description="how embeddings travel between ranks; with fp16 their gradients do as bf16, on CPUs as fp16"
+    )
     per_table: dict[str, TableConfig] = Field({}, description="what is particular to a table, by its name")
     allow_column_split: bool = Field(
         False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
+from torchrec.distributed.types import ShardingPlan
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 
 from asymdiffrec.datasets.errors import InputError
@@ -21,10 +22,16 @@ from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.diffusion.forward import Patterns
 from asymdiffrec.diffusion.model import AsymmetricDiffusion, Recommender
 from asymdiffrec.embeddings.optimizers import dense_parameters, tables_optimizer
-from asymdiffrec.embeddings.plan import agreed_plan, describe_plan
+from asymdiffrec.embeddings.plan import Problem, agreed, local_cluster, solve, solve_as
+from asymdiffrec.embeddings.plan_document import plan_document
+from asymdiffrec.embeddings.planner.dense import dense_work
+from asymdiffrec.embeddings.planner.devices import Cluster
 from asymdiffrec.embeddings.sharding import shard
 from asymdiffrec.embeddings.tables import FieldTables
 from asymdiffrec.trainer.job import Job
+
+MOMENTS = 2
+"""That AdamW keeps for each dense parameter"""
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,8 @@ class Trainee:
     dense_optimizer: torch.optim.Optimizer
     optimizer: CombinedOptimizer
     device: torch.device
-    plan: list[dict[str, Any]]
+    plan: dict[str, Any]
+    """The document of its plan, see `plan_document`"""
 
 
 def worker_device() -> torch.device:
@@ -51,18 +59,20 @@ def worker_device() -> torch.device:
     return torch.device("cpu")
 
 
-def build(job: Job, schema: Schema, device: torch.device) -> Trainee:
+def build(job: Job, schema: Schema, device: torch.device, plan: Mapping[str, Any] | None = None) -> Trainee:
     """The job's model on the workers of the default process group; a function of the job alone, whatever their number.
 
-    Raises InputError where sections of the job do not fit each other, or the tables do not fit the workers.
+    `plan` is a document of `plan_document`; tables are planned for this cluster where it is None. Raises InputError
+    where sections of the job do not fit each other, the tables do not fit the workers, or the plan does not fit both.
     """
     try:
-        return _build(job, schema, device)
+        return _build(job, schema, device, plan)
     except ValueError as error:
         raise InputError(str(error)) from error
 
 
-def _build(job: Job, schema: Schema, device: torch.device) -> Trainee:
+def recommender(job: Job, schema: Schema, device: torch.device) -> Recommender:
+    """The job's model, its tables on the meta device until they are sharded. ValueError where sections do not fit."""
     torch.manual_seed(job.train.seed)
     tables = FieldTables(schema, job.tables)
     diffusion = AsymmetricDiffusion(
@@ -74,11 +84,25 @@ def _build(job: Job, schema: Schema, device: torch.device) -> Trainee:
         groups=[field.group for field in schema.fields.values()],
         patterns=missing_patterns(schema),
     )
-    tables.columns.to(device)  # the tables themselves are on the meta device until they are sharded
-    recommender = Recommender(tables, diffusion.to(device))
-    plan = agreed_plan(recommender, job.tables, device, job.train.batch_size // dist.get_world_size())
-    described = describe_plan(plan, recommender)
-    model = shard(recommender, job.tables, plan, device, job.train.seed)
+    tables.columns.to(device)
+    return Recommender(tables, diffusion.to(device))
+
+
+def problem(job: Job, schema: Schema, model: Recommender, cluster: Cluster) -> Problem:
+    """What a plan of the model's tables on a cluster depends on."""
+    batch = max(1, job.train.batch_size // cluster.ranks)
+    clean = torch.empty(batch, sum(model.diffusion.widths), device="meta", requires_grad=True)
+    missing = torch.empty(batch, len(model.diffusion.widths), dtype=torch.bool, device="meta")
+    label, weight = torch.empty(batch, device="meta"), torch.empty(batch, device="meta")
+    index = torch.empty(batch, dtype=torch.int64, device="meta")
+    dense = dense_work(model.diffusion, [clean, missing, label, weight, index], moments=MOMENTS)
+    return Problem(model, schema, job.tables, cluster, job.train.batch_size, dense)
+
+
+def _build(job: Job, schema: Schema, device: torch.device, plan: Mapping[str, Any] | None) -> Trainee:
+    unsharded = recommender(job, schema, device)
+    chosen, described = agreed(lambda: _plan(job, schema, unsharded, device, plan))
+    model = shard(unsharded, job.tables, chosen, device, job.train.seed)
     dense = dense_parameters(model)
     settings = job.train
     dense_optimizer = torch.optim.AdamW(dense.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -91,6 +115,14 @@ def _build(job: Job, schema: Schema, device: torch.device) -> Trainee:
         [("tables", tables_update), ("dense", KeyedOptimizerWrapper(dense, lambda _: dense_optimizer))]
     )
     return Trainee(job, model, model.module, tables_update, dense, dense_optimizer, optimizer, device, described)
+
+
+def _plan(
+    job: Job, schema: Schema, model: Recommender, device: torch.device, plan: Mapping[str, Any] | None
+) -> tuple[ShardingPlan, dict[str, Any]]:
+    here = problem(job, schema, model, local_cluster(device.type, job.cluster.device, dist.get_world_size()))
+    solution = solve_as(here, plan) if plan else solve(here)
+    return solution.plan, plan_document(solution)
 
 
 def missing_patterns(schema: Schema) -> Patterns | None:
@@ -128,4 +160,4 @@ def detached(pipeline: Pipeline) -> Iterator[None]:
 
 
 def write_plan(path: Path, trainee: Trainee) -> None:
-    path.write_text(json.dumps({"world_size": dist.get_world_size(), "tables": trainee.plan}, indent=2) + "\n")
+    path.write_text(json.dumps(trainee.plan, indent=2) + "\n")

@@ -21,8 +21,9 @@ from torchrec.distributed.planner.utils import build_sharder_data
 from torchrec.distributed.types import CacheParams, ModuleSharder, ShardingPlan
 
 from asymdiffrec.embeddings.planner.estimators import estimators
-from asymdiffrec.embeddings.planner.search import Capacity, Placement, search
-from asymdiffrec.embeddings.planner.ways import PlannedTable, Way, costs, ways
+from asymdiffrec.embeddings.planner.search import Capacity, search
+from asymdiffrec.embeddings.planner.tables import PlannedTable
+from asymdiffrec.embeddings.planner.ways import Way, costs, ways
 
 
 def plan_fast(
@@ -41,7 +42,8 @@ def plan_fast(
     memory, host = (storage.ddr, 0) if topology.compute_device == "cpu" else (storage.hbm, storage.ddr)
     cost = costs(tables, options, topology, batch_size, build_sharder_data(sharder))
     placement = search(cost, Capacity(topology.world_size, topology.local_world_size, memory, host))
-    return pinned(model, tables, [options[way] for way in placement.choice], placement, topology, batch_size, sharder)
+    chosen, ranks = [options[way] for way in placement.choice], [ranks.tolist() for ranks in placement.ranks]
+    return pinned(model, tables, chosen, ranks, topology, batch_size, sharder)
 
 
 def _kernels(tables: Sequence[PlannedTable]) -> list[str]:
@@ -52,12 +54,12 @@ def pinned(
     model: nn.Module,
     tables: Sequence[PlannedTable],
     chosen: Sequence[Way],
-    placement: Placement,
+    ranks: Sequence[list[int]],
     topology: Topology,
     batch_size: int,
     sharder: ModuleSharder[Any],
 ) -> tuple[ShardingPlan, list[ShardingOption]]:
-    """TorchRec's plan of a placement, built and validated by TorchRec's planner, which is left nothing to choose."""
+    """TorchRec's plan of ways with the ranks of their shards, built by its planner, which is left nothing to choose."""
     constraints = {table.name: _only(table, way) for table, way in zip(tables, chosen, strict=True)}
     planner = EmbeddingShardingPlanner(
         topology=topology,
@@ -65,7 +67,7 @@ def pinned(
         enumerator=EmbeddingEnumerator(topology, batch_size, constraints, estimators(topology, constraints)),
         constraints=constraints,
         proposer=_OneProposal(),
-        partitioner=_Placed({table.name: ranks.tolist() for table, ranks in zip(tables, placement.ranks, strict=True)}),
+        partitioner=_Placed({table.name: where for table, where in zip(tables, ranks, strict=True)}),
         storage_reservation=FixedPercentageStorageReservation(percentage=0.0),
         stats=[],
     )

@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import nn
 from torchrec.distributed.planner.estimator.config import EmbeddingPerfEstimatorConfig
 from torchrec.distributed.planner.estimator.estimator import get_embedding_perf_sharding_evaluator
 from torchrec.distributed.planner.estimator.types import ShardPerfContext
 from torchrec.distributed.planner.shard_estimators import calculate_shard_storages
 from torchrec.distributed.planner.types import SharderData, Topology
-from torchrec.distributed.types import CacheStatistics
 
 from asymdiffrec.embeddings.planner.estimators import state_beyond_estimate
 from asymdiffrec.embeddings.planner.search import EVERY, MACHINES, ONE_MACHINE, RANKS, Costs
+from asymdiffrec.embeddings.planner.tables import PlannedTable
 
 COLUMN_PARTS = (1, 2, 3, 4, 6, 8, 12, 16)
 NARROWEST = 32
@@ -37,37 +36,6 @@ PLACES = {
     "column_wise": RANKS,
     "table_column_wise": ONE_MACHINE,
 }
-
-
-@dataclass(frozen=True)
-class PlannedTable:
-    """A table as a planner sees it."""
-
-    name: str
-    weight: nn.Parameter
-    """[rows, dim], on the meta device, marked with its optimizer"""
-    pooling: Sequence[float]
-    """Mean number of ids of each field that shares the table"""
-    sharding: Sequence[str]
-    """Sharding types that it may have"""
-    kernels: Sequence[str] = ("fused",)
-    """Kernels that it may have where it is not data-parallel"""
-    parts: int | None = None
-    """How many ranks its shards are to be on"""
-    split: bool = False
-    """Whether it is asked to be split in columns, however narrow"""
-    weighted: bool = False
-    """Whether its ids come with weights"""
-    cache: CacheStatistics | None = None
-    """How well its rows can be cached; unknown where there was no data"""
-
-    @property
-    def rows(self) -> int:
-        return int(self.weight.shape[0])
-
-    @property
-    def dim(self) -> int:
-        return int(self.weight.shape[1])
 
 
 @dataclass(frozen=True)

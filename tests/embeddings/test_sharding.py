@@ -18,14 +18,16 @@ import torch.distributed.checkpoint as dcp
 import torchrec.optim
 from torch import nn
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from torchrec.distributed.types import ShardingPlan
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from asymdiffrec.datasets.batch import Batch
-from asymdiffrec.datasets.schema import FieldsConfig
+from asymdiffrec.datasets.schema import FieldsConfig, Schema
 from asymdiffrec.embeddings import initial
 from asymdiffrec.embeddings.optimizers import dense_parameters, tables_optimizer
-from asymdiffrec.embeddings.plan import agreed_plan
+from asymdiffrec.embeddings.plan import Problem, agreed, local_cluster, solve
+from asymdiffrec.embeddings.planner.dense import DenseWork
 from asymdiffrec.embeddings.sharding import shard
 from asymdiffrec.embeddings.state import local_parts, table_state, table_weights
 from asymdiffrec.embeddings.tables import FieldTables, TablesConfig
@@ -127,12 +129,18 @@ class Model(nn.Module):
         return nn.functional.binary_cross_entropy_with_logits(logits, batch.label), missing
 
 
+def planned(model: nn.Module, schema: Schema, tables_config: TablesConfig) -> ShardingPlan:
+    where = local_cluster("cpu", None, dist.get_world_size())
+    problem = Problem(model, schema, tables_config, where, BATCH, DenseWork(0, 0.0, 0.0, 0, 0))
+    return agreed(lambda: solve(problem).plan)
+
+
 def make(tables_config: TablesConfig, seed: int = SEED):
     """The sharded model, and the optimizers of its tables and of the rest."""
     torch.manual_seed(seed)
     tables = FieldTables(SCHEMA, tables_config)
     model = Model(tables, sum(tables.widths))
-    plan = agreed_plan(model, tables_config, torch.device("cpu"), BATCH // dist.get_world_size())
+    plan = planned(model, SCHEMA, tables_config)
     sharded = shard(model, tables_config, plan, torch.device("cpu"), seed)
     dense = KeyedOptimizerWrapper(dense_parameters(sharded), lambda weights: torch.optim.SGD(weights, lr=0.3))
     return sharded, tables_optimizer(sharded, tables_config.optimizer), dense
@@ -449,9 +457,7 @@ def test_a_schema_without_numbers(one_rank):
     settings = TablesConfig()
     schema = FieldsConfig.model_validate({"fields": {"user": {"type": "id", "rows": 40}}}).to_schema()
     model = FieldTables(schema, settings)
-    sharded = shard(
-        model, settings, agreed_plan(model, settings, torch.device("cpu"), BATCH), torch.device("cpu"), SEED
-    )
+    sharded = shard(model, settings, planned(model, schema, settings), torch.device("cpu"), SEED)
     assert dense_parameters(sharded) == {}
     ids = KeyedJaggedTensor(keys=["user"], values=torch.tensor([7]), lengths=torch.tensor([0, 1]))
     clean, _ = sharded(SimpleNamespace(ids=ids, numbers=torch.zeros(2, 0), missing=torch.tensor([[True], [False]])))

@@ -12,11 +12,13 @@ from torchrec.distributed.planner.utils import build_sharder_data
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from asymdiffrec.embeddings.plan import TableSharder
 from asymdiffrec.embeddings.planner.devices import Cluster, device_of
 from asymdiffrec.embeddings.planner.estimators import estimators
 from asymdiffrec.embeddings.planner.fast import _only
-from asymdiffrec.embeddings.planner.ways import LAUNCH, PLACES, PlannedTable, Way, costs, have_rows, ways
+from asymdiffrec.embeddings.planner.sharder import TableSharder
+from asymdiffrec.embeddings.planner.tables import PlannedTable
+from asymdiffrec.embeddings.planner.ways import LAUNCH, PLACES, Way, costs, have_rows, ways
+from asymdiffrec.embeddings.tables import TablesConfig
 
 SIZES = [(100_000, 128, [3.5]), (1000, 64, [1.0, 0.25]), (30_000_001, 256, [20.0]), (33, 32, [0.5])]
 KERNELS = ("fused", "fused_uvm", "fused_uvm_caching")
@@ -71,7 +73,7 @@ class OneSharder(TableSharder):
     """Offers the tables of a model one at a time, with every kernel."""
 
     def __init__(self, table: str) -> None:
-        super().__init__(splits_columns=True)
+        super().__init__(TablesConfig(), "cuda")
         self._table = table
 
     def shardable_parameters(self, module: nn.Module) -> dict[str, nn.Parameter]:
@@ -96,7 +98,7 @@ def test_costs_are_torchrecs_own(device, nodes, dtype, optimizer, weighted, cach
     model, planned = tables(optimizer, dtype, weighted, cache)
     kernels = ("fused",) if device == "cpu" else KERNELS
     options = ways(kernels)
-    found = costs(planned, options, topology, BATCH, build_sharder_data(TableSharder(True)))
+    found = costs(planned, options, topology, BATCH, build_sharder_data(TableSharder(TablesConfig(), "cuda")))
     compared = 0
     for number, way in enumerate(options):
         for place, table in enumerate(planned):
