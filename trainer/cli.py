@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from asymdiffrec.trainer import prepare
+from asymdiffrec.trainer import plan_command, prepare
 from asymdiffrec.trainer.shell import AsJson, console, print_json
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ Settings = Annotated[
     ),
 ]
 app.add_typer(prepare.app, name="prepare")
+app.command()(plan_command.plan)
 
 
 @app.command()

@@ -29,6 +29,8 @@ BALANCED = 24
 MOVES = 60
 LARGEST = (1.0, 0.3, 0.1, 0.0)
 """Of a rank's memory that a shard may take: the next one is tried where no placement was found with the one before"""
+DEARER = 1.1
+"""How much more time the slowest rank may take for no rank to be without any table"""
 WORST = 10
 """Tables of the slowest rank, and ways for each of them, that a move tries"""
 
@@ -125,7 +127,8 @@ def search(costs: Costs, capacity: Capacity) -> Placement:
         if found := [placement for placement in packed if placement is not None]:
             found = sorted(found, key=lambda placement: placement.slowest)[:BALANCED]
             found = [balanced(placement, costs, capacity) for placement in found]
-            return _moved(min(found, key=lambda placement: placement.slowest), costs, capacity)
+            best = _moved(min(found, key=lambda placement: placement.slowest), costs, capacity)
+            return _spread(best, costs, capacity)
     raise TooLargeError([])
 
 
@@ -337,3 +340,24 @@ def _moved(best: Placement, costs: Costs, capacity: Capacity) -> Placement:
             break
         best = better
     return best
+
+
+def _spread(best: Placement, costs: Costs, capacity: Capacity) -> Placement:
+    """The placement, or where it leaves ranks without tables, one that leaves none and takes little longer.
+
+    Where shards are fewer than ranks, finer ones would only cost more; but one table in parts on every rank costs
+    little, and frees the ranks that it had.
+    """
+    if (best.time > 0).all():
+        return best
+    tried = []
+    work = np.where(_fits(costs, capacity), costs.time, np.inf)
+    for way in np.flatnonzero(np.isin(costs.place, (EVERY, MACHINES))):
+        for table in np.argsort(work[way])[:WORST]:
+            if np.isfinite(work[way, table]):
+                choice = best.choice.copy()
+                choice[table] = way
+                tried.append(pack(costs, capacity, choice))
+    found = [balanced(one, costs, capacity) for one in tried if one is not None and (one.time > 0).all()]
+    spread = min(found, key=lambda one: one.slowest, default=best)
+    return spread if spread.slowest <= DEARER * best.slowest else best
