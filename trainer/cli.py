@@ -49,12 +49,16 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="go on with the newest run of the job, or with --run")
     ] = False,
+    plan: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="sharding plan to use, from `plan --json` or another run's plan.json"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a job. Ctrl-C stops with a checkpoint; --resume goes on from the newest one."""
     from asymdiffrec.trainer import drive
     from asymdiffrec.trainer.job import read_job, read_learned
-    from asymdiffrec.trainer.run import latest_run, new_run
+    from asymdiffrec.trainer.run import latest_run, new_run, read_plan_file
 
     overrides = list(settings or [])
     overrides += [f"cluster.workers={workers}"] if workers else []
@@ -65,7 +69,7 @@ def train(
         config, learned = drive.resumed(folder, tuple(overrides)), folder.learned()
     else:
         folder, learned = new_run(config, run), read_learned(config)
-    result = drive.train(config, learned, folder, resume, console)
+    result = drive.train(config, learned, folder, resume, console, read_plan_file(plan) if plan else None)
     if as_json:
         print_json({"run": str(folder.path), **result})
     elif result["state"] == "interrupted":

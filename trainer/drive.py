@@ -68,8 +68,12 @@ def resumed(run: Run, settings: tuple[str, ...]) -> Job:
     return job
 
 
-def train(job: Job, learned: Learned, run: Run, resume: bool, console: Console) -> dict[str, Any]:
+def train(
+    job: Job, learned: Learned, run: Run, resume: bool, console: Console, plan: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Train in a run directory until the work is done or interrupted; returns how it ended.
+
+    `plan` is the document of a sharding plan; the tables are planned for these workers where it is None.
 
     Raises InputError where the input is wrong, and then leaves no new run directory behind.
     """
@@ -79,10 +83,18 @@ def train(job: Job, learned: Learned, run: Run, resume: bool, console: Console) 
     with _alone(run):
         run.write_inputs(job, learned)
         run.write_record(shards.record)
-        return _train(job, learned, run, resume, steps, console)
+        return _train(job, learned, run, resume, steps, console, plan)
 
 
-def _train(job: Job, learned: Learned, run: Run, resume: bool, steps: int, console: Console) -> dict[str, Any]:
+def _train(
+    job: Job,
+    learned: Learned,
+    run: Run,
+    resume: bool,
+    steps: int,
+    console: Console,
+    plan: Mapping[str, Any] | None,
+) -> dict[str, Any]:
     run.forget_after(max(run.steps(), default=0))
     (run.path / "result.json").unlink(missing_ok=True)
     arguments = {
@@ -90,6 +102,7 @@ def _train(job: Job, learned: Learned, run: Run, resume: bool, steps: int, conso
         "learned": learned.model_dump(mode="json"),
         "run": str(run.path.resolve()),
         "resume": resume,
+        "plan": plan,
     }
     if job.cluster.workers > 1:
         console.print(f"Starting {job.cluster.workers} workers under Ray")

@@ -44,7 +44,7 @@ class TrainingError(RuntimeError):
 def work(arguments: Mapping[str, Any]) -> None:
     """Train one job in its run directory; runs on every worker within a process group of all of them.
 
-    `arguments` are `job` and `learned` as documents, `run`, the directory, and `resume`.
+    `arguments` are `job`, `learned` and `plan` (or None) as documents, `run`, the directory, and `resume`.
     """
     quiet_torchrec()
     job, learned = Job.model_validate(arguments["job"]), Learned.model_validate(arguments["learned"])
@@ -53,7 +53,7 @@ def work(arguments: Mapping[str, Any]) -> None:
     worker = Worker(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_WORLD_SIZE"]))
     shards = open_shards(job.location("train"), run.record())
     reader = TrainingReader(schema, shards, job.train.seed, job.train.batch_size, worker)
-    trainee = build(job, schema, worker_device())
+    trainee = build(job, schema, worker_device(), arguments["plan"])
     progress = Progress()
     if arguments["resume"] and run.steps():
         progress = checkpoint.load(run.checkpoint(run.steps()[-1]), trainee)

@@ -38,7 +38,7 @@ def show_plan(document: Mapping[str, Any], notes: Sequence[str]) -> None:
 
 def _tables(tables: Sequence[Mapping[str, Any]], document: Mapping[str, Any]) -> Table:
     shown = Table(title="Tables, the largest first")
-    for heading in ("table", "rows", "dim", "type", "GB", "sharding", "kernel", "ranks", "ms"):
+    for heading in ("table", "rows", "dim", "type", "GB, all ranks", "sharding", "kernel", "ranks", "ms"):
         shown.add_column(heading, justify="left" if heading in ("table", "sharding", "kernel", "ranks") else "right")
     for table in tables:
         kernel = table["kernel"] + (f" {table['cached']:.0%}" if table["cached"] else "")
@@ -71,10 +71,10 @@ def _ranks(document: Mapping[str, Any]) -> Table:
     shown = ranks if len(ranks) <= MOST_RANKS else [*order[: MOST_RANKS // 2], *order[-MOST_RANKS // 2 :]]
     some = f", the {MOST_RANKS // 2} slowest and the {MOST_RANKS // 2} quickest of {len(ranks):,}"
     title = "Ranks" + (some if len(ranks) > MOST_RANKS else "")
-    table = Table(
-        title=title,
-        caption="GB of memory, of which weights, optimizer's state, ids and embeddings in flight, dense part, reserve; ms of a step",
+    caption = (
+        "GB of memory: weights, optimizer's state, ids and embeddings in flight, dense part, reserve; ms of a step"
     )
+    table = Table(title=title, caption=caption)
     headings = (
         *("rank", "memory", "weights", "state", "activations", "dense", "reserve"),
         *("step", "forward", "backward", "communication"),
@@ -197,7 +197,7 @@ def write_page(document: Mapping[str, Any], name: str, file: Path, notes: Sequen
         else "",
         tables=_html_table(
             "Tables",
-            ("table", "rows", "dim", "type", "GB", "sharding", "kernel", "ranks", "ms"),
+            ("table", "rows", "dim", "type", "GB, all ranks", "sharding", "kernel", "ranks", "ms"),
             [
                 (
                     one["name"], f"{one['rows']:,}", one["dim"], one["dtype"],

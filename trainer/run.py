@@ -101,6 +101,21 @@ def open_run(path: Path) -> Run:
     return Run(path)
 
 
+def read_plan_file(path: Path) -> dict[str, Any]:
+    """The document in a `plan.json`. Raises InputError where there is none."""
+    try:
+        document = json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from error
+    keys = {"name", "rows", "dim", "sharding", "kernel", "ranks", "shard_columns", "cached"}
+    tables = document.get("tables") if isinstance(document, dict) else None
+    if not isinstance(tables, list) or not all(isinstance(table, dict) and keys <= table.keys() for table in tables):
+        raise InputError(f"{path}: not a plan, as `plan --json` prints one that fits")
+    return document
+
+
 class RunLog:
     """Appends records of the steps after `step` to `metrics.jsonl` and to TensorBoard's events."""
 
