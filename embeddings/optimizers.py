@@ -105,7 +105,8 @@ class ReplicatedOptimizer(torch.optim.Optimizer):
         self.steps = 0
         for weight in self.param_groups[0]["params"]:
             shape = weight.shape[:1] if isinstance(config, RowwiseAdagradConfig) else weight.shape
-            self.state[weight] = {name: weight.new_zeros(shape) for name in STATES[config.name]}
+            zeros = {name: weight.new_zeros(shape, dtype=torch.float32) for name in STATES[config.name]}
+            self.state[weight] = zeros
 
     def set_optimizer_step(self, step: int) -> None:
         """How many steps were taken before the next one, as FBGEMM's modules are told."""
@@ -118,8 +119,9 @@ class ReplicatedOptimizer(torch.optim.Optimizer):
             for weight in group["params"]:
                 if weight.grad is not None:
                     rows = weight.grad.any(dim=1).nonzero().squeeze(1)
-                    change = self._change(self.state[weight], rows, weight[rows], weight.grad[rows])
-                    weight.index_add_(0, rows, change, alpha=-group["lr"])
+                    before = weight[rows].float()
+                    change = self._change(self.state[weight], rows, before, weight.grad[rows].float())
+                    weight[rows] = (before - group["lr"] * change).to(weight.dtype)
 
     def _change(
         self, state: dict[str, torch.Tensor], rows: torch.Tensor, weight: torch.Tensor, grad: torch.Tensor
