@@ -45,6 +45,9 @@ def plan(
         typer.Option(metavar="SHARE", help="rows of hashed tables for this share of ids that share their row"),
     ] = None,
     advise: Annotated[bool, typer.Option(help="try changes to the job and say what they would do")] = True,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="let TorchRec shard the slowest and the fullest rank, without memory")
+    ] = False,
     page: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="write a page with pictures")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -104,6 +107,9 @@ def plan(
             show_unfit(document)
             raise typer.Exit(2) from error
         changes = planning.advice(config, learned, solution.problem.cluster, solution, status.update) if advise else []
+        if rehearse:
+            status.update("rehearsing")
+            notes.append(_rehearsed(solution))
     _answer(config, solution, changes, notes, page, as_json)
 
 
@@ -115,6 +121,18 @@ def _learned(job: Job) -> tuple[Learned | None, list[str]]:
     if exists(job.location("schema.yaml")):
         return read_learned(job), []
     return None, ["no data beside the job: ids are taken to come once a sample, or expected_length times in a list"]
+
+
+def _rehearsed(solution: Solution) -> str:
+    """What is said of the ranks that were sharded on meta tensors and hold what the plan says."""
+    from asymdiffrec.embeddings.plan_document import what_binds
+    from asymdiffrec.embeddings.planner.rehearsal import rehearse
+
+    binds, problem = what_binds(solution), solution.problem
+    ranks = sorted({binds["rank"], binds["fullest_rank"]})
+    cluster = problem.cluster
+    rehearse(problem.model, solution.plan, problem.sharder, cluster.ranks, cluster.per_node, ranks)
+    return f"rehearsed: TorchRec shards rank {' and '.join(map(str, ranks))} as planned"
 
 
 def _answer(

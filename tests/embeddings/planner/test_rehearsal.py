@@ -1,0 +1,47 @@
+"""Plans whose ranks are sharded by TorchRec hold what they say; a plan that was tampered with is found out."""
+
+import copy
+
+import pytest
+
+from asymdiffrec.embeddings.plan import solve
+from asymdiffrec.embeddings.planner.check import check_plan
+from asymdiffrec.embeddings.planner.rehearsal import rehearse
+from asymdiffrec.embeddings.planner.tables import table_configs
+from tests.embeddings.test_plan import cluster, problem
+
+ROWS = {"user": 10_000_000, "item": 100_000, "day": 700}
+KINDS = ["table_wise", "row_wise", "column_wise", "table_row_wise", "grid_shard", "data_parallel"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ranks_hold_what_the_plan_says(kind: str) -> None:
+    asked = problem(ROWS, cluster(16, 8, "cuda"), 128, per_table={"item": {"sharding": kind}})
+    found = solve(asked)
+    assert {option.sharding_type for option in found.options if option.name == "item"} == {kind}
+    rehearse(asked.model, found.plan, asked.sharder, 16, 8, range(0, 16, 5))
+
+
+def test_a_shard_on_another_rank_is_found_out() -> None:
+    asked = problem(ROWS, cluster(4, 4, "cuda"), 128, per_table={"user": {"sharding": "row_wise"}})
+    plan = solve(asked).plan
+    (module,) = copy.deepcopy(plan.plan).values()
+    sharding = module["user"]
+    check_plan(plan, table_configs(asked.model), 4)
+    whole = list(sharding.sharding_spec.shards)
+
+    def tampered(shards: list) -> object:
+        spoilt = copy.deepcopy(plan)
+        (spoilt_module,) = spoilt.plan.values()
+        spoilt_module["user"].sharding_spec.shards = shards
+        return spoilt
+
+    with pytest.raises(ValueError, match="do not make up the table user"):
+        check_plan(tampered(whole[:3]), table_configs(asked.model), 4)
+    with pytest.raises(ValueError, match="do not make up the table user"):
+        check_plan(tampered([*whole, whole[0]]), table_configs(asked.model), 4)
+    dropped = copy.deepcopy(plan)
+    (left,) = dropped.plan.values()
+    del left["item"]
+    with pytest.raises(ValueError, match="0 shardings of the table item"):
+        check_plan(dropped, table_configs(asked.model), 4)
