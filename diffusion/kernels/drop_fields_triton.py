@@ -84,9 +84,9 @@ def backward(
 
 
 def _tile(columns: int, num_fields: int, chunks: int) -> dict[str, int]:
-    """Sizes of a tile: columns as wide as a group of fields is on average, up to 256, and rows to fill it."""
+    """Sizes of a tile: columns as wide as a group of fields is on average, up to 1,024, and rows to fill it."""
     vector = math.gcd(16, columns // chunks)
-    wide = min(256, max(vector, triton.next_power_of_2(GROUP.value * columns // num_fields)))
+    wide = min(1024, max(vector, triton.next_power_of_2(GROUP.value * columns // num_fields)))
     return {"COLUMNS": columns, "CHUNK": columns // chunks, "VECTOR": vector, "WIDE": wide, "ROWS": TILE // wide}
 
 

@@ -179,6 +179,7 @@ def test_bits_of_eight_fields_a_byte(batch: int, fields: int) -> None:
     step = torch.rand(batch, fields, generator=torch.Generator().manual_seed(fields)) < 0.5
     packed = drop_fields_eager.pack(step)
     assert packed.shape == (batch, (fields + 7) // 8)
+    assert torch.equal(drop_fields_eager.unpack(packed, fields) == 1, step)
     for n in range(8 * packed.shape[1]):
         expected = step[:, n] if n < fields else torch.zeros(batch, dtype=torch.bool)
         assert torch.equal(packed[:, n // 8] >> n % 8 & 1 == 1, expected)
