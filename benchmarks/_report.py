@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -11,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ def show(results: Iterable[Result], as_json: bool) -> None:
     if as_json:
         document = {
             "machine": machine(),
-            "versions": {name: version(name) for name in ("asymdiffrec", "torch", "torchrec", "pyarrow")},
+            "versions": versions("asymdiffrec", "torch", "torchrec", "pyarrow", "triton"),
             "results": [{**asdict(result), "ratio": result.ratio} for result in results],
         }
         json.dump(document, sys.stdout, indent=2)
@@ -68,6 +69,15 @@ def show(results: Iterable[Result], as_json: bool) -> None:
         value, peer_value = values
         table.add_row(result.name, value, result.peer, peer_value, f"{result.ratio:.3f}", result.goal, holds)
     Console().print(table)
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Those of the packages that are installed: a machine lent for its GPU alone has no torchrec."""
+    found = {}
+    for name in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def machine() -> str:

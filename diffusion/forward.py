@@ -9,8 +9,7 @@ Randomness is `philox.uniforms`: lane 0 word 0 is t, lane 0 word 1 picks a patte
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
@@ -18,7 +17,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from torch import Tensor, nn
 
 from asymdiffrec.diffusion.config import Config
-from asymdiffrec.diffusion.philox import uniforms
+from asymdiffrec.diffusion.kernels.drop_fields import DropLaw, Layout, drop_fields
 
 
 class UniformTime(Config):
@@ -63,6 +62,9 @@ class BetaTime(Config):
         ).float()
 
 
+ALWAYS = PointTime(law="point", value=1)
+
+
 def _law(value: Any) -> str:
     return value.get("law", "uniform") if isinstance(value, dict) else getattr(value, "law", "")
 
@@ -93,56 +95,13 @@ class Patterns(NamedTuple):
     """[P] int64, samples with that row; the complete ones count too"""
 
 
-class TimeRate(nn.Module):
-    """rate_n = min(1, drop_n * t), with t drawn through the inverse of its distribution function.
-
-    quantiles: [K + 1], that inverse on an even grid, interpolated linearly between. Exact for a uniform law (K = 1);
-    for any other no probability is off by more than 1 / K. With K a power of two the place in the grid is not rounded.
-    """
-
-    quantiles: Tensor
-    drops: Tensor
-
-    def __init__(self, quantiles: Tensor, drops: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("quantiles", quantiles, persistent=False)
-        self.register_buffer("drops", drops, persistent=False)
-
-    def forward(self, time_uniform: Tensor, pattern_uniform: Tensor) -> Tensor:
-        place = time_uniform * (len(self.quantiles) - 1)
-        cell = place.long()
-        low, high = self.quantiles[cell], self.quantiles[cell + 1]
-        time = low + (place - cell) * (high - low)
-        return (time[:, None] * self.drops).clamp(max=1)
-
-
-class PatternRate(nn.Module):
-    """rate_n = min(1, drop_n) for the fields of one of P patterns, drawn by its count, and 0 for the others."""
-
-    reach: Tensor
-    rates: Tensor
-
-    def __init__(self, patterns: Patterns, drops: Tensor) -> None:
-        super().__init__()
-        total = patterns.counts.sum()
-        # Rounded up to multiples of 2**-24, which fp32 holds and of which uniforms are made: the draw has no rounding.
-        reach = -(-patterns.counts.cumsum(0) * 2**24 // total)
-        self.register_buffer("reach", reach.float() * 2.0**-24, persistent=False)
-        self.register_buffer("rates", patterns.missing * drops.clamp(max=1), persistent=False)
-
-    def forward(self, time_uniform: Tensor, pattern_uniform: Tensor) -> Tensor:
-        return self.rates[torch.searchsorted(self.reach, pattern_uniform.contiguous(), right=True)]
-
-
 class ForwardProcess(nn.Module):
-    """`forward_process` for one layout of fields and one config; built once, keeps nothing from call to call.
+    """`drop_fields` for one layout of fields and one config; built once, keeps nothing from call to call.
 
     widths: D_n; seed: key of the random numbers; drops: a factor >= 0 a field (default 1), smaller for fields that
     should be dropped less often; groups: each field's group, for the pattern outage; patterns: for the pattern
     empirical. Raises ValueError when an argument does not fit the others.
     """
-
-    chunk_field: Tensor
 
     def __init__(
         self,
@@ -155,21 +114,24 @@ class ForwardProcess(nn.Module):
         patterns: Patterns | None = None,
     ) -> None:
         super().__init__()
+        if not widths or min(widths) < 1:
+            raise ValueError(f"widths: found {list(widths)}, allowed are one or more positive numbers of columns")
         self.seed = seed
         factors = torch.ones(len(widths)) if drops is None else torch.tensor(drops, dtype=torch.float32)
         if len(factors) != len(widths) or not (factors >= 0).all():
             raise ValueError(
                 f"drop factors: found {drops}, allowed is one number >= 0 for each of {len(widths)} fields"
             )
-        self.drop_rate: Callable[[Tensor, Tensor], Tensor]
         match config.pattern:
             case "uniform":
-                self.drop_rate = TimeRate(config.time.quantiles(), factors)
+                time, patterns = config.time, _group_patterns([""] * len(widths), len(widths))
             case "outage":
-                self.drop_rate = PatternRate(_group_patterns(groups, len(widths)), factors)
+                time, patterns = ALWAYS, _group_patterns(groups, len(widths))
             case "empirical":
-                self.drop_rate = PatternRate(_checked(patterns, len(widths)), factors)
-        self.register_buffer("chunk_field", _chunk_fields(widths), persistent=False)
+                time, patterns = ALWAYS, _checked(patterns, len(widths))
+        law = DropLaw(time.quantiles(), _reach(patterns.counts), patterns.missing * factors)
+        for name, value in (law._asdict() | Layout.of(widths)._asdict()).items():
+            self.register_buffer(name, value, persistent=False)
 
     @classmethod
     def at_rate(cls, widths: Sequence[int], rate: float, seed: int) -> ForwardProcess:
@@ -179,66 +141,21 @@ class ForwardProcess(nn.Module):
         """
         return cls(widths, ForwardConfig(time=PointTime(law="point", value=rate)), seed=seed)
 
-    def forward(self, clean: Tensor, missing: Tensor, sample_index: Tensor) -> tuple[Tensor, Tensor]:
-        """`forward_process` of clean [B, sum D_n], missing [B, N] bool and sample_index [B] int64."""
-        return forward_process(clean, missing, self.seed, sample_index, self.chunk_field, self.drop_rate)
+    def forward(
+        self, clean: Tensor, missing: Tensor, sample_index: Tensor, *, both_as: torch.dtype | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`drop_fields` of clean [B, sum D_n], missing [B, N] bool and sample_index [B] int64."""
+        law = DropLaw(*(self.get_buffer(name) for name in DropLaw._fields))
+        layout = Layout(*(self.get_buffer(name) for name in Layout._fields))
+        return drop_fields(clean, missing, sample_index, self.seed, law, layout, both_as=both_as)
 
 
-def forward_process(
-    clean: Tensor,
-    missing: Tensor,
-    seed: int,
-    sample_index: Tensor,
-    chunk_field: Tensor,
-    drop_rate: Callable[[Tensor, Tensor], Tensor],
-) -> tuple[Tensor, Tensor]:
-    """x_t and s of x_0 and m: step_n = missing_n or tau_n < rate_n, and the columns of such fields become +0.
+def _reach(counts: Tensor) -> Tensor:
+    """The patterns' cumulated shares [P], rounded up to multiples of 2**-24.
 
-    clean: [B, sum D_n]; missing: [B, N] bool; sample_index: [B] int64, the sample's place in the run; chunk_field: see
-    `zero_fields`; drop_rate: maps the uniforms [B] of time and pattern to the rates [B, N].
-    Returns noisy [B, sum D_n] and step [B, N] bool. What it drops of a sample depends on (seed, sample_index) alone.
+    fp32 holds these, and uniforms are made of them: the draw has no rounding.
     """
-    num_fields = missing.shape[1]
-    draws = uniforms(seed, sample_index, lanes=1 + math.ceil(num_fields / 4))
-    absorption_time = draws[:, 1:].flatten(1)[:, :num_fields]
-    step = missing | (absorption_time < drop_rate(draws[:, 0, 0], draws[:, 0, 1]))
-    return zero_fields(clean, step, chunk_field), step
-
-
-def zero_fields(x: Tensor, dropped: Tensor, chunk_field: Tensor) -> Tensor:
-    """x [B, sum D_n] with the columns of dropped [B, N] fields set to +0, whatever they held; so the gradient.
-
-    chunk_field: [K] int64, the field of each of K chunks of columns, all of one width.
-    """
-    return _ZeroFields.apply(x, dropped, chunk_field)
-
-
-class _ZeroFields(torch.autograd.Function):
-    """An AND with all ones or all zeros: a select, but on CPU 5 to 10 times as fast as `torch.where` broadcast."""
-
-    @staticmethod
-    def forward(x: Tensor, dropped: Tensor, chunk_field: Tensor) -> Tensor:
-        word = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
-        keep = dropped.to(word) - 1
-        if len(chunk_field) > dropped.shape[1]:
-            keep = keep[:, chunk_field]
-        chunks = x.view(word).unflatten(1, (len(chunk_field), -1))
-        return (chunks & keep[:, :, None]).flatten(1).view(x.dtype)
-
-    @staticmethod
-    def setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[1:])
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.BackwardCFunction, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return _ZeroFields.apply(*gradients, *ctx.saved_tensors), None, None
-
-
-def _chunk_fields(widths: Sequence[int]) -> Tensor:
-    """The field of each chunk of gcd(widths) columns: with equal widths one chunk is one field."""
-    if not widths or min(widths) < 1:
-        raise ValueError(f"widths: found {list(widths)}, allowed are one or more positive numbers of columns")
-    return torch.arange(len(widths)).repeat_interleave(torch.tensor(widths) // math.gcd(*widths))
+    return (-(-counts.cumsum(0) * 2**24 // counts.sum())).float() * 2.0**-24
 
 
 def _group_patterns(groups: Sequence[str] | None, num_fields: int) -> Patterns:

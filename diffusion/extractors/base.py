@@ -18,7 +18,8 @@ class Extractor(nn.Module, ABC):
     """h: a base model up to its latent representation.
 
     A subclass takes (widths, step_width, **options): D_n of each field, the number of columns of s, and its own
-    settings by keyword; and sets `latent_dim` (Z).
+    settings by keyword; and sets `latent_dim` (Z). What it makes of a row must not depend on the other rows, which may
+    be samples and the same samples with fields dropped.
     """
 
     latent_dim: int

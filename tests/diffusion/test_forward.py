@@ -6,7 +6,8 @@ from pydantic import TypeAdapter, ValidationError
 from scipy import stats
 from torch import Tensor
 
-from asymdiffrec.diffusion.forward import BetaTime, ForwardConfig, ForwardProcess, Patterns, TimeRate, zero_fields
+from asymdiffrec.diffusion.forward import BetaTime, ForwardConfig, ForwardProcess, Patterns
+from asymdiffrec.diffusion.kernels import drop_fields_eager
 from asymdiffrec.diffusion.philox import uniforms
 
 SEED = 20_250_701
@@ -100,13 +101,14 @@ def test_what_a_sample_loses_depends_neither_on_the_split_nor_on_the_order(order
 
 
 def test_gradient_is_that_of_the_kept_columns() -> None:
+    forward = ForwardProcess([4, 2, 4], ForwardConfig.model_validate(FULL_RANGE), seed=SEED)
     x = torch.randn(9, 10, dtype=torch.float64, requires_grad=True)
-    drop = torch.rand(9, 3, generator=torch.Generator().manual_seed(0)) < 0.5
-    chunks = torch.tensor([0, 0, 1, 2, 2])
-    upstream = torch.where(drop[:, chunks].repeat_interleave(2, 1), float("nan"), 3.0).double()
-    zero_fields(x, drop, chunks).backward(upstream)
+    missing, samples = torch.rand(9, 3, generator=torch.Generator().manual_seed(0)) < 0.3, torch.arange(9)
+    noisy, step = forward(x, missing, samples)
+    upstream = torch.where(step.repeat_interleave(torch.tensor([4, 2, 4]), 1), float("nan"), 3.0).double()
+    noisy.backward(upstream)
     assert torch.equal(x.grad, upstream.nan_to_num(0.0))
-    assert torch.autograd.gradcheck(lambda x: zero_fields(x, drop, chunks), x)
+    assert torch.autograd.gradcheck(lambda x: forward(x, missing, samples)[0], x)
 
 
 def test_drop_factors_thin() -> None:
@@ -159,9 +161,8 @@ def test_empirical_patterns_come_as_often_as_in_the_data() -> None:
 
 @pytest.mark.parametrize(("a", "b"), [(0.3, 0.5), (1.0, 3.0), (5.0, 1.2), (20.0, 20.0)])
 def test_beta_law_is_within_a_cell_of_scipys(a: float, b: float) -> None:
-    rate = TimeRate(BetaTime(law="beta", a=a, b=b).quantiles(), torch.ones(1))
     uniform = uniforms(SEED, torch.arange(20_000), 1)[:, 0, 0]
-    time = rate(uniform, uniform)[:, 0]
+    time = drop_fields_eager.time(BetaTime(law="beta", a=a, b=b).quantiles(), uniform)
     assert abs(stats.beta(a, b).cdf(time.double().numpy()) - uniform.double().numpy()).max() <= 1 / 4096
     assert stats.kstest(time.double().numpy(), stats.beta(a, b).cdf).pvalue > 0.01
 

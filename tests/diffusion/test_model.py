@@ -122,6 +122,21 @@ def test_losses_and_gradients_of_a_batch_are_the_means_over_its_halves(variant: 
         torch.testing.assert_close(gradient, whole[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", EXTRACTORS)
+def test_both_views_as_one_batch_are_the_same_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA the extractor gets both at once."""
+    found = []
+    for as_one in (False, True):
+        monkeypatch.setattr("asymdiffrec.diffusion.model._goes_as_one_batch", lambda _, as_one=as_one: as_one)
+        model, (clean, *rest) = shaken(build(name)), samples()
+        clean.requires_grad_()
+        loss, _ = model(clean, *rest)
+        loss.backward()
+        found.append({"loss": loss.detach(), "clean": clean.grad, **gradients(model)})
+    for part, value in found[0].items():
+        torch.testing.assert_close(found[1][part], value, rtol=1e-4, atol=1e-6)
+
+
 def test_dropped_columns_get_no_gradient_from_the_noisy_view() -> None:
     model = build(variant="dropout", forward={"time": {"law": "point", "value": 0.5}})
     clean, missing, label, weight, index = samples()

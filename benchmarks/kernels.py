@@ -1,0 +1,189 @@
+"""The forward process by itself: its time beside torch's own and its bandwidth beside a copy's; and the dense step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from asymdiffrec.diffusion.forward import ForwardConfig, ForwardProcess
+from asymdiffrec.diffusion.kernels.drop_fields import DropLaw, Layout
+from asymdiffrec.diffusion.model import AsymmetricDiffusion, DiffusionConfig, ModelConfig
+from benchmarks._report import Result, alternate, arguments, show
+
+FIELDS = 39
+REPEATS = 20
+NO_GOAL = ("", None)
+
+
+class Case:
+    """One batch of one type, and the noisy view of it alone, or both views in bf16; by our operator and by torch."""
+
+    def __init__(self, batch: int, width: int, dtype: torch.dtype, both: bool, device: str) -> None:
+        self.both_as = torch.bfloat16 if both else None
+        out = self.both_as or dtype
+        self.width = width
+        self.name = f"D = {width}, {_name(dtype)} to {'both views in ' if both else ''}{_name(out)}"
+        self.clean = torch.randn(batch, FIELDS * width, device=device).to(dtype)
+        self.missing = torch.rand(batch, FIELDS, device=device) < 0.1
+        self.samples = torch.arange(batch, device=device)
+        self.process = ForwardProcess([width] * FIELDS, ForwardConfig(), seed=1).to(device)
+        layout = [self.process.get_buffer(name) for name in Layout._fields]
+        law = [self.process.get_buffer(name) for name in DropLaw._fields]
+        views, self.step, bits = torch.ops.asymdiffrec.drop_fields(
+            self.clean, self.missing, self.samples, 1, *law, *layout, out, both
+        )
+        self.upstream = torch.randn_like(views)
+        self._for_backward = (self.upstream, bits, *layout, dtype, both)
+        kept = 1 - self.step.float().mean().item()
+        read, written = self.clean.nbytes * (1.0 if both else kept), views.nbytes
+        self.forward_bytes = read + written + sum(x.nbytes for x in (self.missing, self.step, self.samples, bits))
+        upstream_read = self.upstream.nbytes * ((1 + kept) / 2 if both else kept)
+        self.backward_bytes = upstream_read + self.clean.nbytes + bits.nbytes
+        self.compiled_forward, self.compiled_backward = (
+            torch.compile(self.torch_forward, dynamic=False),
+            torch.compile(self.torch_backward, dynamic=False),
+        )
+
+    def forward(self) -> object:
+        return self.process(self.clean, self.missing, self.samples, both_as=self.both_as)
+
+    def backward(self) -> object:
+        return torch.ops.asymdiffrec.drop_fields_backward(*self._for_backward)
+
+    def torch_forward(self) -> object:
+        """The cheapest that torch's own functions do: it draws by the batch, not by the sample."""
+        time = 0.8 * torch.rand(len(self.clean), 1, device=self.clean.device)
+        step = self.missing | (torch.rand(self.missing.shape, device=self.clean.device) < time)
+        noisy = _zero(self.clean, step)
+        return (noisy if self.both_as is None else torch.cat([self.clean, noisy]).to(self.both_as)), step
+
+    def torch_backward(self) -> object:
+        batch = len(self.clean)
+        noisy = _zero(self.upstream[-batch:], self.step).to(self.clean.dtype)
+        return noisy if self.both_as is None else noisy + self.upstream[:batch]
+
+
+def _zero(x: Tensor, step: Tensor) -> Tensor:
+    return x.unflatten(1, (FIELDS, -1)).masked_fill(step[:, :, None], 0).flatten(1)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype]
+
+
+def repeated(function: Callable[[], object], device: str) -> Callable[[], None]:
+    """`function` several times; on CUDA as one graph each, so that the host's share of a launch is left out."""
+    if device == "cpu":
+        return _looped(function)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            function()
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        function()
+    return _looped(graph.replay)
+
+
+def _looped(function: Callable[[], object]) -> Callable[[], None]:
+    def run() -> None:
+        for _ in range(REPEATS):
+            function()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    return run
+
+
+def copy_rate(device: str, rounds: int) -> float:
+    """GB/s read and written by `copy_`: of the best size, for that of some is a fifth lower."""
+    rates = []
+    for size in (2**26, 40_000 * 4096, 2**28) if device == "cuda" else (4096 * FIELDS * 16,):
+        source = torch.randn(size, device=device)
+        target = torch.empty_like(source)
+        for way in (_looped(lambda: target.copy_(source)), repeated(lambda: target.copy_(source), device)):  # noqa: B023
+            seconds, again = alternate(way, way, rounds)
+            rates.append(2 * source.nbytes * REPEATS / 1e9 / min(seconds, again))
+    return max(rates)
+
+
+def operator(case: Case, copied: float, device: str, rounds: int) -> Iterator[Result]:
+    """Each way beside torch, eager and compiled, and beside a copy of `copied` GB/s."""
+    ways = {
+        "forward": (case.forward, case.torch_forward, case.compiled_forward, case.forward_bytes),
+        "backward": (case.backward, case.torch_backward, case.compiled_backward, case.backward_bytes),
+    }
+    for way, (ours, eager, compiled, size) in ways.items():
+        run, name = repeated(ours, device), f"{way}, {case.name}"
+        peers = {"eager torch": eager} | ({"torch.compile": compiled} if device == "cuda" else {})
+        times = []
+        for peer, function in peers.items():
+            taken, theirs = (1e3 * seconds / REPEATS for seconds in alternate(run, repeated(function, device), rounds))
+            yield Result(name, taken, "ms", peer, theirs)
+            times.append(taken)
+        rate = size / 1e6 / max(times)
+        aims = device == "cuda" and case.width >= 64
+        goal = ("at least 0.9 of it", rate >= 0.9 * copied) if aims else NO_GOAL
+        yield Result(f"{name}: bandwidth", rate, "GB/s", "copy", copied, *goal)
+
+
+def dense_steps(batch: int, width: int, hidden: list[int], device: str, rounds: int) -> Iterator[Result]:
+    """Forward and backward of all that is dense, with bf16 autocast on CUDA, and the forward process's share of it."""
+    case = Case(batch, width, torch.float32, device == "cuda", device)
+    label, weight = torch.randint(2, (batch,), device=device).float(), torch.ones(batch, device=device)
+
+    def step_of(variant: str) -> Callable[[], None]:
+        model = AsymmetricDiffusion(
+            [width] * FIELDS,
+            ModelConfig.model_validate({"extractor": {"name": "mlp", "hidden": hidden}}),
+            DiffusionConfig.model_validate({"variant": variant}),
+            seed=1,
+        ).to(device)
+
+        def step() -> None:
+            clean = case.clean.detach().requires_grad_()
+            with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+                loss, _ = model(clean, case.missing, label, weight, case.samples)
+            loss.backward()
+            if device == "cuda":
+                torch.cuda.synchronize()
+
+        return step
+
+    asymdiff, base = step_of("asymdiff"), step_of("base")
+    name = f"dense step of asymdiff, D = {width}, MLP {'-'.join(map(str, hidden))}"
+    ours, theirs = (1e3 * seconds for seconds in alternate(asymdiff, base, rounds))
+    yield Result(name, ours, "ms", "base", theirs)
+    alone = repeated(lambda: (case.forward(), case.backward()), device)
+    taken, whole = (1e3 * seconds for seconds in alternate(alone, asymdiff, rounds))
+    taken /= REPEATS
+    goal = ("at most 0.05", taken <= 0.05 * whole) if device == "cpu" else NO_GOAL
+    yield Result(f"forward process in the {name}", taken, "ms", "that step", whole, *goal)
+
+
+def measure(quick: bool, device: str) -> Iterator[Result]:
+    rounds = 2 if quick else 9
+    if device == "cuda":
+        batch, hidden, width = 65_536, [1024, 512, 256], 128
+        cases = [(w, t, b) for w in (16, 64, 128) for t, b in ((torch.bfloat16, False), (torch.float32, True))]
+    else:
+        batch, hidden, width = 512 if quick else 4096, [400, 400, 400], 16
+        cases = [(16, torch.float32, False)]
+    copied = copy_rate(device, rounds)
+    for fields_width, dtype, both in cases:
+        yield from operator(Case(batch, fields_width, dtype, both, device), copied, device, rounds)
+    yield from dense_steps(batch, width, hidden, device, rounds)
+
+
+def main() -> None:
+    options = arguments(__doc__ or "")
+    results = list(measure(options.quick, "cuda" if torch.cuda.is_available() else "cpu"))
+    show([replace(result, holds=None) for result in results] if options.quick else results, options.json)
+
+
+if __name__ == "__main__":
+    main()
