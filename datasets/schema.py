@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 import xxhash
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from asymdiffrec.datasets.lookups import Lookups
 from asymdiffrec.datasets.vocabulary import Vocabulary
 
 
@@ -101,15 +102,6 @@ class Pattern(Config):
 
     missing: list[str]
     rows: int = Field(gt=0)
-
-
-class Lookups(Config):
-    """How the ids of a field are looked up, over the training rows."""
-
-    per_sample: float = Field(description="mean number of ids of a sample; a sample that lacks the field has none")
-    repeats: list[tuple[float, float]] = Field(
-        description="[n, ids]: how many of the distinct ids are looked up about n times; estimated where there are many"
-    )
 
 
 class Learned(Config):

@@ -16,7 +16,6 @@ from asymdiffrec.datasets.distinct import Distinct
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.frequent import RowCounts
 from asymdiffrec.datasets.hashing import splitmix64
-from asymdiffrec.datasets.lookups import hot_ids, lookups_of
 from asymdiffrec.datasets.schema import IdConfig, IdListConfig, Lookups, Moments, NumberConfig
 from asymdiffrec.datasets.vocabulary import Vocabulary
 
@@ -135,7 +134,7 @@ class Ids(Summary):
 
     def lookups(self, rows: int) -> Lookups:
         """How often the ids come, in `rows` samples."""
-        return lookups_of(self._distinct.times(), self._distinct.count()[0], rows, self.elements)
+        return Lookups.of(self._distinct.times(), self._distinct.count()[0], rows, self.elements)
 
     @property
     def elements(self) -> int:
@@ -151,7 +150,7 @@ class Ids(Summary):
         return Vocabulary.of(self._frequent[0]) if self._field.min_count > 1 else None
 
     def report(self) -> dict[str, Any]:
-        hot = {"hot": hot_ids(self.lookups(max(self.present, 1)), HOT)}
+        hot = {"hot": self.lookups(max(self.present, 1)).hot_ids(HOT)}
         if self._field.min_count == 1:
             distinct, exact = self._distinct.count()
             return {"cardinality": distinct, "cardinality_exact": exact} | hot

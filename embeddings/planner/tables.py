@@ -11,7 +11,6 @@ from torchrec.distributed.types import CacheStatistics
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from asymdiffrec.datasets.lookups import expected_distinct
 from asymdiffrec.datasets.schema import IdListConfig, Lookups, Schema
 from asymdiffrec.embeddings.tables import COLUMN_SPLITS, TablesConfig
 
@@ -72,12 +71,12 @@ class Reuse(CacheStatistics):
     @cached_property
     def expected_lookups(self) -> float:
         """Distinct rows of a step, at most those that there are"""
-        return min(self._rows, expected_distinct(self._together, self._samples * self._per_sample))
+        return min(self._rows, self._together.expected_distinct(self._samples * self._per_sample))
 
     def expected_miss_rate(self, clf: float) -> float:
         """Share of a step's distinct rows that are not in a cache of `clf` of the table."""
         drawn = self._samples * self._per_sample
-        cold = expected_distinct(self._together, drawn, without=clf * self._rows)
+        cold = self._together.expected_distinct(drawn, without=clf * self._rows)
         return min(1.0, cold / max(self.expected_lookups, 1e-9))
 
     @property

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from asymdiffrec.datasets.lookups import expected_distinct, hot_ids, lookups_of
-from asymdiffrec.datasets.schema import Lookups
+from asymdiffrec.datasets.lookups import Lookups
 
 
 def zipf(ids: int, total: int) -> np.ndarray:
@@ -15,30 +14,30 @@ def zipf(ids: int, total: int) -> np.ndarray:
 
 
 def test_few_ids_are_known_exactly() -> None:
-    found = lookups_of(np.array([1, 1, 2, 6]), distinct=4, rows=20, total=10)
+    found = Lookups.of(np.array([1, 1, 2, 6]), distinct=4, rows=20, total=10)
     assert found == Lookups(per_sample=0.5, repeats=[(1, 2), (2, 1), (6, 1)])
-    assert [hot_ids(found, share) for share in (0.6, 0.8, 0.9, 1.0)] == [1, 2, 3, 4]
+    assert [found.hot_ids(share) for share in (0.6, 0.8, 0.9, 1.0)] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_sample_of_skewed_ids_tells_what_all_of_them_do(seed: int) -> None:
     counts = zipf(200_000, 3_000_000)
     sample = np.random.default_rng(seed).choice(counts, 20_000, replace=False)
-    found = lookups_of(sample, len(counts), rows=1_000_000, total=int(counts.sum()))
+    found = Lookups.of(sample, len(counts), rows=1_000_000, total=int(counts.sum()))
     assert sum(ids for _, ids in found.repeats) == pytest.approx(len(counts))
     assert sum(count * ids for count, ids in found.repeats) == pytest.approx(counts.sum(), rel=1e-3)
     hot = int(np.searchsorted(np.cumsum(np.sort(counts)[::-1]), 0.9 * counts.sum()))
-    assert hot_ids(found, 0.9) == pytest.approx(hot, rel=0.05)
+    assert found.hot_ids(0.9) == pytest.approx(hot, rel=0.05)
     shares = counts / counts.sum()
     for drawn in (10_000, 1_000_000):
         exact = (1 - (1 - shares) ** drawn).sum()
-        assert expected_distinct(found, drawn) == pytest.approx(exact, rel=0.12)
+        assert found.expected_distinct(drawn) == pytest.approx(exact, rel=0.12)
         cold = (1 - (1 - np.sort(shares)[:-40_000]) ** drawn).sum()
-        assert expected_distinct(found, drawn, without=40_000) == pytest.approx(cold, rel=0.05)
+        assert found.expected_distinct(drawn, without=40_000) == pytest.approx(cold, rel=0.05)
 
 
 def test_a_field_without_ids_has_no_lookups() -> None:
-    found = lookups_of(np.empty(0, np.int64), 0, rows=5, total=0)
+    found = Lookups.of(np.empty(0, np.int64), 0, rows=5, total=0)
     assert found.per_sample == 0
-    assert hot_ids(found, 0.9) == 0
-    assert expected_distinct(found, 100) == 0
+    assert found.hot_ids(0.9) == 0
+    assert found.expected_distinct(100) == 0
