@@ -58,6 +58,7 @@ def train(
     """Train a job. Ctrl-C stops with a checkpoint; --resume goes on from the newest one."""
     from asymdiffrec.trainer import drive
     from asymdiffrec.trainer.job import read_job, read_learned
+    from asymdiffrec.trainer.measured import describe_measured
     from asymdiffrec.trainer.run import latest_run, new_run, read_plan_file
 
     overrides = list(settings or [])
@@ -81,6 +82,8 @@ def train(
         best = f"{config.train.validation.metric} {result['best_value']:.4f} on validation"
         end = f"{result['state'].capitalize()} at step {result['step']}; best step {result['best_step']} ({best})"
         console.print(f"{end}. Run: {folder.path}", soft_wrap=True, highlight=False)
+        if result["measured"]:
+            console.print(describe_measured(result["measured"]), soft_wrap=True, highlight=False)
     if result["state"] == "interrupted":
         raise typer.Exit(130)
 

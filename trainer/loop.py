@@ -34,6 +34,7 @@ from asymdiffrec.trainer.build import (
 from asymdiffrec.trainer.checkpoint import Progress
 from asymdiffrec.trainer.evaluate import evaluate
 from asymdiffrec.trainer.job import Job
+from asymdiffrec.trainer.measured import Gauge
 from asymdiffrec.trainer.run import Run, RunLog, remove_checkpoints
 
 
@@ -53,7 +54,8 @@ def work(arguments: Mapping[str, Any]) -> None:
     worker = Worker(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_WORLD_SIZE"]))
     shards = open_shards(job.location("train"), run.record())
     reader = TrainingReader(schema, shards, job.train.seed, job.train.batch_size, worker)
-    trainee = build(job, schema, worker_device(), arguments["plan"])
+    gauge = Gauge(device := worker_device())
+    trainee = build(job, schema, device, arguments["plan"])
     progress = Progress()
     if arguments["resume"] and run.steps():
         progress = checkpoint.load(run.checkpoint(run.steps()[-1]), trainee)
@@ -62,11 +64,12 @@ def work(arguments: Mapping[str, Any]) -> None:
         write_plan(run.path / "plan.json", trainee)
     log = RunLog(run, progress.step) if worker.rank == 0 else None
     try:
-        progress, state = training.fit(progress, log)
+        progress, state = training.fit(progress, log, gauge)
+        measured = gauge.compared(trainee.plan)
         if state != "interrupted":
             training.test(progress, log)
         if worker.rank == 0:
-            run.write_result({"state": state, **asdict(progress)})
+            run.write_result({"state": state, **asdict(progress), "measured": measured})
     finally:
         if log:
             log.close()
@@ -85,18 +88,19 @@ class Training:
     def steps(self) -> int:
         return total_steps(self.job, self.reader.steps_per_epoch)
 
-    def fit(self, progress: Progress, log: RunLog | None) -> tuple[Progress, str]:
+    def fit(self, progress: Progress, log: RunLog | None, gauge: Gauge) -> tuple[Progress, str]:
         """Train to the end, to the end of validation's patience, or to a request to stop; its last step is saved."""
         train = pipeline(self.trainee)
-        outcome = self._steps(train, progress, log)
+        outcome = self._steps(train, progress, log, gauge)
         detach(train)
         return outcome
 
-    def _steps(self, train: Pipeline, progress: Progress, log: RunLog | None) -> tuple[Progress, str]:
+    def _steps(self, train: Pipeline, progress: Progress, log: RunLog | None, gauge: Gauge) -> tuple[Progress, str]:
         settings, steps = self.job.train, self.steps
         validate_every = settings.validation.every or self.reader.steps_per_epoch
         position, on_gpu = self.reader.position(progress.step), self.trainee.device.type == "cuda"
         meter = Meter(self.reader, self.trainee.device, progress.step, steps)
+        gauge.restart_clock()
         batches = meter.waiting(self.reader.batches(position, pinned=on_gpu))
         known = self.unused_files() if log else set()
         while progress.step < steps:
@@ -105,6 +109,7 @@ class Training:
             last = progress.step == steps
             if progress.step % settings.log_every == 0 or last:
                 record, stop = meter.record(progress.step, self.run.stop.exists())
+                gauge.seconds.append(self.reader.batch_size / record["samples_per_second"])
                 if log:
                     log.write(record)
             if log and progress.step % self.reader.steps_per_epoch == 0:

@@ -1,5 +1,7 @@
 """What the data say about look-ups, as a planner is told of it."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -15,7 +17,7 @@ def test_a_cache_of_all_rows_misses_nothing_and_none_misses_all() -> None:
     assert found.expected_miss_rate(0.0) == pytest.approx(1.0)
     assert found.expected_miss_rate(1.0) == 0.0
     rates = [found.expected_miss_rate(share) for share in np.linspace(0, 1, 30)]
-    assert all(more >= less for more, less in zip(rates, rates[1:], strict=False))
+    assert all(more >= less for more, less in itertools.pairwise(rates))
 
 
 def test_distinct_rows_of_a_step_are_those_that_a_draw_finds() -> None:
