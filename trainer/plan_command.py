@@ -19,7 +19,9 @@ DEFAULT_GPU = "h100"
 
 
 def plan(
-    job: Annotated[Path, typer.Argument(metavar="JOB", help="job file; its data need not be there")],
+    job: Annotated[
+        Path | None, typer.Argument(metavar="JOB", help="job file; its data need not be there", show_default=False)
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="PATH=VALUE", help="override one value of the job file; repeatable"),
@@ -48,6 +50,12 @@ def plan(
     rehearse: Annotated[
         bool, typer.Option("--rehearse", help="let TorchRec shard the slowest and the fullest rank, without memory")
     ] = False,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="measure this machine; write a file for --gpu and cluster.device"
+        ),
+    ] = None,
     page: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="write a page with pictures")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -62,6 +70,11 @@ def plan(
     from asymdiffrec.trainer import planning
     from asymdiffrec.trainer.job import read_job
 
+    if calibrate is not None:
+        _calibrate(calibrate, as_json)
+        return
+    if job is None:
+        raise InputError("plan: which job? name its file, or a file for --calibrate")
     for name, value in (("--nodes", nodes), ("--gpus-per-node", gpus_per_node)):
         if value is not None and value < 1:
             raise InputError(f"{name} {value}: at least one is needed")
@@ -111,6 +124,25 @@ def plan(
             status.update("rehearsing")
             notes.append(_rehearsed(solution))
     _answer(config, solution, changes, notes, page, as_json)
+
+
+def _calibrate(file: Path, as_json: bool) -> None:
+    import yaml
+
+    from asymdiffrec.embeddings.planner.calibrate import calibrate
+
+    with console.status("measuring") as status:
+        device = calibrate(file.stem, lambda what: status.update(f"measuring {what}"))
+    figures = device.model_dump()
+    file.write_text(yaml.safe_dump(figures, sort_keys=False))
+    if as_json:
+        print_json(figures)
+        return
+    units = {"memory": "GB", "host_memory": "GB", "flops": "TFLOP/s"}
+    for name, value in figures.items():
+        if isinstance(value, float) and value:
+            console.print(f"{name} {value:.4g} {units.get(name, 'GB/s')}", highlight=False)
+    console.print(f"Use it with: asymdiffrec plan JOB --gpu {file}", soft_wrap=True)
 
 
 def _learned(job: Job) -> tuple[Learned | None, list[str]]:
