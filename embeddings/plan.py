@@ -25,10 +25,10 @@ from asymdiffrec.embeddings.planner.default import plan_default
 from asymdiffrec.embeddings.planner.dense import DenseWork
 from asymdiffrec.embeddings.planner.devices import DEVICES, GB, Cluster, Device, device_of
 from asymdiffrec.embeddings.planner.fast import pinned, plan_fast
-from asymdiffrec.embeddings.planner.loads import Loads, loads
+from asymdiffrec.embeddings.planner.memory import TableMemory, table_memory
 from asymdiffrec.embeddings.planner.search import TooLargeError
 from asymdiffrec.embeddings.planner.sharder import TableSharder
-from asymdiffrec.embeddings.planner.step import StepTime, step_time
+from asymdiffrec.embeddings.planner.step import StepTime, TableTimes, step_time, table_times
 from asymdiffrec.embeddings.planner.tables import PlannedTable, planned_tables, table_configs
 from asymdiffrec.embeddings.planner.ways import Way, ways
 from asymdiffrec.embeddings.tables import TablesConfig
@@ -127,16 +127,17 @@ class Solution:
     seconds: float
 
     @cached_property
-    def loads(self) -> Loads:
-        return loads(self.options, self.problem.topology)
+    def memory(self) -> TableMemory:
+        return table_memory(self.options, self.problem.topology)
+
+    @cached_property
+    def times(self) -> TableTimes:
+        return table_times(self.options, self.problem.cluster.ranks)
 
     @cached_property
     def step(self) -> StepTime:
-        return step_time(self.loads, self.problem.dense, self.problem.cluster)
-
-    @property
-    def samples_per_second(self) -> float:
-        return 1000 * self.problem.samples * self.problem.cluster.ranks / self.step.milliseconds
+        problem = self.problem
+        return step_time(self.times, problem.dense, problem.cluster, problem.samples * problem.cluster.ranks)
 
 
 def solve(problem: Problem, planner: str = "fast") -> Solution:

@@ -9,32 +9,32 @@ import numpy as np
 
 from asymdiffrec.embeddings.plan import Solution, describe_plan
 from asymdiffrec.embeddings.planner.devices import GB
-from asymdiffrec.embeddings.planner.loads import BYTES, TIMES, shard_bytes, shard_times
+from asymdiffrec.embeddings.planner.memory import shard_bytes
 
 
 def plan_document(solution: Solution) -> dict[str, Any]:
     """`fits`, `world_size`, the `cluster`, the step's time in `step_milliseconds` and by its parts in `step`,
     `samples_per_second`, what each of `ranks` holds and does, what each of `tables` is and costs, and what `binds`.
 
-    Times are milliseconds and sizes are bytes. A rank's `step_milliseconds` are the step's without the waiting for
-    other ranks; its `memory_bytes` are all that a step needs there, with what is held in reserve.
+    Times are milliseconds and sizes are bytes. A rank's `step_milliseconds` are the step's without its waiting for
+    ranks whose tables take longer, its `..._ms` what its tables take at the device's nominal figures; its
+    `memory_bytes` are all that a step needs there, with what is held in reserve.
     """
-    problem, step, loads = solution.problem, solution.step, solution.loads
+    problem, step, memory, times = solution.problem, solution.step, solution.memory, solution.times
     cluster, device = problem.cluster, problem.cluster.device
-    spared = (loads.milliseconds.max() - loads.milliseconds) / max(loads.milliseconds.max(), 1e-12)
-    tables_part = step.lookups + step.communication + step.launches
     shared = problem.dense_bytes + problem.reserved_bytes
+    working = step.milliseconds - _waiting(solution)
     return {
         "fits": True,
         "world_size": cluster.ranks,
         "local_world_size": cluster.per_node,
         "cluster": {"nodes": cluster.nodes, "gpus_per_node": cluster.per_node, "gpu": device.name},
-        "batch_size": problem.samples * cluster.ranks,
+        "batch_size": step.batch_size,
         "planner": solution.planner,
         "planner_seconds": solution.seconds,
         "step_milliseconds": step.milliseconds,
-        "samples_per_second": solution.samples_per_second,
-        "imbalance": step.imbalance / step.milliseconds,
+        "samples_per_second": step.samples_per_second,
+        "imbalance": step.imbalance,
         "step": asdict(step),
         "device_bytes": round(device.memory * GB),
         "dense_bytes": problem.dense_bytes,
@@ -42,19 +42,38 @@ def plan_document(solution: Solution) -> dict[str, Any]:
         "ranks": [
             {
                 "rank": rank,
-                "memory_bytes": round(float(loads.device_bytes[rank])) + shared,
-                "step_milliseconds": step.milliseconds - float(spared[rank]) * tables_part,
-                **{f"{name}_bytes": round(float(value)) for name, value in zip(BYTES, loads.bytes[rank], strict=True)},
-                **{f"{name}_ms": float(value) for name, value in zip(TIMES, loads.times[rank], strict=True)},
+                "memory_bytes": round(float(memory.device[rank])) + shared,
+                "step_milliseconds": float(working[rank]),
+                **{f"{name}_bytes": round(float(values[rank])) for name, values in vars(memory).items()},
+                **{f"{name}_ms": float(values[rank]) for name, values in vars(times).items()},
             }
             for rank in range(cluster.ranks)
         ],
         "tables": [
-            {**described, **costs}
-            for described, costs in zip(describe_plan(solution), _table_costs(solution), strict=True)
+            described | costs for described, costs in zip(describe_plan(solution), _table_costs(solution), strict=True)
         ],
         "binds": what_binds(solution),
     }
+
+
+def _waiting(solution: Solution) -> np.ndarray:
+    """Milliseconds of a step that each rank waits for others, [ranks]: what it takes less than the slowest, summed."""
+    step, times = solution.step, solution.times
+    phases = (times.forward, times.backward, times.forward_communication, times.backward_communication)
+    slack = sum((phase.max() - phase for phase in phases), start=np.zeros_like(times.forward))
+    longest = sum(float(phase.max()) for phase in phases)
+    return slack * ((step.forward + step.backward + step.communication) / longest if longest else 0.0)
+
+
+def shard_milliseconds(solution: Solution, table: str) -> dict[int, float]:
+    """What a table's shards take on each rank that has one."""
+    (option,) = [option for option in solution.options if option.name == table]
+    found: dict[int, float] = {}
+    for shard in option.shards:
+        assert shard.perf is not None
+        assert shard.rank is not None
+        found[shard.rank] = found.get(shard.rank, 0.0) + shard.perf.total
+    return found
 
 
 def _table_costs(solution: Solution) -> list[dict[str, Any]]:
@@ -63,15 +82,13 @@ def _table_costs(solution: Solution) -> list[dict[str, Any]]:
     options = {option.name: option for option in solution.options}
     found = []
     for table in solution.problem.tables:
-        option = options[table.name]
-        size = sum(shard_bytes(option, shard, device)[: BYTES.index("activations")].sum() for shard in option.shards)
-        host = sum(shard_bytes(option, shard, device)[BYTES.index("host")] for shard in option.shards)
+        sizes = [shard_bytes(options[table.name], shard, device) for shard in options[table.name].shards]
         found.append(
             {
                 "pooling_factors": list(table.pooling),
-                "bytes": round(float(size)),
-                "host_bytes": round(float(host)),
-                "milliseconds": max(float(shard_times(shard).sum()) for shard in option.shards),
+                "bytes": round(sum(weights + state for weights, state, _, _ in sizes)),
+                "host_bytes": round(sum(host for *_, host in sizes)),
+                "milliseconds": max(shard_milliseconds(solution, table.name).values()),
             }
         )
     return found
@@ -80,28 +97,25 @@ def _table_costs(solution: Solution) -> list[dict[str, Any]]:
 def what_binds(solution: Solution) -> dict[str, Any]:
     """The rank that makes the step as long as it is, its most costly table, and the resource that it needs most of;
     and the rank whose memory is fullest, and the share of it that is taken."""
-    problem, loads, step = solution.problem, solution.loads, solution.step
-    slowest = int(loads.milliseconds.argmax())
-    costs = {
-        option.name: sum(float(shard_times(shard).sum()) for shard in option.shards if shard.rank == slowest)
-        for option in solution.options
-    }
+    problem, step = solution.problem, solution.step
+    slowest = int(solution.times.milliseconds.argmax())
+    costs = {table.name: shard_milliseconds(solution, table.name).get(slowest, 0.0) for table in problem.tables}
     table = max(costs, key=lambda name: costs[name])
     several = problem.cluster.nodes > 1
     parts = {
-        "memory bandwidth of look-ups": step.lookups,
+        "memory bandwidth for look-ups": step.forward + step.backward,
         "bandwidth between machines" if several else "bandwidth between GPUs": step.communication,
         "the dense part": step.dense,
-        "summing gradients of the dense part": step.all_reduce,
-        "launches": step.launches,
-        "the fixed cost of a step": step.fixed,
+        "the all-reduce of dense gradients": step.all_reduce,
+        "the distribution of ids": step.input_distribution,
+        "the fixed cost of a step": step.overhead,
     }
-    held = loads.device_bytes + problem.dense_bytes + problem.reserved_bytes
+    held = solution.memory.device + problem.dense_bytes + problem.reserved_bytes
     return {
         "rank": slowest,
         "table": table,
         "table_milliseconds": costs[table],
         "resource": max(parts, key=lambda name: parts[name]),
-        "fullest_rank": int(np.argmax(held)),
+        "fullest_rank": int(held.argmax()),
         "memory_share": float(held.max() / (problem.cluster.device.memory * GB)),
     }

@@ -36,7 +36,7 @@ class Gauge:
 
         `step_milliseconds` is the median of the logged intervals. `memory_bytes` of each rank are the plan's without
         its reserve, and what the worker holds more than before the model was built; on a GPU the most that was
-        allocated. `imbalance` is 1 - mean / max over the ranks: of the plan, of the time that a rank's tables take; as
+        allocated. `imbalance` is 1 - mean / max over the ranks: of the plan, of the look-ups; as
         measured, of the processor time of the workers, None on GPUs. A collective call.
         """
         own = (self._held() - self._memory, time.process_time() - self._cpu)
@@ -46,7 +46,7 @@ class Gauge:
             return None
         busy = [seconds for _, seconds in everywhere]
         planned = [rank["memory_bytes"] - plan["reserved_bytes"] for rank in plan["ranks"]]
-        tables = [sum(value for name, value in rank.items() if name.endswith("_ms")) for rank in plan["ranks"]]
+        tables = [rank["forward_ms"] + rank["backward_ms"] for rank in plan["ranks"]]
         return {
             "step_milliseconds": {
                 "planned": plan["step_milliseconds"],

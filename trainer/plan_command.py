@@ -52,9 +52,7 @@ def plan(
     ] = False,
     calibrate: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="measure this machine; write a file for --gpu and cluster.device"
-        ),
+        typer.Option(metavar="FILE", help="measure this machine; write a file for --gpu and cluster.device"),
     ] = None,
     page: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="write a page with pictures")] = None,
     as_json: AsJson = False,
@@ -225,7 +223,7 @@ def _sweep(
 def _figures(solution: Solution) -> dict[str, Any]:
     from asymdiffrec.embeddings.plan_document import what_binds
 
-    rate = solution.samples_per_second
+    rate = solution.step.samples_per_second
     return {
         "step_milliseconds": solution.step.milliseconds,
         "samples_per_second": rate,

@@ -89,7 +89,7 @@ def _ranks(document: Mapping[str, Any]) -> Table:
             f"{document['dense_bytes'] / GB:.3g}",
             f"{document['reserved_bytes'] / GB:.3g}",
             f"{rank['step_milliseconds']:.3f}",
-            f"{rank['forward_ms'] + rank['prefetch_ms']:.3f}",
+            f"{rank['forward_ms']:.3f}",
             f"{rank['backward_ms']:.3f}",
             f"{rank['forward_communication_ms'] + rank['backward_communication_ms']:.3f}",
         )
@@ -99,8 +99,8 @@ def _ranks(document: Mapping[str, Any]) -> Table:
 def summary(document: Mapping[str, Any]) -> list[str]:
     """The step in a few lines."""
     step, binds, cluster = document["step"], document["binds"], document["cluster"]
-    parts = ("lookups", "communication", "launches", "dense", "all_reduce", "fixed")
-    shares = ", ".join(f"{name.replace('_', '-')} {step[name]:.3g}" for name in parts)
+    parts = ("forward", "backward", "communication", "dense", "all_reduce", "input_distribution", "overhead")
+    shares = ", ".join(f"{name.replace('_', ' ')} {step[name]:.3g}" for name in parts)
     return [
         f"{cluster['nodes']} x {cluster['gpus_per_node']} {cluster['gpu']}: a step of {document['batch_size']:,} "
         f"samples takes {document['step_milliseconds']:.3g} ms, {document['samples_per_second']:,.0f} samples/s",
@@ -237,10 +237,9 @@ def _pictures(document: Mapping[str, Any]) -> list[str]:
         **{name: [size / GB] * len(ranks) for name, size in shared.items()},
     }
     time = {
-        "forward": [rank["forward_ms"] + rank["prefetch_ms"] for rank in ranks],
+        "forward": [rank["forward_ms"] for rank in ranks],
         "backward": [rank["backward_ms"] for rank in ranks],
         "communication": [rank["forward_communication_ms"] + rank["backward_communication_ms"] for rank in ranks],
-        "launches": [rank["launches_ms"] for rank in ranks],
     }
     pictures = []
     for title, unit, parts, limit in (

@@ -116,8 +116,8 @@ def advice(
 
     def gain(change: Change) -> float:
         assert change.solution is not None
-        rate = change.solution.samples_per_second / before.samples_per_second
-        memory = before.loads.device_bytes.max() / max(change.solution.loads.device_bytes.max(), 1.0)
+        rate = change.solution.step.samples_per_second / before.step.samples_per_second
+        memory = before.memory.device.max() / max(change.solution.memory.device.max(), 1.0)
         return max(math.log(rate), 0.1 * math.log(memory))
 
     return sorted((change for change in found if gain(change) > 0.01), key=lambda change: -gain(change))
@@ -180,7 +180,7 @@ def _costly(job: Job, solution: Solution | None, most: int = 2) -> Iterator[tupl
 
         order = sorted(fields, key=size, reverse=True)
     else:
-        slowest = int(solution.loads.milliseconds.argmax())
+        slowest = int(solution.times.milliseconds.argmax())
         costs = {
             option.name: sum(shard.perf.total for shard in option.shards if shard.rank == slowest and shard.perf)
             for option in solution.options
@@ -223,13 +223,13 @@ def explained(error: DoesNotFitError, changes: Sequence[Change], cluster: Cluste
 def describe_change(change: Change, before: Solution | None) -> dict[str, Any]:
     """A change with its effect: of samples a second and of the fullest rank's memory, as a ratio to those before."""
     assert change.solution is not None
-    held = change.solution.loads.device_bytes.max()
+    held = change.solution.memory.device.max()
     effect = {
-        "samples_per_second": change.solution.samples_per_second,
+        "samples_per_second": change.solution.step.samples_per_second,
         "step_milliseconds": change.solution.step.milliseconds,
         "table_bytes": round(float(held)),
     }
     if before is not None:
-        effect["rate_ratio"] = change.solution.samples_per_second / before.samples_per_second
-        effect["memory_ratio"] = float(held / max(before.loads.device_bytes.max(), 1.0))
+        effect["rate_ratio"] = change.solution.step.samples_per_second / before.step.samples_per_second
+        effect["memory_ratio"] = float(held / max(before.memory.device.max(), 1.0))
     return {"change": change.what, "settings": list(change.settings), **effect}

@@ -108,7 +108,8 @@ class Traffic(TorchDispatchMode):
         super().__init__()
         self._values: list[_Value] = []
         self._current: dict[int, _Value] = {}
-        self._alive: list[Tensor] = []  # so that no storage's address is used again
+        # So that no address is used again; not the tensors, whose gradients autograd copies where others hold them.
+        self._alive: list[torch.UntypedStorage] = []
         self._kernels = 0
 
     @property
@@ -119,7 +120,7 @@ class Traffic(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         operands = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        self._alive += [*operands, *results]
+        self._alive += [value.untyped_storage() for value in (*operands, *results)]
         is_view = {_storage(value) for value in results} <= {_storage(value) for value in operands}
         if func._schema.is_mutable or not is_view:
             self._record(operands, results, _is_fused(func))

@@ -1,74 +1,154 @@
-"""How long a training step takes: the slowest rank's tables, the dense part, and the gradients that all ranks add up.
+"""How long a training step takes: the tables' times by TorchRec, the dense part, and what hides behind what.
 
-T = S / e + t_0, where S is what the parts take at the figures of the data sheets, e the share of those that real
-training reaches, and t_0 what a step costs whatever its size. docs/step-time.md says where it holds.
+The parts follow one another, in a device's efficiency e, after a fixed time t0: T = S / e + t0, with
+
+    S = look-ups forward + vectors exchanged + dense part + all-reduce + gradients exchanged + look-ups backward
+
+- every exchange makes all ranks wait for the slowest, so each part takes what it takes on the slowest rank;
+- gradients of the dense part are added up while its backward pass, two thirds of it, goes on: what is longer shows;
+- ids of the next batch are distributed during the step, on links that are busy with the rest: what is longer shows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+import numpy as np
+from torchrec.distributed.planner.types import ShardingOption
 
 from asymdiffrec.embeddings.planner.dense import DenseWork
 from asymdiffrec.embeddings.planner.devices import GB, Cluster
-from asymdiffrec.embeddings.planner.loads import Loads
 
-EFFICIENCY = {"cuda": 0.65, "cpu": 1.0}
-FIXED = {"cuda": 0.37, "cpu": 0.0}
-"""Milliseconds. Both for GPUs were fitted on two published trainings; figures of a CPU are measured, not nominal."""
+BACKWARD = 2 / 3
+"""Of the dense part: of a layer's three matrix products, two are of the backward pass"""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What of a data sheet's figures a step reaches, and what it takes however small it is."""
+
+    efficiency: float
+    overhead: float
+    """Milliseconds"""
+
+
+CALIBRATIONS = {"cuda": Calibration(efficiency=0.630, overhead=0.696), "cpu": Calibration(efficiency=1.0, overhead=0.0)}
+"""By kind of device. For `cuda` from two published MLPerf figures, as `benchmarks/plan_world.py` says; for `cpu` none
+are published."""
+
+
+@dataclass(frozen=True)
+class TableTimes:
+    """Milliseconds that each rank's shards take by TorchRec's estimate, each [ranks]."""
+
+    forward: np.ndarray
+    """Look-ups, and fetches for caches"""
+    forward_communication: np.ndarray
+    backward: np.ndarray
+    """Look-ups and updates"""
+    backward_communication: np.ndarray
+    input_distribution: np.ndarray
+
+    @property
+    def milliseconds(self) -> np.ndarray:
+        """What a rank does while others may wait for it, [ranks]."""
+        return self.forward + self.forward_communication + self.backward + self.backward_communication
+
+
+def table_times(options: Iterable[ShardingOption], ranks: int) -> TableTimes:
+    """The times of a plan whose shards have their ranks and estimates, as `plan_fast` gives them.
+
+    TorchRec has every shard receive a table's ids; here one that holds a share of the rows receives that share.
+    """
+    times = TableTimes(*np.zeros((5, ranks)))
+    for option in options:
+        for shard in option.shards:
+            perf, rank = shard.perf, shard.rank
+            assert perf is not None
+            assert rank is not None
+            times.forward[rank] += perf.fwd_compute + perf.prefetch_compute
+            times.forward_communication[rank] += perf.fwd_comms
+            times.backward[rank] += perf.bwd_compute
+            times.backward_communication[rank] += perf.bwd_comms
+            times.input_distribution[rank] += perf.input_dist_comms * shard.size[0] / option.tensor.shape[0]
+    return times
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """Milliseconds of a step by its parts; all of them are of the rank whose tables take the longest."""
+    """Milliseconds of a step by part; of what runs beside something longer only the rest is counted."""
 
-    lookups: float
-    """Look-ups, their backward pass and update, and caches"""
+    forward: float
+    """Look-ups on the slowest rank"""
+    backward: float
+    """Look-ups and updates on the slowest rank"""
     communication: float
-    """Embeddings and their gradients between ranks"""
-    launches: float
-    """What shards cost by their number"""
+    """Of embeddings and their gradients"""
     dense: float
     all_reduce: float
-    """Of the gradients of dense parameters"""
-    fixed: float
-    imbalance: float
-    """Of these milliseconds, what the average rank waits for the slowest"""
+    """Beyond the dense part's backward pass"""
+    input_distribution: float
+    """Beyond the rest of the step"""
+    overhead: float
+    waiting: float
+    """Of forward, backward and communication, what the slowest rank takes more than the mean one"""
+    batch_size: int
+    """Of all ranks"""
 
     @property
     def milliseconds(self) -> float:
-        return self.lookups + self.communication + self.launches + self.dense + self.all_reduce + self.fixed
+        """The sum of the parts."""
+        tables = self.forward + self.backward + self.communication
+        return tables + self.dense + self.all_reduce + self.input_distribution + self.overhead
+
+    @property
+    def samples_per_second(self) -> float:
+        return 1000 * self.batch_size / self.milliseconds
+
+    @property
+    def imbalance(self) -> float:
+        """Share of the step that is lost because tables do not take all ranks the same time."""
+        return self.waiting / self.milliseconds
 
 
-def step_time(loads: Loads, dense: DenseWork, cluster: Cluster) -> StepTime:
-    """The step of ranks with such loads, each with the dense work, on a cluster."""
-    kind = cluster.device.kind
-    efficiency = EFFICIENCY[kind]
-    slowest = int(loads.milliseconds.argmax())
-    waiting = float(loads.milliseconds.max() - loads.milliseconds.mean())
+def step_time(
+    tables: TableTimes, dense: DenseWork, cluster: Cluster, batch_size: int, calibration: Calibration | None = None
+) -> StepTime:
+    """The time of a step with a global batch of `batch_size`, of which a rank's `dense` has its share.
 
-    def of(*names: str) -> float:
-        return float(sum(loads.time(name)[slowest] for name in names)) / efficiency
-
+    `calibration` is that of the device's kind where none is given.
+    """
+    reached = calibration or CALIBRATIONS[cluster.device.kind]
+    phases = (tables.forward, tables.backward, tables.forward_communication, tables.backward_communication)
+    forward, backward, *exchanges = (float(phase.max()) for phase in phases)
+    communication = sum(exchanges)
+    reduction, computed = _all_reduce(dense.gradients, cluster), _dense(dense, cluster)
+    exposed = max(0.0, reduction - BACKWARD * computed)
+    links = communication + reduction + float(tables.input_distribution.max())
+    late = max(0.0, links - (forward + backward + communication + computed + exposed))
+    waiting = sum(float(phase.max() - phase.mean()) for phase in phases)
     return StepTime(
-        lookups=of("forward", "backward", "prefetch"),
-        communication=of("forward_communication", "backward_communication"),
-        launches=of("launches"),
-        dense=dense_milliseconds(dense, cluster) / efficiency,
-        all_reduce=all_reduce_milliseconds(dense.gradients, cluster) / efficiency,
-        fixed=FIXED[kind],
-        imbalance=waiting / efficiency,
+        forward=forward / reached.efficiency,
+        backward=backward / reached.efficiency,
+        communication=communication / reached.efficiency,
+        dense=computed / reached.efficiency,
+        all_reduce=exposed / reached.efficiency,
+        input_distribution=late / reached.efficiency,
+        overhead=reached.overhead,
+        waiting=waiting / reached.efficiency,
+        batch_size=batch_size,
     )
 
 
-def dense_milliseconds(dense: DenseWork, cluster: Cluster) -> float:
-    """Bytes through the device's memory, and operations, one after the other."""
+def _dense(work: DenseWork, cluster: Cluster) -> float:
+    """Milliseconds at the device's figures; matrix products do not overlap with what is bound by memory."""
     device = cluster.device
-    return 1000 * (dense.bytes / (device.bandwidth * GB) + dense.flops / (device.flops * 1e12))
+    return 1000 * (work.flops / (device.flops * 1e12) + work.bytes / (device.bandwidth * GB))
 
 
-def all_reduce_milliseconds(gradients: float, cluster: Cluster) -> float:
-    """A ring within each machine, and a ring of machines to which each device brings its part."""
-    device, local, nodes = cluster.device, cluster.per_node, cluster.nodes
-    within = 2 * (local - 1) / local * gradients / (device.link * GB)
-    between = 2 * (nodes - 1) / nodes * gradients / local / (device.nic * GB)
-    return 1000 * (within + between)
+def _all_reduce(size: int, cluster: Cluster) -> float:
+    """Milliseconds for `size` bytes on each rank: in rings within machines, then of like ranks across machines."""
+    within, across = ((count - 1) / count for count in (cluster.per_node, cluster.nodes))
+    device = cluster.device
+    return 1000 * 2 * size / GB * (within / device.link + across / (cluster.per_node * device.nic))

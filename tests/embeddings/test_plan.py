@@ -187,7 +187,9 @@ def test_a_plan_of_something_else_is_refused():
 def test_a_document_adds_up():
     document = plan_document(solve(problem(ROWS, cluster(4, 2, "cuda"), 64)))
     json.dumps(document, allow_nan=False)
-    assert document["step_milliseconds"] == pytest.approx(max(one["step_milliseconds"] for one in document["ranks"]))
+    assert document["step_milliseconds"] >= max(one["step_milliseconds"] for one in document["ranks"])
+    parts = [value for name, value in document["step"].items() if name not in ("waiting", "batch_size")]
+    assert document["step_milliseconds"] == pytest.approx(sum(parts))
     assert document["samples_per_second"] == pytest.approx(256_000 / document["step_milliseconds"])
     weights = sum(rank["weights_bytes"] for rank in document["ranks"])
     assert weights >= 4 * 64 * sum(ROWS.values())  # replicas count each
@@ -195,7 +197,8 @@ def test_a_document_adds_up():
         parts = sum(rank[f"{name}_bytes"] for name in ("weights", "state", "activations"))
         shared = document["dense_bytes"] + document["reserved_bytes"]
         assert rank["memory_bytes"] == pytest.approx(parts + shared, abs=3)
-    assert document["ranks"][document["binds"]["rank"]]["step_milliseconds"] == document["step_milliseconds"]
+    slowest = max(document["ranks"], key=lambda rank: rank["step_milliseconds"])["step_milliseconds"]
+    assert document["ranks"][document["binds"]["rank"]]["step_milliseconds"] == pytest.approx(slowest)
 
 
 def test_kernels_in_host_memory_make_room():

@@ -1,0 +1,155 @@
+"""The step's time of a plan beside what others measured: MLPerf's DLRM-DCNv2 in HugeCTR, by number and kind of GPU.
+
+Two of the published figures fit the model's two parameters, the rest is a test. It fails on machines whose GPUs are
+joined by PCIe alone, and was not made for NVL72; those are shown without a goal. See docs/step-time.md.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from asymdiffrec.diffusion.extractors.dcn import Cross
+from asymdiffrec.diffusion.layers import perceptron
+from asymdiffrec.embeddings.planner.dense import DenseWork, dense_work
+from asymdiffrec.embeddings.planner.devices import DEVICES, Cluster, Device
+from asymdiffrec.embeddings.planner.fast import plan_fast
+from asymdiffrec.embeddings.planner.sharder import TableSharder
+from asymdiffrec.embeddings.planner.step import CALIBRATIONS, Calibration, StepTime, step_time, table_times
+from asymdiffrec.embeddings.quiet import quiet_torchrec
+from asymdiffrec.embeddings.tables import TablesConfig
+from benchmarks._report import Result, arguments, show
+from benchmarks._tables import dcn
+from benchmarks.plans import RESERVED, planned_tables
+
+DIM, TABLES, NUMBERS = 128, 26, 13
+WITHIN = 0.2
+
+
+@dataclass(frozen=True)
+class Published:
+    """Throughput of a cluster, in million samples a second."""
+
+    name: str
+    device: Device
+    nodes: int
+    per_node: int
+    batch_size: int
+    throughput: float
+
+    @property
+    def cluster(self) -> Cluster:
+        return Cluster(self.device, self.nodes, self.per_node)
+
+    @property
+    def milliseconds(self) -> float:
+        return self.batch_size / self.throughput / 1000
+
+
+A100, H100, H200, B200, L40 = (DEVICES[name] for name in ("a100-80", "h100", "h200", "b200", "l40"))
+FITTED = (
+    Published("8 x A100-80", A100, 1, 8, 55296, 6.39),
+    Published("8 x B200", B200, 1, 8, 55296, 22.9),
+)
+"""The longest and the shortest step on one machine with NVLink: one tells the efficiency, the other the overhead"""
+TEST = (
+    Published("4 x H100", H100, 1, 4, 28000, 6.29),
+    Published("8 x H100", H100, 1, 8, 55296, 13.5),
+    Published("8 x H200", H200, 1, 8, 55296, 14.3),
+    Published("64 x H100", H100, 8, 8, 135168, 46.8),
+    Published("128 x H100", H100, 16, 8, 135168, 63.0),
+    Published("8 x L40", L40, 1, 8, 55296, 2.1),
+)
+GB200 = B200.model_copy(update={"flops": 2450.0})
+FURTHER = (
+    Published("8 x H100 on 2 machines", H100, 2, 4, 55296, 8.95),
+    Published("4 x H100, batch 32,768", H100, 1, 4, 32768, 5.69),
+    Published("4 x H100, batch 49,152", H100, 1, 4, 49152, 7.34),
+    Published("16 x H200", H200, 2, 8, 65536, 16.27),
+    Published("32 x H200", H200, 4, 8, 131200, 30.8),
+    Published("8 x GB200", GB200, 1, 8, 55296, 23.8),
+)
+"""Looked at after model and fit were settled"""
+A100_PCIE = A100.model_copy(update={"bandwidth": 1935.0, "link": 32.0})
+H100_PCIE = H100.model_copy(update={"bandwidth": 2000.0, "flops": 756.0, "link": 64.0})
+BEYOND = (
+    Published("8 x A100 PCIe", A100_PCIE, 1, 8, 55296, 1.29),
+    Published("8 x H100 PCIe", H100_PCIE, 1, 8, 55296, 4.53),
+    Published("64 x GB200, NVL72", GB200, 1, 64, 135168, 83.8),
+)
+"""Machines that the model does not describe"""
+
+
+class DenseDCN(nn.Module):
+    """The dense part: 13 numbers through 512-256-128, three crosses of rank 512, then 1024-1024-512-256-1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        columns = (1 + TABLES) * DIM
+        self.bottom = nn.Sequential(perceptron([NUMBERS, 512, 256, DIM]), nn.ReLU())
+        self.crosses = nn.ModuleList(Cross(columns, 512) for _ in range(3))
+        self.top = perceptron([columns, 1024, 1024, 512, 256, 1])
+
+    def forward(self, numbers: Tensor, vectors: Tensor, label: Tensor) -> Tensor:
+        crossed = x_0 = torch.cat([self.bottom(numbers), vectors], dim=1)
+        for cross in self.crosses:
+            crossed = cross(x_0, crossed)
+        return binary_cross_entropy_with_logits(self.top(crossed).squeeze(1), label)
+
+
+def dense_dcn(batch_size: int) -> DenseWork:
+    """In fp16, updated in fp32 by Adagrad, on one rank's samples."""
+    with torch.device("meta"):
+        module = DenseDCN().half()
+        numbers, label = torch.empty(batch_size, NUMBERS).half(), torch.empty(batch_size).half()
+        vectors = torch.empty(batch_size, TABLES * DIM).half().requires_grad_()
+    return dense_work(module, [numbers, vectors, label])
+
+
+def predicted(published: Published, calibration: Calibration | None = None) -> StepTime:
+    """The step of our plan for the cluster."""
+    cluster, tables = published.cluster, dcn()
+    topology, model, batch_size = cluster.topology(RESERVED), tables.model(), published.batch_size // cluster.ranks
+    sharder = TableSharder(TablesConfig(communication="fp16"), "cuda")
+    _, options = plan_fast(model, planned_tables(tables, model), topology, batch_size, sharder)
+    times = table_times(options, cluster.ranks)
+    return step_time(times, dense_dcn(batch_size), cluster, published.batch_size, calibration)
+
+
+def fitted(first: Published, second: Published) -> Calibration:
+    """e and t0 of T = S / e + t0 that give two published times."""
+    ideal = Calibration(efficiency=1.0, overhead=0.0)
+    sums = [predicted(one, ideal).milliseconds for one in (first, second)]
+    slope = (first.milliseconds - second.milliseconds) / (sums[0] - sums[1])
+    return Calibration(1 / slope, first.milliseconds - slope * sums[0])
+
+
+def measure(quick: bool) -> Iterator[Result]:
+    found, built_in = fitted(*FITTED), CALIBRATIONS["cuda"]
+    yield Result("efficiency e", found.efficiency, "", "built in", built_in.efficiency)
+    yield Result("overhead t0", found.overhead, "ms", "built in", built_in.overhead)
+    for published in (*FITTED, *TEST[:1]) if quick else (*FITTED, *TEST, *FURTHER, *BEYOND):
+        million = predicted(published).samples_per_second / 1e6
+        note = "fitted" if published in FITTED else "outside the model" if published in BEYOND else ""
+        holds = None if note else abs(million / published.throughput - 1) <= WITHIN
+        goal = note or f"within {WITHIN:.0%}"
+        yield Result(published.name, million, "M samples/s", "published", published.throughput, goal, holds)
+
+
+def main() -> None:
+    quiet_torchrec()
+    logging.disable(logging.WARNING)
+    options = arguments(__doc__ or "")
+    with Console(stderr=True).status("planning"):
+        results = list(measure(options.quick))
+    show([replace(result, holds=None) for result in results] if options.quick else results, options.json)
+
+
+if __name__ == "__main__":
+    main()
