@@ -23,8 +23,8 @@ class Batch(Pipelineable):
     """B samples. Rows from `counted` on are padding of the last batches of an evaluation: fields missing, weight 0."""
 
     ids: KeyedJaggedTensor
-    """id and id_list fields, already rows of their tables; a missing field is a bag of length 0. With weights where a
-    list of the schema has them: then every id has one, which includes the division of lists pooled by mean"""
+    """id and id_list fields, in the ranges of `Schema.id_range`; a missing field is a bag of length 0. With weights
+    where a list of the schema has them: then every id has one, which includes the division of lists pooled by mean"""
     numbers: torch.Tensor
     """[B, number fields], standardised; 0 where missing"""
     missing: torch.Tensor
@@ -129,13 +129,13 @@ def _fill_ids(
     together = room.empty(torch.int64, int(most.sum()))
     ends = together.data_ptr() + 8 * starts
     places = []  # of each key's first value, [keys, S]
-    for key, field in enumerate(fields):
+    for key, (name, field) in enumerate(schema.hashed.items()):
         found, offsets = sources[key]
         places.append((ends - together.data_ptr()) // 8)
         lengths, missing, word = (
             _addresses(parts["lengths"], key),
             _addresses(parts["missing"], key),
-            row_type(field.rows),
+            row_type(schema.id_range(name)),
         )
         if isinstance(field, IdListConfig):
             gather.fill_lists(found, offsets, order, ends, lengths, missing, word)

@@ -71,22 +71,25 @@ def id_rows(
     vocabulary: Vocabulary | None,
     place: str,
     row_of: Callable[[int], int] = lambda index: index,
+    id_range: int | None = None,
 ) -> np.ndarray:
     """Rows of the field's table, [V] int32 or int64, for a column of integers or strings; -1 where it is null.
 
-    Ids outside the field's vocabulary are one id. `seed` is the table's. `row_of` gives the row of a value for
-    messages; it is the value's own index where a row has one value.
+    Hashed to `id_range` values in place of the table's rows where it is given. Ids outside the field's vocabulary are
+    one id. `seed` is the table's. `row_of` gives the row of a value for messages; it is the value's own index where a
+    row has one value.
     """
     column = _typed(column)
     if _is_in_dictionary(column) and field.values == "string" and field.hash:
-        return taken(id_rows(column.dictionary, field, seed, vocabulary, place), column.indices)
+        entries = id_rows(column.dictionary, field, seed, vocabulary, place, id_range=id_range)
+        return taken(entries, column.indices)
     if column.type == pa.int64() and field.values == "int" and vocabulary is None:
         ids = column
     else:
         numbers = as_int64(column, field.values, place, row_of)
         ids = _as_missing(vocabulary.fold(numbers) if vocabulary else numbers, column)
     if field.hash:
-        return hash_rows(ids, seed, field.rows)
+        return hash_rows(ids, seed, id_range or field.rows)
     rows = ids.fill_null(-1).to_numpy()
     wrong = (rows >= field.rows) | (rows < -1) | ((rows == -1) & validity(column))
     if wrong.any():
@@ -191,6 +194,7 @@ def id_lists(
     seed: int,
     vocabulary: Vocabulary | None,
     place: str,
+    id_range: int | None = None,
 ) -> tuple[pa.Array, pa.Array | None]:
     """The lists of a column as lists of rows of the table, and their weights, where there are, as such lists.
 
@@ -209,7 +213,7 @@ def id_lists(
     def row_of(index: int) -> int:
         return int(np.searchsorted(ends, index, side="right"))
 
-    found = pa.array(id_rows(values, field, seed, vocabulary, place, row_of))
+    found = pa.array(id_rows(values, field, seed, vocabulary, place, row_of, id_range))
     lists = pa.LargeListArray.from_arrays(offsets, found)
     if shares is None:
         return lists, None

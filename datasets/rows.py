@@ -18,7 +18,7 @@ from asymdiffrec.datasets.schema import IdListConfig, Schema, table_seed
 class Rows:
     """R samples, as an Arrow record batch whose columns are, in this order:
 
-    - the id and id_list fields of the schema, as rows of their tables, int32 or int64: -1 where an id is missing;
+    - the id and id_list fields of the schema, hashed, int32 or int64: -1 where an id is missing;
       lists, empty where they are missing;
     - for each list with weights, in the same order, lists of as many float32;
     - the number fields: float32, standardised, NaN where missing;
@@ -69,14 +69,14 @@ def decode(table: pa.Table, schema: Schema, place: str, labelled: bool) -> Rows:
     weights: list[pa.Array] = []
     for name, field in schema.hashed.items():
         array, where = arrays[schema.column(name)], f"{place}, column {schema.column(name)}"
-        seed, vocabulary = table_seed(schema.table(name)), schema.vocabulary(name)
+        seed, vocabulary, id_range = table_seed(schema.table(name)), schema.vocabulary(name), schema.id_range(name)
         if isinstance(field, IdListConfig):
             weighing = arrays[field.weights] if field.weights else None
-            lists, shares = columns.id_lists(array, weighing, field, seed, vocabulary, where)
+            lists, shares = columns.id_lists(array, weighing, field, seed, vocabulary, where, id_range)
             ids.append(lists)
             weights += [shares] if shares is not None else []
         else:
-            ids.append(pa.array(columns.id_rows(array, field, seed, vocabulary, where)))
+            ids.append(pa.array(columns.id_rows(array, field, seed, vocabulary, where, id_range=id_range)))
     numbers = [
         columns.standardised(
             arrays[schema.column(name)], field, schema.moments(name), f"{place}, column {schema.column(name)}"

@@ -129,6 +129,8 @@ class Schema:
     fields: Mapping[str, IdConfig | IdListConfig | NumberConfig]
     data: DataConfig
     learned: Learned | None = None
+    id_ranges: Mapping[str, int] | None = None
+    """How many values the ids of a table are hashed to, by its name, where these are not its rows"""
 
     @property
     def names(self) -> list[str]:
@@ -142,6 +144,10 @@ class Schema:
     @cached_property
     def numbers(self) -> dict[str, NumberConfig]:
         return {name: field for name, field in self.fields.items() if isinstance(field, NumberConfig)}
+
+    def id_range(self, name: str) -> int:
+        """The ids of a field, as a batch has them, are in [0, id_range)."""
+        return (self.id_ranges or {}).get(self.table(name), self.hashed[name].rows)
 
     def column(self, name: str) -> str:
         return self.fields[name].column or name

@@ -47,22 +47,26 @@ def table_key(seed: int, table: str) -> int:
     return int(splitmix64(seed, torch.tensor(_signed(table_seed(table)))))
 
 
-@torch.no_grad()
-def fill(block: torch.Tensor, std: float, seed: int, table: str, row: int = 0, column: int = 0) -> None:
-    """Write the initial weights of rows [row, row + R) and columns [column, column + D) of a table into `block` [R, D].
+def draw(numbers: torch.Tensor, columns: int, std: float, seed: int, table: str, column: int = 0) -> torch.Tensor:
+    """Initial weights of the rows with some numbers [R] int64: columns [column, column + D) of each, [R, D] float32.
 
     Uniform in [-a, a] with a = std * sqrt(3), so of standard deviation `std`. The 24 random bits are taken at the
     middle of their interval, which makes the distribution symmetric and exact in float32.
     """
+    places = torch.arange(column, column + columns, device=numbers.device)
+    bits = _shifted(splitmix64(table_key(seed, table), numbers.unsqueeze(1) * COLUMNS + places), 40)
+    return (2 * bits + 1 - (1 << 24)).to(torch.float32) * (std * math.sqrt(3) / (1 << 24))
+
+
+@torch.no_grad()
+def fill(block: torch.Tensor, std: float, seed: int, table: str, row: int = 0, column: int = 0) -> None:
+    """Write the initial weights of rows [row, row + R) and columns [column, column + D) of a table into `block` [R, D],
+    as `draw` gives them."""
     rows, columns = block.shape
     if not block.numel():
         return
-    key = table_key(seed, table)
-    scale = std * math.sqrt(3) / (1 << 24)
-    places = torch.arange(column, column + columns, device=block.device)
     step = max(1, CHUNK // columns)
     for first in range(0, rows, step):
         count = min(step, rows - first)
-        numbers = torch.arange(row + first, row + first + count, device=block.device).unsqueeze(1)
-        bits = _shifted(splitmix64(key, numbers * COLUMNS + places), 40)
-        block[first : first + count] = (2 * bits + 1 - (1 << 24)).to(torch.float32) * scale
+        numbers = torch.arange(row + first, row + first + count, device=block.device)
+        block[first : first + count] = draw(numbers, columns, std, seed, table, column)

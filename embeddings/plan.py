@@ -105,6 +105,12 @@ class Problem:
     def _check_has_way(self, table: PlannedTable, kinds: list[str]) -> None:
         if self._has_way(table):
             return
+        if table.block > 1:
+            whole = table.block * self.cluster.ranks
+            raise ValueError(
+                f"tables.per_table.{table.name}: {table.rows} rows; with collision: managed on {self.cluster.ranks} "
+                f"ranks a table needs a multiple of {whole}, such as {-(-table.rows // whole) * whole}"
+            )
         asked = " or ".join(table.sharding) + (f" on {table.parts} ranks" if table.parts else "")
         free = [kind for kind in kinds if self._has_way(replace(table, sharding=[kind]))]
         raise ValueError(

@@ -11,6 +11,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import ShardingEnv, ShardingPlan
 
 from asymdiffrec.embeddings import initial
+from asymdiffrec.embeddings.managed.lookup import ManagedSharder, reset_rows
 from asymdiffrec.embeddings.planner.sharder import TableSharder
 from asymdiffrec.embeddings.state import local_parts, table_weights
 from asymdiffrec.embeddings.tables import TablesConfig
@@ -33,8 +34,11 @@ def shard(
     env = ShardingEnv.from_process_group(group or dist.group.WORLD)
     with warnings.catch_warnings(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # TorchRec passes it on
-        sharded = DistributedModelParallel(model, env, device, plan, [TableSharder(config, device.type)])
-    for table, weight in table_weights(sharded).items():
+        sharder = TableSharder(config, device.type)
+        sharded = DistributedModelParallel(model, env, device, plan, [sharder, ManagedSharder(sharder)])
+    weights = table_weights(sharded)
+    for table, weight in weights.items():
         for block, row, column in local_parts(weight):
             initial.fill(block, config.init_std, seed, table, row, column)
+    reset_rows(sharded, weights, config.init_std, seed)
     return sharded

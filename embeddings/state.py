@@ -11,6 +11,7 @@ from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import KeyedOptimizer
 
+from asymdiffrec.embeddings.managed.lookup import managed_state
 from asymdiffrec.embeddings.optimizers import STATES, OptimizerConfig
 
 
@@ -26,6 +27,13 @@ def table_weights(model: DistributedModelParallel) -> dict[str, torch.Tensor]:
     return weights
 
 
+def look_up_state(model: DistributedModelParallel) -> dict[str, torch.Tensor]:
+    """What of `table_state` is needed to look up: `TABLE.weight` of every table, and `TABLE.ids` of managed ones."""
+    weights = table_weights(model)
+    ids = {name: tensor for name, tensor in managed_state(model, weights).items() if name.endswith(".ids")}
+    return {f"{table}.weight": weight for table, weight in weights.items()} | ids
+
+
 def local_parts(weight: torch.Tensor) -> Iterator[tuple[torch.Tensor, int, int]]:
     """What this rank holds of a table: blocks, each with its first row and column."""
     if not isinstance(weight, ShardedTensor):
@@ -39,7 +47,8 @@ def local_parts(weight: torch.Tensor) -> Iterator[tuple[torch.Tensor, int, int]]
 def table_state(
     model: DistributedModelParallel, optimizer: KeyedOptimizer, config: OptimizerConfig
 ) -> dict[str, torch.Tensor]:
-    """`TABLE.weight` and `TABLE.STATE` (`sum`; `exp_avg` and `exp_avg_sq`) of every table, the same keys on every rank.
+    """`TABLE.weight` and `TABLE.STATE` (`sum`; `exp_avg` and `exp_avg_sq`) of every table, the same keys on every rank;
+    of managed tables their ids too, see `managed_state`.
 
     `optimizer` is that of `tables_optimizer`. The tensors are the live ones, sharded or plain: saved from and loaded
     into by `torch.distributed.checkpoint`, whatever plan and number of ranks wrote them. The one exception is
@@ -49,13 +58,13 @@ def table_state(
     for key, tensors in optimizer.state_dict()["state"].items():
         table = key.split(".")[-2]  # PATH.embedding_bags.TABLE.weight
         held |= {(table, name): tensor for name, tensor in zip(STATES[config.name], tensors.values(), strict=True)}
-    state = {}
-    for table, weight in table_weights(model).items():
+    state, weights = {}, table_weights(model)
+    for table, weight in weights.items():
         state[f"{table}.weight"] = weight
         for name in STATES[config.name]:
             tensor = held.get((table, name))
             state[f"{table}.{name}"] = _held_elsewhere(weight, config) if tensor is None else tensor
-    return state
+    return state | managed_state(model, weights)
 
 
 def _held_elsewhere(weight: torch.Tensor, config: OptimizerConfig) -> ShardedTensor:

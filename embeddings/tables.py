@@ -14,6 +14,8 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from asymdiffrec.datasets.schema import Config, IdListConfig, Schema
 from asymdiffrec.embeddings.initial import COLUMNS
+from asymdiffrec.embeddings.managed.ids import ManagedConfig
+from asymdiffrec.embeddings.managed.lookup import ManagedTables
 from asymdiffrec.embeddings.optimizers import AdagradConfig, OptimizerConfig, update_in_backward
 
 ShardingType = Literal[
@@ -45,6 +47,18 @@ class TableConfig(Config):
     )
     ranks: int | None = Field(None, gt=0, description="how many ranks hold a part of it")
     dtype: Dtype | None = Field(None, description="type of its weights, where it is not that of the others")
+    collision: Literal["hash", "managed"] = Field(
+        "hash",
+        description="ids share rows as their hash has it; managed: ids seen often have rows to themselves, see managed",
+    )
+
+    @model_validator(mode="after")
+    def _managed_is_row_wise(self) -> Self:
+        asked = {"sharding": self.sharding not in ((), ("row_wise",)), "kernel": self.kernel not in (None, "fused")}
+        for name, wrong in {**asked, "ranks": self.ranks is not None}.items():
+            if self.collision == "managed" and wrong:
+                raise ValueError(f"{name}: a table with collision: managed is row_wise and fused, on all ranks")
+        return self
 
 
 class TablesConfig(Config):
@@ -61,6 +75,7 @@ class TablesConfig(Config):
         "fp32", description="how embeddings travel between ranks; with fp16 their gradients do as bf16, on CPUs as fp16"
     )
     per_table: dict[str, TableConfig] = Field({}, description="what is particular to a table, by its name")
+    managed: ManagedConfig = Field(ManagedConfig(), description="of the tables with `collision: managed`")
     allow_column_split: bool = Field(
         False,
         description="let rowwise_adagrad split columns: each split then keeps a state of its own, so losses depend on "
@@ -82,6 +97,10 @@ class TablesConfig(Config):
                     "allow_column_split: true"
                 )
         return self
+
+    @property
+    def managed_tables(self) -> list[str]:
+        return sorted(name for name, table in self.per_table.items() if table.collision == "managed")
 
     def of(self, table: str) -> TableConfig:
         return self.per_table.get(table, TableConfig())
@@ -149,7 +168,7 @@ class NumberEmbeddings(nn.Module):
 
 
 class FieldColumns(nn.Module):
-    """Puts the embeddings of all fields side by side, in the schema's order.
+    """Puts the embeddings of all fields side by side, in the schema's order: those of one look-up or of two.
 
     A list that is pooled by mean is divided here: TorchRec 1.8 divides a split bag by the wrong length under
     grid_shard, and lists of other tables too where a plan splits the rows of a table that has a mean. Where ids have
@@ -168,13 +187,13 @@ class FieldColumns(nn.Module):
         self.numbers = NumberEmbeddings(number_widths, std) if number_widths else None
 
     def forward(
-        self, sums: KeyedTensor, ids: KeyedJaggedTensor, numbers: torch.Tensor, missing: torch.Tensor
+        self, sums: Sequence[KeyedTensor], ids: KeyedJaggedTensor, numbers: torch.Tensor, missing: torch.Tensor
     ) -> torch.Tensor:
         """The sums of `ids`, `numbers` [B, number fields] and `missing` [B, N] to [B, sum D_n]."""
-        if sums.keys() == self.hashed and not self.means:
-            parts = [sums.values()]
+        if sums[0].keys() == self.hashed and not self.means:
+            parts = [sums[0].values()]
         else:
-            embedding = sums.to_dict()
+            embedding = {name: pooled for part in sums for name, pooled in part.to_dict().items()}
             lengths = dict(zip(ids.keys(), ids.lengths().view(len(ids.keys()), -1, 1), strict=True))
             parts = [
                 embedding[name] / lengths[name].clamp(min=1) if name in self.means else embedding[name]
@@ -195,8 +214,11 @@ class FieldTables(nn.Module):
     def __init__(self, schema: Schema, config: TablesConfig) -> None:
         super().__init__()
         tables = embedding_bag_configs(schema, config)
-        self.ids = EmbeddingBagCollection(tables=tables, is_weighted=schema.weighted, device=torch.device("meta"))
-        update_in_backward(config.optimizer, self.ids.parameters())
+        hashed = [table for table in tables if config.of(table.name).collision == "hash"]
+        managed = [table for table in tables if config.of(table.name).collision == "managed"]
+        self.ids = EmbeddingBagCollection(hashed, schema.weighted, torch.device("meta")) if hashed else None
+        self.managed = ManagedTables(managed, config.managed, schema.weighted) if managed else None
+        update_in_backward(config.optimizer, self.parameters())
         number_widths = [field.embedding_dim or config.embedding_dim for field in schema.numbers.values()]
         self.columns = FieldColumns(schema, number_widths, config.init_std)
         self.widths = [table.embedding_dim for table in tables for _ in table.feature_names] + number_widths
@@ -204,7 +226,9 @@ class FieldTables(nn.Module):
     def forward(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """A batch with `ids`, `numbers` and `missing` to (clean [B, sum D_n], missing [B, N]); zeros where missing.
 
-        Without control flow, and with all arithmetic in a submodule: TorchRec's pipelines trace it to find the input
-        of the look-up.
+        Without control flow on what a batch has, and with all arithmetic in a submodule: TorchRec's pipelines trace it
+        to find the input of the look-up.
         """
-        return self.columns(self.ids(batch.ids), batch.ids, batch.numbers, batch.missing), batch.missing
+        sums = [self.ids(batch.ids)] if self.ids else []
+        sums += [self.managed(batch.ids)[0]] if self.managed else []
+        return self.columns(sums, batch.ids, batch.numbers, batch.missing), batch.missing

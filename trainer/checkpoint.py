@@ -13,7 +13,7 @@ from typing import Any
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
-from asymdiffrec.embeddings.state import table_state, table_weights
+from asymdiffrec.embeddings.state import look_up_state, table_state
 from asymdiffrec.trainer.build import Trainee
 
 
@@ -96,10 +96,9 @@ def read_progress(folder: Path) -> Progress:
 
 
 def _weights(trainee: Trainee) -> dict[str, Any]:
-    """The live weights under their canonical names."""
+    """The live weights under their canonical names, and what else a look-up needs."""
     dense = {name: parameter.detach() for name, parameter in trainee.dense.items()}
-    tables = {f"{table}.weight": weight for table, weight in table_weights(trainee.model).items()}
-    return {"tables": tables, "dense": dense}
+    return {"tables": look_up_state(trainee.model), "dense": dense}
 
 
 def _state(trainee: Trainee) -> dict[str, Any]:

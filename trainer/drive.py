@@ -26,7 +26,7 @@ from asymdiffrec.trainer.run import Run
 
 FIXED = (
     *("data.lanes", "data.window", "fields", "model", "train.seed", "train.batch_size"),
-    *("tables.embedding_dim", "tables.optimizer.name"),
+    *("tables.embedding_dim", "tables.optimizer.name", "tables.managed", "tables.managed_tables"),
     *("diffusion.variant", "diffusion.denoiser_hidden", "diffusion.step_in_extractor"),
 )
 """Values on which a checkpoint's shapes or the order of the samples depend: they are a run's for good."""

@@ -6,17 +6,19 @@ import difflib
 import types
 import typing
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from asymdiffrec.cluster.launch import ClusterConfig
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.schema import Config, FieldsConfig, Learned
+from asymdiffrec.datasets.schema import Config, FieldsConfig, Learned, Schema
 from asymdiffrec.datasets.shards import filesystem_of, part_of, shown
 from asymdiffrec.diffusion.model import DiffusionConfig, ModelConfig
+from asymdiffrec.embeddings.managed.ids import WAYS, id_range
 from asymdiffrec.embeddings.tables import TablesConfig
 
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -55,6 +57,30 @@ class Job(FieldsConfig):
     diffusion: DiffusionConfig = DiffusionConfig()
     train: TrainConfig = TrainConfig()
     cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _managed_tables_can_be(self) -> Self:
+        for name, field in self.to_schema().hashed.items():
+            table = field.table or name
+            if table not in self.tables.managed_tables:
+                continue
+            if not field.hash:
+                raise ValueError(f"fields.{name}.hash: false, but tables.per_table.{table}.collision is managed")
+            if field.rows % WAYS:
+                nearest = -(-field.rows // WAYS) * WAYS
+                raise ValueError(
+                    f"fields.{name}.rows: {field.rows}; a table with collision: managed needs a multiple of {WAYS}, "
+                    f"such as {nearest}"
+                )
+        return self
+
+    def to_schema(self, learned: Learned | None = None) -> Schema:
+        """As `FieldsConfig.to_schema`; ids of managed tables keep apart, whatever rows there are."""
+        schema = super().to_schema(learned)
+        managed = {
+            name: schema.table(name) for name in schema.hashed if schema.table(name) in self.tables.managed_tables
+        }
+        return replace(schema, id_ranges={table: id_range(schema.hashed[name].rows) for name, table in managed.items()})
 
     def location(self, part: str) -> str:
         """The path or URI of a part of the data: train, valid, test or schema.yaml."""

@@ -19,6 +19,7 @@ from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.reader import EvaluationReader, TrainingReader, Worker
 from asymdiffrec.datasets.schema import Learned, Schema
 from asymdiffrec.datasets.shards import added_files, open_shards
+from asymdiffrec.embeddings.managed.lookup import take_counts
 from asymdiffrec.embeddings.quiet import quiet_torchrec
 from asymdiffrec.trainer import checkpoint
 from asymdiffrec.trainer.build import (
@@ -110,6 +111,7 @@ class Training:
             if progress.step % settings.log_every == 0 or last:
                 record, stop = meter.record(progress.step, self.run.stop.exists())
                 gauge.seconds.append(self.reader.batch_size / record["samples_per_second"])
+                record |= take_counts(self.trainee.model)
                 if log:
                     log.write(record)
             if log and progress.step % self.reader.steps_per_epoch == 0:

@@ -11,6 +11,7 @@ from torchrec.distributed.planner.storage_reservations import FixedPercentageSto
 from torchrec.distributed.planner.types import ParameterConstraints, PlannerError, ShardingOption, Topology
 from torchrec.distributed.types import CacheParams, ModuleSharder, ShardingPlan
 
+from asymdiffrec.embeddings.managed.lookup import ManagedSharder
 from asymdiffrec.embeddings.planner.search import TooLargeError
 from asymdiffrec.embeddings.planner.tables import PlannedTable
 
@@ -48,7 +49,7 @@ def plan_default(
         timeout_seconds=PATIENCE,
     )
     try:
-        plan = planner.plan(model, [sharder])
+        plan = planner.plan(model, [sharder, ManagedSharder(sharder)])
     except PlannerError as error:
         raise TooLargeError([]) from error
     assert planner._best_plan is not None

@@ -72,10 +72,16 @@ class StateStorageEstimator(EmbeddingStorageEstimator):
                     )
 
 
+def bytes_beside(weight: torch.Tensor, rows: int) -> int:
+    """Of the ids that a managed table keeps of some of its rows."""
+    return int(rows * getattr(weight, "bytes_beside_row", 0))
+
+
 def state_beyond_estimate(weight: torch.Tensor, size: Sequence[int], device: str, kernel: str) -> Storage:
-    """Bytes of optimizer state of a shard of `size` that TorchRec's estimate leaves out, where they lie."""
+    """Bytes of optimizer state, and of ids of managed rows, of a shard of `size`, which TorchRec's estimate leaves out,
+    where they lie."""
     (optimizer,) = getattr(weight, "_optimizer_classes", [None])
     elements = math.ceil(math.prod(size) * _get_optimizer_multipler(optimizer, weight.shape))
-    beyond = elements * (STATE_BYTES - weight.element_size())
+    beyond = elements * (STATE_BYTES - weight.element_size()) + bytes_beside(weight, size[0])
     on_device = device != "cpu" and kernel in ("fused", "dense")
     return Storage(hbm=beyond if on_device else 0, ddr=0 if on_device else beyond)

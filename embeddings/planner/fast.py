@@ -20,6 +20,7 @@ from torchrec.distributed.planner.types import (
 from torchrec.distributed.planner.utils import build_sharder_data
 from torchrec.distributed.types import CacheParams, ModuleSharder, ShardingPlan
 
+from asymdiffrec.embeddings.managed.lookup import ManagedSharder
 from asymdiffrec.embeddings.planner.estimators import estimators
 from asymdiffrec.embeddings.planner.search import Capacity, search
 from asymdiffrec.embeddings.planner.tables import PlannedTable
@@ -71,7 +72,7 @@ def pinned(
         storage_reservation=FixedPercentageStorageReservation(percentage=0.0),
         stats=[],
     )
-    plan = planner.plan(model, [sharder])
+    plan = planner.plan(model, [sharder, ManagedSharder(sharder)])
     assert planner._best_plan is not None
     return plan, planner._best_plan
 

@@ -10,7 +10,7 @@ import numpy as np
 from torchrec.distributed.planner.shard_estimators import _get_optimizer_multipler
 from torchrec.distributed.planner.types import Shard, ShardingOption, Topology
 
-from asymdiffrec.embeddings.planner.estimators import STATE_BYTES
+from asymdiffrec.embeddings.planner.estimators import STATE_BYTES, bytes_beside
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class TableMemory:
 
     weights: np.ndarray
     state: np.ndarray
-    """Of the optimizer"""
+    """Of the optimizer, and the ids of managed rows"""
     activations: np.ndarray
     """Ids and embeddings in flight"""
     host: np.ndarray
@@ -52,6 +52,7 @@ def shard_bytes(option: ShardingOption, shard: Shard, device: str) -> tuple[floa
     share = _share_on_device(option)
     weights = elements * option.tensor.element_size() * share
     state = elements * _get_optimizer_multipler(optimizer, option.tensor.shape) * STATE_BYTES * share
+    state += bytes_beside(option.tensor, shard.size[0])
     total = storage.ddr if device == "cpu" else storage.hbm
     return weights, state, max(0.0, total - weights - state), 0 if device == "cpu" else storage.ddr
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -27,19 +27,29 @@ def rehearse(
     sharder: EmbeddingBagCollectionSharder,
     world_size: int,
     local_world_size: int,
-    ranks: Iterable[int],
+    ranks: Collection[int],
 ) -> None:
     """Shard the tables of `model` on each of `ranks`, and compare what it holds with the plan.
 
     Tables that are replicated, which DDP would fill with numbers, and those in host memory, which need a GPU, are left
     out. There must be no process group. Raises ValueError where a rank holds other parts of a table than the plan says.
     """
-    (path, tables), *_ = [
-        (name, module) for name, module in model.named_modules() if isinstance(module, EmbeddingBagCollection)
-    ]
-    on_cpu = {
-        name: parameter for name, parameter in _on_cpu(plan).plan[path].items() if parameter.compute_kernel == "fused"
-    }
+    planned = _on_cpu(plan).plan
+    for path, module in model.named_modules():
+        if isinstance(module, EmbeddingBagCollection):
+            place = path.removesuffix("._embedding_module")  # of a look-up with managed collision
+            _rehearse(module, planned[place], sharder, world_size, local_world_size, ranks)
+
+
+def _rehearse(
+    tables: EmbeddingBagCollection,
+    plan: Any,
+    sharder: EmbeddingBagCollectionSharder,
+    world_size: int,
+    local_world_size: int,
+    ranks: Collection[int],
+) -> None:
+    on_cpu = {name: parameter for name, parameter in plan.items() if parameter.compute_kernel == "fused"}
     if not on_cpu:
         return
     configs = [config for config in tables.embedding_bag_configs() if config.name in on_cpu]

@@ -12,6 +12,7 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from asymdiffrec.datasets.schema import IdListConfig, Lookups, Schema
+from asymdiffrec.embeddings.managed.ids import WAYS
 from asymdiffrec.embeddings.tables import COLUMN_SPLITS, TablesConfig
 
 
@@ -36,6 +37,8 @@ class PlannedTable:
     """Whether its ids come with weights"""
     cache: CacheStatistics | None = None
     """How well its rows can be cached; unknown where there was no data"""
+    block: int = 1
+    """Rows that stay together: a part has a multiple of these"""
 
     @property
     def rows(self) -> int:
@@ -134,7 +137,8 @@ def _planned(
     kinds: Sequence[str],
 ) -> PlannedTable:
     asked = config.of(table.name)
-    kernels = [asked.kernel] if asked.kernel else list(config.kernels)
+    managed = asked.collision == "managed"
+    kernels = [asked.kernel] if asked.kernel else ["fused"] if managed else list(config.kernels)
     if device == "cpu" and kernels != ["fused"]:
         where = f"per_table.{table.name}.kernel" if asked.kernel else "kernels"
         raise ValueError(f"tables.{where}: {', '.join(kernels)} is for GPUs; on cpu there is fused alone")
@@ -142,10 +146,11 @@ def _planned(
         table.name,
         weight,
         pooling_factors(schema, table.feature_names),
-        asked.sharding or kinds,
+        asked.sharding or (["row_wise"] if managed else kinds),
         kernels,
         asked.ranks,
         split=any(kind in COLUMN_SPLITS for kind in asked.sharding),
         weighted=schema.weighted,
         cache=reuse(schema, table.feature_names, table.num_embeddings, samples),
+        block=WAYS if managed else 1,
     )

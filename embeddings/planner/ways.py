@@ -73,6 +73,7 @@ class Way:
             and least <= self.columns <= most
             and (self.columns == 1 or (table.dim % (4 * self.columns) == 0 and table.dim // self.columns >= narrowest))
             and have_rows(table.rows, self.row_parts(topology))
+            and (table.block == 1 or table.rows % (table.block * self.row_parts(topology)) == 0)
         )
 
 

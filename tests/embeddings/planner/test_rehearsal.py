@@ -22,6 +22,15 @@ def test_ranks_hold_what_the_plan_says(kind: str) -> None:
     rehearse(asked.model, found.plan, asked.sharder, 16, 8, range(0, 16, 5))
 
 
+@pytest.mark.parametrize("managed", [["user"], ["user", "item"]])
+def test_ranks_hold_their_part_of_managed_tables(managed: list[str]) -> None:
+    rows = {"user": 1 << 20, "item": 1 << 12}
+    asked = problem(rows, cluster(16, 8, "cuda"), 128, per_table={name: {"collision": "managed"} for name in managed})
+    found = solve(asked)
+    assert {option.name for option in found.options if option.sharding_type == "row_wise"} >= set(managed)
+    rehearse(asked.model, found.plan, asked.sharder, 16, 8, range(0, 16, 5))
+
+
 def test_a_shard_on_another_rank_is_found_out() -> None:
     asked = problem(ROWS, cluster(4, 4, "cuda"), 128, per_table={"user": {"sharding": "row_wise"}})
     plan = solve(asked).plan

@@ -1,0 +1,521 @@
+"""Managed collision: who gets a row, what happens to it, and that no number of ranks changes any of it.
+
+Run as a program, this file is one of two ranks.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from pydantic import ValidationError
+from torch import nn
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
+
+from asymdiffrec.datasets.batch import Batch
+from asymdiffrec.datasets.schema import FieldsConfig, Schema
+from asymdiffrec.embeddings import initial
+from asymdiffrec.embeddings.managed.ids import COUNTS, WAYS, ManagedConfig, ManagedIds, id_range
+from asymdiffrec.embeddings.managed.lookup import managed_ids, take_counts
+from asymdiffrec.embeddings.optimizers import tables_optimizer
+from asymdiffrec.embeddings.plan import Problem, agreed, local_cluster, solve
+from asymdiffrec.embeddings.planner.dense import DenseWork
+from asymdiffrec.embeddings.planner.devices import DEVICES, Cluster
+from asymdiffrec.embeddings.sharding import shard
+from asymdiffrec.embeddings.state import look_up_state, table_state, table_weights
+from asymdiffrec.embeddings.tables import FieldTables, TablesConfig
+
+CPU = torch.device("cpu")
+SEED, BATCH, STD = 5, 64, 0.05
+
+
+def universe(rows: int, count: int) -> torch.Tensor:
+    """Distinct ids of a table."""
+    return torch.randint(0, id_range(rows), (count,), generator=torch.Generator().manual_seed(rows))
+
+
+def skewed(ids: torch.Tensor, count: int, step: int) -> torch.Tensor:
+    """Some of `ids`, those in front more often."""
+    draw = torch.rand(count, generator=torch.Generator().manual_seed(step))
+    return ids[(len(ids) * draw**3).long()]
+
+
+def module(rows: int, **settings: object) -> ManagedIds:
+    return ManagedIds("user", rows, ManagedConfig.model_validate(settings), CPU)
+
+
+def rows_of(managed: ManagedIds, ids: torch.Tensor) -> torch.Tensor:
+    feature = JaggedTensor(ids, lengths=torch.ones(len(ids), dtype=torch.int64))
+    return managed({"user": feature})["user"].values()
+
+
+class Reference:
+    """The rules one id after the other, in dictionaries of [id, count, seen] in 63 places for each set."""
+
+    def __init__(self, rows: int, config: ManagedConfig):
+        self.config, self.step = config, 0
+        self.width = id_range(rows) // (rows // WAYS)
+        self.held = [[None] * (WAYS - 1) for _ in range(rows // WAYS)]
+        self.candidates = [[None] * (WAYS - 1) for _ in range(rows // WAYS)]
+        self.counted = Counter()
+
+    def find(self, places: list, one: int) -> list | None:
+        return next((entry for entry in places if entry and entry[0] == one), None)
+
+    def insert(self, places: list, one: int, count: int, policy: str) -> tuple[bool, bool]:
+        def score(entry: list | None) -> tuple:
+            return (0, 0) if entry is None else (entry[1], entry[2]) if policy == "lfu" else (entry[2], entry[1])
+
+        place = min(range(len(places)), key=lambda number: score(places[number]))
+        new, old = [one, count, self.step], places[place]
+        if score(new) <= score(old):
+            return False, False
+        places[place] = new
+        return True, old is not None
+
+    def learn(self, ids: list[int]) -> None:
+        self.step += 1
+        times, admitted, unknown = Counter(ids), {}, []
+        for one in sorted(times):
+            entry = self.find(self.held[one // self.width], one)
+            if entry:
+                entry[1], entry[2] = entry[1] + times[one], self.step
+            elif known := self.find(self.candidates[one // self.width], one):
+                known[1], known[2] = known[1] + times[one], self.step
+                admitted[one] = known[1]
+            else:
+                unknown.append(one)
+        for one in sorted(unknown, key=lambda one: (-times[one], one)):
+            admitted[one] = times[one]
+            if self.config.admit_after > 1:
+                self.insert(self.candidates[one // self.width], one, times[one], "lru")
+        for one, count in sorted(admitted.items(), key=lambda pair: (-pair[1], pair[0])):
+            if count < self.config.admit_after:
+                continue
+            placed, evicted = self.insert(self.held[one // self.width], one, count, self.config.eviction)
+            self.counted["insertions"] += placed
+            self.counted["evictions"] += evicted
+            self.counted["failed_inserts"] += not placed
+            places = self.candidates[one // self.width]
+            if placed and (entry := self.find(places, one)):
+                places[places.index(entry)] = None
+
+
+@pytest.mark.parametrize("eviction", ["lfu", "lru"])
+@pytest.mark.parametrize("admit_after", [1, 2, 4])
+def test_rows_go_to_the_ids_that_the_rules_name(eviction: str, admit_after: int) -> None:
+    rows = 128
+    managed = module(rows, admit_after=admit_after, eviction=eviction)
+    reference = Reference(rows, ManagedConfig(admit_after=admit_after, eviction=eviction))
+    ids, collisions = universe(rows, 900), 0
+    for step in range(30):
+        batch = skewed(ids, 400, step)
+        own = rows_of(managed, batch)
+        reference.learn(batch.tolist())
+        for store, expected in ((managed.held, reference.held), (managed.candidates, reference.candidates)):
+            if store is not None:
+                found = torch.stack([store.ids, store.counts, store.seen], dim=2).tolist()
+                assert found == [[entry or [-1, 0, 0] for entry in places] for places in expected]
+        collisions += int((own % WAYS == WAYS - 1).sum())
+    *counted, held = managed.take_counts().tolist()
+    assert dict(zip(COUNTS, counted, strict=True)) == {**reference.counted, "collisions": collisions}
+    assert held == sum(entry is not None for places in reference.held for entry in places)
+    assert reference.counted["evictions"] > 10
+    assert managed.take_counts().tolist() == [0, 0, 0, 0, held]
+
+
+def test_an_id_keeps_its_row_until_it_is_evicted() -> None:
+    rows = 128
+    managed, owner = module(rows, admit_after=2), {}
+    managed.reset = lambda rows, ids: owner.update(zip(rows.tolist(), ids.tolist(), strict=True))
+    ids = universe(rows, 900)
+    for step in range(30):
+        batch = skewed(ids, 100, step)
+        found = dict(zip(batch.tolist(), rows_of(managed, batch).tolist(), strict=True))
+        of_row = {row: one for one, row in found.items() if row % WAYS < WAYS - 1}
+        assert all(owner[row] == one for row, one in of_row.items())  # nobody else's, and reset when it was given
+        assert all(one >> 61 == row // WAYS for one, row in found.items())  # of the id's own set, shared row or not
+
+
+def test_a_row_is_given_after_so_many_sightings() -> None:
+    managed = module(64, admit_after=3)
+    one, other = universe(64, 2).tolist()
+    seen = [rows_of(managed, torch.tensor(batch))[0].item() for batch in ([one], [one, other], [one], [other, other])]
+    assert [row == WAYS - 1 for row in seen] == [True, True, False, False]
+
+
+def test_a_candidate_that_leaves_is_not_taken_for_its_successor() -> None:
+    managed = module(64, admit_after=4)
+    known, other = universe(64, WAYS).split(WAYS - 1)
+    rows_of(managed, known)
+    rows_of(managed, torch.cat([known, other.repeat(5)]))  # takes the place of one that was seen for the second time
+    assert managed.take_counts().tolist()[0] == 1
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_shards_do_together_what_one_does_alone(parts: int) -> None:
+    rows = 256
+    whole = module(rows)
+    segments = [rows * part // parts for part in range(parts + 1)]
+    shards = [whole.rebuild_with_output_id_range(pair, segments) for pair in pairwise(segments)]
+    ids = universe(rows, 1500)
+    for step in range(20):
+        batch = skewed(ids, 200, step)
+        expected = rows_of(whole, batch)
+        for number, one in enumerate(shards):
+            own = batch // (id_range(rows) // parts) == number
+            assert torch.equal(rows_of(one, batch[own]), expected[own])
+    for name, tensor in whole.state().items():
+        assert torch.equal(torch.cat([one.state()[name] for one in shards]), tensor)
+    assert torch.equal(sum(one.take_counts() for one in shards), whole.take_counts())
+
+
+def test_counts_do_not_overflow() -> None:
+    managed = module(64, admit_after=1)
+    one = universe(64, 1)
+    for _ in range(2):
+        rows_of(managed, one)
+        managed.held.counts[managed.held.counts > 0] = 2**26 - 1
+    assert managed.held.counts.max() == 2**26 - 1
+
+
+def schema(rows: int):
+    fields = {
+        "user": {"type": "id", "rows": rows},
+        "history": {"type": "id_list", "rows": rows, "table": "user"},
+        "item": {"type": "id", "rows": 30},
+        "tags": {"type": "id_list", "rows": 128, "embedding_dim": 8},
+    }
+    return FieldsConfig.model_validate({"fields": fields}).to_schema()
+
+
+def config(optimizer: str = "adagrad", collision: str = "managed", **managed: object) -> TablesConfig:
+    kinds = {"user": {"collision": collision}, "tags": {"collision": collision}}
+    return TablesConfig.model_validate(
+        {"optimizer": {"name": optimizer, "learning_rate": 0.05}, "per_table": kinds, "managed": managed}
+    )
+
+
+def batch(step: int, rows: int, count: int = 300) -> Batch:
+    """This rank's part of a global batch; `user` and `history` share a table."""
+    draw = torch.Generator().manual_seed(step)
+    lengths = torch.stack(
+        [torch.randint(0, longest + 1, (BATCH,), generator=draw) for longest in (1, 3, 1, 4)]  # of each field
+    )
+    users, tags = universe(rows, count), universe(128, 40)
+    values = [
+        skewed(users, lengths[0].sum(), 4 * step),
+        skewed(users, lengths[1].sum(), 4 * step + 1),
+        torch.randint(0, 30, (lengths[2].sum(),), generator=draw),
+        skewed(tags, lengths[3].sum(), 4 * step + 2),
+    ]
+    label = torch.bernoulli(torch.full((BATCH,), 0.4), generator=draw)
+    ranks, rank = dist.get_world_size(), dist.get_rank()
+    own = slice(rank * BATCH // ranks, (rank + 1) * BATCH // ranks)
+    bags = [torch.cat(part.split(length.tolist())[own]) for part, length in zip(values, lengths, strict=True)]
+    size = own.stop - own.start
+    return Batch(
+        ids=KeyedJaggedTensor(["user", "history", "item", "tags"], torch.cat(bags), lengths=lengths[:, own].flatten()),
+        numbers=torch.zeros(size, 0),
+        missing=(lengths[:, own] == 0).T,
+        label=label[own],
+        weight=torch.ones(size),
+        user=torch.zeros(size, dtype=torch.int64),
+        sample_index=torch.arange(size),
+        counted=size,
+    )
+
+
+class Model(nn.Module):
+    def __init__(self, tables: FieldTables):
+        super().__init__()
+        self.tables = tables
+        self.head = nn.Linear(sum(tables.widths), 1)
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        clean, missing = self.tables(batch)
+        loss = nn.functional.binary_cross_entropy_with_logits(self.head(clean).squeeze(1), batch.label)
+        return loss, missing
+
+
+def problem(model: nn.Module, fields: Schema, tables_config: TablesConfig, where: Cluster) -> Problem:
+    return Problem(model, fields, tables_config, where, BATCH, DenseWork(0, 0.0, 0.0, 0, 0))
+
+
+def make(rows: int, tables_config: TablesConfig, seed: int = SEED):
+    """A sharded model, whose head stays as it is, and the optimizer of its tables."""
+    torch.manual_seed(SEED)
+    model = Model(FieldTables(schema(rows), tables_config))
+    where = local_cluster("cpu", None, dist.get_world_size())
+    plan = agreed(lambda: solve(problem(model, schema(rows), tables_config, where)).plan)
+    sharded = shard(model, tables_config, plan, CPU, seed)
+    return sharded, tables_optimizer(sharded, tables_config.optimizer)
+
+
+def train(model, optimizer, steps, batches) -> list[float]:
+    losses = []
+    for step in steps:
+        optimizer.zero_grad()
+        loss, _ = model(batches(step))
+        loss.backward()
+        optimizer.step()
+        shared = loss.detach().clone()
+        dist.all_reduce(shared)
+        losses.append(shared.item() / dist.get_world_size())
+    return losses
+
+
+def small(step: int) -> Batch:
+    return batch(step, 128)
+
+
+def local(model, optimizer, tables_config) -> dict[str, torch.Tensor]:
+    """Copies of all that a rank holds of its tables."""
+    state = table_state(model, optimizer, tables_config.optimizer)
+    return {
+        name: (tensor.local_tensor() if isinstance(tensor, ShardedTensor) else tensor).clone()
+        for name, tensor in state.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def one_rank():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOCAL_WORLD_SIZE", "1")
+        patch.setenv("LOCAL_RANK", "0")
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        yield
+        dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_rank")
+@pytest.mark.parametrize("optimizer", ["adagrad", "rowwise_adagrad", "sgd"])
+def test_with_rows_enough_it_trains_as_a_table_without_collisions(optimizer: str) -> None:
+    rows = 1024
+    managed_config = config(optimizer, admit_after=1)
+    model, update = make(rows, managed_config)
+    losses = train(model, update, range(20), lambda step: batch(step, rows))
+    assert take_counts(model)["user/evictions"] == 0
+
+    distinct = {"user": universe(rows, 300).sort().values, "tags": universe(128, 40).sort().values}
+    plain_config = config(optimizer, "hash")
+    plain, plain_update = make(rows, plain_config)
+    for table, ids in distinct.items():
+        weight = table_weights(plain)[table].local_tensor()
+        weight[: len(ids)] = initial.draw(ids, weight.shape[1], STD, SEED, table)
+
+    def dense(step: int) -> Batch:
+        found = batch(step, rows)
+        keys = found.ids.keys()
+        table = dict(zip(keys, ("user", "user", None, "tags"), strict=True))
+        values = [
+            torch.searchsorted(distinct[table[key]], found.ids[key].values()) if table[key] else found.ids[key].values()
+            for key in keys
+        ]
+        found.ids = KeyedJaggedTensor(keys, torch.cat(values), lengths=found.ids.lengths())
+        return found
+
+    assert losses == pytest.approx(train(plain, plain_update, range(20), dense), abs=1e-6)
+    weights, other = (local(*one) for one in ((model, update, managed_config), (plain, plain_update, plain_config)))
+    for table, ids in distinct.items():
+        seen = managed_ids(model)[table].held.find(ids) >= 0
+        assert seen.sum() > 20
+        model.eval()
+        rows_held = rows_of(managed_ids(model)[table], ids)
+        for name in ("weight", "sum") if optimizer != "sgd" else ("weight",):
+            torch.testing.assert_close(
+                weights[f"{table}.{name}"][rows_held[seen]], other[f"{table}.{name}"][: len(ids)][seen]
+            )
+
+
+@pytest.mark.usefixtures("one_rank")
+@pytest.mark.parametrize(
+    ("optimizer", "dtype"), [("adagrad", "fp32"), ("rowwise_adagrad", "fp32"), ("adagrad", "fp16")]
+)
+def test_a_row_that_changes_hands_starts_anew(optimizer: str, dtype: str) -> None:
+    tables_config = config(optimizer, admit_after=1).model_copy(update={"dtype": dtype})
+    model, update = make(128, tables_config)
+    train(model, update, range(10), small)
+    before = local(model, update, tables_config)
+    loss, _ = model(small(10))  # rows change hands here, and nothing is learned yet
+    after = local(model, update, tables_config)
+    loss.backward()
+    changed = (after["user.ids"] != before["user.ids"]).nonzero()
+    ids, rows = after["user.ids"][tuple(changed.T)], changed @ torch.tensor([WAYS, 1])
+    assert (before["user.ids"][tuple(changed.T)] >= 0).any()
+    assert (before["user.sum"][rows] != 0).any()
+    drawn = initial.draw(ids, 16, STD, SEED, "user")
+    assert torch.equal(after["user.weight"][rows], drawn.half() if dtype == "fp16" else drawn)
+    assert (after["user.sum"][rows] == 0).all()
+    others = torch.ones(128, dtype=torch.bool)
+    others[rows] = False
+    for name in ("user.weight", "user.sum"):
+        assert torch.equal(after[name][others], before[name][others])
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_evaluation_changes_nothing() -> None:
+    tables_config = config()
+    model, update = make(128, tables_config)
+    train(model, update, range(5), small)
+    take_counts(model)
+    before = local(model, update, tables_config)
+    model.eval()
+    with torch.no_grad():
+        scores = [model(small(step))[0] for step in (7, 8, 7)]
+    assert scores[0] == scores[2]
+    after = local(model, update, tables_config)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert [value for name, value in take_counts(model).items() if not name.endswith("/ids")] == [0] * 8
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_the_pipeline_that_overlaps_batches_trains_alike() -> None:
+    tables_config = config()
+    expected = train(*make(128, tables_config), range(8), small)
+    model, update = make(128, tables_config)
+    pipeline, stream = TrainPipelineSparseDist(model, update, CPU), iter([small(step) for step in range(8)])
+    torch.manual_seed(0)
+    for loss in expected:
+        pipeline.progress(stream)
+        del loss
+    again, other = make(128, tables_config)
+    train(again, other, range(8), small)
+    mine, theirs = local(model, update, tables_config), local(again, other, tables_config)
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def save_and_go_on(folder: Path, eviction: str = "lfu") -> dict:
+    """Train, save, and train on: the losses and what was counted."""
+    tables_config = config(eviction=eviction)
+    model, update = make(128, tables_config)
+    losses = train(model, update, range(8), small)
+    counts = take_counts(model)
+    dcp.save(table_state(model, update, tables_config.optimizer), checkpoint_id=folder)
+    return {"losses": losses + train(model, update, range(8, 16), small), "counts": [counts, take_counts(model)]}
+
+
+def load_and_go_on(source: Path, eviction: str = "lfu") -> dict:
+    tables_config = config(eviction=eviction)
+    model, update = make(128, tables_config, seed=SEED)
+    dcp.load(table_state(model, update, tables_config.optimizer), checkpoint_id=source)
+    return {"losses": train(model, update, range(8, 16), small), "counts": [take_counts(model)]}
+
+
+def evaluate(source: Path) -> float:
+    model, _ = make(128, config("sgd"), seed=SEED + 1)
+    dcp.load(look_up_state(model), checkpoint_id=source)
+    model.eval()
+    loss = model(small(30))[0].detach()
+    dist.all_reduce(loss)
+    return loss.item() / dist.get_world_size()
+
+
+def run_rank(rank: int, folder: Path) -> None:
+    dist.init_process_group("gloo", store=dist.FileStore(str(folder / "store"), 2), rank=rank, world_size=2)
+    report = {"saved": {}, "loaded": {}}
+    for eviction in ("lfu", "lru"):
+        report["saved"][eviction] = save_and_go_on(folder / f"two-{eviction}", eviction)
+        report["loaded"][eviction] = load_and_go_on(folder / f"one-{eviction}", eviction)
+    report["evaluated"] = evaluate(folder / "one-lfu")
+    try:
+        make(64, config())
+    except ValueError as error:
+        report["error"] = str(error)
+    (folder / f"rank{rank}.json").write_text(json.dumps(report))
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_two_ranks_do_what_one_does_and_load_what_it_saved(tmp_path: Path) -> None:
+    alone = {eviction: save_and_go_on(tmp_path / f"one-{eviction}", eviction) for eviction in ("lfu", "lru")}
+    settings = {"GLOO_SOCKET_IFNAME": "lo", "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank), str(tmp_path)],
+            env=os.environ | settings | {"LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        for rank in ranks:
+            _, errors = rank.communicate(timeout=100)
+            assert rank.returncode == 0, errors
+    finally:
+        for rank in ranks:
+            rank.kill()
+    reports = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
+    assert reports[0] == reports[1]
+    for eviction, own in alone.items():
+        assert own["counts"][1]["user/evictions"] > 0
+        pair = reports[0]["saved"][eviction], reports[0]["loaded"][eviction]
+        for found, start in ((pair[0], 0), (pair[1], 8), (load_and_go_on(tmp_path / f"two-{eviction}", eviction), 8)):
+            assert found["losses"] == pytest.approx(own["losses"][start:], abs=1e-6)
+            assert found["counts"] == own["counts"][start // 8 :]
+    assert reports[0]["evaluated"] == pytest.approx(evaluate(tmp_path / "two-lfu"), abs=1e-6)
+    assert reports[0]["error"].startswith("tables.per_table.user: 64 rows; with collision: managed on 2 ranks")
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_a_checkpoint_of_other_rows_is_refused(tmp_path: Path) -> None:
+    tables_config = config()
+    model, update = make(128, tables_config)
+    dcp.save(table_state(model, update, tables_config.optimizer), checkpoint_id=tmp_path)
+    model, update = make(256, tables_config)
+    with pytest.raises(dcp.CheckpointException, match="Size mismatch"):
+        dcp.load(table_state(model, update, tables_config.optimizer), checkpoint_id=tmp_path)
+
+
+@pytest.mark.parametrize("admit_after", [1, 2])
+def test_the_plan_counts_the_memory_of_ids(admit_after: int) -> None:
+    rows, where = 1 << 20, Cluster(DEVICES["h100"], 1, 2)
+    fields = FieldsConfig.model_validate({"fields": {"user": {"type": "id", "rows": rows}}}).to_schema()
+    held = {}
+    for collision in ("hash", "managed"):
+        tables_config = TablesConfig.model_validate(
+            {
+                "per_table": {"user": {"collision": collision, "sharding": "row_wise"}},
+                "managed": {"admit_after": admit_after},
+                "kernels": ["fused", "fused_uvm"] if collision == "managed" else ["fused"],
+            }
+        )
+        solution = solve(problem(FieldTables(fields, tables_config), fields, tables_config, where))
+        held[collision] = solution.memory.device
+        kept = (solution.memory.weights + solution.memory.state).sum()
+    ids = sum(tensor.nbytes for tensor in module(rows, admit_after=admit_after).state().values())
+    assert (held["managed"] - held["hash"]).tolist() == [ids / 2] * 2
+    assert kept == 2 * rows * 16 * 4 + ids
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"per_table": {"user": {"collision": "managed", "sharding": "table_wise"}}},
+            "sharding: a table with collision",
+        ),
+        ({"per_table": {"user": {"collision": "managed", "kernel": "fused_uvm"}}}, "kernel: a table with collision"),
+        ({"per_table": {"user": {"collision": "managed", "ranks": 2}}}, "ranks: a table with collision"),
+        ({"managed": {"admit_after": 0}}, "greater than 0"),
+        ({"managed": {"eviction": "random"}}, "'lfu' or 'lru'"),
+    ],
+)
+def test_wrong_settings_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TablesConfig.model_validate(settings)
+
+
+if __name__ == "__main__":
+    run_rank(int(sys.argv[1]), Path(sys.argv[2]))

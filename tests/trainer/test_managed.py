@@ -1,0 +1,98 @@
+"""Jobs with managed tables, from the job file to the scores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asymdiffrec.embeddings.managed.ids import COUNTS
+
+SETTINGS = [
+    "train.batch_size=256",
+    "train.epochs=2",
+    "train.log_every=6",
+    "tables.per_table={user_id: {collision: managed}, item_id: {collision: managed}, city: {collision: managed}}",
+    *(f"fields.{name}.hash=true" for name in ("user_id", "item_id", "history")),
+    *(
+        f"fields.{name}.rows={rows}"
+        for name, rows in {"user_id": 128, "item_id": 192, "history": 192, "city": 64}.items()
+    ),
+]
+
+
+def logged(run: Path) -> list[dict[str, Any]]:
+    times = ("samples_per_second", "seconds_left", "data_wait")
+    records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [{key: value for key, value in record.items() if key not in times} for record in records]
+
+
+def test_a_run_goes_on_where_it_stopped_and_scores_as_it_was_tested(
+    clicks: Path, tmp_path: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from asymdiffrec.trainer.loop import Meter
+
+    record = Meter.record
+
+    def train(run: Path, stop_at: int | None, *more: str) -> int:
+        monkeypatch.setattr(Meter, "record", lambda meter, step, stop: record(meter, step, step == stop_at))
+        settings = [part for setting in SETTINGS for part in ("--set", setting)]
+        outcome = command("train", clicks / "job.yaml", "--run", run, *settings, *more)
+        assert outcome.status in (0, 130), outcome.err
+        return int(outcome.status)
+
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    assert (train(whole, None), train(halves, 12), train(halves, None, "--resume")) == (0, 130, 0)
+    undisturbed = logged(whole)
+    assert logged(halves) == undisturbed  # digit for digit
+    steps = [entry for entry in undisturbed if "loss" in entry]
+    for table in ("user_id", "item_id", "city"):
+        assert all(f"{table}/{name}" in entry for name in (*COUNTS, "ids") for entry in steps)
+        assert steps[0][f"{table}/insertions"] > 0
+    assert sum(entry["item_id/evictions"] for entry in steps) > 0
+    assert steps[-1]["user_id/ids"] == 126  # all rows but the shared ones
+
+    for setting, changed in (
+        ("tables.managed={admit_after: 1}", "tables.managed is"),
+        ("tables.per_table={city: {collision: managed}}", "tables.managed_tables is ['city'], but"),
+    ):
+        given = ["--set", "fields.city.rows=64", "--set", setting]
+        outcome = command("train", clicks / "job.yaml", "--run", halves, "--resume", *given)
+        assert (outcome.status, outcome.err.count("\n")) == (2, 1), outcome.err
+        assert changed in outcome.err
+
+    (tested,) = [entry for entry in undisturbed if "test/auc" in entry]
+    (result,) = command("evaluate", halves, "--json").document["results"]
+    assert result["auc"] == tested["test/auc"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ["tables.per_table={user_id: {collision: managed}}"],
+            "fields.user_id.hash: false, but tables.per_table.user_id.collision is managed",
+        ),
+        (
+            ["tables.per_table={city: {collision: managed}}"],
+            "fields.city.rows: 10000; a table with collision: managed needs a multiple of 64, such as 10048",
+        ),
+        (
+            ["tables.per_table={city: {collision: managed, sharding: data_parallel}}"],
+            "tables.per_table.city: sharding: a table with collision: managed is row_wise and fused, on all ranks",
+        ),
+        (["tables.per_table={city: {collision: perfect}}"], "tables.per_table.city.collision: found 'perfect'"),
+        (["tables.managed={admit_after: 0}"], "tables.managed.admit_after: found 0"),
+        (["tables.managed={admit: 2}"], "tables.managed.admit: unknown key; did you mean admit_after?"),
+    ],
+)
+def test_wrong_settings_are_one_line(
+    clicks: Path, tmp_path: Path, command: Callable[..., Any], settings: list[str], message: str
+) -> None:
+    given = [part for setting in settings for part in ("--set", setting)]
+    outcome = command("train", clicks / "job.yaml", "--run", tmp_path / "run", *given)
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1), outcome.err
+    assert message in outcome.err
