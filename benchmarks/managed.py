@@ -1,0 +1,130 @@
+"""Test AUC of managed collision against plain hashing at equal memory, on a click log with a long tail of ids."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from rich.console import Console
+
+from asymdiffrec.datasets.prepare.output import write_dataset
+from asymdiffrec.embeddings.managed.ids import WAYS, ManagedConfig, id_bytes
+from asymdiffrec.embeddings.quiet import quiet_torchrec
+from asymdiffrec.trainer import drive
+from asymdiffrec.trainer.job import read_job, read_learned
+from asymdiffrec.trainer.run import Run
+from benchmarks._report import Result, arguments, show
+
+TABLES = {"user": 8192, "item": 2048}
+"""Rows of the managed tables"""
+POPULATION = {"user": 400_000, "item": 40_000}
+CONTEXTS = 20
+DIM = 16
+ROW_BYTES = 2 * 4 * DIM
+"""Weights and Adagrad's sums of a row"""
+
+
+@dataclass(frozen=True)
+class World:
+    """What ids do to the log-odds of a click: effects of their own, and an affinity of user and item."""
+
+    user: np.ndarray
+    item: np.ndarray
+    context: np.ndarray
+    tastes: np.ndarray
+    kinds: np.ndarray
+
+    @staticmethod
+    def draw(seed: int) -> World:
+        rng = np.random.default_rng([seed, 0])
+        users, items = POPULATION.values()
+        return World(
+            rng.normal(0, 1, users),
+            rng.normal(0, 1, items),
+            rng.normal(0, 0.3, CONTEXTS),
+            rng.normal(0, 0.5, (users, 4)),
+            rng.normal(0, 0.5, (items, 4)),
+        )
+
+    def log(self, rows: int, rng: np.random.Generator) -> Iterator[pa.Table]:
+        """Samples whose ids are met as often as 1 / (10 + rank)."""
+        user, item = (_ranks(size, rows, rng) for size in POPULATION.values())
+        context = rng.integers(0, CONTEXTS, rows)
+        affinity = (self.tastes[user] * self.kinds[item]).sum(axis=1)
+        odds = -1 + self.user[user] + self.item[item] + self.context[context] + affinity
+        label = rng.random(rows) < 1 / (1 + np.exp(-odds))
+        yield pa.table({"user": user, "item": item, "context": context, "label": label.astype(np.int64)})
+
+
+def _ranks(population: int, rows: int, rng: np.random.Generator) -> np.ndarray:
+    """[rows] int64 in [0, population), with a density of 1 / (10 + rank)."""
+    ranks = 10 * np.exp(rng.random(rows) * np.log1p(population / 10)) - 10
+    return np.minimum(ranks.astype(np.int64), population - 1)
+
+
+def prepare(out: Path, rows: int, seed: int) -> None:
+    world = World.draw(seed)
+    splits = {
+        split: world.log(size, np.random.default_rng([seed, place]))
+        for place, (split, size) in enumerate({"train": rows, "valid": rows // 10, "test": rows // 4}.items(), 1)
+    }
+    fields = {name: {"type": "id", "rows": count} for name, count in TABLES.items()}
+    fields["context"] = {"type": "id", "rows": CONTEXTS, "hash": False}
+    train = {"batch_size": 1024, "epochs": 4, "log_every": 50}
+    model = {"diffusion": {"variant": "base"}, "tables": {"embedding_dim": DIM}, "train": train}
+    write_dataset(out, splits, {"name": "managed", "data": {"path": ".", "window": 1024}, "fields": fields, **model})
+
+
+def hashed(scale: float) -> list[str]:
+    """Plain tables with `scale` times the memory of the managed ones."""
+    ids = id_bytes(WAYS, ManagedConfig()) / WAYS
+    return [f"fields.{name}.rows={round(scale * rows * (1 + ids / ROW_BYTES))}" for name, rows in TABLES.items()]
+
+
+def managed(**settings: Any) -> list[str]:
+    kinds = {name: {"collision": "managed"} for name in TABLES}
+    return [f"tables.per_table={json.dumps(kinds)}", f"tables.managed={json.dumps(settings)}"]
+
+
+def measure(data: Path, run: Path, seed: int, settings: list[str]) -> tuple[float, float]:
+    """Test AUC, and samples a second."""
+    job = read_job(data / "job.yaml", [f"train.seed={seed}", *settings])
+    drive.train(job, read_learned(job), Run(run), resume=False, console=Console(quiet=True))
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rates = [record["samples_per_second"] for record in records if "samples_per_second" in record]
+    return next(record["test/auc"] for record in records if "test/auc" in record), statistics.median(rates)
+
+
+def main() -> None:
+    quiet_torchrec()
+    options = arguments(__doc__ or "", seeds={"type": int, "default": 3, "help": "runs, each of a log of its own"})
+    quick = ["train.steps=3"] if options.quick else []
+    ways = {"managed": managed(), "hash": hashed(1), "hash, 4 times the memory": hashed(4)}
+    found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+    for seed in range(1 if options.quick else options.seeds):
+        with tempfile.TemporaryDirectory() as temporary:
+            data = Path(temporary) / "data"
+            prepare(data, 20_000 if options.quick else 1_000_000, seed)
+            for number, (way, settings) in enumerate(ways.items()):
+                found[way].append(measure(data, Path(temporary) / str(number), seed, [*settings, *quick]))
+    auc, rate = ({way: np.array([values[place] for values in runs]) for way, runs in found.items()} for place in (0, 1))
+    holds = bool((auc["managed"] > auc["hash"]).all())
+    results = [
+        Result("AUC, managed", auc["managed"].mean(), "", way, auc[way].mean(), *goal)
+        for way, goal in (("hash", ("above on every seed", holds)), ("hash, 4 times the memory", ()))
+    ]
+    rates = rate["managed"].mean(), rate["hash"].mean()
+    results.append(Result("training, managed", rates[0], "samples/s", "hash", rates[1]))
+    # A quick run has learned next to nothing: whether it meets a goal says nothing.
+    show([replace(result, holds=None) for result in results] if options.quick else results, options.json)
+
+
+if __name__ == "__main__":
+    main()
