@@ -1,0 +1,106 @@
+"""Plans of one job run on two workers of this machine: memory and step time, as estimated and as measured.
+
+The machine's rates are measured first, as `plan --calibrate` does.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import yaml
+from rich.console import Console
+from scipy.stats import spearmanr
+
+from asymdiffrec.datasets.prepare.output import write_dataset
+from asymdiffrec.embeddings.planner.calibrate import calibrate
+from asymdiffrec.embeddings.quiet import quiet_torchrec
+from asymdiffrec.trainer import drive
+from asymdiffrec.trainer.job import read_job, read_learned
+from asymdiffrec.trainer.run import Run
+from benchmarks._report import Result, arguments, show
+
+WORKERS = 2
+ROWS = {"a": 400_000, "b": 200_000, "c": 50_000, "d": 100_000}
+DIM, LONG, BATCH = 128, 8, 2048
+"""Columns of a table; ids of the list d; samples of a step"""
+KINDS = {"t": "table_wise", "r": "row_wise", "c": "column_wise", "d": "data_parallel"}
+PLANS = ("tttt", "rrrr", "cccc", "dddd", "rttt", "tttr", "tttc", "tttd", "ddtt", "cttr", "rcdt", "ccdr")
+"""The sharding of each table in turn"""
+
+
+def prepare(out: Path, samples: int) -> None:
+    """Samples with ids that are all as frequent: optimizer state takes memory once it is touched."""
+
+    def log(rows: int, seed: int) -> Iterator[pa.Table]:
+        rng = np.random.default_rng(seed)
+        columns: dict[str, Any] = {name: rng.integers(0, ROWS[name], rows) for name in "abc"}
+        ids = rng.integers(0, ROWS["d"], rows * LONG)
+        columns["d"] = pa.ListArray.from_arrays(np.arange(0, rows * LONG + 1, LONG, dtype=np.int32), ids)
+        yield pa.table({**columns, "label": rng.integers(0, 2, rows)})
+
+    splits = {"train": log(samples, 0), "valid": log(2 * BATCH, 1), "test": log(2 * BATCH, 2)}
+    fields = {name: {"type": "id_list" if name == "d" else "id", "rows": rows} for name, rows in ROWS.items()}
+    job = {
+        "name": "truth",
+        "data": {"path": ".", "cache": 0, "window": 1024},
+        "fields": fields,
+        "tables": {"embedding_dim": DIM},
+        "diffusion": {"variant": "base"},
+        "train": {"batch_size": BATCH, "epochs": 1, "log_every": 10},
+        "cluster": {"workers": WORKERS},
+    }
+    write_dataset(out, splits, job)
+
+
+def run(data: Path, folder: Path, plan: str, settings: list[str]) -> Mapping[str, Any]:
+    """Planned and measured, as a run's `result.json` has them."""
+    kinds = {name: {"sharding": KINDS[kind]} for name, kind in zip(ROWS, plan, strict=True)}
+    job = read_job(data / "job.yaml", [f"tables.per_table={json.dumps(kinds)}", *settings])
+    result = drive.train(job, read_learned(job), Run(folder), resume=False, console=Console(quiet=True))
+    measured: Mapping[str, Any] = result["measured"]
+    return measured
+
+
+def measure(quick: bool) -> Iterator[Result]:
+    with tempfile.TemporaryDirectory() as temporary:
+        device = Path(temporary) / "here.yaml"
+        device.write_text(yaml.safe_dump(calibrate("here").model_dump()))
+        prepare(Path(temporary) / "data", 20 * BATCH if quick else 200 * BATCH)
+        settings = [f"cluster.device={device}"]
+        planned, taken = [], []
+        for plan in PLANS[:2] if quick else PLANS:
+            found = run(Path(temporary) / "data", Path(temporary) / plan, plan, settings)
+            for rank in found["memory_bytes"]:
+                values = rank["measured"] / 1e9, rank["planned"] / 1e9
+                holds = abs(values[0] / values[1] - 1) <= 0.1
+                yield Result(
+                    f"plan {plan}, rank {rank['rank']}", values[0], "GB", "estimated", values[1], "within 10 %", holds
+                )
+            step = found["step_milliseconds"]
+            planned.append(step["planned"])
+            taken.append(step["measured"])
+            yield Result(f"plan {plan}, step", step["measured"], "ms", "estimated", step["planned"])
+        correlation = float(spearmanr(planned, taken).statistic)
+        yield Result("rank correlation of steps, estimated and measured", correlation, "", "perfect", 1.0)
+
+
+def main() -> None:
+    quiet_torchrec()
+    options = arguments(__doc__ or "")
+    results = []
+    with Console(stderr=True).status("running plans") as status:
+        for result in measure(options.quick):
+            results.append(replace(result, holds=None) if options.quick else result)
+            status.update(f"running plans; last: {result.name}")
+    show(results, options.json)
+
+
+if __name__ == "__main__":
+    main()
