@@ -7,6 +7,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ SIDE = {"cuda": 8192, "cpu": 1024}
 MESSAGE = 16 << 20
 """Bytes that each rank sends in an exchange"""
 REPEATS = 7
+PATIENCE = timedelta(seconds=60)
 
 
 def calibrate(name: str, tell: Callable[[str], None] = lambda what: None) -> Device:
@@ -97,7 +99,7 @@ def _exchanges(kind: str) -> float | None:
     if ranks < 2:
         return None
     with tempfile.TemporaryDirectory(prefix="asymdiffrec-") as folder:
-        processes.spawn(_exchange, (ranks, kind, folder), nprocs=ranks)
+        processes.spawn(_exchange, (ranks, kind, folder), nprocs=ranks, daemon=True)  # ended with this process
         return float(Path(folder, "rate").read_text())
 
 
@@ -105,7 +107,8 @@ def _exchange(rank: int, ranks: int, kind: str, folder: str) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     backend = "nccl" if kind == "cuda" else "gloo"
     device = torch.device("cuda", rank) if kind == "cuda" else torch.device("cpu")
-    dist.init_process_group(backend, store=dist.FileStore(f"{folder}/store", ranks), rank=rank, world_size=ranks)
+    store = dist.FileStore(f"{folder}/store", ranks)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=PATIENCE)
     sent = torch.zeros(MESSAGE // 4, device=device)
     received = torch.zeros_like(sent)
     seconds = _seconds(lambda: dist.all_to_all_single(received, sent), device)
