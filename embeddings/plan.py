@@ -23,7 +23,7 @@ from asymdiffrec.embeddings.optimizers import check_device
 from asymdiffrec.embeddings.planner.check import check_plan
 from asymdiffrec.embeddings.planner.default import plan_default
 from asymdiffrec.embeddings.planner.dense import DenseWork
-from asymdiffrec.embeddings.planner.devices import DEVICES, GB, Cluster, Device, device_of
+from asymdiffrec.embeddings.planner.devices import DEVICES, GB, Cluster, Device
 from asymdiffrec.embeddings.planner.fast import pinned, plan_fast
 from asymdiffrec.embeddings.planner.memory import TableMemory, table_memory
 from asymdiffrec.embeddings.planner.search import TooLargeError
@@ -206,9 +206,8 @@ def read_plan(problem: Problem, document: Mapping[str, Any]) -> tuple[list[Way],
                 f"{table.rows} x {table.dim} in the job"
             )
         way = Way(entry["sharding"], entry["kernel"], table.dim // entry["shard_columns"], entry["cached"])
-        if not way.is_open(replace(table, split=True), problem.topology) or len(entry["ranks"]) != way.shards(
-            problem.topology
-        ):
+        here = [rank for rank in entry["ranks"] if rank in range(ranks)]
+        if not way.is_open(replace(table, split=True), problem.topology) or len(here) != way.shards(problem.topology):
             raise ValueError(
                 f"the plan shards {table.name} {way.sharding} ({way.kernel}), which the job does not allow"
             )
@@ -238,8 +237,8 @@ def _described(rows: int, dim: int, option: ShardingOption) -> dict[str, Any]:
     }
 
 
-def local_cluster(device: str, name: str | None, world_size: int) -> Cluster:
-    """Ranks like this one, on machines like this one: `name` is a device of `device_of`, or None for what is found.
+def local_cluster(device: str, known: Device | None, world_size: int) -> Cluster:
+    """Ranks like this one, on machines like this one; `known` has its rates, or None for those of what is found.
 
     Memory is that of the GPU, or for `cpu` the rank's share of the machine's.
     """
@@ -248,7 +247,7 @@ def local_cluster(device: str, name: str | None, world_size: int) -> Cluster:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / local
     else:
         memory = torch.cuda.get_device_properties(device).total_memory
-    found = device_of(name) if name else _likely_device(device)
+    found = known or _likely_device(device)
     return Cluster(found.model_copy(update={"memory": memory / GB}), world_size // local, local)
 
 
@@ -304,7 +303,7 @@ def _too_large(problem: Problem, homeless: list[int]) -> str:
     names = ", ".join(
         f"{table.name} ({table.rows} x {table.dim}, {sizes[table.name]:.3g} GB)"
         for table in (problem.tables[place] for place in shown[:3])
-    )
+    ) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
     free = problem.cluster.device.memory - (problem.reserved_bytes + problem.dense_bytes) / GB
     total, ranks = sum(sizes.values()), problem.cluster.ranks
     lacking = total - max(0.0, free) * ranks

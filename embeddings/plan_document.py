@@ -36,6 +36,7 @@ def plan_document(solution: Solution) -> dict[str, Any]:
         "samples_per_second": step.samples_per_second,
         "imbalance": step.imbalance,
         "step": asdict(step),
+        "device": device.model_dump(),
         "device_bytes": round(device.memory * GB),
         "dense_bytes": problem.dense_bytes,
         "reserved_bytes": problem.reserved_bytes,

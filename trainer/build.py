@@ -25,7 +25,7 @@ from asymdiffrec.embeddings.optimizers import dense_parameters, tables_optimizer
 from asymdiffrec.embeddings.plan import Problem, agreed, local_cluster, solve, solve_as
 from asymdiffrec.embeddings.plan_document import plan_document
 from asymdiffrec.embeddings.planner.dense import dense_work
-from asymdiffrec.embeddings.planner.devices import Cluster
+from asymdiffrec.embeddings.planner.devices import Cluster, Device, device_of
 from asymdiffrec.embeddings.sharding import shard
 from asymdiffrec.embeddings.tables import FieldTables
 from asymdiffrec.trainer.job import Job
@@ -120,7 +120,10 @@ def _build(job: Job, schema: Schema, device: torch.device, plan: Mapping[str, An
 def _plan(
     job: Job, schema: Schema, model: Recommender, device: torch.device, plan: Mapping[str, Any] | None
 ) -> tuple[ShardingPlan, dict[str, Any]]:
-    here = problem(job, schema, model, local_cluster(device.type, job.cluster.device, dist.get_world_size()))
+    known = device_of(job.cluster.device) if job.cluster.device else None
+    if plan and known is None and plan.get("device", {}).get("kind") == device.type:
+        known = Device.model_validate(plan["device"])  # what was planned with is what is compared with
+    here = problem(job, schema, model, local_cluster(device.type, known, dist.get_world_size()))
     solution = solve_as(here, plan) if plan else solve(here)
     return solution.plan, plan_document(solution)
 

@@ -74,6 +74,6 @@ def describe_measured(measured: Mapping[str, Any]) -> str:
     spread = "" if imbalance["measured"] is None else f", imbalance {imbalance['measured']:.0%}"
     return (
         f"Measured (planned): step {step['measured']:.3g} ms ({step['planned']:.3g}), fullest rank "
-        f"{fullest['measured'] / 1e9:.3g} GB ({fullest['planned'] / 1e9:.3g})"
+        f"{fullest['measured'] / 1e9:.3g} GB ({fullest['planned'] / 1e9:.3g} without reserve)"
         + (f"{spread} ({imbalance['planned']:.0%})" if spread else "")
     )

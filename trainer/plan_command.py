@@ -68,6 +68,11 @@ def plan(
     from asymdiffrec.trainer import planning
     from asymdiffrec.trainer.job import read_job
 
+    for name, file in (("--html", page), ("--calibrate", calibrate)):
+        if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
+            raise InputError(f"{name} {file}: no file can be written there")
+    if sweep is not None and (page or rehearse or nodes):
+        raise InputError("--sweep goes with none of --html, --rehearse and --nodes")
     if calibrate is not None:
         _calibrate(calibrate, as_json)
         return
@@ -100,7 +105,9 @@ def plan(
         try:
             if nodes is None and gpus_per_node is None:
                 solution = planning.smallest(config, learned, device, per_node, planner)
-                notes.append("the smallest cluster that fits; --nodes and --gpus-per-node name another")
+                notes.append(
+                    "the smallest power of two of GPUs that fits; --nodes and --gpus-per-node name another size"
+                )
             else:
                 cluster = planning.cluster_of(device, (nodes or 1) * per_node, per_node)
                 solution = planning.plan(config, learned, cluster, planner)
@@ -140,6 +147,8 @@ def _calibrate(file: Path, as_json: bool) -> None:
     for name, value in figures.items():
         if isinstance(value, float) and value:
             console.print(f"{name} {value:.4g} {units.get(name, 'GB/s')}", highlight=False)
+    if device.kind == "cpu":
+        console.print("memory is the whole machine's: divide it among the workers of one", highlight=False)
     console.print(f"Use it with: asymdiffrec plan JOB --gpu {file}", soft_wrap=True)
 
 
@@ -177,6 +186,8 @@ def _answer(
     ranks = solution.problem.cluster.ranks
     if job.data.lanes % ranks:
         notes.append(f"to train on {ranks} ranks, data.lanes must be a multiple of them; it is {job.data.lanes}")
+    if left := job.train.batch_size - solution.step.batch_size:
+        notes.append(f"train.batch_size is no multiple of {ranks} ranks: {left} samples fewer are planned with")
     document["notes"] = notes
     if page is not None:
         write_page(document, job.name, page, notes)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 MOST_TABLES, MOST_RANKS = 40, 16
@@ -105,7 +106,7 @@ def summary(document: Mapping[str, Any]) -> list[str]:
         f"{cluster['nodes']} x {cluster['gpus_per_node']} {cluster['gpu']}: a step of {document['batch_size']:,} "
         f"samples takes {document['step_milliseconds']:.3g} ms, {document['samples_per_second']:,.0f} samples/s",
         f"of which, in ms: {shares}; {document['imbalance']:.0%} is waiting for the slowest rank",
-        f"what binds: rank {binds['rank']} by {binds['resource']}, most of all the table {binds['table']} "
+        f"what binds: {binds['resource']}; of the tables, {binds['table']} on rank {binds['rank']} "
         f"({binds['table_milliseconds']:.3g} ms there); memory is fullest on rank {binds['fullest_rank']} "
         f"({binds['memory_share']:.0%}, reserve included)",
         f"planned in {document['planner_seconds']:.2f} s by {document['planner']}",
@@ -116,14 +117,14 @@ def _advice(advice: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(title="What would help")
     table.add_column("change")
     table.add_column("samples/s", justify="right")
-    table.add_column("tables' memory", justify="right")
+    table.add_column("tables on the fullest rank", justify="right")
     table.add_column("--set", overflow="fold")
     for change in advice:
         rate = f"{change['rate_ratio'] - 1:+.0%}" if "rate_ratio" in change else f"{change['samples_per_second']:,.0f}"
         memory = (
             f"{change['memory_ratio'] - 1:+.0%}" if "memory_ratio" in change else f"{change['table_bytes'] / GB:.3g} GB"
         )
-        table.add_row(change["change"], rate, memory, "\n".join(change["settings"]))
+        table.add_row(escape(change["change"]), rate, memory, escape("\n".join(change["settings"])))
     return table
 
 
@@ -184,7 +185,7 @@ def write_page(document: Mapping[str, Any], name: str, file: Path, notes: Sequen
         pictures="".join(_pictures(document)),
         advice=_html_table(
             "What would help",
-            ("change", "samples/s", "memory of tables", "--set"),
+            ("change", "samples/s", "tables on the fullest rank", "--set"),
             [
                 (
                     one["change"], f"{one['rate_ratio'] - 1:+.0%}", f"{one['memory_ratio'] - 1:+.0%}",

@@ -36,6 +36,8 @@ class Change:
 
 def plan(job: Job, learned: Learned | None, cluster: Cluster, planner: str = "fast") -> Solution:
     """The plan of a job's tables. Raises DoesNotFitError, or InputError where the job is wrong in another way."""
+    if job.train.batch_size < cluster.ranks:
+        raise InputError(f"train.batch_size: {job.train.batch_size} samples are too few for {cluster.ranks} ranks")
     try:
         schema = job.to_schema(learned)
         return solve(problem(job, schema, recommender(job, schema, torch.device("cpu")), cluster), planner)
@@ -153,7 +155,7 @@ def _candidates(job: Job, cluster: Cluster, solution: Solution | None) -> Iterat
             yield (
                 "half of the columns for all tables, with row-wise Adagrad and fp16",
                 [
-                    "tables.optimizer={name: rowwise_adagrad}",
+                    f"tables.optimizer={{name: rowwise_adagrad, learning_rate: {tables.optimizer.learning_rate}}}",
                     "tables.dtype=fp16",
                     *(f"fields.{name}.embedding_dim={dim}" for name, dim in smaller.items()),
                 ],

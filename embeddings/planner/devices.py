@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 from torchrec.distributed.planner.types import HardwareConfig, KernelConfig, Topology, TopologyFactory, TrainerConfig
 
 from asymdiffrec.datasets.schema import Config
@@ -17,6 +17,8 @@ GB = 10**9
 
 class Device(Config):
     """One accelerator with its share of the machine around it. Bandwidths are those of one direction."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     name: str
     kind: Literal["cuda", "cpu"] = "cuda"

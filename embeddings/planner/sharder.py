@@ -18,14 +18,14 @@ class TableSharder(EmbeddingBagCollectionSharder):
         super().__init__(qcomm_codecs_registry=_half(device) if config.communication == "fp16" else None)
         self._splits_columns = config.splits_columns
         asked = [table.kernel for table in config.per_table.values() if table.kernel]
-        self._kernels = list(dict.fromkeys(("dense", *config.kernels, *asked)))
+        self._kernels: list[str] = list(dict.fromkeys((*config.kernels, *asked)))
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
         types = super().sharding_types("cuda")  # TorchRec offers no row-wise choice for cpu, though it runs there
         return types if self._splits_columns else [kind for kind in types if kind not in COLUMN_SPLITS]
 
     def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
-        return self._kernels
+        return ["dense"] if sharding_type == "data_parallel" else self._kernels
 
 
 def _half(device: str) -> dict[str, Any] | None:

@@ -59,7 +59,8 @@ class TableTimes:
 def table_times(options: Iterable[ShardingOption], ranks: int) -> TableTimes:
     """The times of a plan whose shards have their ranks and estimates, as `plan_fast` gives them.
 
-    TorchRec has every shard receive a table's ids; here one that holds a share of the rows receives that share.
+    TorchRec has every shard receive a table's ids; here one that holds a share of the rows receives that share, and a
+    single rank, to which TorchRec gives exchanges too, has nobody to exchange with.
     """
     times = TableTimes(*np.zeros((5, ranks)))
     for option in options:
@@ -68,9 +69,9 @@ def table_times(options: Iterable[ShardingOption], ranks: int) -> TableTimes:
             assert perf is not None
             assert rank is not None
             times.forward[rank] += perf.fwd_compute + perf.prefetch_compute
-            times.forward_communication[rank] += perf.fwd_comms
+            times.forward_communication[rank] += perf.fwd_comms if ranks > 1 else 0.0
             times.backward[rank] += perf.bwd_compute
-            times.backward_communication[rank] += perf.bwd_comms
+            times.backward_communication[rank] += perf.bwd_comms if ranks > 1 else 0.0
             times.input_distribution[rank] += perf.input_dist_comms * shard.size[0] / option.tensor.shape[0]
     return times
 

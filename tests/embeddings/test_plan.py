@@ -179,6 +179,9 @@ def test_a_plan_of_something_else_is_refused():
     ]:
         with pytest.raises(ValueError, match=message):
             solve_as(asked, document)
+    document["tables"][0]["ranks"] = [7] * len(document["tables"][0]["ranks"])
+    with pytest.raises(ValueError, match="which the job does not allow"):
+        solve_as(problem(ROWS, cluster(4, 2)), document)
     other = next(kind for kind in ("row_wise", "table_wise") if kind != document["tables"][1]["sharding"])
     with pytest.raises(ValueError, match="which the job does not allow"):
         solve_as(problem(ROWS, cluster(4, 2), per_table={"item": {"sharding": other}}), document)

@@ -31,6 +31,14 @@ def test_ranks_hold_their_part_of_managed_tables(managed: list[str]) -> None:
     rehearse(asked.model, found.plan, asked.sharder, 16, 8, range(0, 16, 5))
 
 
+def test_torchrecs_own_plans_can_be_rehearsed() -> None:
+    asked = problem(ROWS, cluster(16, 8, "cuda"), 128)
+    found = solve(asked, "torchrec")
+    kernels = {(option.sharding_type == "data_parallel", option.compute_kernel) for option in found.options}
+    assert kernels <= {(True, "dense"), (False, "fused")}
+    rehearse(asked.model, found.plan, asked.sharder, 16, 8, [0, 9])
+
+
 def test_a_shard_on_another_rank_is_found_out() -> None:
     asked = problem(ROWS, cluster(4, 4, "cuda"), 128, per_table={"user": {"sharding": "row_wise"}})
     plan = solve(asked).plan
