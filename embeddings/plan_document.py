@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from torchrec.distributed.planner.types import ShardingOption
 
 from asymdiffrec.embeddings.plan import Solution, describe_plan
 from asymdiffrec.embeddings.planner.devices import GB
@@ -66,9 +67,8 @@ def _waiting(solution: Solution) -> np.ndarray:
     return slack * ((step.forward + step.backward + step.communication) / longest if longest else 0.0)
 
 
-def shard_milliseconds(solution: Solution, table: str) -> dict[int, float]:
+def shard_milliseconds(option: ShardingOption) -> dict[int, float]:
     """What a table's shards take on each rank that has one."""
-    (option,) = [option for option in solution.options if option.name == table]
     found: dict[int, float] = {}
     for shard in option.shards:
         assert shard.perf is not None
@@ -89,7 +89,7 @@ def _table_costs(solution: Solution) -> list[dict[str, Any]]:
                 "pooling_factors": list(table.pooling),
                 "bytes": round(sum(weights + state for weights, state, _, _ in sizes)),
                 "host_bytes": round(sum(host for *_, host in sizes)),
-                "milliseconds": max(shard_milliseconds(solution, table.name).values()),
+                "milliseconds": max(shard_milliseconds(options[table.name]).values()),
             }
         )
     return found
@@ -100,7 +100,7 @@ def what_binds(solution: Solution) -> dict[str, Any]:
     and the rank whose memory is fullest, and the share of it that is taken."""
     problem, step = solution.problem, solution.step
     slowest = int(solution.times.milliseconds.argmax())
-    costs = {table.name: shard_milliseconds(solution, table.name).get(slowest, 0.0) for table in problem.tables}
+    costs = {option.name: shard_milliseconds(option).get(slowest, 0.0) for option in solution.options}
     table = max(costs, key=lambda name: costs[name])
     several = problem.cluster.nodes > 1
     parts = {

@@ -13,6 +13,7 @@ import torch
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.schema import Learned
 from asymdiffrec.embeddings.plan import DoesNotFitError, Solution, solve
+from asymdiffrec.embeddings.plan_document import shard_milliseconds
 from asymdiffrec.embeddings.planner.devices import Cluster, Device
 from asymdiffrec.trainer.build import problem, recommender
 from asymdiffrec.trainer.job import Job, override, validate
@@ -27,11 +28,11 @@ PATIENCE = 20.0
 
 @dataclass(frozen=True)
 class Change:
-    """A change to a job, as `--set` takes it, and the plan with it: None where the tables do not fit then either."""
+    """A change to a job, as `--set` takes it, and the plan with it."""
 
     what: str
     settings: tuple[str, ...]
-    solution: Solution | None
+    solution: Solution
 
 
 def plan(job: Job, learned: Learned | None, cluster: Cluster, planner: str = "fast") -> Solution:
@@ -117,7 +118,6 @@ def advice(
     before = solution
 
     def gain(change: Change) -> float:
-        assert change.solution is not None
         rate = change.solution.step.samples_per_second / before.step.samples_per_second
         memory = before.memory.device.max() / max(change.solution.memory.device.max(), 1.0)
         return max(math.log(rate), 0.1 * math.log(memory))
@@ -183,10 +183,7 @@ def _costly(job: Job, solution: Solution | None, most: int = 2) -> Iterator[tupl
         order = sorted(fields, key=size, reverse=True)
     else:
         slowest = int(solution.times.milliseconds.argmax())
-        costs = {
-            option.name: sum(shard.perf.total for shard in option.shards if shard.rank == slowest and shard.perf)
-            for option in solution.options
-        }
+        costs = {option.name: shard_milliseconds(option).get(slowest, 0.0) for option in solution.options}
         order = sorted(fields, key=lambda table: costs[table], reverse=True)
     for table in order[:most]:
         yield table, fields[table]
@@ -224,7 +221,6 @@ def explained(error: DoesNotFitError, changes: Sequence[Change], cluster: Cluste
 
 def describe_change(change: Change, before: Solution | None) -> dict[str, Any]:
     """A change with its effect: of samples a second and of the fullest rank's memory, as a ratio to those before."""
-    assert change.solution is not None
     held = change.solution.memory.device.max()
     effect = {
         "samples_per_second": change.solution.step.samples_per_second,

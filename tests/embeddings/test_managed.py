@@ -4,8 +4,6 @@ Run as a program, this file is one of two ranks.
 """
 
 import json
-import os
-import subprocess
 import sys
 from collections import Counter
 from itertools import pairwise
@@ -33,6 +31,7 @@ from asymdiffrec.embeddings.planner.devices import DEVICES, Cluster
 from asymdiffrec.embeddings.sharding import shard
 from asymdiffrec.embeddings.state import look_up_state, table_state, table_weights
 from asymdiffrec.embeddings.tables import FieldTables, TablesConfig
+from tests.embeddings.ranks import two_reports
 
 CPU = torch.device("cpu")
 SEED, BATCH, STD = 5, 64, 0.05
@@ -439,24 +438,7 @@ def run_rank(rank: int, folder: Path) -> None:
 @pytest.mark.usefixtures("one_rank")
 def test_two_ranks_do_what_one_does_and_load_what_it_saved(tmp_path: Path) -> None:
     alone = {eviction: save_and_go_on(tmp_path / f"one-{eviction}", eviction) for eviction in ("lfu", "lru")}
-    settings = {"GLOO_SOCKET_IFNAME": "lo", "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(tmp_path)],
-            env=os.environ | settings | {"LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        for rank in ranks:
-            _, errors = rank.communicate(timeout=100)
-            assert rank.returncode == 0, errors
-    finally:
-        for rank in ranks:
-            rank.kill()
-    reports = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
+    reports = two_reports(__file__, tmp_path, 100)
     assert reports[0] == reports[1]
     for eviction, own in alone.items():
         assert own["counts"][1]["user/evictions"] > 0

@@ -5,8 +5,6 @@ Run as a program, this file is one of the two ranks.
 
 import functools
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +29,7 @@ from asymdiffrec.embeddings.planner.dense import DenseWork
 from asymdiffrec.embeddings.sharding import shard
 from asymdiffrec.embeddings.state import local_parts, table_state, table_weights
 from asymdiffrec.embeddings.tables import FieldTables, TablesConfig
+from tests.embeddings.ranks import two_reports
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:fbgemm..dense_embedding_codegen_lookup_function:UserWarning"),
@@ -268,24 +267,7 @@ def two_ranks(one_rank, tmp_path_factory):
         f"{optimizer}-one": save_and_go_on(optimizer, "table_wise", folder / f"{optimizer}-one")
         for optimizer in ("adagrad", "rowwise_adagrad")
     }
-    settings = {"GLOO_SOCKET_IFNAME": "lo", "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(folder)],
-            env=os.environ | settings | {"LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        for rank in ranks:
-            _, errors = rank.communicate(timeout=200)
-            assert rank.returncode == 0, errors
-    finally:
-        for rank in ranks:
-            rank.kill()
-    reports = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
+    reports = two_reports(__file__, folder, 200)
     assert reports[0] == reports[1]
     reports[0]["saved"] |= saved
     return reports[0], folder
