@@ -24,6 +24,7 @@ from asymdiffrec.embeddings.planner.check import check_plan
 from asymdiffrec.embeddings.planner.default import plan_default
 from asymdiffrec.embeddings.planner.dense import DenseWork
 from asymdiffrec.embeddings.planner.devices import DEVICES, GB, Cluster, Device
+from asymdiffrec.embeddings.planner.estimators import STATE_BYTES, state_elements
 from asymdiffrec.embeddings.planner.fast import pinned, plan_fast
 from asymdiffrec.embeddings.planner.memory import TableMemory, table_memory
 from asymdiffrec.embeddings.planner.search import TooLargeError
@@ -295,9 +296,9 @@ def _telling_what_matters() -> Any:
 
 def _too_large(problem: Problem, homeless: list[int]) -> str:
     """Which tables do not fit, and by how much."""
-    state = {"sgd": 0, "adagrad": 1, "adam": 2}.get(problem.config.optimizer.name, 0)
     sizes = {
-        table.name: table.rows * table.dim * (table.weight.element_size() + 4 * state) / 1e9 for table in problem.tables
+        table.name: (table.weight.nbytes + STATE_BYTES * state_elements(table.weight, table.weight.numel())) / GB
+        for table in problem.tables
     }
     shown = homeless or sorted(range(len(sizes)), key=lambda place: -list(sizes.values())[place])[:3]
     names = ", ".join(

@@ -72,6 +72,12 @@ class StateStorageEstimator(EmbeddingStorageEstimator):
                     )
 
 
+def state_elements(weight: torch.Tensor, elements: int) -> float:
+    """What the optimizer keeps for so many elements of a table's weights, which are marked with it."""
+    (optimizer,) = getattr(weight, "_optimizer_classes", [None])
+    return float(elements * _get_optimizer_multipler(optimizer, weight.shape))
+
+
 def bytes_beside(weight: torch.Tensor, rows: int) -> int:
     """Of the ids that a managed table keeps of some of its rows."""
     return int(rows * getattr(weight, "bytes_beside_row", 0))
@@ -80,8 +86,8 @@ def bytes_beside(weight: torch.Tensor, rows: int) -> int:
 def state_beyond_estimate(weight: torch.Tensor, size: Sequence[int], device: str, kernel: str) -> Storage:
     """Bytes of optimizer state, and of ids of managed rows, of a shard of `size`, which TorchRec's estimate leaves out,
     where they lie."""
-    (optimizer,) = getattr(weight, "_optimizer_classes", [None])
-    elements = math.ceil(math.prod(size) * _get_optimizer_multipler(optimizer, weight.shape))
-    beyond = elements * (STATE_BYTES - weight.element_size()) + bytes_beside(weight, size[0])
+    beyond = math.ceil(state_elements(weight, math.prod(size))) * (STATE_BYTES - weight.element_size()) + bytes_beside(
+        weight, size[0]
+    )
     on_device = device != "cpu" and kernel in ("fused", "dense")
     return Storage(hbm=beyond if on_device else 0, ddr=0 if on_device else beyond)

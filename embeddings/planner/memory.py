@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from torchrec.distributed.planner.shard_estimators import _get_optimizer_multipler
 from torchrec.distributed.planner.types import Shard, ShardingOption, Topology
 
-from asymdiffrec.embeddings.planner.estimators import STATE_BYTES, bytes_beside
+from asymdiffrec.embeddings.planner.estimators import STATE_BYTES, bytes_beside, state_elements
 
 
 @dataclass(frozen=True)
@@ -48,10 +47,9 @@ def shard_bytes(option: ShardingOption, shard: Shard, device: str) -> tuple[floa
     storage = shard.storage
     assert storage is not None
     elements = math.prod(shard.size)
-    (optimizer,) = getattr(option.tensor, "_optimizer_classes", [None])
     share = _share_on_device(option)
     weights = elements * option.tensor.element_size() * share
-    state = elements * _get_optimizer_multipler(optimizer, option.tensor.shape) * STATE_BYTES * share
+    state = state_elements(option.tensor, elements) * STATE_BYTES * share
     state += bytes_beside(option.tensor, shard.size[0])
     total = storage.ddr if device == "cpu" else storage.hbm
     return weights, state, max(0.0, total - weights - state), 0 if device == "cpu" else storage.ddr
