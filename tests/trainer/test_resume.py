@@ -15,12 +15,15 @@ from typing import Any
 import pytest
 
 
-def test_interrupted_run_goes_on_to_the_same_end(
-    clicks: Path, trained: Path, tmp_path: Path, small: list[str], script: Path
-) -> None:
-    """Two workers and Ctrl-C leave a checkpoint, from which one worker logs what an undisturbed run logs."""
-    run = tmp_path / "run"
-    arguments = [script, "train", clicks / "job.yaml", "--run", run, *small]
+def test_interrupted_run_goes_on_to_the_same_end(clicks: Path, tmp_path: Path, small: list[str], script: Path) -> None:
+    """Two workers and Ctrl-C leave a checkpoint, from which one worker logs what an undisturbed run logs.
+
+    The run is of many steps because Ray hands a signal on within a second, in which a run of few would be over.
+    """
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    arguments = [script, "train", clicks / "job.yaml", *small, "--set", "train.batch_size=32", "--run"]
+    subprocess.run([*arguments, whole], check=True, capture_output=True)
+    arguments.append(run)
     metrics = run / "metrics.jsonl"
     with subprocess.Popen([*arguments, "--workers", "2"], stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
@@ -31,17 +34,17 @@ def test_interrupted_run_goes_on_to_the_same_end(
     assert "--resume" in message
     result = json.loads((run / "result.json").read_text())
     assert result["state"] == "interrupted"
-    assert result["step"] < 36
+    assert result["step"] < 288
     assert not (run / "stop").exists()
 
     subprocess.run([*arguments, "--workers", "1", "--resume"], check=True, capture_output=True)
-    resumed, undisturbed = logged(run), logged(trained)
+    resumed, undisturbed = logged(run), logged(whole)
     assert [record.keys() for record in resumed] == [record.keys() for record in undisturbed]
     for mine, theirs in zip(resumed, undisturbed, strict=True):
-        assert mine == pytest.approx(theirs, rel=1e-4)
-    end, other = ended(run), ended(trained)
+        assert mine == pytest.approx(theirs, rel=1e-3)
+    end, other = ended(run), ended(whole)
     assert end.pop("state") == other.pop("state") == "finished"
-    assert end == pytest.approx(other, rel=1e-4)
+    assert end == pytest.approx(other, rel=1e-3)
 
 
 def ended(run: Path) -> dict[str, Any]:
