@@ -1,4 +1,4 @@
-"""TorchRec's estimators of time and memory, asked once for equal shards, and told of the state that FBGEMM keeps."""
+"""TorchRec's estimators of time and memory, asked once for equal shards, and told of the memory that they leave out."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ class OncePerfEstimator(EmbeddingPerfEstimator):
 
 
 class StateStorageEstimator(EmbeddingStorageEstimator):
-    """TorchRec's estimate, which counts the optimizer's state in the type of the weights, with the rest of it."""
+    """TorchRec's estimate with what it leaves out: it counts the optimizer's state in the type of the weights."""
 
     def estimate(self, sharding_options: list[ShardingOption], sharder_data_map: SharderDataMap) -> None:
         super().estimate(sharding_options, sharder_data_map)
         for option in sharding_options:
             for shard in option.shards:
                 if shard.storage is not None:
-                    shard.storage += state_beyond_estimate(
+                    shard.storage += bytes_beyond_estimate(
                         option.tensor, shard.size, self._topology.compute_device, option.compute_kernel
                     )
 
@@ -83,11 +83,16 @@ def bytes_beside(weight: torch.Tensor, rows: int) -> int:
     return int(rows * getattr(weight, "bytes_beside_row", 0))
 
 
-def state_beyond_estimate(weight: torch.Tensor, size: Sequence[int], device: str, kernel: str) -> Storage:
-    """Bytes of optimizer state, and of ids of managed rows, of a shard of `size`, which TorchRec's estimate leaves out,
-    where they lie."""
-    beyond = math.ceil(state_elements(weight, math.prod(size))) * (STATE_BYTES - weight.element_size()) + bytes_beside(
-        weight, size[0]
-    )
+def bytes_beyond_estimate(weight: torch.Tensor, size: Sequence[int], device: str, kernel: str) -> Storage:
+    """Bytes of a shard of `size` that TorchRec's estimate leaves out, where they lie.
+
+    They are of the optimizer's state, of the ids of managed rows, and the gradient of a table on every rank, which is
+    as large as the table: the other kernels update rows in the backward pass and never hold it.
+    """
+    elements = math.prod(size)
+    beyond = math.ceil(state_elements(weight, elements)) * (STATE_BYTES - weight.element_size())
+    beyond += bytes_beside(weight, size[0])
+    if kernel == "dense":
+        beyond += elements * weight.element_size()
     on_device = device != "cpu" and kernel in ("fused", "dense")
     return Storage(hbm=beyond if on_device else 0, ddr=0 if on_device else beyond)

@@ -14,7 +14,7 @@ from torchrec.distributed.planner.estimator.types import ShardPerfContext
 from torchrec.distributed.planner.shard_estimators import calculate_shard_storages
 from torchrec.distributed.planner.types import SharderData, Topology
 
-from asymdiffrec.embeddings.planner.estimators import state_beyond_estimate
+from asymdiffrec.embeddings.planner.estimators import bytes_beyond_estimate
 from asymdiffrec.embeddings.planner.search import EVERY, MACHINES, ONE_MACHINE, RANKS, Costs
 from asymdiffrec.embeddings.planner.tables import PlannedTable
 
@@ -230,5 +230,5 @@ def _storage(
         input_data_type_size=8,
         output_data_type_size=table.weight.element_size(),
     )
-    more = state_beyond_estimate(table.weight, size, topology.compute_device, way.kernel)
+    more = bytes_beyond_estimate(table.weight, size, topology.compute_device, way.kernel)
     return storage.hbm + more.hbm, storage.ddr + more.ddr
