@@ -7,11 +7,14 @@ from typing import Any
 
 from torch import nn
 from torchrec.distributed.planner import EmbeddingShardingPlanner
+from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
+from torchrec.distributed.planner.shard_estimators import EmbeddingPerfEstimator
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import ParameterConstraints, PlannerError, ShardingOption, Topology
 from torchrec.distributed.types import CacheParams, ModuleSharder, ShardingPlan
 
 from asymdiffrec.embeddings.managed.lookup import ManagedSharder
+from asymdiffrec.embeddings.planner.estimators import StateStorageEstimator
 from asymdiffrec.embeddings.planner.search import TooLargeError
 from asymdiffrec.embeddings.planner.tables import PlannedTable
 
@@ -28,7 +31,8 @@ def plan_default(
 ) -> tuple[ShardingPlan, list[ShardingOption]]:
     """A plan for the tables of `model` by TorchRec's planner, told what a job fixes and nothing else but the pooling.
 
-    Raises TooLargeError where it finds none.
+    It takes the estimate of memory that ours does, so that what it says fits does. Raises TooLargeError where it finds
+    no plan.
     """
     constraints = {
         table.name: ParameterConstraints(
@@ -40,10 +44,12 @@ def plan_default(
         )
         for table in tables
     }
+    estimators = [EmbeddingPerfEstimator(topology, constraints), StateStorageEstimator(topology, constraints)]
     planner = EmbeddingShardingPlanner(
         topology=topology,
         batch_size=batch_size,
         constraints=constraints,
+        enumerator=EmbeddingEnumerator(topology, batch_size, constraints, estimators),
         storage_reservation=FixedPercentageStorageReservation(percentage=0.0),
         stats=[],
         timeout_seconds=PATIENCE,
