@@ -34,7 +34,7 @@ def measure(data: Path, run: Path, variant: str, seed: int, settings: list[str])
     job = read_job(data / "job.yaml", [f"diffusion.variant={variant}", f"train.seed={seed}", *settings])
     silent = Console(quiet=True)
     drive.train(job, read_learned(job), Run(run), resume=False, console=silent)
-    _, results = evaluate_run(run, "test", SHARES, silent)
+    results = evaluate_run(run, "test", SHARES, silent).results
     return [result["auc"] for result in results]
 
 

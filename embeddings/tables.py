@@ -213,11 +213,16 @@ class FieldTables(nn.Module):
 
     def __init__(self, schema: Schema, config: TablesConfig) -> None:
         super().__init__()
-        tables = embedding_bag_configs(schema, config)
+        self.configs = tables = embedding_bag_configs(schema, config)
+        self.weighted = schema.weighted
         hashed = [table for table in tables if config.of(table.name).collision == "hash"]
         managed = [table for table in tables if config.of(table.name).collision == "managed"]
-        self.ids = EmbeddingBagCollection(hashed, schema.weighted, torch.device("meta")) if hashed else None
-        self.managed = ManagedTables(managed, config.managed, schema.weighted) if managed else None
+        self.ids: nn.Module | None = None
+        self.managed: nn.Module | None = None
+        if hashed:
+            self.ids = EmbeddingBagCollection(hashed, schema.weighted, torch.device("meta"))
+        if managed:
+            self.managed = ManagedTables(managed, config.managed, schema.weighted)
         update_in_backward(config.optimizer, self.parameters())
         number_widths = [field.embedding_dim or config.embedding_dim for field in schema.numbers.values()]
         self.columns = FieldColumns(schema, number_widths, config.init_std)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -95,17 +95,26 @@ def evaluate(
         str, typer.Option(metavar="R,R,…", help="shares of the present fields to drop, independently")
     ] = "0",
     split: Annotated[str, typer.Option(help="train, valid or test")] = "test",
+    tables: Annotated[
+        Literal["fp16", "int8", "int4"] | None,
+        typer.Option(help="round the weights of tables to this type first, as for serving"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """AUC, UAUC, log loss, normalised entropy and calibration of a run's best step, with features missing."""
     from asymdiffrec.trainer.restore import evaluate_run
 
     shares = _shares(missing)
-    step, results = evaluate_run(run, split, shares, console)
+    found = evaluate_run(run, split, shares, console, tables)
     if as_json:
-        print_json({"run": str(run), "step": step, "split": split, "results": results})
+        rounded = {"dtype": tables, "bytes": found.table_bytes[1]} if tables and found.table_bytes else None
+        document = {"run": str(run), "step": found.step, "split": split, "tables": rounded, "results": found.results}
+        print_json(document)
     else:
-        Console().print(_table(run, step, split, results))
+        Console().print(_table(run, found.step, split, found.results))
+        if tables and found.table_bytes:
+            before, after = (size / 1e6 for size in found.table_bytes)
+            console.print(f"Tables rounded to {tables}: {after:,.3g} MB of weights, {before:,.3g} MB as trained")
 
 
 def _shares(text: str) -> list[float]:

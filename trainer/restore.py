@@ -18,6 +18,7 @@ from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.reader import EvaluationReader
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.shards import open_shards
+from asymdiffrec.embeddings.quantized import Rounding, quantize
 from asymdiffrec.serving.predict import predict
 from asymdiffrec.trainer import checkpoint
 from asymdiffrec.trainer.build import Trainee, build, worker_device
@@ -50,13 +51,23 @@ def restored(folder: Path) -> Iterator[Restored]:
         yield Restored(job, schema, trainee, step)
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    step: int
+    results: list[dict[str, Any]]
+    """The metrics for each share of missing fields"""
+    table_bytes: tuple[int, int] | None
+    """As trained and as rounded, where they were rounded"""
+
+
 def evaluate_run(
-    folder: Path, split: str, shares: Sequence[float], console: Console
-) -> tuple[int, list[dict[str, Any]]]:
-    """The step that was evaluated, and the metrics of a split for each share of missing fields."""
+    folder: Path, split: str, shares: Sequence[float], console: Console, tables: Rounding | None = None
+) -> Evaluation:
+    """Evaluate a run's best step on a split, its tables rounded to `tables` where that is given."""
     if split not in ("train", "valid", "test"):
         raise InputError(f"--split {split}: expected train, valid or test")
     with restored(folder) as model, tempfile.TemporaryDirectory(prefix="asymdiffrec-") as spill:
+        sizes = quantize(model.trainee.model, tables) if tables else None
         settings = model.job.train
         reader = EvaluationReader(
             model.schema, open_shards(model.job.location(split)), evaluation_batch(settings.batch_size)
@@ -74,7 +85,7 @@ def evaluate_run(
                 )
                 for share in shares
             ]
-        return model.step, results
+        return Evaluation(model.step, results, sizes)
 
 
 def predict_run(folder: Path, data: str, out: Path, console: Console) -> int:

@@ -51,6 +51,20 @@ def test_evaluate_as_json(trained: Path, command: Callable[..., Any]) -> None:
     assert document["results"][0]["auc"] == pytest.approx(logged["test/auc"], abs=1e-6)
 
 
+def test_evaluate_with_rounded_tables(trained: Path, command: Callable[..., Any]) -> None:
+    exact, rounded, coarse = (
+        command("evaluate", trained, "--json", *more).document
+        for more in ([], ["--tables", "int8"], ["--tables", "int4"])
+    )
+    assert exact["tables"] is None
+    assert coarse["tables"]["bytes"] < rounded["tables"]["bytes"]
+    losses = [document["results"][0]["log_loss"] for document in (exact, rounded, coarse)]
+    assert 0 < abs(losses[1] - losses[0]) < abs(losses[2] - losses[0]) < 0.1 * losses[0]
+    shown = command("evaluate", trained, "--tables", "fp16")
+    assert "MB as trained" in shown.err
+    assert command("evaluate", trained, "--tables", "int3").status == 2
+
+
 def test_evaluate_shows_a_table(trained: Path, command: Callable[..., Any]) -> None:
     outcome = command("evaluate", trained, "--missing", "0.3", "--split", "valid")
     assert outcome.status == 0

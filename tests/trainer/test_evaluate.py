@@ -24,7 +24,7 @@ def test_workers_merge_to_the_metrics_of_one_process(clicks: Path, tmp_path: Pat
     job = read_job(clicks / "job.yaml", ["train.batch_size=256", "train.steps=5"])
     run = Run(tmp_path / "run")
     drive.train(job, read_learned(job), run, resume=False, console=Console(quiet=True))
-    _, (alone, *_) = evaluate_run(run.path, "test", [0.3], Console(quiet=True))
+    alone, *_ = evaluate_run(run.path, "test", [0.3], Console(quiet=True)).results
 
     def work(arguments: Mapping[str, Any]) -> None:
         from asymdiffrec.datasets.reader import EvaluationReader, Worker

@@ -1,0 +1,106 @@
+"""Rounded tables against what their rows are rounded to, written out."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from asymdiffrec.datasets.batch import Batch
+from asymdiffrec.datasets.schema import FieldsConfig
+from asymdiffrec.embeddings.managed.ids import id_range
+from asymdiffrec.embeddings.plan import Problem, local_cluster, solve
+from asymdiffrec.embeddings.planner.dense import DenseWork
+from asymdiffrec.embeddings.quantized import quantize
+from asymdiffrec.embeddings.sharding import shard
+from asymdiffrec.embeddings.state import local_parts, table_weights
+from asymdiffrec.embeddings.tables import FieldTables, TablesConfig
+
+ROWS, SAMPLES, CPU = 128, 64, torch.device("cpu")
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """A process group of one rank."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+class Model(nn.Module):
+    def __init__(self, tables: FieldTables) -> None:
+        super().__init__()
+        self.tables = tables
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        clean, _ = self.tables(batch)
+        return clean
+
+
+def batch() -> Batch:
+    draw = torch.Generator().manual_seed(0)
+    lengths = torch.stack([torch.randint(0, most + 1, (SAMPLES,), generator=draw) for most in (1, 4, 3)])
+    highest = (ROWS, ROWS, id_range(ROWS))
+    ids = [
+        torch.randint(0, high, (int(own.sum()),), generator=draw) for own, high in zip(lengths, highest, strict=True)
+    ]
+    return Batch(
+        ids=KeyedJaggedTensor(["user", "history", "tags"], torch.cat(ids), lengths=lengths.flatten()),
+        numbers=torch.randn(SAMPLES, 1, generator=draw),
+        missing=torch.cat([lengths.T == 0, torch.zeros(SAMPLES, 1, dtype=torch.bool)], dim=1),
+        label=torch.zeros(SAMPLES),
+        weight=torch.ones(SAMPLES),
+        user=torch.zeros(SAMPLES, dtype=torch.int64),
+        sample_index=torch.arange(SAMPLES),
+        counted=SAMPLES,
+    )
+
+
+def reference(weight: torch.Tensor, levels: int | None) -> torch.Tensor:
+    """Each row in `levels` steps from its least value, both with the precision of fp16; fp16 itself for None."""
+    if levels is None:
+        return weight.half().float()
+    least = weight.amin(1, keepdim=True).half().float()
+    step = ((weight.amax(1, keepdim=True) - least) / (levels - 1)).half().float()
+    return least + step * ((weight - least) / step).round().clamp(0, levels - 1)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+@pytest.mark.parametrize(("rounding", "levels", "bits"), [("fp16", None, 16), ("int8", 256, 8), ("int4", 16, 4)])
+def test_sums_are_those_of_rounded_rows(alone, rounding, levels, bits, dtype) -> None:
+    """Of a table that two fields share, of a managed one, and beside a number."""
+    fields = {
+        "user": {"type": "id", "rows": ROWS, "embedding_dim": 20},
+        "history": {"type": "id_list", "rows": ROWS, "table": "user", "embedding_dim": 20},
+        "tags": {"type": "id_list", "rows": ROWS, "pooling": "sum"},
+        "age": {"type": "number"},
+    }
+    schema = FieldsConfig.model_validate({"fields": fields}).to_schema()
+    config = TablesConfig.model_validate(
+        {"per_table": {"tags": {"collision": "managed"}}, "managed": {"admit_after": 1}, "dtype": dtype}
+    )
+    model = Model(FieldTables(schema, config))
+    plan = solve(Problem(model, schema, config, local_cluster("cpu", None, 1), SAMPLES, DenseWork(0, 0.0, 0.0, 0, 0)))
+    sharded = shard(model, config, plan.plan, CPU, seed=1)
+    sharded(batch())  # ids of tags get rows
+    sharded.eval()
+    weights = {table: next(local_parts(weight))[0] for table, weight in table_weights(sharded).items()}
+    originals = {table: weight.clone() for table, weight in weights.items()}
+    with torch.no_grad():
+        as_trained = sharded(batch())
+        for weight in weights.values():
+            weight.copy_(reference(weight.float(), levels))
+        expected = sharded(batch())
+        for table, weight in weights.items():
+            weight.copy_(originals[table])
+
+        before, after = quantize(sharded, rounding)
+        found = sharded(batch())
+    held_in = {"fp32": 1e-6, "fp16": 2e-4}  # the reference is written into the table itself
+    torch.testing.assert_close(found, expected, rtol=0, atol=held_in[dtype])
+    assert levels is None or not torch.equal(found, as_trained)
+    elements = sum(weight.numel() for weight in weights.values())
+    assert before == elements * {"fp32": 4, "fp16": 2}[dtype]
+    assert after == elements * bits // 8 + (0 if levels is None else 4 * ROWS * len(weights))
