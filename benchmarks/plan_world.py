@@ -21,7 +21,7 @@ from asymdiffrec.embeddings.planner.dense import DenseWork, dense_work
 from asymdiffrec.embeddings.planner.devices import DEVICES, Cluster, Device
 from asymdiffrec.embeddings.planner.fast import plan_fast
 from asymdiffrec.embeddings.planner.sharder import TableSharder
-from asymdiffrec.embeddings.planner.step import CALIBRATIONS, Calibration, StepTime, step_time, table_times
+from asymdiffrec.embeddings.planner.step import StepTime, step_time, table_times
 from asymdiffrec.embeddings.quiet import quiet_torchrec
 from asymdiffrec.embeddings.tables import TablesConfig
 from benchmarks._report import Result, arguments, show
@@ -112,28 +112,29 @@ def dense_dcn(batch_size: int) -> DenseWork:
     return dense_work(module, [numbers, vectors, label])
 
 
-def predicted(published: Published, calibration: Calibration | None = None) -> StepTime:
-    """The step of our plan for the cluster."""
-    cluster, tables = published.cluster, dcn()
+def predicted(published: Published, **figures: float) -> StepTime:
+    """The step of our plan for the cluster; `figures` are other ones of its device."""
+    device = published.cluster.device.model_copy(update=figures)
+    cluster, tables = replace(published.cluster, device=device), dcn()
     topology, model, batch_size = cluster.topology(RESERVED), tables.model(), published.batch_size // cluster.ranks
     sharder = TableSharder(TablesConfig(communication="fp16"), "cuda")
     _, options = plan_fast(model, planned_tables(tables, model), topology, batch_size, sharder)
     times = table_times(options, cluster.ranks)
-    return step_time(times, dense_dcn(batch_size), cluster, published.batch_size, calibration)
+    return step_time(times, dense_dcn(batch_size), cluster, published.batch_size)
 
 
-def fitted(first: Published, second: Published) -> Calibration:
+def fitted(first: Published, second: Published) -> tuple[float, float]:
     """e and t0 of T = S / e + t0 that give two published times."""
-    ideal = Calibration(efficiency=1.0, overhead=0.0)
-    sums = [predicted(one, ideal).milliseconds for one in (first, second)]
+    sums = [predicted(one, efficiency=1.0, overhead=0.0).milliseconds for one in (first, second)]
     slope = (first.milliseconds - second.milliseconds) / (sums[0] - sums[1])
-    return Calibration(1 / slope, first.milliseconds - slope * sums[0])
+    return 1 / slope, first.milliseconds - slope * sums[0]
 
 
 def measure(quick: bool) -> Iterator[Result]:
-    found, built_in = fitted(*FITTED), CALIBRATIONS["cuda"]
-    yield Result("efficiency e", found.efficiency, "", "built in", built_in.efficiency)
-    yield Result("overhead t0", found.overhead, "ms", "built in", built_in.overhead)
+    efficiency, overhead = fitted(*FITTED)
+    built_in = FITTED[0].cluster.device
+    yield Result("efficiency e", efficiency, "", "built in", built_in.efficiency)
+    yield Result("overhead t0", overhead, "ms", "built in", built_in.overhead)
     for published in (*FITTED, *TEST[:1]) if quick else (*FITTED, *TEST, *FURTHER, *BEYOND):
         million = predicted(published).samples_per_second / 1e6
         note = "fitted" if published in FITTED else "outside the model" if published in BEYOND else ""

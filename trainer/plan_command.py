@@ -106,7 +106,7 @@ def plan(
             if nodes is None and gpus_per_node is None:
                 solution = planning.smallest(config, learned, device, per_node, planner)
                 notes.append(
-                    "the smallest power of two of GPUs that fits; --nodes and --gpus-per-node name another size"
+                    "the smallest cluster that fits; --nodes and --gpus-per-node name another size"
                 )
             else:
                 cluster = planning.cluster_of(device, (nodes or 1) * per_node, per_node)
@@ -178,6 +178,7 @@ def _answer(
     job: Job, solution: Solution, changes: list[Any], notes: list[str], page: Path | None, as_json: bool
 ) -> None:
     from asymdiffrec.embeddings.plan_document import plan_document
+    from asymdiffrec.embeddings.planner.step import doubts
     from asymdiffrec.trainer.plan_shown import show_plan, write_page
     from asymdiffrec.trainer.planning import describe_change
 
@@ -188,6 +189,7 @@ def _answer(
         notes.append(f"to train on {ranks} ranks, data.lanes must be a multiple of them; it is {job.data.lanes}")
     if left := job.train.batch_size - solution.step.batch_size:
         notes.append(f"train.batch_size is no multiple of {ranks} ranks: {left} samples fewer are planned with")
+    notes += doubts(solution.problem.cluster)
     document["notes"] = notes
     if page is not None:
         write_page(document, job.name, page, notes)
@@ -208,6 +210,7 @@ def _sweep(
     as_json: bool,
 ) -> None:
     from asymdiffrec.datasets.errors import InputError
+    from asymdiffrec.embeddings.planner.step import doubts
     from asymdiffrec.trainer import planning
     from asymdiffrec.trainer.plan_shown import show_sweep
 
@@ -218,17 +221,18 @@ def _sweep(
         sizes = []
     if name != "gpus" or not equals or not sizes or min(sizes) < 1:
         raise InputError(f"--sweep {asked}: expected numbers of GPUs, such as gpus=8,16,32")
-    clusters = [planning.cluster_of(device, size, per_node) for device in devices for size in sizes]
     rows: list[dict[str, Any]] = []
+    notes: dict[str, None] = {}
     with console.status("planning") as status:
-        for cluster, solution, why in planning.sweep(job, learned, clusters, planner):
-            row = {"gpu": cluster.device.name, "gpus": cluster.ranks, "fits": solution is not None}
+        for device, ranks, solution, why in planning.sweep(job, learned, devices, sizes, per_node, planner):
+            row = {"gpu": device.name, "gpus": ranks, "fits": solution is not None}
             rows.append(row | (_figures(solution) if solution else {"why": why}))
-            status.update(f"planned {len(rows)} of {len(clusters)}")
+            notes |= dict.fromkeys(doubts(solution.problem.cluster) if solution else ())
+            status.update(f"planned {len(rows)} of {len(devices) * len(sizes)}")
     if as_json:
-        print_json({"clusters": rows})
+        print_json({"clusters": rows, "notes": list(notes)})
     else:
-        show_sweep(rows)
+        show_sweep(rows, list(notes))
 
 
 def _figures(solution: Solution) -> dict[str, Any]:

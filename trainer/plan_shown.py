@@ -138,7 +138,7 @@ def show_unfit(document: Mapping[str, Any]) -> None:
         out.print("No single change that was tried makes them fit; a larger cluster may: leave out its size to see.")
 
 
-def show_sweep(rows: Sequence[Mapping[str, Any]]) -> None:
+def show_sweep(rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> None:
     """Print clusters side by side, and why those that do not fit do not."""
     out = _output()
     table = Table(title="Clusters side by side")
@@ -157,6 +157,8 @@ def show_sweep(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         if not row["fits"]:
             out.print(f"{row['gpus']} x {row['gpu']}: {row['why']}", highlight=False, soft_wrap=True)
+    for note in notes:
+        out.print(note, highlight=False, soft_wrap=True)
 
 
 PAGE = """<!doctype html>

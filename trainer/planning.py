@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -49,37 +50,55 @@ def plan(job: Job, learned: Learned | None, cluster: Cluster, planner: str = "fa
 
 
 def smallest(job: Job, learned: Learned | None, device: Device, per_node: int, planner: str = "fast") -> Solution:
-    """The plan for the smallest cluster of the device that the tables fit: a power of two of GPUs.
+    """The plan for the smallest cluster of the device that the tables fit: a power of two of GPUs of one machine, or
+    whole machines, in as much as a larger cluster fits what a smaller one does.
 
     Raises DoesNotFitError where LARGEST are too few.
     """
-    ranks = 1
+
+    def planned(ranks: int) -> Solution:
+        return plan(job, learned, cluster_of(device, ranks, per_node), planner)
+
+    small, large = 0, 1
     while True:
-        cluster = cluster_of(device, ranks, per_node)
         try:
-            return plan(job, learned, cluster, planner)
+            found = planned(large)
+            break
         except DoesNotFitError:
-            if ranks >= min(LARGEST, job.train.batch_size):
+            if large >= min(LARGEST, job.train.batch_size):
                 raise
-            ranks *= 2
+            # From a machine on, in whole ones
+            small, large = large, min(2 * large, per_node) if large < per_node else 2 * large
+    while large - small > per_node:
+        middle = (small + large) // 2 // per_node * per_node
+        try:
+            found, large = planned(middle), middle
+        except DoesNotFitError:
+            small = middle
+    return found
 
 
 def cluster_of(device: Device, ranks: int, per_node: int) -> Cluster:
-    """So many ranks on machines of `per_node`, or on a part of one. InputError where they do not fill machines."""
+    """So many ranks on machines of `per_node`, or on a part of one.
+
+    InputError where they do not fill machines, or are more than LARGEST.
+    """
+    if ranks > LARGEST:
+        raise InputError(f"{ranks:,} GPUs: at most {LARGEST:,} are planned for")
     if ranks > per_node and ranks % per_node:
         raise InputError(f"{ranks} GPUs do not fill machines of {per_node}; give a multiple, or --gpus-per-node")
     return Cluster(device, max(1, ranks // per_node), min(ranks, per_node))
 
 
 def sweep(
-    job: Job, learned: Learned | None, clusters: Sequence[Cluster], planner: str
-) -> Iterator[tuple[Cluster, Solution | None, str]]:
-    """The plan for each cluster, or None and why there is none."""
-    for cluster in clusters:
+    job: Job, learned: Learned | None, devices: Sequence[Device], sizes: Sequence[int], per_node: int, planner: str
+) -> Iterator[tuple[Device, int, Solution | None, str]]:
+    """The plan for each number of each device, or None and why there is none."""
+    for device, ranks in product(devices, sizes):
         try:
-            yield cluster, plan(job, learned, cluster, planner), ""
+            yield device, ranks, plan(job, learned, cluster_of(device, ranks, per_node), planner), ""
         except (DoesNotFitError, InputError) as error:
-            yield cluster, None, str(error)
+            yield device, ranks, None, str(error)
 
 
 def changed(job: Job, settings: Sequence[str]) -> Job:

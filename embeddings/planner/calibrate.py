@@ -31,7 +31,7 @@ def calibrate(name: str, tell: Callable[[str], None] = lambda what: None) -> Dev
     `bandwidth` is that of look-ups (random rows of 256 bytes, read, pooled and written), `flops` of products in bf16
     on GPUs and fp32 on CPUs, `link` of an all-to-all between the machine's GPUs by NCCL, or between two processes by
     gloo, `host_link` of a copy from pinned memory. `nic` cannot be measured on one machine and is taken as `link`; so
-    is the link of a machine with one GPU, as the look-ups' bandwidth.
+    is the link of a machine with one GPU, as the look-ups' bandwidth. The overhead of a GPU's step is not measured.
     """
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(kind)
@@ -45,14 +45,14 @@ def calibrate(name: str, tell: Callable[[str], None] = lambda what: None) -> Dev
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return Device(
             name=name, kind="cpu", memory=memory / GB, bandwidth=bandwidth / GB, flops=flops / 1e12,
-            link=link / GB, nic=link / GB,
+            link=link / GB, nic=link / GB, efficiency=1.0,
         )  # fmt: skip
     tell("copies")
     memory = torch.cuda.get_device_properties(device).total_memory
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / torch.cuda.device_count()
     return Device(
         name=name, memory=memory / GB, bandwidth=bandwidth / GB, flops=flops / 1e12, link=link / GB, nic=link / GB,
-        host_memory=host / GB, host_link=_copies(device) / GB,
+        host_memory=host / GB, host_link=_copies(device) / GB, efficiency=1.0,
     )  # fmt: skip
 
 

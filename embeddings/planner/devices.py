@@ -29,6 +29,17 @@ class Device(Config):
     nic: float = Field(gt=0, description="GB/s to other machines")
     host_memory: float = Field(0.0, ge=0, description="GB of the machine's memory that are its share")
     host_link: float = Field(32.0, gt=0, description="GB/s to the machine's memory")
+    efficiency: float = Field(
+        default_factory=lambda figures: 0.630 if figures.get("kind") == "cuda" else 1.0,
+        gt=0,
+        le=1,
+        description="what of the figures above a step reaches; 1 where they were measured",
+    )
+    overhead: float = Field(
+        default_factory=lambda figures: 0.696 if figures.get("kind") == "cuda" else 0.0,
+        ge=0,
+        description="ms that a step takes however small it is",
+    )
 
 
 DEVICES = {
@@ -48,6 +59,8 @@ DEVICES = {
 4 and 5 at half of their bidirectional 600, 900 and 1,800 GB/s, PCIe 4 x16 where there is none. The machines are DGX
 A100 (1 and 2 TB, HDR), DGX H100, H200 and B200 (2 TB, NDR, PCIe 5), a NIC for each module; for L4 and L40 a common
 server is assumed, with 100 and 200 Gbit/s a card. `cpu` is a guess at a worker on 16 cores of a server with Ethernet.
+Efficiency and overhead of GPUs are from two published MLPerf figures, as `benchmarks/plan_world.py` says; for CPUs none
+are published.
 """
 
 

@@ -23,19 +23,8 @@ from asymdiffrec.embeddings.planner.devices import GB, Cluster
 BACKWARD = 2 / 3
 """Of the dense part: of a layer's three matrix products, two are of the backward pass"""
 
-
-@dataclass(frozen=True)
-class Calibration:
-    """What of a data sheet's figures a step reaches, and what it takes however small it is."""
-
-    efficiency: float
-    overhead: float
-    """Milliseconds"""
-
-
-CALIBRATIONS = {"cuda": Calibration(efficiency=0.630, overhead=0.696), "cpu": Calibration(efficiency=1.0, overhead=0.0)}
-"""By kind of device. For `cuda` from two published MLPerf figures, as `benchmarks/plan_world.py` says; for `cpu` none
-are published."""
+LEAST_NVLINK = 100
+"""GB/s in one direction; the widest PCIe slot has less"""
 
 
 @dataclass(frozen=True)
@@ -113,14 +102,9 @@ class StepTime:
         return self.waiting / self.milliseconds
 
 
-def step_time(
-    tables: TableTimes, dense: DenseWork, cluster: Cluster, batch_size: int, calibration: Calibration | None = None
-) -> StepTime:
-    """The time of a step with a global batch of `batch_size`, of which a rank's `dense` has its share.
-
-    `calibration` is that of the device's kind where none is given.
-    """
-    reached = calibration or CALIBRATIONS[cluster.device.kind]
+def step_time(tables: TableTimes, dense: DenseWork, cluster: Cluster, batch_size: int) -> StepTime:
+    """The time of a step with a global batch of `batch_size`, of which a rank's `dense` has its share."""
+    reached = cluster.device.efficiency
     phases = (tables.forward, tables.backward, tables.forward_communication, tables.backward_communication)
     forward, backward, *exchanges = (float(phase.max()) for phase in phases)
     communication = sum(exchanges)
@@ -130,16 +114,35 @@ def step_time(
     late = max(0.0, links - (forward + backward + communication + computed + exposed))
     waiting = sum(float(phase.max() - phase.mean()) for phase in phases)
     return StepTime(
-        forward=forward / reached.efficiency,
-        backward=backward / reached.efficiency,
-        communication=communication / reached.efficiency,
-        dense=computed / reached.efficiency,
-        all_reduce=exposed / reached.efficiency,
-        input_distribution=late / reached.efficiency,
-        overhead=reached.overhead,
-        waiting=waiting / reached.efficiency,
+        forward=forward / reached,
+        backward=backward / reached,
+        communication=communication / reached,
+        dense=computed / reached,
+        all_reduce=exposed / reached,
+        input_distribution=late / reached,
+        overhead=cluster.device.overhead,
+        waiting=waiting / reached,
         batch_size=batch_size,
     )
+
+
+def doubts(cluster: Cluster) -> list[str]:
+    """Where the model is known to miss on such a cluster, or where little is known, a line each."""
+    device = cluster.device
+    found: list[str] = []
+    if device.kind != "cuda" or cluster.per_node == 1:
+        return found
+    if device.link < LEAST_NVLINK:
+        found.append(
+            f"{device.name}: where cards share a PCIe switch a step takes longer than this, published ones 1.2 to 3.4 "
+            "times as long; plan --calibrate measures the link (docs/step-time.md)"
+        )
+    if cluster.per_node > 8:
+        found.append(
+            f"{cluster.per_node} GPUs in one NVLink domain: one published figure is known there, so little tells how "
+            "good this is (docs/step-time.md)"
+        )
+    return found
 
 
 def _dense(work: DenseWork, cluster: Cluster) -> float:

@@ -89,6 +89,13 @@ def test_the_smallest_cluster_is_found(command: Command, job: Path) -> None:
     assert not json.loads(smaller.out)["fits"]
 
 
+def test_beyond_one_machine_the_smallest_cluster_is_of_whole_ones(command: Command, job: Path) -> None:
+    """Three machines here, no power of two."""
+    large = ("--gpu", "l4", "--set", "fields.user.rows=800000000", "--no-advise", "--json")
+    assert command("plan", job, *large).document["cluster"] == {"nodes": 3, "gpus_per_node": 8, "gpu": "l4"}
+    assert command("plan", job, *large, "--nodes", 2, "--gpus-per-node", 8).status == 2
+
+
 def test_what_does_not_fit_is_told_with_what_would(command: Command, job: Path) -> None:
     outcome = command("plan", job, "--gpu", "l4", "--gpus-per-node", 1)
     assert outcome.status == 2
@@ -102,11 +109,16 @@ def test_what_does_not_fit_is_told_with_what_would(command: Command, job: Path) 
 
 
 def test_clusters_side_by_side(command: Command, job: Path) -> None:
-    sweep = ("--sweep", "gpus=1,4,16", "--gpu", "l4,h100")
-    rows = command("plan", job, *sweep, "--json").document["clusters"]
-    assert [(row["gpu"], row["gpus"]) for row in rows] == [(gpu, n) for gpu in ("l4", "h100") for n in (1, 4, 16)]
+    sizes = (1, 4, 12, 16)
+    sweep = ("--sweep", f"gpus={','.join(map(str, sizes))}", "--gpu", "l4,h100")
+    document = command("plan", job, *sweep, "--json").document
+    rows = document["clusters"]
+    assert [(row["gpu"], row["gpus"]) for row in rows] == [(gpu, n) for gpu in ("l4", "h100") for n in sizes]
     assert not rows[0]["fits"]
     assert "do not fit" in rows[0]["why"]
+    assert "12 GPUs do not fill machines of 8" in rows[2]["why"]
+    (note,) = document["notes"]
+    assert note.startswith("l4: where cards share a PCIe switch")
     fitting = [row for row in rows if row["fits"]]
     assert len(fitting) == 5
     for row in fitting:
@@ -138,7 +150,7 @@ def test_torchrecs_planner_plans_too(command: Command, job: Path) -> None:
         (("--gpus-per-node", 0), "--gpus-per-node 0: at least one"),
         (("--gpu", "h100,h200"), "several GPUs are compared with --sweep"),
         (("--sweep", "gpus=8,x"), "--sweep gpus=8,x: expected numbers of GPUs"),
-        (("--sweep", "gpus=12"), "12 GPUs do not fill machines of 8"),
+        (("--nodes", 1000, "--gpus-per-node", 8), "8,000 GPUs: at most 4,096 are planned for"),
         (("--sweep", "gpus=8", "--nodes", 2), "--sweep goes with none of"),
         (("--html", "/nowhere/page.html"), "--html /nowhere/page.html: no file can be written there"),
         (("--set", "train.batch_size=4", "--gpus-per-node", 8), "4 samples are too few for 8 ranks"),
