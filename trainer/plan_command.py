@@ -105,9 +105,7 @@ def plan(
         try:
             if nodes is None and gpus_per_node is None:
                 solution = planning.smallest(config, learned, device, per_node, planner)
-                notes.append(
-                    "the smallest cluster that fits; --nodes and --gpus-per-node name another size"
-                )
+                notes.append("the smallest cluster that fits; --nodes and --gpus-per-node name another size")
             else:
                 cluster = planning.cluster_of(device, (nodes or 1) * per_node, per_node)
                 solution = planning.plan(config, learned, cluster, planner)
