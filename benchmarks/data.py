@@ -150,7 +150,7 @@ def waiting(folder: Path, quick: bool) -> Result:
     prepare_synthetic(folder / "clicks", rows=5_000 if quick else 400_000)
     settings = ["train.log_every=10", *(["train.epochs=1"] if quick else [])]
     job = read_job(folder / "clicks" / "job.yaml", settings)
-    drive.train(job, read_learned(job), Run(folder / "run"), resume=False, console=Console(quiet=True))
+    drive.train(job, read_learned(job), Run(folder / "run"), console=Console(quiet=True))
     records = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     steps = [record for record in records if "data_wait" in record]
     seconds = [1 / record["samples_per_second"] for record in steps]

@@ -96,7 +96,7 @@ def managed(**settings: Any) -> list[str]:
 def measure(data: Path, run: Path, seed: int, settings: list[str]) -> tuple[float, float]:
     """Test AUC, and samples a second."""
     job = read_job(data / "job.yaml", [f"train.seed={seed}", *settings])
-    drive.train(job, read_learned(job), Run(run), resume=False, console=Console(quiet=True))
+    drive.train(job, read_learned(job), Run(run), console=Console(quiet=True))
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     rates = [record["samples_per_second"] for record in records if "samples_per_second" in record]
     return next(record["test/auc"] for record in records if "test/auc" in record), statistics.median(rates)

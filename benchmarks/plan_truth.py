@@ -65,7 +65,7 @@ def run(data: Path, folder: Path, plan: str, *settings: str) -> Mapping[str, Any
     """Planned and measured, as a run's `result.json` has them."""
     kinds = {name: {"sharding": KINDS[kind]} for name, kind in zip(ROWS, plan, strict=True)}
     job = read_job(data / "job.yaml", [f"tables.per_table={json.dumps(kinds)}", *settings])
-    result = drive.train(job, read_learned(job), Run(folder), resume=False, console=Console(quiet=True))
+    result = drive.train(job, read_learned(job), Run(folder), console=Console(quiet=True))
     measured: Mapping[str, Any] = result["measured"]
     return measured
 

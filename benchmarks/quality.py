@@ -33,7 +33,7 @@ def measure(data: Path, run: Path, variant: str, seed: int, settings: list[str])
     """AUC of a trained variant on the test split, for each share of missing fields."""
     job = read_job(data / "job.yaml", [f"diffusion.variant={variant}", f"train.seed={seed}", *settings])
     silent = Console(quiet=True)
-    drive.train(job, read_learned(job), Run(run), resume=False, console=silent)
+    drive.train(job, read_learned(job), Run(run), console=silent)
     results = evaluate_run(run, "test", SHARES, silent).results
     return [result["auc"] for result in results]
 

@@ -13,8 +13,9 @@ from asymdiffrec.datasets.prepare.synthetic import prepare_synthetic
 from asymdiffrec.datasets.reader import Position, TrainingReader
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.embeddings.quiet import quiet_torchrec
-from asymdiffrec.trainer.build import build, pipeline, worker_device
+from asymdiffrec.trainer.build import build, worker_device
 from asymdiffrec.trainer.job import read_job, read_learned
+from asymdiffrec.trainer.pipeline import pipeline
 from benchmarks._report import Result, alternate, arguments, show
 
 VARIANTS = ("dropout", "augment", "asymdiff")

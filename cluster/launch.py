@@ -14,7 +14,8 @@ import torch
 import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, Field
 
-Work = Callable[[Mapping[str, Any]], None]
+Work = Callable[[Mapping[str, Any], Callable[[], bool]], None]
+"""Of the arguments, and of what tells whether this worker's machine is about to be taken away"""
 
 
 class ClusterConfig(BaseModel):
@@ -28,6 +29,9 @@ class ClusterConfig(BaseModel):
     )
     device: str | None = Field(
         None, description="what `plan` and the planner take a worker for: a name or YAML file that plan --gpu takes"
+    )
+    max_failures: int = Field(
+        3, ge=0, description="times that workers under Ray are started again after one has died or failed"
     )
     timeout_seconds: float = Field(
         1800, gt=0, description="how long a collective operation waits for the slowest worker"
@@ -55,21 +59,31 @@ class WorkerError(RuntimeError):
     """The work failed on a worker. Its cause is the exception of the first worker that failed, where Ray kept it."""
 
 
-def launch(work: Work, arguments: Mapping[str, Any], cluster: ClusterConfig, storage: Path) -> None:
-    """Call `work(arguments)` on every worker with a process group of all of them; returns when all are done.
+def launch(
+    work: Work,
+    arguments: Mapping[str, Any],
+    cluster: ClusterConfig,
+    storage: Path,
+    permanent: tuple[type[Exception], ...] = (),
+    tell: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Call `work` on every worker with a process group of all of them; returns when all are done.
 
     `arguments` travel to other processes and must pickle. `storage` is a folder all nodes see, for Ray's own files.
-    Raises ClusterError where no such cluster can be had, WorkerError where a worker under Ray fails, and what `work`
-    raises where it runs in this process.
+    Where a worker under Ray dies or fails, all are started again and called anew, which `tell` hears of, but not after
+    an error that is one of `permanent`, nor more often than the cluster says.
+
+    Raises ClusterError where no such cluster can be had, WorkerError where a worker under Ray fails for good, and what
+    `work` raises where it runs in this process.
     """
     cluster = cluster.resolved()
     if cluster.workers == 1 and cluster.address is None:
         with process_group(dist.HashStore(), 0, 1, cluster, one_node=True):
-            work(arguments)
+            work(arguments, lambda: False)
     else:
         from asymdiffrec.cluster.under_ray import run_workers  # Ray takes seconds to import
 
-        run_workers(work, arguments, cluster, storage)
+        run_workers(work, arguments, cluster, storage, permanent, tell)
 
 
 @contextmanager

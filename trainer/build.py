@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
 from torchrec.distributed.types import ShardingPlan
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 
@@ -135,32 +131,3 @@ def missing_patterns(schema: Schema) -> Patterns | None:
     patterns = schema.learned.patterns
     rows = [[name in pattern.missing for name in schema.names] for pattern in patterns]
     return Patterns(torch.tensor(rows), torch.tensor([pattern.rows for pattern in patterns]))
-
-
-Pipeline: TypeAlias = TrainPipelineBase | TrainPipelineSparseDist
-
-
-def pipeline(trainee: Trainee) -> Pipeline:
-    """TorchRec's train pipeline: on CUDA the next batch's copy and input distribution overlap this one's step."""
-    if trainee.device.type == "cuda":
-        return TrainPipelineSparseDist(trainee.model, trainee.optimizer, trainee.device, execute_all_batches=False)
-    return TrainPipelineBase(trainee.model, trainee.optimizer, trainee.device)
-
-
-def detach(pipeline: Pipeline) -> None:
-    """Give the model its own look-up back: the pipeline's answers with the batch in flight, whatever batch comes."""
-    if isinstance(pipeline, TrainPipelineSparseDist):
-        pipeline.detach()
-
-
-@contextmanager
-def detached(pipeline: Pipeline) -> Iterator[None]:
-    """`detach` for the length of a block, as an evaluation between two training steps."""
-    detach(pipeline)
-    yield
-    if isinstance(pipeline, TrainPipelineSparseDist):
-        pipeline.attach()
-
-
-def write_plan(path: Path, trainee: Trainee) -> None:
-    path.write_text(json.dumps(trainee.plan, indent=2) + "\n")

@@ -1,107 +1,52 @@
-"""Checkpoints in one layout: no key or shape depends on rank, plan or kernel, so any number of workers loads one."""
+"""What a checkpoint holds, in one layout: no key or shape depends on rank, plan or kernel (but see `table_state`), so
+that any number of workers loads one."""
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
+from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor, ShardedTensorMetadata
+from torch.distributed._shard.sharding_spec import ShardMetadata
 
 from asymdiffrec.embeddings.state import look_up_state, table_state
 from asymdiffrec.trainer.build import Trainee
 
 
-class CheckpointError(RuntimeError):
-    """A checkpoint cannot be written or loaded."""
-
-
 @dataclass(frozen=True)
-class Progress:
-    """Where training is, and what validation has found so far."""
+class Standing:
+    """Where training stands: beside the trainee's state all that it takes to go on."""
 
     step: int = 0
     best_step: int = 0
     best_value: float | None = None
     waited: int = 0
     """validations since the best one"""
+    means: Mapping[str, float] = field(default_factory=dict)
+    """of the losses since the last line of the log, over all workers and `counted` steps"""
+    counted: int = 0
 
-    def validated(self, value: float, higher_is_better: bool) -> Progress:
+    def summary(self) -> dict[str, Any]:
+        """What of it tells how a training ended."""
+        return {key: value for key, value in asdict(self).items() if key not in ("means", "counted")}
+
+    def validated(self, value: float, higher_is_better: bool) -> Standing:
         better = self.best_value is None or (value > self.best_value if higher_is_better else value < self.best_value)
         if better:
             return replace(self, best_step=self.step, best_value=value, waited=0)
         return replace(self, waited=self.waited + 1)
 
 
-def save(folder: Path, trainee: Trainee, progress: Progress) -> None:
-    """Write a checkpoint; all workers call this together. The folder gets its name when it is complete.
-
-    Raises CheckpointError where it cannot be written, as on a full disk; then there is no folder of that name.
-    """
-    partial = folder.with_name(folder.name + ".partial")
-    if dist.get_rank() == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        (partial / "progress.json").write_text(json.dumps(asdict(progress)) + "\n")
-    dist.barrier()
-    with _as_checkpoint_error(folder, "written"):
-        dcp.save(_state(trainee), checkpoint_id=str(partial))
-    dist.barrier()
-    if dist.get_rank() == 0:
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    dist.barrier()
-
-
-def load(folder: Path, trainee: Trainee) -> Progress:
-    """Fill a model and its optimizers, under whatever plan, from a checkpoint; all workers call this together.
-
-    Raises CheckpointError where the checkpoint cannot be read or does not fit the model.
-    """
-    _load(folder, _state(trainee))
-    progress = read_progress(folder)
-    trainee.tables_optimizer.set_optimizer_step(progress.step)
-    return progress
-
-
-def load_weights(folder: Path, trainee: Trainee) -> None:
-    """Fill a model alone, whatever optimizers it has, for evaluation and prediction; otherwise as `load`."""
-    _load(folder, _weights(trainee))
-
-
-def _load(folder: Path, state: dict[str, Any]) -> None:
-    with _as_checkpoint_error(folder, "loaded"):
-        dcp.load(state, checkpoint_id=str(folder))
-
-
-@contextmanager
-def _as_checkpoint_error(folder: Path, what: str) -> Iterator[None]:
-    """One line for what goes wrong in torch, whose own exception derives from BaseException."""
-    try:
-        yield
-    except (dcp.CheckpointException, OSError) as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        raise CheckpointError(f"{folder}: cannot be {what}: {lines[-1].strip()}") from error
-
-
-def read_progress(folder: Path) -> Progress:
-    with _as_checkpoint_error(folder, "loaded"):
-        return Progress(**json.loads((folder / "progress.json").read_text()))
-
-
-def _weights(trainee: Trainee) -> dict[str, Any]:
+def weights(trainee: Trainee) -> dict[str, Any]:
     """The live weights under their canonical names, and what else a look-up needs."""
     dense = {name: parameter.detach() for name, parameter in trainee.dense.items()}
     return {"tables": look_up_state(trainee.model), "dense": dense}
 
 
-def _state(trainee: Trainee) -> dict[str, Any]:
+def state(trainee: Trainee) -> dict[str, Any]:
     """The live weights and optimizer states under their canonical names."""
     optimizer = {
         f"{name}.{key}": value
@@ -109,4 +54,62 @@ def _state(trainee: Trainee) -> dict[str, Any]:
         for key, value in trainee.dense_optimizer.state[parameter].items()
     }
     tables = table_state(trainee.model, trainee.tables_optimizer, trainee.job.tables.optimizer)
-    return _weights(trainee) | {"tables": tables, "dense_optimizer": optimizer}
+    return weights(trainee) | {"tables": tables, "dense_optimizer": optimizer}
+
+
+class Snapshot:
+    """Copies of a trainee's state in host memory, which the training that goes on does not change.
+
+    The memory is taken once and used again: fresh memory costs more than the copy.
+    """
+
+    def __init__(self, trainee: Trainee) -> None:
+        self._trainee = trainee
+        self._state: dict[str, dict[str, Any]] | None = None
+
+    def take(self) -> dict[str, dict[str, Any]]:
+        """The state as it is now; what was taken before is overwritten."""
+        live = state(self._trainee)
+        if self._state is None:
+            self._state = {part: {name: _like(one) for name, one in named.items()} for part, named in live.items()}
+        for part, named in live.items():
+            for name, tensor in named.items():
+                _copy(tensor, self._state[part][name])
+        if self._trainee.device.type == "cuda":
+            torch.cuda.synchronize(self._trainee.device)
+        return self._state
+
+
+def _like(tensor: torch.Tensor) -> torch.Tensor:
+    """An empty tensor of the same shape and sharding in host memory, page-locked for what comes from a GPU."""
+    if not isinstance(tensor, ShardedTensor):
+        return torch.empty_like(tensor, device="cpu", pin_memory=tensor.device.type == "cuda")
+    metadata = tensor.metadata()
+    on_host = [
+        ShardMetadata(shard.shard_offsets, shard.shard_sizes, f"rank:{_rank(shard)}/cpu")
+        for shard in metadata.shards_metadata
+    ]
+    held = {tuple(shard.metadata.shard_offsets): shard.tensor for shard in tensor.local_shards()}
+    own = [shard for shard in on_host if _rank(shard) == dist.get_rank()]
+    return ShardedTensor._init_from_local_shards_and_global_metadata(
+        [Shard(_like(held[tuple(shard.shard_offsets)]), shard) for shard in own],
+        ShardedTensorMetadata(on_host, metadata.size, metadata.tensor_properties),
+        tensor._process_group,
+    )
+
+
+def _rank(shard: ShardMetadata) -> int:
+    assert shard.placement is not None
+    rank = shard.placement.rank()
+    assert rank is not None
+    return rank
+
+
+def _copy(source: torch.Tensor, target: torch.Tensor) -> None:
+    if not isinstance(source, ShardedTensor):
+        target.copy_(source, non_blocking=True)
+        return
+    assert isinstance(target, ShardedTensor)
+    copies = {tuple(shard.metadata.shard_offsets): shard.tensor for shard in target.local_shards()}
+    for shard in source.local_shards():
+        copies[tuple(shard.metadata.shard_offsets)].copy_(shard.tensor, non_blocking=True)

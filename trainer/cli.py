@@ -70,7 +70,7 @@ def train(
         config, learned = drive.resumed(folder, tuple(overrides)), folder.learned()
     else:
         folder, learned = new_run(config, run), read_learned(config)
-    result = drive.train(config, learned, folder, resume, console, read_plan_file(plan) if plan else None)
+    result = drive.train(config, learned, folder, console, read_plan_file(plan) if plan else None)
     if as_json:
         print_json({"run": str(folder.path), **result})
     elif result["state"] == "interrupted":
@@ -211,11 +211,11 @@ def main() -> None:
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except RuntimeError as error:
-        from asymdiffrec.trainer.checkpoint import CheckpointError
-        from asymdiffrec.trainer.loop import TrainingError
+        from asymdiffrec.cluster.launch import WorkerError
+        from asymdiffrec.trainer.errors import CheckpointError, TrainingError
 
         reason = error.__cause__ if isinstance(error.__cause__, TrainingError | CheckpointError) else error
-        if not isinstance(reason, TrainingError | CheckpointError):
+        if not isinstance(reason, TrainingError | CheckpointError | WorkerError):
             raise
         _fail(str(reason), 1)
 

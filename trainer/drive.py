@@ -19,7 +19,8 @@ from asymdiffrec.datasets.reader import EvaluationReader, TrainingReader, Worker
 from asymdiffrec.datasets.schema import Learned
 from asymdiffrec.datasets.shards import Shards, added_files, open_shards
 from asymdiffrec.trainer import loop
-from asymdiffrec.trainer.checkpoint import read_progress
+from asymdiffrec.trainer.checkpoints import Checkpoints
+from asymdiffrec.trainer.errors import TrainingError
 from asymdiffrec.trainer.job import Job
 from asymdiffrec.trainer.report import followed, unused
 from asymdiffrec.trainer.run import Run
@@ -30,6 +31,9 @@ FIXED = (
     *("diffusion.variant", "diffusion.denoiser_hidden", "diffusion.step_in_extractor"),
 )
 """Values on which a checkpoint's shapes or the order of the samples depend: they are a run's for good."""
+
+PERMANENT = (InputError, TrainingError)
+"""What would only come again if the workers were started again"""
 
 
 def check(job: Job, learned: Learned, record: Mapping[str, Sequence[int]] | None) -> tuple[int, Shards]:
@@ -56,22 +60,25 @@ def resumed(run: Run, settings: tuple[str, ...]) -> Job:
         old, new = (attrgetter(path)(one) for one in (before, job))
         if old != new:
             raise InputError(f"{path} is {new}, but {run.path} was started with {old}; start a new run to change it")
-    if steps := run.steps():
-        progress = read_progress(run.checkpoint(steps[-1]))
+    checkpoints = Checkpoints(run.checkpoints(job))
+    if steps := checkpoints.steps():
+        standing = checkpoints.standing(steps[-1])
         whole, _ = check(job, run.learned(), run.record())
-        over = progress.step >= whole or progress.waited >= job.train.validation.patience
+        over = standing.step >= whole or standing.waited >= job.train.validation.patience
         if over and run.result():  # without a result it is the test that is still to be done
             raise InputError(
-                f"{run.path}: has ended at step {progress.step}; to go on, raise train.epochs (or train.steps) "
+                f"{run.path}: has ended at step {standing.step}; to go on, raise train.epochs (or train.steps) "
                 "or train.validation.patience with --set"
             )
     return job
 
 
 def train(
-    job: Job, learned: Learned, run: Run, resume: bool, console: Console, plan: Mapping[str, Any] | None = None
+    job: Job, learned: Learned, run: Run, console: Console, plan: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Train in a run directory until the work is done or interrupted; returns how it ended.
+
+    Goes on from the newest checkpoint there.
 
     `plan` is the document of a sharding plan; the tables are planned for these workers where it is None.
 
@@ -83,37 +90,30 @@ def train(
     with _alone(run):
         run.write_inputs(job, learned)
         run.write_record(shards.record)
-        return _train(job, learned, run, resume, steps, console, plan)
+        return _train(job, learned, run, steps, console, plan)
 
 
 def _train(
-    job: Job,
-    learned: Learned,
-    run: Run,
-    resume: bool,
-    steps: int,
-    console: Console,
-    plan: Mapping[str, Any] | None,
+    job: Job, learned: Learned, run: Run, steps: int, console: Console, plan: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    run.forget_after(max(run.steps(), default=0))
-    (run.path / "result.json").unlink(missing_ok=True)
+    is_new = not run.metrics.exists()
+    run.forget_result()
     arguments = {
         "job": job.model_dump(mode="json"),
         "learned": learned.model_dump(mode="json"),
         "run": str(run.path.resolve()),
-        "resume": resume,
         "plan": plan,
     }
     if job.cluster.workers > 1:
         console.print(f"Starting {job.cluster.workers} workers under Ray")
     try:
         with followed(run.metrics, steps, console), _stops(run, console):
-            launch(loop.work, arguments, job.cluster, run.path / "ray")
+            launch(loop.work, arguments, job.cluster, run.ray, PERMANENT, console.print)
     except (InputError, ClusterError, WorkerError) as error:
         reason = error.__cause__ if isinstance(error, WorkerError) else error
         if not isinstance(reason, InputError | ClusterError):
             raise
-        if not resume and not run.steps():
+        if is_new and not Checkpoints(run.checkpoints(job)).steps():
             shutil.rmtree(run.path)
         raise InputError(str(reason)) from error
     result = run.result()
@@ -126,7 +126,7 @@ def _alone(run: Run) -> Iterator[None]:
     """Hold the run directory; InputError where another training holds it, or where it cannot be made."""
     try:
         run.path.mkdir(parents=True, exist_ok=True)
-        file = (run.path / "lock").open("w")
+        file = run.lock.open("w")
     except OSError as error:
         raise InputError(f"{run.path}: cannot write there ({error.strerror}); choose another --run") from error
     with file:
@@ -145,7 +145,7 @@ def _stops(run: Run, console: Console) -> Iterator[None]:
         if run.stop.exists():
             raise KeyboardInterrupt
         run.stop.touch()
-        message = "Stopping at the next logged step, with a checkpoint. Once more to stop at once, without one."
+        message = "Stopping after this step, with a checkpoint. Once more to stop at once, without one."
         console.print(message, soft_wrap=True)
 
     run.stop.unlink(missing_ok=True)
@@ -156,12 +156,3 @@ def _stops(run: Run, console: Console) -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         run.stop.unlink(missing_ok=True)
-
-
-def best_step(run: Run) -> int:
-    """The step that the run is judged by: the best on validation, or the newest where none was validated."""
-    steps = run.steps()
-    if not steps:
-        raise InputError(f"{run.path}: no checkpoint yet")
-    progress = read_progress(run.checkpoint(steps[-1]))
-    return progress.best_step if progress.best_value is not None else steps[-1]

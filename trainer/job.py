@@ -35,6 +35,19 @@ class ValidationConfig(Config):
     patience: int = Field(2, gt=0, description="validations without a better metric before training stops")
 
 
+class CheckpointsConfig(Config):
+    steps: int | None = Field(None, gt=0, description="steps between two, beside those of time and of validations")
+    minutes: float | None = Field(30, gt=0, description="minutes between two; null: none for the time that has passed")
+    keep: int = Field(1, gt=0, description="newest ones that are kept, besides the best")
+    path: str | None = Field(
+        None,
+        description="folder or URI (s3://, gs://, hdfs://) for those of all runs; left out: the run directory",
+    )
+    background: bool = Field(
+        True, description="written while training goes on, from a copy in the machine's memory; false: no copy"
+    )
+
+
 class TrainConfig(Config):
     seed: int = Field(0, ge=0, lt=2**63, description="of the initial weights, the order of the samples and the noise")
     batch_size: int = Field(1024, gt=0, description="samples of a step over all workers; a multiple of data.lanes")
@@ -43,7 +56,11 @@ class TrainConfig(Config):
     learning_rate: float = Field(1e-3, gt=0, description="of the dense parameters (Adam); the tables have their own")
     weight_decay: float = Field(0.0, ge=0, description="of the dense parameters (AdamW)")
     log_every: int = Field(50, gt=0, description="steps between lines of metrics.jsonl")
-    keep: int = Field(1, gt=0, description="newest checkpoints that are kept, besides the best")
+    checkpoints: CheckpointsConfig = CheckpointsConfig()
+    on_nan: Literal["stop", "skip"] = Field(
+        "stop", description="where a loss is not finite or beyond max_loss; a skipped step changes no parameter"
+    )
+    max_loss: float = Field(1e4, gt=0, description="a loss beyond it has exploded")
     metric_rows: int = Field(
         2_000_000, gt=0, description="rows an evaluation holds in memory before it spills to the run directory"
     )

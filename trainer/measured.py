@@ -19,7 +19,7 @@ class Gauge:
         self._device = device
         self._memory = self._held()
         self._cpu = time.process_time()
-        self.seconds: list[float] = []
+        self.step_seconds: list[float] = []
         """Of a step, the mean of each interval between two logged ones"""
 
     def _held(self) -> int:
@@ -42,7 +42,7 @@ class Gauge:
         own = (self._held() - self._memory, time.process_time() - self._cpu)
         everywhere: list[tuple[int, float]] = [own] * dist.get_world_size()
         dist.all_gather_object(everywhere, own)
-        if not self.seconds:
+        if not self.step_seconds:
             return None
         busy = [seconds for _, seconds in everywhere]
         planned = [rank["memory_bytes"] - plan["reserved_bytes"] for rank in plan["ranks"]]
@@ -50,7 +50,7 @@ class Gauge:
         return {
             "step_milliseconds": {
                 "planned": plan["step_milliseconds"],
-                "measured": 1000 * statistics.median(self.seconds),
+                "measured": 1000 * statistics.median(self.step_seconds),
             },
             "memory_bytes": [
                 {"rank": rank, "planned": expected, "measured": held}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ def followed(metrics: Path, steps: int, console: Console) -> Iterator[None]:
     The file is the only channel, so a run looks the same whether its workers are in this process or on other nodes.
     """
     over = threading.Event()
-    skip = metrics.stat().st_size if metrics.exists() else 0
+    place = _Place.end(metrics)
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -35,7 +37,7 @@ def followed(metrics: Path, steps: int, console: Console) -> Iterator[None]:
         console=console,
         disable=not console.is_terminal,
     )
-    thread = threading.Thread(target=_follow, args=(metrics, skip, steps, progress, over), daemon=True)
+    thread = threading.Thread(target=_follow, args=(metrics, place, steps, progress, over), daemon=True)
     with progress:
         thread.start()
         try:
@@ -45,21 +47,41 @@ def followed(metrics: Path, steps: int, console: Console) -> Iterator[None]:
             thread.join()
 
 
-def _follow(metrics: Path, skip: int, steps: int, progress: Progress, over: threading.Event) -> None:
+@dataclass
+class _Place:
+    """How far a file was read; a file that goes on from an earlier step is a new one under the same name."""
+
+    file: int = 0
+    offset: int = 0
+
+    @classmethod
+    def end(cls, path: Path) -> _Place:
+        return cls(path.stat().st_ino, path.stat().st_size) if path.exists() else cls()
+
+
+def _follow(metrics: Path, place: _Place, steps: int, progress: Progress, over: threading.Event) -> None:
     task = progress.add_task("starting", total=steps)
     last = False
-    while True:
+    while not last:
         last = over.wait(0.2)
-        if metrics.exists():
-            with metrics.open() as file:
-                file.seek(skip)
-                while (line := file.readline()).endswith("\n"):
-                    skip = file.tell()
-                    record = json.loads(line)
-                    progress.update(task, completed=record["step"], description=f"epoch {record['epoch'] + 1}")
-                    progress.console.print(describe(record, steps), highlight=False, soft_wrap=True)
-        if last:
-            return
+        for record in _new(metrics, place):
+            progress.update(task, completed=record["step"], description=f"epoch {record['epoch'] + 1}")
+            progress.console.print(describe(record, steps), highlight=False, soft_wrap=True)
+
+
+def _new(metrics: Path, place: _Place) -> list[dict[str, Any]]:
+    """The records since a place, which is moved on; of a new file those since training last began."""
+    if not metrics.exists():
+        return []
+    with metrics.open() as file:
+        is_new = os.fstat(file.fileno()).st_ino != place.file
+        file.seek(0 if is_new else place.offset)
+        records = []
+        while (line := file.readline()).endswith("\n"):
+            place.file, place.offset = os.fstat(file.fileno()).st_ino, file.tell()
+            records.append(json.loads(line))
+    begun = [number for number, record in enumerate(records) if "workers" in record]
+    return records[begun[-1] :] if is_new and begun else records
 
 
 def describe(record: dict[str, Any], steps: int) -> str:
@@ -72,6 +94,16 @@ def describe(record: dict[str, Any], steps: int) -> str:
         return f"{head}  loss {record['loss']:.4f} ({', '.join(parts)})  {left}{waits}"
     if "files_added" in record:
         return f"{head}  {unused(record['files_added'])}"
+    if "workers" in record:
+        count = record["workers"]
+        how = f"goes on from step {record['step']}" if record["step"] else "begins"
+        return f"training {how}, {count} worker{'s' if count > 1 else ''}"
+    if "note" in record:
+        return f"{head}  {record['note']}"
+    if "lost" in record:
+        rank, loss = next(iter(record["lost"].items()))
+        first, last = record["lost_samples"]
+        return f"{head}  skipped: the loss is {loss} on worker {rank}; samples {first:,} to {last:,} of the run"
     split = "valid" if "valid/auc" in record else "test"
     values = [f"{name} {value:.4f}" for name in METRICS if (value := record[f"{split}/{name}"]) is not None]
     share = f" with {record['missing']:.0%} missing" if record["missing"] else ""

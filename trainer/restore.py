@@ -20,9 +20,9 @@ from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.embeddings.quantized import Rounding, quantize
 from asymdiffrec.serving.predict import predict
-from asymdiffrec.trainer import checkpoint
 from asymdiffrec.trainer.build import Trainee, build, worker_device
-from asymdiffrec.trainer.drive import best_step
+from asymdiffrec.trainer.checkpoints import Checkpoints
+from asymdiffrec.trainer.errors import CheckpointError
 from asymdiffrec.trainer.evaluate import evaluate
 from asymdiffrec.trainer.job import Job
 from asymdiffrec.trainer.loop import evaluation_batch
@@ -42,12 +42,18 @@ def restored(folder: Path) -> Iterator[Restored]:
     """The model of a run's best step, within a process group of this process alone."""
     run = open_run(folder)
     # Scoring needs no optimizer state: the tables fit into half the memory, and those of a run with Adam onto a CPU.
-    job, step = run.job(("cluster={}", "tables.optimizer={name: sgd}")), best_step(run)
+    job = run.job(("cluster={}", "tables.optimizer={name: sgd}"))
+    checkpoints = Checkpoints(run.checkpoints(job))
+    step = checkpoints.best()
+    if step is None:
+        raise InputError(f"{folder}: no checkpoint yet")
     job = job.model_copy(update={"tables": job.tables.unplaced()})
     schema = job.to_schema(run.learned())
     with process_group(dist.HashStore(), 0, 1, job.cluster, one_node=True):
+        if damage := checkpoints.damage(step):
+            raise CheckpointError(damage)
         trainee = build(job, schema, worker_device())
-        checkpoint.load_weights(run.checkpoint(step), trainee)
+        checkpoints.load_weights(step, trainee)
         yield Restored(job, schema, trainee, step)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.schema import Learned
+from asymdiffrec.datasets.shards import part_of
 from asymdiffrec.trainer.job import Job, read_job, read_yaml, validate, write_yaml
 
 
@@ -31,13 +31,29 @@ class Run:
         """Training ends with a checkpoint soon after this file appears."""
         return self.path / "stop"
 
-    def checkpoint(self, step: int) -> Path:
-        return self.path / "checkpoints" / f"step-{step}"
+    @property
+    def lock(self) -> Path:
+        """Held by the command that trains"""
+        return self.path / "lock"
 
-    def steps(self) -> list[int]:
-        """The steps of the complete checkpoints, ascending."""
-        found = (self.path / "checkpoints").glob("step-*")
-        return sorted(int(folder.name.removeprefix("step-")) for folder in found if folder.suffix == "")
+    @property
+    def spill(self) -> Path:
+        return self.path / "spill"
+
+    @property
+    def ray(self) -> Path:
+        """Ray's own files"""
+        return self.path / "ray"
+
+    def checkpoints(self, job: Job) -> str:
+        """The path or URI of the folder of its checkpoints."""
+        if job.train.checkpoints.path is None:
+            return str(self.path / "checkpoints")
+        return part_of(job.train.checkpoints.path, self.path.resolve().name)
+
+    def documents(self) -> dict[str, str]:
+        """The texts that a checkpoint keeps beside the weights, by the names of their files."""
+        return {name: (self.path / name).read_text() for name in ("job.yaml", "schema.yaml")}
 
     def job(self, settings: tuple[str, ...] = ()) -> Job:
         return read_job(self.path / "job.yaml", settings)
@@ -65,6 +81,12 @@ class Run:
         kept = self.metrics.with_suffix(".partial")
         kept.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))
         kept.rename(self.metrics)
+
+    def write_plan(self, plan: Mapping[str, Any]) -> None:
+        (self.path / "plan.json").write_text(json.dumps(plan, indent=2) + "\n")
+
+    def forget_result(self) -> None:
+        (self.path / "result.json").unlink(missing_ok=True)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         (self.path / "result.json").write_text(json.dumps(result, indent=2) + "\n")
@@ -117,25 +139,33 @@ def read_plan_file(path: Path) -> dict[str, Any]:
 
 
 class RunLog:
-    """Appends records of the steps after `step` to `metrics.jsonl` and to TensorBoard's events."""
+    """Appends records of the steps after `step` to `metrics.jsonl` and to TensorBoard's events.
 
-    def __init__(self, run: Run, step: int) -> None:
-        self._file = run.metrics.open("a", buffering=1)
-        self._events = SummaryWriter(str(run.path / "events"), purge_step=step + 1)
+    On workers that are not the writer nothing is written.
+    """
+
+    def __init__(self, run: Run, step: int, steps_per_epoch: int, is_writer: bool) -> None:
+        self.is_writer, self._steps_per_epoch = is_writer, steps_per_epoch
+        if is_writer:
+            self._file = run.metrics.open("a", buffering=1)
+            self._events = SummaryWriter(str(run.path / "events"), purge_step=step + 1)
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.is_writer:
+            self._file.close()
+            self._events.close()
+
+    def note(self, step: int, **what: Any) -> None:
+        """Write what is said once, after `step` steps."""
+        self.write({"step": step, "epoch": max(0, step - 1) // self._steps_per_epoch, **what})
 
     def write(self, record: Mapping[str, Any]) -> None:
+        if not self.is_writer:
+            return
         self._file.write(json.dumps(record) + "\n")
         for key, value in record.items():
             if key != "step" and isinstance(value, int | float):
                 self._events.add_scalar(key, value, record["step"])
-
-    def close(self) -> None:
-        self._file.close()
-        self._events.close()
-
-
-def remove_checkpoints(run: Run, keep: set[int]) -> None:
-    """Delete the checkpoints of all other steps, and what an interrupted save left behind."""
-    for folder in (run.path / "checkpoints").iterdir():
-        if folder.name not in {f"step-{step}" for step in keep}:
-            shutil.rmtree(folder)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 import resource
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,23 +23,25 @@ from asymdiffrec.datasets.batch import Batch
 from asymdiffrec.datasets.reader import TrainingReader
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.embeddings.state import table_state
-from asymdiffrec.trainer.build import Trainee, build, pipeline, worker_device
-from asymdiffrec.trainer.checkpoint import CheckpointError, Progress, load, load_weights, read_progress, save
-from asymdiffrec.trainer.job import read_job, read_learned
-from asymdiffrec.trainer.run import Run
+from asymdiffrec.trainer.build import Trainee, build, worker_device
+from asymdiffrec.trainer.checkpoint import Snapshot, Standing, state
+from asymdiffrec.trainer.checkpoints import Checkpoints, Saver
+from asymdiffrec.trainer.errors import CheckpointError
+from asymdiffrec.trainer.job import CheckpointsConfig, read_job, read_learned
+from asymdiffrec.trainer.pipeline import pipeline
 
 Build = Callable[..., Trainee]
 
 
 @given(values=st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.4]), min_size=1), higher=st.booleans())
 @settings(derandomize=True)
-def test_progress_knows_the_first_best_validation(values: list[float], higher: bool) -> None:
-    progress = Progress()
+def test_standing_knows_the_first_best_validation(values: list[float], higher: bool) -> None:
+    standing = Standing()
     for number, value in enumerate(values, start=1):
-        progress = replace(progress, step=10 * number).validated(value, higher)
+        standing = replace(standing, step=10 * number).validated(value, higher)
     best = (max if higher else min)(values)
     first = values.index(best) + 1
-    assert progress == Progress(10 * len(values), 10 * first, best, len(values) - first)
+    assert standing == Standing(10 * len(values), 10 * first, best, len(values) - first)
 
 
 @pytest.fixture(scope="module")
@@ -99,17 +101,31 @@ def equal(mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> boo
     return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
+DOCUMENTS = {"job.yaml": "name: clicks"}
+
+
+def saved(checkpoints: Checkpoints, trainee: Trainee, standing: Standing, **settings: Any) -> str:
+    """Save once; returns why it failed."""
+    with Saver(checkpoints, trainee, DOCUMENTS, CheckpointsConfig(keep=9, **settings), Standing()) as saver:
+        saver.save(standing)
+        assert saver.finish() in (None, standing)
+        return saver.failure
+
+
 @pytest.mark.parametrize("optimizer", ["adagrad", "rowwise_adagrad", "sgd"])
+@pytest.mark.parametrize("background", [True, False])
 def test_a_loaded_job_is_the_saved_one_bit_for_bit(
-    trainee: Build, batches: list[Batch], tmp_path: Path, optimizer: str
+    trainee: Build, batches: list[Batch], tmp_path: Path, optimizer: str, background: bool
 ) -> None:
     ours, other = (trainee(f"tables.optimizer={{name: {optimizer}}}") for _ in range(2))
     train(ours, batches[:2])
-    progress = Progress(step=2, best_step=1, best_value=1 / 3, waited=1)
-    save(tmp_path / "step-2", ours, progress)
+    standing = Standing(step=2, best_step=1, best_value=1 / 3, waited=1, means={"loss": 0.1}, counted=2)
+    checkpoints = Checkpoints(str(tmp_path))
+    assert saved(checkpoints, ours, standing, background=background) == ""
+    assert (tmp_path / "step-2" / "job.yaml").read_text() == DOCUMENTS["job.yaml"]
 
     spoil(weights(other) | states(other))
-    assert load(tmp_path / "step-2", other) == read_progress(tmp_path / "step-2") == progress
+    assert checkpoints.load(2, other) == checkpoints.standing(2) == standing
     assert equal(weights(other), weights(ours))
     assert equal(states(other), states(ours))
     assert train(other, batches) == train(ours, batches)
@@ -119,12 +135,32 @@ def test_a_loaded_job_is_the_saved_one_bit_for_bit(
 def test_weights_alone_fit_whatever_optimizer(trainee: Build, batches: list[Batch], tmp_path: Path) -> None:
     ours, other = trainee(), trainee("tables.optimizer={name: sgd}")
     train(ours, batches[:1])
-    save(tmp_path / "step-1", ours, Progress(step=1))
+    checkpoints = Checkpoints(str(tmp_path))
+    saved(checkpoints, ours, Standing(step=1))
     spoil(weights(other))
     before = {name: state.clone() for name, state in states(other).items()}
-    load_weights(tmp_path / "step-1", other)
+    checkpoints.load_weights(1, other)
     assert equal(weights(other), weights(ours))
     assert equal(states(other), before)
+
+
+def test_a_snapshot_is_of_its_moment(trainee: Build, batches: list[Batch]) -> None:
+    """Training goes on while one is written; the next one uses its memory."""
+    ours = trainee()
+    snapshot = Snapshot(ours)
+
+    def copies(of: dict[str, dict[str, Any]]) -> dict[str, torch.Tensor]:
+        return {name: tensor.clone() for part in of.values() for name, tensor in whole(part).items()}
+
+    taken = snapshot.take()
+    before = copies(taken)
+    train(ours, batches[:1])
+    assert equal(copies(taken), before)
+    assert not equal(copies(state(ours)), before)
+    places = {name: tensor.data_ptr() for part in taken.values() for name, tensor in whole(part).items()}
+    again = snapshot.take()
+    assert equal(copies(again), copies(state(ours)))
+    assert {name: tensor.data_ptr() for part in again.values() for name, tensor in whole(part).items()} == places
 
 
 @contextmanager
@@ -139,37 +175,76 @@ def small_disk(size: int) -> Iterator[None]:
 
 
 def test_a_failed_save_leaves_the_last_good_checkpoint(trainee: Build, batches: list[Batch], tmp_path: Path) -> None:
-    run, ours = Run(tmp_path), trainee()
-    save(run.checkpoint(1), ours, Progress(step=1))
+    checkpoints, ours = Checkpoints(str(tmp_path)), trainee()
+    saved(checkpoints, ours, Standing(step=1))
     train(ours, batches[:1])
-    for step in (1, 2):
-        with pytest.raises(CheckpointError, match="cannot be written"), small_disk(50_000):
-            save(run.checkpoint(step), ours, Progress(step=step, best_step=step))
-    assert run.steps() == [1]
+    with small_disk(50_000):
+        assert "step-2: cannot be written: " in saved(checkpoints, ours, Standing(step=2, best_step=2))
+    assert checkpoints.steps() == [1]
 
     other = trainee()
-    assert load(run.checkpoint(1), other) == Progress(step=1)
+    assert checkpoints.load(1, other) == Standing(step=1)
     assert equal(weights(other), weights(trainee()))
-    save(run.checkpoint(2), ours, Progress(step=2))
-    assert run.steps() == [1, 2]
-    assert sorted(folder.name for folder in (tmp_path / "checkpoints").iterdir()) == [
-        "step-1",
-        "step-1.partial",
-        "step-2",
-    ]
-    assert load(run.checkpoint(2), other) == Progress(step=2)
+    assert saved(checkpoints, ours, Standing(step=2)) == ""
+    assert checkpoints.steps() == [1, 2]
+    assert checkpoints.load(2, other) == Standing(step=2)
     assert equal(weights(other), weights(ours))
 
 
-def test_a_checkpoint_that_cannot_be_loaded_says_so(trainee: Build, tmp_path: Path) -> None:
-    ours = trainee()
-    save(tmp_path / "step-1", ours, Progress(step=1))
+def test_only_the_newest_and_the_best_are_kept(trainee: Build, tmp_path: Path) -> None:
+    ours, checkpoints = trainee(), Checkpoints(str(tmp_path))
+    (tmp_path / "step-7").mkdir()  # of a save that was interrupted
+    with Saver(checkpoints, ours, {}, CheckpointsConfig(keep=2), Standing()) as saver:
+        for step in (1, 2, 3, 10):
+            saver.save(Standing(step=step, best_step=min(step, 2), best_value=0.5))
+            assert saver.finish() is None
+            assert saver.saved.step == step
+    assert checkpoints.steps() == [2, 3, 10]
+    assert {folder.name for folder in tmp_path.iterdir()} == {"step-2", "step-3", "step-10"}
+    assert checkpoints.best() == 2
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-7])
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("harm", "file", "message"),
+    [
+        (cut, "__0_0.distcp", r"__0_0.distcp has [\d,]+ bytes of"),
+        (flip, "__0_0.distcp", "__0_0.distcp was altered"),
+        (Path.unlink, "__0_0.distcp", "__0_0.distcp is gone"),
+        (flip, ".metadata", ".metadata was altered"),
+        (flip, "job.yaml", "job.yaml was altered"),
+        (cut, "manifest.json", "cannot be loaded: "),
+    ],
+)
+def test_the_one_before_a_damaged_checkpoint_is_taken_loudly(
+    trainee: Build, tmp_path: Path, harm: Callable[[Path], None], file: str, message: str
+) -> None:
+    ours, checkpoints, said = trainee(), Checkpoints(str(tmp_path)), list[str]()
+    assert checkpoints.newest_good(said.append) is None
+    for step in (1, 2):
+        saved(checkpoints, ours, Standing(step=step))
+    assert checkpoints.newest_good(said.append) == 2
+    assert not said
+    harm(tmp_path / "step-2" / file)
+    assert checkpoints.newest_good(said.append) == 1
+    (line,) = said
+    assert re.search(message, line), line
+    assert line.endswith("; the one before it is taken")
+
+
+def test_a_checkpoint_that_does_not_fit_says_so(trainee: Build, tmp_path: Path) -> None:
+    checkpoints = Checkpoints(str(tmp_path))
+    saved(checkpoints, trainee(), Standing(step=1))
     with pytest.raises(CheckpointError, match="step-9: cannot be loaded"):
-        load(tmp_path / "step-9", ours)
+        checkpoints.load(9, trainee())
     with pytest.raises(CheckpointError, match="step-1: cannot be loaded"):
-        load(tmp_path / "step-1", trainee("tables.embedding_dim=8"))
-    shutil.copytree(tmp_path / "step-1", tmp_path / "step-2")
-    (file,) = (tmp_path / "step-2").glob("*.distcp")
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(CheckpointError, match="step-2: cannot be loaded"):
-        load(tmp_path / "step-2", ours)
+        checkpoints.load(1, trainee("tables.embedding_dim=8"))

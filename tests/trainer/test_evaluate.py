@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,14 @@ def test_workers_merge_to_the_metrics_of_one_process(clicks: Path, tmp_path: Pat
     """Two workers, whose rows differ in number, restore what one has trained; the first spills what it gathers."""
     job = read_job(clicks / "job.yaml", ["train.batch_size=256", "train.steps=5"])
     run = Run(tmp_path / "run")
-    drive.train(job, read_learned(job), run, resume=False, console=Console(quiet=True))
+    drive.train(job, read_learned(job), run, console=Console(quiet=True))
     alone, *_ = evaluate_run(run.path, "test", [0.3], Console(quiet=True)).results
 
-    def work(arguments: Mapping[str, Any]) -> None:
+    def work(arguments: Mapping[str, Any], leaving: Callable[[], bool]) -> None:
         from asymdiffrec.datasets.reader import EvaluationReader, Worker
         from asymdiffrec.datasets.shards import open_shards
-        from asymdiffrec.trainer import checkpoint
         from asymdiffrec.trainer.build import build, worker_device
+        from asymdiffrec.trainer.checkpoints import Checkpoints
         from asymdiffrec.trainer.evaluate import evaluate
         from asymdiffrec.trainer.run import Run
 
@@ -38,7 +38,7 @@ def test_workers_merge_to_the_metrics_of_one_process(clicks: Path, tmp_path: Pat
         job = run.job(("tables.per_table={item_id: {sharding: row_wise}, user_id: {sharding: column_wise}}",))
         schema = job.to_schema(run.learned())
         trainee = build(job, schema, worker_device())
-        checkpoint.load(run.checkpoint(5), trainee)
+        Checkpoints(run.checkpoints(job)).load(5, trainee)
         reader = EvaluationReader(schema, open_shards(job.location("test")), 187, Worker(dist.get_rank(), 2))
         metrics = evaluate(trainee.recommender, reader, 0.3, run.path / "spill", limit=100)
         (run.path / f"rank-{dist.get_rank()}.json").write_text(json.dumps(metrics))

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
-from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from asymdiffrec.trainer import drive
-from asymdiffrec.trainer.build import Trainee
+from asymdiffrec.trainer.errors import TrainingError
 from asymdiffrec.trainer.job import read_job, read_learned
-from asymdiffrec.trainer.loop import TrainingError
+from asymdiffrec.trainer.pipeline import OverlappedPipeline
 from asymdiffrec.trainer.run import Run
 
 SETTINGS = [
@@ -46,7 +46,7 @@ def without_times(record: dict[str, Any]) -> dict[str, Any]:
 
 def train(clicks: Path, run: Path, *settings: str) -> list[dict[str, Any]]:
     job = read_job(clicks / "job.yaml", [*SETTINGS, *settings])
-    drive.train(job, read_learned(job), Run(run), resume=False, console=Console(quiet=True))
+    drive.train(job, read_learned(job), Run(run), console=Console(quiet=True))
     return records(run)
 
 
@@ -83,10 +83,10 @@ def test_the_pipeline_for_gpus_trains_and_evaluates_alike(
     """It has the next batch's look-up in flight, in which an evaluation between two steps must not get caught."""
     plain = train(clicks, tmp_path / "plain", "train.validation.every=10")
 
-    def overlapping(trainee: Trainee) -> TrainPipelineSparseDist:
-        return TrainPipelineSparseDist(trainee.model, trainee.optimizer, trainee.device, execute_all_batches=False)
+    def overlapping(model: Any, optimizer: Any, device: torch.device) -> OverlappedPipeline:
+        return OverlappedPipeline(model, optimizer, device, execute_all_batches=False)
 
-    monkeypatch.setattr("asymdiffrec.trainer.loop.pipeline", overlapping)
+    monkeypatch.setattr("asymdiffrec.trainer.pipeline.PlainPipeline", overlapping)
     ours = train(clicks, tmp_path / "overlapping", "train.validation.every=10")
     assert sum("valid/auc" in record for record in ours) == 5
     for mine, theirs in zip(plain, ours, strict=True):
@@ -94,7 +94,10 @@ def test_the_pipeline_for_gpus_trains_and_evaluates_alike(
 
 
 def test_diverging_training_says_so(clicks: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"loss.* is (nan|inf).* Lower train\.learning_rate"):
+    with pytest.raises(
+        TrainingError,
+        match=r"the loss of step \d+ is (-?inf|nan|\S+e\+\d+) on worker 0 \(epoch .* Lower train\.learning_rate",
+    ):
         train(clicks, tmp_path / "run", "train.learning_rate=1e30")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 
 from asymdiffrec.embeddings.managed.ids import COUNTS
+from tests.trainer.runs import logged, stop_after
 
 SETTINGS = [
     "train.batch_size=256",
@@ -24,21 +24,11 @@ SETTINGS = [
 ]
 
 
-def logged(run: Path) -> list[dict[str, Any]]:
-    times = ("samples_per_second", "seconds_left", "data_wait")
-    records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [{key: value for key, value in record.items() if key not in times} for record in records]
-
-
 def test_a_run_goes_on_where_it_stopped_and_scores_as_it_was_tested(
     clicks: Path, tmp_path: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from asymdiffrec.trainer.loop import Meter
-
-    record = Meter.record
-
     def train(run: Path, stop_at: int | None, *more: str) -> int:
-        monkeypatch.setattr(Meter, "record", lambda meter, step, stop: record(meter, step, step == stop_at))
+        stop_after(stop_at, monkeypatch)
         settings = [part for setting in SETTINGS for part in ("--set", setting)]
         outcome = command("train", clicks / "job.yaml", "--run", run, *settings, *more)
         assert outcome.status in (0, 130), outcome.err

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.trainer.runs import ended, logged, stop_after
+
 
 def test_interrupted_run_goes_on_to_the_same_end(clicks: Path, tmp_path: Path, small: list[str], script: Path) -> None:
     """Two workers and Ctrl-C leave a checkpoint, from which one worker logs what an undisturbed run logs.
@@ -47,19 +49,6 @@ def test_interrupted_run_goes_on_to_the_same_end(clicks: Path, tmp_path: Path, s
     assert end == pytest.approx(other, rel=1e-3)
 
 
-def ended(run: Path) -> dict[str, Any]:
-    """How a run ended, without what it took."""
-    result: dict[str, Any] = json.loads((run / "result.json").read_text())
-    del result["measured"]
-    return result
-
-
-def logged(run: Path) -> list[dict[str, Any]]:
-    records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    times = ("samples_per_second", "seconds_left", "data_wait")
-    return [{key: value for key, value in record.items() if key not in times} for record in records]
-
-
 def test_stop_at_an_epoch_s_end_loses_no_validation(
     clicks: Path,
     trained: Path,
@@ -69,15 +58,9 @@ def test_stop_at_an_epoch_s_end_loses_no_validation(
     small: list[str],
 ) -> None:
     """Stopped at step 18, which is logged and validated, and again at the last one, which is an end like any other."""
-    from asymdiffrec.trainer.loop import Meter
-
-    record, run = Meter.record, tmp_path / "run"
+    run = tmp_path / "run"
     for stop_at, status in ((18, 130), (36, 0)):
-
-        def asked(meter: Meter, step: int, stop: bool, stop_at: int = stop_at) -> tuple[dict[str, Any], bool]:
-            return record(meter, step, step == stop_at)
-
-        monkeypatch.setattr(Meter, "record", asked)
+        stop_after(stop_at, monkeypatch)
         settings = [*small[:-1], "train.log_every=6", *(["--resume"] if stop_at > 18 else [])]
         outcome = command("train", clicks / "job.yaml", "--run", run, *settings)
         assert outcome.status == status, outcome.err

@@ -1,4 +1,4 @@
-"""Run directories: what counts as a checkpoint, where a new or an old run is, and a log that survives a crash."""
+"""Run directories: where a new or an old run is, and a log that survives a crash."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.schema import Learned, Moments, Pattern
 from asymdiffrec.trainer.job import Job
-from asymdiffrec.trainer.run import Run, RunLog, latest_run, new_run, open_run, remove_checkpoints
+from asymdiffrec.trainer.run import Run, RunLog, latest_run, new_run, open_run
 
 JOB = Job.model_validate({"name": "demo", "data": {"path": "/data"}, "fields": {"item": {"type": "id", "rows": 9}}})
 LEARNED = Learned(
@@ -24,37 +24,15 @@ LEARNED = Learned(
 )
 
 
-def checkpoints(run: Run, *names: str) -> None:
-    for name in names:
-        (run.path / "checkpoints" / name).mkdir(parents=True)
-        (run.path / "checkpoints" / name / "progress.json").write_text("{}")
-
-
 def lines(run: Run) -> list[dict[str, object]]:
     return [json.loads(line) for line in run.metrics.read_text().splitlines()]
 
 
 def log(run: Run, after: int, *steps: int) -> None:
     run.forget_after(after)
-    writer = RunLog(run, after)
-    for step in steps:
-        writer.write({"step": step, "loss": step / 2})
-    writer.close()
-
-
-def test_steps_are_those_of_complete_checkpoints(tmp_path: Path) -> None:
-    run = Run(tmp_path)
-    assert run.steps() == []
-    checkpoints(run, "step-9", "step-10", "step-100.partial", "step-2")
-    assert run.steps() == [2, 9, 10]
-
-
-def test_only_wanted_checkpoints_are_kept(tmp_path: Path) -> None:
-    run = Run(tmp_path)
-    checkpoints(run, "step-1", "step-10", "step-100", "step-10.partial", "step-200.partial")
-    remove_checkpoints(run, {10, 100})
-    assert sorted(folder.name for folder in (tmp_path / "checkpoints").iterdir()) == ["step-10", "step-100"]
-    assert all((run.checkpoint(step) / "progress.json").exists() for step in (10, 100))
+    with RunLog(run, after, steps_per_epoch=10, is_writer=True) as writer:
+        for step in steps:
+            writer.write({"step": step, "loss": step / 2})
 
 
 def test_inputs_and_result_come_back_as_they_were_written(tmp_path: Path) -> None:
@@ -116,10 +94,17 @@ def test_log_drops_a_lost_future_and_half_a_line(
 
 
 def test_a_record_can_be_read_as_soon_as_it_is_written(tmp_path: Path) -> None:
-    writer = RunLog(Run(tmp_path), 0)
-    writer.write({"step": 1, "loss": 0.5})
-    assert lines(Run(tmp_path)) == [{"step": 1, "loss": 0.5}]
-    writer.close()
+    with RunLog(Run(tmp_path), 0, steps_per_epoch=10, is_writer=True) as writer:
+        writer.write({"step": 1, "loss": 0.5})
+        assert lines(Run(tmp_path)) == [{"step": 1, "loss": 0.5}]
+        writer.note(11, note="said once")
+        assert lines(Run(tmp_path))[-1] == {"step": 11, "epoch": 1, "note": "said once"}
+
+
+def test_only_one_worker_writes(tmp_path: Path) -> None:
+    with RunLog(Run(tmp_path), 0, steps_per_epoch=10, is_writer=False) as log:
+        log.note(1, note="heard by nobody")
+    assert not list(tmp_path.iterdir())
 
 
 def test_tensorboard_forgets_the_lost_future_too(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def weighted(clicks: Path, folder: Path, draw: Callable[[int], np.ndarray]) -> P
 
 def losses(data: Path, run: Path, *settings: str) -> list[float]:
     job = read_job(data / "job.yaml", [*SETTINGS, *settings])
-    drive.train(job, read_learned(job), Run(run), resume=False, console=Console(quiet=True))
+    drive.train(job, read_learned(job), Run(run), console=Console(quiet=True))
     return [record[key] for record in records(run) for key in ("loss", "test/log_loss") if key in record]
 
 

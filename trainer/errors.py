@@ -1,0 +1,15 @@
+"""What ends a training, beside wrong input."""
+
+from __future__ import annotations
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on."""
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be written or loaded."""
+
+
+class LeavingError(RuntimeError):
+    """A worker's machine is about to be taken away; what was trained is in a checkpoint."""
