@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import torch
 import torch.distributed as dist
-from pydantic import BaseModel, ConfigDict, Field
-
-Work = Callable[[Mapping[str, Any], Callable[[], bool]], None]
-"""Of the arguments, and of what tells whether this worker's machine is about to be taken away"""
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
-class ClusterConfig(BaseModel):
+class _Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    workers: int = Field(1, gt=0, description="one runs in this process, more run under Ray Train")
+
+class WorkerRange(_Config):
+    """As many workers as the cluster has room for"""
+
+    min: int = Field(gt=0, description="training waits where there is room for fewer")
+    max: int = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min is {self.min}, more than max ({self.max})")
+        return self
+
+
+class ClusterConfig(_Config):
+    workers: Annotated[int, Field(gt=0)] | WorkerRange = Field(
+        1,
+        description="one runs in this process, more under Ray Train; {min: 2, max: 8}: as many as there is room for",
+    )
     gpu: bool | None = Field(None, description="one GPU a worker; left out: where CUDA and FBGEMM's build for it are")
     cpus_per_worker: float = Field(1, gt=0, description="CPUs that Ray reserves for a worker")
     address: str | None = Field(
@@ -33,9 +49,20 @@ class ClusterConfig(BaseModel):
     max_failures: int = Field(
         3, ge=0, description="times that workers under Ray are started again after one has died or failed"
     )
+    resize_seconds: float = Field(
+        60,
+        gt=0,
+        description="how often a range of workers looks for room for more of them",
+    )
     timeout_seconds: float = Field(
         1800, gt=0, description="how long a collective operation waits for the slowest worker"
     )
+
+    @property
+    def range(self) -> WorkerRange:
+        if isinstance(self.workers, WorkerRange):
+            return self.workers
+        return WorkerRange(min=self.workers, max=self.workers)
 
     def resolved(self) -> ClusterConfig:
         """With `gpu` decided, so that the command and its workers agree on it."""
@@ -59,19 +86,35 @@ class WorkerError(RuntimeError):
     """The work failed on a worker. Its cause is the exception of the first worker that failed, where Ray kept it."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """What a worker is told of where it runs."""
+
+    machines: Sequence[Sequence[int]]
+    """The ranks on each"""
+    leaving: Callable[[], bool] = lambda: False
+    """Whether a machine of the workers is about to be taken away"""
+
+
+Work = Callable[[Mapping[str, Any], Place], None]
+
+
 def launch(
     work: Work,
     arguments: Mapping[str, Any],
     cluster: ClusterConfig,
     storage: Path,
+    *,
     permanent: tuple[type[Exception], ...] = (),
+    allowed: Callable[[int], bool] = lambda count: True,
     tell: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Call `work` on every worker with a process group of all of them; returns when all are done.
 
     `arguments` travel to other processes and must pickle. `storage` is a folder all nodes see, for Ray's own files.
     Where a worker under Ray dies or fails, all are started again and called anew, which `tell` hears of, but not after
-    an error that is one of `permanent`, nor more often than the cluster says.
+    an error that is one of `permanent`, nor more often than the cluster says. A range of workers is as many as there is
+    room for among the numbers that are `allowed`.
 
     Raises ClusterError where no such cluster can be had, WorkerError where a worker under Ray fails for good, and what
     `work` raises where it runs in this process.
@@ -79,11 +122,14 @@ def launch(
     cluster = cluster.resolved()
     if cluster.workers == 1 and cluster.address is None:
         with process_group(dist.HashStore(), 0, 1, cluster, one_node=True):
-            work(arguments, lambda: False)
-    else:
-        from asymdiffrec.cluster.under_ray import run_workers  # Ray takes seconds to import
+            work(arguments, Place([[0]]))
+        return
+    from asymdiffrec.cluster.under_ray import run_workers  # Ray takes seconds to import
 
-        run_workers(work, arguments, cluster, storage, permanent, tell)
+    numbers = [count for count in range(cluster.range.min, cluster.range.max + 1) if allowed(count)]
+    if not numbers:
+        raise ClusterError(f"no number of workers from {cluster.range.min} to {cluster.range.max} is possible here")
+    run_workers(work, arguments, cluster, storage, permanent, numbers, tell)
 
 
 @contextmanager

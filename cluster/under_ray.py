@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import math
 import os
@@ -9,7 +10,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -22,51 +23,18 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 import ray
 import ray.train
 import torch.distributed as dist
-from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.backend import Backend, BackendConfig
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.v2._internal.execution.context import get_train_context
-from ray.train.v2._internal.execution.failure_handling.default import DefaultFailurePolicy
-from ray.train.v2._internal.execution.failure_handling.failure_policy import FailureDecision
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-from asymdiffrec.cluster.launch import ClusterConfig, ClusterError, Work, WorkerError, process_group
+from asymdiffrec.cluster.launch import ClusterConfig, ClusterError, Place, Work, WorkerError, process_group
+from asymdiffrec.cluster.policies import Failures, Numbers, Trainer, described, first_failure, is_timeout, last_line
 
-
-class Trainer(DataParallelTrainer):
-    """Ray's, but for what it does after a failure and for Ctrl-C."""
-
-    def __init__(self, *arguments: Any, failures: Failures, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        self._failures = failures
-
-    def _initialize_and_run_controller(self, **settings: Any) -> Any:
-        return super()._initialize_and_run_controller(**settings | {"failure_policy": self._failures})
-
-    def _register_sigint_handler(self, controller: Any) -> None:
-        """Leave Ctrl-C to the caller: Ray's own handler would abort the workers before they save a checkpoint."""
-
-
-class Failures(DefaultFailurePolicy):
-    """Starts workers again, unless they failed by an error that would only come again; writes down why, for `tell`."""
-
-    def __init__(self, config: FailureConfig, permanent: tuple[type[Exception], ...], file: str) -> None:
-        super().__init__(config)
-        self._permanent, self._file = permanent, file
-
-    def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
-        decision = super().make_decision(training_failed_error)
-        if decision == FailureDecision.RETRY:
-            with open(self._file, "a") as file:
-                file.write(json.dumps(f"{_described(training_failed_error)}; the workers are started again") + "\n")
-        return decision
-
-    def _is_retryable_error(self, training_failed_error: TrainingFailedError) -> bool:
-        if isinstance(training_failed_error, WorkerGroupError):
-            return not isinstance(_first_failure(training_failed_error.worker_failures)[1], self._permanent)
-        return bool(super()._is_retryable_error(training_failed_error))
+LAST_WORD = 2.0
+"""Seconds that a worker waits after a collective operation that took too long: so that all that waited in vain have
+failed too, and the one that they waited for is known"""
 
 
 class NodeBackend(Backend):
@@ -86,16 +54,27 @@ def run_workers(
     cluster: ClusterConfig,
     storage: Path,
     permanent: tuple[type[Exception], ...],
+    numbers: Sequence[int],
     tell: Callable[[str], None],
 ) -> None:
-    """`launch` for more than one worker, or for a cluster that is elsewhere."""
+    """`launch` for more than one worker, or for a cluster that is elsewhere; `numbers` of workers are allowed."""
     storage = storage.resolve()
     storage.mkdir(parents=True, exist_ok=True)
     resources = {"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if cluster.gpu else {})
     failures, file = FailureConfig(max_failures=cluster.max_failures), storage / f"failures-{uuid.uuid4()}.jsonl"
+    policies: dict[str, Any] = {"failure_policy": Failures(failures, permanent, str(file))}
+    is_fixed = isinstance(cluster.workers, int)
+    scaling = ScalingConfig(
+        num_workers=numbers[0] if is_fixed else (numbers[0], numbers[-1]),
+        use_gpu=bool(cluster.gpu),
+        resources_per_worker=resources,
+        elastic_resize_monitor_interval_s=cluster.resize_seconds,
+    )
+    if not is_fixed:
+        policies["scaling_policy"] = Numbers(scaling, numbers)
     trainer = Trainer(
         _on_worker,
-        failures=Failures(failures, permanent, str(file)),
+        policies=policies,
         backend_config=NodeBackendConfig(),
         train_loop_config={
             "work": work,
@@ -103,25 +82,23 @@ def run_workers(
             "cluster": cluster.model_dump(),
             "storage": str(storage),
         },
-        scaling_config=ScalingConfig(
-            num_workers=cluster.workers, use_gpu=bool(cluster.gpu), resources_per_worker=resources
-        ),
+        scaling_config=scaling,
         run_config=RunConfig(name="workers", storage_path=str(storage), failure_config=failures),
     )
     with ExitStack() as stack:
         if not ray.is_initialized():
             stack.callback(ray.shutdown)
             _connect(cluster)
-        _require(resources, cluster.workers, ray.cluster_resources())
+        _require(resources, numbers[0], ray.cluster_resources())
         stack.enter_context(_told(file, tell))
         try:
             trainer.fit()
         except WorkerGroupError as error:
-            rank, cause = _first_failure(error.worker_failures)
+            rank, cause = first_failure(error)
             cause.add_note(f"on worker {rank}: {error.worker_failures[rank]}")
-            raise WorkerError(_described(error)) from cause
+            raise WorkerError(described(error)) from cause
         except ControllerError as error:
-            raise WorkerError(f"the workers could not be run: {_last_line(error)}") from error
+            raise WorkerError(f"the workers could not be run: {last_line(error)}") from error
 
 
 @contextmanager
@@ -151,19 +128,19 @@ def _told(file: Path, tell: Callable[[str], None]) -> Iterator[None]:
 def _connect(cluster: ClusterConfig) -> None:
     """To the cluster at `address`, or to a new one of this machine. Workers speak through files, not Ray's log."""
     if cluster.address is None:
-        cpus = max(1, math.ceil(cluster.workers * cluster.cpus_per_worker))
+        cpus = max(1, math.ceil(cluster.range.max * cluster.cpus_per_worker))
         ray.init(
             num_cpus=cpus,
             include_dashboard=False,
-            logging_level="error",
+            logging_level="critical",
             log_to_driver=False,
             _node_ip_address="127.0.0.1",
         )
         return
     try:
-        ray.init(cluster.address, logging_level="error", log_to_driver=False)
+        ray.init(cluster.address, logging_level="critical", log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ClusterError(f"no Ray cluster answers at {cluster.address}: {_last_line(error)}") from error
+        raise ClusterError(f"no Ray cluster answers at {cluster.address}: {last_line(error)}") from error
 
 
 def _require(resources: Mapping[str, float], workers: int, held: Mapping[str, float]) -> None:
@@ -176,48 +153,48 @@ def _require(resources: Mapping[str, float], workers: int, held: Mapping[str, fl
             )
 
 
-def _first_failure(failures: Mapping[int, BaseException]) -> tuple[int, BaseException]:
-    """The failure that came first: it takes the other workers with it, through their broken connections."""
-    own = {rank: getattr(failure, "_base_exc", failure) for rank, failure in failures.items()}
-
-    def when(item: tuple[int, BaseException]) -> float:
-        return -math.inf if isinstance(item[1], RayActorError) else getattr(item[1], "failed_at", math.inf)
-
-    return min(own.items(), key=when)
-
-
-def _described(error: TrainingFailedError) -> str:
-    """One line for what ended the workers."""
-    if not isinstance(error, WorkerGroupError):
-        return _last_line(error)
-    rank, cause = _first_failure(error.worker_failures)
-    if isinstance(cause, RayActorError):
-        return f"worker {rank} died"
-    return f"worker {rank} failed: {_last_line(cause)}"
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
-
-
 def _on_worker(config: dict[str, Any]) -> None:
     context, cluster = ray.train.get_context(), ClusterConfig(**config["cluster"])
     one_node = context.get_local_world_size() == context.get_world_size()
-    count = context.get_world_size()
+    rank, count = context.get_world_rank(), context.get_world_size()
     store = _file_store(config["storage"], count) if one_node else _network_store(context, cluster)
-    os.environ["LOCAL_RANK"] = str(context.get_local_rank())
-    os.environ["LOCAL_WORLD_SIZE"] = str(context.get_local_world_size())
-    with process_group(store, context.get_world_rank(), count, cluster, one_node):
+    with process_group(store, rank, count, cluster, one_node):
         try:
-            config["work"](config["arguments"], _leaving)
+            machines = _machines()
+            _place(context, machines, bool(cluster.gpu))
+            config["work"](config["arguments"], Place(machines, _leaving))
         except Exception as error:
-            error.failed_at = time.time()  # type: ignore[attr-defined]
+            error.failed_at, error.workers = time.time(), count  # type: ignore[attr-defined]
+            if is_timeout(error):
+                time.sleep(LAST_WORD)
             raise
 
 
+def _machines() -> list[list[int]]:
+    """The ranks on each node, in their order."""
+    nodes: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(nodes, ray.get_runtime_context().get_node_id())
+    return [[rank for rank, node in enumerate(nodes) if node == one] for one in dict.fromkeys(nodes)]
+
+
+def _place(context: Any, machines: Sequence[Sequence[int]], gpu: bool) -> None:
+    """Tell TorchRec which ranks share a machine: runs of as many neighbours on each.
+
+    Where they are no such runs, each rank counts as a machine of its own, which a GPU's number does not allow.
+    """
+    size = len(machines[0])
+    runs = all(list(ranks) == list(range(place * size, (place + 1) * size)) for place, ranks in enumerate(machines))
+    if not runs and gpu:
+        raise ClusterError(
+            f"the workers are placed on machines as {list(map(list, machines))}; as many are needed on each, in order: "
+            "choose another number of workers, or machines with as many GPUs"
+        )
+    os.environ["LOCAL_RANK"] = str(context.get_local_rank() if runs else 0)
+    os.environ["LOCAL_WORLD_SIZE"] = str(size if runs else 1)
+
+
 def _leaving() -> bool:
-    """Whether Ray drains a node of the workers. Its public function for this is collective, and is not rare enough."""
+    """Whether Ray drains a node of the workers. Its public function for this is a collective operation of its own."""
     return get_train_context().preemption_context.preemption_info is not None
 
 
@@ -227,14 +204,17 @@ def _file_store(storage: str, count: int) -> dist.Store:
 
 
 def _network_store(context: Any, cluster: ClusterConfig) -> dist.Store:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        address = (ray.util.get_node_ip_address(), probe.getsockname()[1])
-    host, port = broadcast_from_rank_zero(address)
+    """A rendezvous on the first worker, which listens on the address that Ray knows its node by, and on no other."""
+    address, is_master = ray.util.get_node_ip_address(), context.get_world_rank() == 0
+    if ipaddress.ip_address(address).is_loopback:
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    listening = socket.create_server((address, 0)) if is_master else None
+    host, port = broadcast_from_rank_zero(listening.getsockname()[:2] if listening else None)
     return dist.TCPStore(
         host,
         port,
         context.get_world_size(),
-        is_master=context.get_world_rank() == 0,
+        is_master=is_master,
         timeout=timedelta(seconds=cluster.timeout_seconds),
+        master_listen_fd=listening.detach() if listening else None,
     )

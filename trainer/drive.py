@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from operator import attrgetter
 from types import FrameType
 from typing import Any
@@ -18,6 +19,7 @@ from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.reader import EvaluationReader, TrainingReader, Worker
 from asymdiffrec.datasets.schema import Learned
 from asymdiffrec.datasets.shards import Shards, added_files, open_shards
+from asymdiffrec.embeddings.managed.ids import WAYS
 from asymdiffrec.trainer import loop
 from asymdiffrec.trainer.checkpoints import Checkpoints
 from asymdiffrec.trainer.errors import TrainingError
@@ -42,12 +44,33 @@ def check(job: Job, learned: Learned, record: Mapping[str, Sequence[int]] | None
     Raises InputError for whatever the footers of the Parquet files show to be wrong.
     """
     schema = job.to_schema(learned)
-    worker = Worker(0, job.cluster.workers)
+    worker = Worker(0, _workers(job))
     for split in ("valid", "test"):
         EvaluationReader(schema, open_shards(job.location(split)), job.train.batch_size, worker)
     shards = open_shards(job.location("train"), record)
     reader = TrainingReader(schema, shards, job.train.seed, job.train.batch_size, worker)
     return loop.total_steps(job, reader.steps_per_epoch), shards
+
+
+def _workers(job: Job) -> int:
+    """The most workers there may be; of a fixed number that one, whatever is wrong with it."""
+    few, many = job.cluster.range.min, job.cluster.range.max
+    if few == many:
+        return many
+    for count in range(many, few - 1, -1):
+        if _is_possible(job, count):
+            return count
+    raise InputError(
+        f"cluster.workers: no number from {few} to {many} divides data.lanes ({job.data.lanes}) and the sets of rows "
+        "of managed tables"
+    )
+
+
+def _is_possible(job: Job, workers: int) -> bool:
+    """Whether lanes and managed tables divide among so many workers."""
+    tables = {field.table or name: field.rows for name, field in job.to_schema().hashed.items()}
+    managed = [tables[name] for name in job.tables.managed_tables]
+    return job.data.lanes % workers == 0 and all(rows % (WAYS * workers) == 0 for rows in managed)
 
 
 def resumed(run: Run, settings: tuple[str, ...]) -> Job:
@@ -104,11 +127,19 @@ def _train(
         "run": str(run.path.resolve()),
         "plan": plan,
     }
-    if job.cluster.workers > 1:
-        console.print(f"Starting {job.cluster.workers} workers under Ray")
+    if job.cluster.range.max > 1:
+        console.print("Starting workers under Ray")
     try:
         with followed(run.metrics, steps, console), _stops(run, console):
-            launch(loop.work, arguments, job.cluster, run.ray, PERMANENT, console.print)
+            launch(
+                loop.work,
+                arguments,
+                job.cluster,
+                run.ray,
+                permanent=PERMANENT,
+                allowed=partial(_is_possible, job),
+                tell=lambda line: console.print(line, soft_wrap=True, highlight=False),
+            )
     except (InputError, ClusterError, WorkerError) as error:
         reason = error.__cause__ if isinstance(error, WorkerError) else error
         if not isinstance(reason, InputError | ClusterError):

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from asymdiffrec.cluster.launch import Place
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.reader import EvaluationReader, TrainingReader, Worker
 from asymdiffrec.datasets.schema import Learned, Schema
@@ -34,12 +35,12 @@ LOOKS = 0.5
 """Seconds between two looks at whether somebody asked for a stop"""
 
 
-def work(arguments: Mapping[str, Any], leaving: Callable[[], bool]) -> None:
+def work(arguments: Mapping[str, Any], place: Place) -> None:
     """Train one job in its run directory; runs on every worker within a process group of all of them.
 
     Goes on from the newest good checkpoint of the run, whatever number of workers wrote it: after a failure it is just
     called again. `arguments` are `job`, `learned` and `plan` (or None) as documents, and `run`, the directory.
-    `leaving` tells whether this worker is to end soon; LeavingError then, on all workers, after a checkpoint.
+    Where a machine is about to be taken away a checkpoint is written, and LeavingError raised on all workers.
     """
     quiet_torchrec()
     job, learned = Job.model_validate(arguments["job"]), Learned.model_validate(arguments["learned"])
@@ -57,11 +58,11 @@ def work(arguments: Mapping[str, Any], leaving: Callable[[], bool]) -> None:
         run.forget_after(standing.step)
         run.write_plan(trainee.plan)
     with RunLog(run, standing.step, reader.steps_per_epoch, is_writer=worker.rank == 0) as log:
-        log.note(standing.step, workers=worker.count)
+        log.note(standing.step, workers=worker.count, machines=place.machines)
         for note in notes:
             log.note(standing.step, note=note)
         training = Training(job, run, schema, worker, reader, trainee, checkpoints, log)
-        standing, state = training.fit(standing, leaving, gauge)
+        standing, state = training.fit(standing, place.leaving, gauge)
         measured = gauge.compared(trainee.plan)
         if state == "leaving":
             raise LeavingError(f"a machine is taken away; the checkpoint of step {standing.step} is written")

@@ -97,7 +97,8 @@ def describe(record: dict[str, Any], steps: int) -> str:
     if "workers" in record:
         count = record["workers"]
         how = f"goes on from step {record['step']}" if record["step"] else "begins"
-        return f"training {how}, {count} worker{'s' if count > 1 else ''}"
+        machines = f" on {len(record['machines'])} machines" if len(record["machines"]) > 1 else ""
+        return f"training {how}, {count} worker{'s' if count > 1 else ''}{machines}"
     if "note" in record:
         return f"{head}  {record['note']}"
     if "lost" in record:

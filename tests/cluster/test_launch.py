@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from asymdiffrec.cluster.launch import ClusterConfig, WorkerError, launch
+from asymdiffrec.cluster.launch import ClusterConfig, Place, WorkerError, launch
 
 
 def test_one_worker_runs_in_this_process(tmp_path: Path) -> None:
     seen = []
 
-    def work(arguments: Mapping[str, Any], leaving: Callable[[], bool]) -> None:
+    def work(arguments: Mapping[str, Any], place: Place) -> None:
         total = torch.ones(1)
         dist.all_reduce(total)
         seen.append((os.getpid(), dist.get_world_size(), total.item(), arguments["name"]))
@@ -28,7 +28,7 @@ def test_one_worker_runs_in_this_process(tmp_path: Path) -> None:
 
 
 def test_process_group_ends_with_failing_work(tmp_path: Path) -> None:
-    def work(arguments: Mapping[str, Any], leaving: Callable[[], bool]) -> None:
+    def work(arguments: Mapping[str, Any], place: Place) -> None:
         raise KeyError("lost")
 
     with pytest.raises(KeyError, match="lost"):
@@ -38,7 +38,7 @@ def test_process_group_ends_with_failing_work(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_workers_under_ray_share_a_process_group(tmp_path: Path) -> None:
-    def work(arguments: Mapping[str, Any], leaving: Callable[[], bool]) -> None:
+    def work(arguments: Mapping[str, Any], place: Place) -> None:
         total = torch.tensor([1.0 + dist.get_rank()])
         dist.all_reduce(total)
         report = f"{os.environ['LOCAL_RANK']} {os.environ['LOCAL_WORLD_SIZE']} {total.item()}"
@@ -50,7 +50,7 @@ def test_workers_under_ray_share_a_process_group(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_failure_of_a_worker_is_one_line_with_its_cause(tmp_path: Path) -> None:
-    def work(arguments: Mapping[str, Any], leaving: Callable[[], bool]) -> None:
+    def work(arguments: Mapping[str, Any], place: Place) -> None:
         if dist.get_rank() == 1:
             raise ValueError("row group 7 is broken")
         dist.barrier()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 import torch.distributed as dist
 from rich.console import Console
 
-from asymdiffrec.cluster.launch import ClusterConfig, launch
+from asymdiffrec.cluster.launch import ClusterConfig, Place, launch
 from asymdiffrec.trainer import drive
 from asymdiffrec.trainer.job import read_job, read_learned
 from asymdiffrec.trainer.restore import evaluate_run
@@ -26,7 +26,7 @@ def test_workers_merge_to_the_metrics_of_one_process(clicks: Path, tmp_path: Pat
     drive.train(job, read_learned(job), run, console=Console(quiet=True))
     alone, *_ = evaluate_run(run.path, "test", [0.3], Console(quiet=True)).results
 
-    def work(arguments: Mapping[str, Any], leaving: Callable[[], bool]) -> None:
+    def work(arguments: Mapping[str, Any], place: Place) -> None:
         from asymdiffrec.datasets.reader import EvaluationReader, Worker
         from asymdiffrec.datasets.shards import open_shards
         from asymdiffrec.trainer.build import build, worker_device
