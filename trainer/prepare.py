@@ -187,7 +187,7 @@ def table(
     What a column is, is told from what it holds, and shown with the reason, unless you say it. Options win over the
     recipe.
     """
-    from asymdiffrec.trainer.job import read_yaml
+    from asymdiffrec.datasets.documents import read_yaml
 
     document = read_yaml(str(recipe)) if recipe else {}
     declared = _declared({"id": ids, "number": numbers, "id_list": lists}, _names(ignore))
@@ -271,8 +271,9 @@ def _part(given: list[str] | None) -> float | list[str] | None:
 
 
 def _recipe(document: dict[str, Any], settings: Sequence[str] | None, where: str) -> Recipe:
+    from asymdiffrec.datasets.documents import override, validate
     from asymdiffrec.datasets.prepare.raw.recipe import Recipe
-    from asymdiffrec.trainer.job import TrainConfig, override, validate
+    from asymdiffrec.trainer.job import TrainConfig
 
     for setting in settings or []:
         override(document, setting)

@@ -12,9 +12,10 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from asymdiffrec.datasets.documents import read_yaml, validate, write_yaml
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.schema import Learned
-from asymdiffrec.trainer.job import Job, read_job, read_yaml, validate, write_yaml
+from asymdiffrec.trainer.job import Job, read_job
 
 
 @dataclass(frozen=True)

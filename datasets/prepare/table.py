@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pydantic import ValidationError
 
+from asymdiffrec.datasets.documents import validate
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.prepare.output import require_new, workplace, write_dataset
 from asymdiffrec.datasets.prepare.progress import Progress, silent
@@ -99,12 +99,7 @@ def _require_sound(samples: Samples) -> None:
         raise InputError(
             "none of the columns became an id, and a model needs one; say with --id or --list which ones are"
         )
-    try:
-        FieldsConfig.model_validate({"data": samples.data, "fields": samples.fields})
-    except ValidationError as error:
-        (first, *_) = error.errors()
-        path = ".".join(str(part) for part in first["loc"] if part not in ("id", "id_list"))
-        raise InputError(f"{path or 'fields'}: {first['msg'].removeprefix('Value error, ')}") from None
+    validate(FieldsConfig, {"data": samples.data, "fields": samples.fields}, "the recipe")
 
 
 def _sound_rows(store: Store, samples: Samples, skip: bool) -> tuple[list[dict[str, Any]], str]:

@@ -76,6 +76,7 @@ def test_a_query_puts_tables_together(tmp_path: Path) -> None:
         ({"fields": {"city": {"column": "price"}}}, r"fields: city is the name of another column"),
         ({"split": {"by": "time"}, "ignore": ["time"]}, r"--split time: say with --time"),
         ({"ignore": ["click"], "label": {"column": "city"}}, r"column city: found .* allowed is 0 or 1"),
+        ({"fields": {"city": {"type": "id", "pooling": "sum"}}}, r"^the recipe: fields\.city\.pooling: unknown key;"),
     ],
 )
 def test_what_does_not_fit_is_one_clear_line(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
