@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -39,8 +39,11 @@ def read_yaml(path: str) -> dict[str, Any]:
     return document
 
 
-def write_yaml(path: Path, model: BaseModel) -> None:
-    path.write_text(yaml.dump(model.model_dump(mode="json"), Dumper=Dumper, sort_keys=False, width=2**31 - 1))
+def write_yaml(path: Path, document: BaseModel | Mapping[str, Any], comment: str = "") -> None:
+    """Write a document below a comment; a section that holds no other is one line, such as a field of a job."""
+    content = document.model_dump(mode="json") if isinstance(document, BaseModel) else dict(document)
+    text = yaml.dump(content, Dumper=Dumper, sort_keys=False, width=2**31 - 1, default_flow_style=None)
+    path.write_text(comment + text, encoding="utf-8")
 
 
 def validate(model: type[M], document: dict[str, Any], where: str) -> M:

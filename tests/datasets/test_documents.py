@@ -20,6 +20,12 @@ def test_a_model_reads_back_the_same(tmp_path: Path) -> None:
     assert validate(FieldsConfig, read_yaml(str(tmp_path / "clicks.yaml")), "clicks.yaml") == model
 
 
+def test_a_page_shows_the_fields(tmp_path: Path) -> None:
+    write_yaml(tmp_path / "clicks.yaml", DOCUMENT, "# Clicks\n")
+    text = "# Clicks\ndata: {lanes: 8}\nfields:\n  user: {type: id, rows: 50}\n"
+    assert (tmp_path / "clicks.yaml").read_text() == text
+
+
 def test_the_line_names_the_path_as_it_stands_in_the_file() -> None:
     fields = {"user": {"type": "id", "rows": 50, "poling": "sum"}}
     with pytest.raises(
