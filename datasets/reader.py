@@ -14,7 +14,7 @@ import numpy as np
 
 from asymdiffrec.datasets.ahead import ahead
 from asymdiffrec.datasets.batch import Batch, to_batch, to_batches
-from asymdiffrec.datasets.check import check_columns, column_names
+from asymdiffrec.datasets.check import check_columns
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.memory import require_memory
 from asymdiffrec.datasets.opened import OpenRowGroups, decode_rows
@@ -75,7 +75,7 @@ class TrainingReader:
             )
         check_columns(schema, shards, labelled=True)
         held = (lanes // self.worker.count + self.threads) * self.worker.on_machine
-        require_memory(shards, column_names(schema, labelled=True), held)
+        require_memory(shards, schema.columns(labelled=True), held)
 
     def position(self, step: int) -> Position:
         """The position after `step` batches since the start of the run."""

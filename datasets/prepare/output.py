@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from asymdiffrec.datasets.documents import write_yaml
 from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.datasets.learn.profile import learn
 from asymdiffrec.datasets.prepare.progress import Progress, silent
-from asymdiffrec.datasets.profile import learn
 from asymdiffrec.datasets.schema import FieldsConfig
 
 JOB_COMMENT = """\

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from asymdiffrec.datasets.check import check_columns, column_names
+from asymdiffrec.datasets.check import check_columns
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.rows import decode
 from asymdiffrec.datasets.schema import FieldsConfig
@@ -97,7 +97,7 @@ def test_files_may_order_and_type_their_columns_as_they_like(tmp_path):
     shards = open_shards(str(tmp_path))
     check_columns(SCHEMA, shards, labelled=True)
     first, second = (
-        decode(shards.read(group, column_names(SCHEMA, True)), SCHEMA, shards.place(group), True) for group in (0, 2)
+        decode(shards.read(group, SCHEMA.columns(labelled=True)), SCHEMA, shards.place(group), True) for group in (0, 2)
     )
     for number in (0, -1):  # item and user
         assert first.columns.column(number).equals(second.columns.column(number))
@@ -293,7 +293,7 @@ def test_a_field_without_any_value_may_have_no_type(tmp_path):
     write(tmp_path / "a.parquet", table(item_id=pa.nulls(4), tags=pa.nulls(4), age=pa.nulls(4)))
     shards = open_shards(str(tmp_path))
     check_columns(SCHEMA, shards, labelled=True)
-    rows = decode(shards.read(0, column_names(SCHEMA, True)), SCHEMA, shards.place(0), True)
+    rows = decode(shards.read(0, SCHEMA.columns(labelled=True)), SCHEMA, shards.place(0), True)
     item, tags, age, *_ = rows.columns.columns
     assert item.to_pylist() == [-1, -1, -1]
     assert tags.to_pylist() == [[], [], []]

@@ -14,13 +14,13 @@ import numpy as np
 
 from asymdiffrec.datasets import columns
 from asymdiffrec.datasets.ahead import ahead
-from asymdiffrec.datasets.check import check_columns, column_names
-from asymdiffrec.datasets.frequent import RowCounts
-from asymdiffrec.datasets.missingness import Patterns
+from asymdiffrec.datasets.check import check_columns
+from asymdiffrec.datasets.learn.frequent import RowCounts
+from asymdiffrec.datasets.learn.missingness import Patterns
+from asymdiffrec.datasets.learn.summaries import Ids, Lists, Look, Numbers, Summary
+from asymdiffrec.datasets.learn.suspicious import FirstRows, oddity
 from asymdiffrec.datasets.schema import AnyField, FieldsConfig, IdListConfig, Learned, NumberConfig, Schema
 from asymdiffrec.datasets.shards import Shards, exists, open_shards, part_of
-from asymdiffrec.datasets.summaries import Ids, Lists, Look, Numbers, Summary
-from asymdiffrec.datasets.suspicious import Sample, oddity
 
 
 def learn(
@@ -49,7 +49,7 @@ def learn(
     threads = config.data.threads or len(os.sched_getaffinity(0))
     with RowCounts([name for name, field in schema.hashed.items() if field.min_count > 1], threads) as counts:
         summaries = {name: _summary(name, schema, counts) for name in names}
-        patterns, sample = Patterns(names), Sample(names)
+        patterns, first_rows = Patterns(names), FirstRows(names)
         rows, label_rates = {}, {}
         for split, shards in _splits(str(folder)):
             check_columns(schema, shards, labelled=True)
@@ -62,7 +62,7 @@ def learn(
                     summaries[name].add(look)
                 if looking:
                     patterns.add(group.patterns)
-                    sample.add(group.labels, group.looks)
+                    first_rows.add(group.labels, group.looks)
                 advance(len(group.labels))
             rows[split], label_rates[split] = shards.rows, positives / shards.rows
         reports = {name: _report(config.fields[name], summaries[name], rows["train"]) for name in names}
@@ -81,7 +81,7 @@ def learn(
             },
             patterns=patterns.most_frequent(),
         )
-    whys = {name: oddity(reports[name], rows["train"]) or sample.telling(name) for name in names}
+    whys = {name: oddity(reports[name], rows["train"]) or first_rows.telling(name) for name in names}
     suspicious = [{"field": name, "why": why} for name, why in whys.items() if why]
     return learned, {"rows": rows, "label_rate": label_rates, "fields": reports, "suspicious": suspicious}
 
@@ -112,7 +112,7 @@ class _Group:
 def _read(shards: Shards, index: int, schema: Schema, summaries: dict[str, Summary]) -> _Group:
     data, place = schema.data, shards.place(index)
     beside = [name for name in (data.label, data.weight) if name]
-    wanted = column_names(schema, labelled=False) if summaries else []
+    wanted = schema.columns(labelled=False) if summaries else []
     table = shards.read(index, list(dict.fromkeys([*beside, *wanted])))
     arrays = {name: table.column(name).combine_chunks() for name in table.column_names}
     labels = columns.labels(arrays[data.label], f"{place}, column {data.label}")

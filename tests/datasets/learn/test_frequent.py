@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from asymdiffrec.datasets import frequent
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.frequent import RowCounts
+from asymdiffrec.datasets.learn import frequent
+from asymdiffrec.datasets.learn.frequent import RowCounts
 
 
 def test_ids_too_many_to_wait_are_counted_exactly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from asymdiffrec.datasets.summaries import Look
+from asymdiffrec.datasets.learn.summaries import Look
 
-SAMPLE = 200_000
+FIRST = 200_000
 """Training rows, the first ones, by which it is judged whether a field tells the label"""
 CELLS = 25_000_000
 """Values that are kept of these rows: fewer rows where there are many fields"""
@@ -36,11 +36,11 @@ def oddity(report: Mapping[str, Any], rows: int) -> str | None:
     return None
 
 
-class Sample:
-    """The first training rows."""
+class FirstRows:
+    """The first training rows: whether a field tells the label there."""
 
     def __init__(self, names: list[str]) -> None:
-        self._room = min(SAMPLE, CELLS // len(names))
+        self._room = min(FIRST, CELLS // len(names))
         self._labels: list[np.ndarray] = []
         self._fields: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in names}
 

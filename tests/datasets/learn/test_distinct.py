@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asymdiffrec.datasets import distinct
-from asymdiffrec.datasets.distinct import Distinct
 from asymdiffrec.datasets.hashing import splitmix64
+from asymdiffrec.datasets.learn import distinct
+from asymdiffrec.datasets.learn.distinct import Distinct
 
 
 def counted(parts: list[np.ndarray]) -> tuple[int, bool]:

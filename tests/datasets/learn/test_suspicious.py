@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from asymdiffrec.datasets import suspicious
-from asymdiffrec.datasets.profile import learn
+from asymdiffrec.datasets.learn import suspicious
+from asymdiffrec.datasets.learn.profile import learn
 from asymdiffrec.datasets.schema import FieldsConfig
 
 ROWS = 4000
@@ -102,9 +102,9 @@ def test_few_rows_raise_no_alarm(tmp_path: Path) -> None:
     assert not suspects(tmp_path, labels, copy=labels.astype(float), row=np.arange(60))
 
 
-def test_rows_beyond_the_sample_do_not_count(
+def test_rows_beyond_the_first_do_not_count(
     tmp_path: Path, labels: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(suspicious, "SAMPLE", 1000)
+    monkeypatch.setattr(suspicious, "FIRST", 1000)
     changed = np.where(np.arange(ROWS) < 1000, labels, 1 - labels)
     assert list(suspects(tmp_path, labels, field=changed)) == ["field"]

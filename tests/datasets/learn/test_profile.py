@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asymdiffrec.datasets import missingness
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.hashing import string_ids
-from asymdiffrec.datasets.profile import learn
+from asymdiffrec.datasets.learn import missingness
+from asymdiffrec.datasets.learn.profile import learn
 from asymdiffrec.datasets.schema import DataConfig, FieldsConfig
 
 CONFIG = FieldsConfig.model_validate(

@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 from asymdiffrec.datasets import columns
-from asymdiffrec.datasets.distinct import Distinct
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.frequent import RowCounts
 from asymdiffrec.datasets.hashing import splitmix64
-from asymdiffrec.datasets.schema import IdConfig, IdListConfig, Lookups, Moments, NumberConfig
+from asymdiffrec.datasets.learn.distinct import Distinct
+from asymdiffrec.datasets.learn.frequent import RowCounts
+from asymdiffrec.datasets.lookups import Lookups
+from asymdiffrec.datasets.schema import IdConfig, IdListConfig, Moments, NumberConfig
 from asymdiffrec.datasets.vocabulary import Vocabulary
 
 
