@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.prepare import movielens_files
-from asymdiffrec.datasets.prepare.movielens import _random_split, _temporal_split, features, prepare_movielens
-from asymdiffrec.datasets.prepare.movielens_files import Ratings, read_ratings
+from asymdiffrec.datasets.prepare.movielens import files
+from asymdiffrec.datasets.prepare.movielens.dataset import _random_split, _temporal_split, features, prepare_movielens
+from asymdiffrec.datasets.prepare.movielens.files import Ratings, read_ratings
 
 USERS, ITEMS = 4, 6
 
@@ -186,9 +186,9 @@ def test_the_archive_is_downloaded_and_its_checksum_verified(
 ) -> None:
     archive = zipped(folder_1m)
     checksum = hashlib.md5(archive.read_bytes()).hexdigest()
-    monkeypatch.setitem(movielens_files.ARCHIVES, "1m", (archive.as_uri(), checksum))
+    monkeypatch.setitem(files.ARCHIVES, "1m", (archive.as_uri(), checksum))
     assert prepare_movielens(tmp_path / "good", variant="1m")["rows"]["test"] == 30
-    monkeypatch.setitem(movielens_files.ARCHIVES, "1m", (archive.as_uri(), checksum[::-1]))
+    monkeypatch.setitem(files.ARCHIVES, "1m", (archive.as_uri(), checksum[::-1]))
     with pytest.raises(InputError, match="MD5 checksum"):
         prepare_movielens(tmp_path / "bad", variant="1m")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["archive.zip", "good", "ml-1m"]

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.prepare.table import prepare_table
-from tests.datasets.prepare.click_log import ROWS, csv, raw, recipe, written
+from asymdiffrec.datasets.prepare.table.dataset import prepare_table
+from tests.datasets.prepare.table.click_log import ROWS, csv, raw, recipe, written
 
 BROKEN: dict[str, tuple[bytes, str, int]] = {
     "short": (b"5,1\n", r"log\.csv, line 4: Expected Number of Columns: 3 Found: 2: 5,1", 1),

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.prepare.raw import infer, values
-from asymdiffrec.datasets.prepare.raw.infer import Choice
-from asymdiffrec.datasets.prepare.raw.recipe import Recipe, RecipeField
-from asymdiffrec.datasets.prepare.raw.sql import quoted
-from asymdiffrec.datasets.prepare.raw.store import Store
-from asymdiffrec.datasets.prepare.raw.survey import Column, survey
-from asymdiffrec.datasets.prepare.raw.values import Value
+from asymdiffrec.datasets.prepare.table import infer, values
+from asymdiffrec.datasets.prepare.table.infer import Choice
+from asymdiffrec.datasets.prepare.table.recipe import Recipe, RecipeField
+from asymdiffrec.datasets.prepare.table.sql import quoted
+from asymdiffrec.datasets.prepare.table.store import Store
+from asymdiffrec.datasets.prepare.table.survey import Column, survey
+from asymdiffrec.datasets.prepare.table.values import Value
 
 
 @dataclass

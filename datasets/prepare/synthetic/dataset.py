@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.prepare.ceiling import auc, observed_probability
 from asymdiffrec.datasets.prepare.output import require_new, write_dataset
-from asymdiffrec.datasets.prepare.world import (
+from asymdiffrec.datasets.prepare.synthetic.ceiling import auc, observed_probability
+from asymdiffrec.datasets.prepare.synthetic.world import (
     BRANDS,
     CATEGORIES,
     DEVICES,

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.prepare.table import prepare_table
-from tests.datasets.prepare.click_log import ROWS, csv, raw, recipe, rows_of, written
+from asymdiffrec.datasets.prepare.table.dataset import prepare_table
+from tests.datasets.prepare.table.click_log import ROWS, csv, raw, recipe, rows_of, written
 
 
 @pytest.mark.parametrize("form", ["tsv", "gzip", "parquet", "dictionary", "uri", "glob", "folder", "several"])

@@ -12,13 +12,13 @@ from asymdiffrec.datasets.documents import validate
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.prepare.output import require_new, workplace, write_dataset
 from asymdiffrec.datasets.prepare.progress import Progress, silent
-from asymdiffrec.datasets.prepare.raw.recipe import Recipe
-from asymdiffrec.datasets.prepare.raw.samples import Samples, samples_of
-from asymdiffrec.datasets.prepare.raw.sources import FILE
-from asymdiffrec.datasets.prepare.raw.splits import SPLITS, split_rows
-from asymdiffrec.datasets.prepare.raw.sql import literal, quoted
-from asymdiffrec.datasets.prepare.raw.store import EXAMPLES, Store
-from asymdiffrec.datasets.prepare.raw.values import present
+from asymdiffrec.datasets.prepare.table.recipe import Recipe
+from asymdiffrec.datasets.prepare.table.samples import Samples, samples_of
+from asymdiffrec.datasets.prepare.table.sources import FILE
+from asymdiffrec.datasets.prepare.table.splits import SPLITS, split_rows
+from asymdiffrec.datasets.prepare.table.sql import literal, quoted
+from asymdiffrec.datasets.prepare.table.store import EXAMPLES, Store
+from asymdiffrec.datasets.prepare.table.values import present
 from asymdiffrec.datasets.schema import FieldsConfig
 
 BLOCK = 65_536

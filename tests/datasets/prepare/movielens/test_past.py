@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asymdiffrec.datasets.prepare.past import past_of
+from asymdiffrec.datasets.prepare.movielens.past import past_of
 
 EVENT = st.tuples(st.integers(0, 3), st.integers(-5, 5), st.booleans(), st.integers(0, 9))
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.prepare.ceiling import auc, observed_probability, posterior
-from asymdiffrec.datasets.prepare.synthetic import FIELDS, prepare_synthetic, record
-from asymdiffrec.datasets.prepare.world import Log, World, choose, draw_log, make_world
+from asymdiffrec.datasets.prepare.synthetic.ceiling import auc, observed_probability, posterior
+from asymdiffrec.datasets.prepare.synthetic.dataset import FIELDS, prepare_synthetic, record
+from asymdiffrec.datasets.prepare.synthetic.world import Log, World, choose, draw_log, make_world
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from asymdiffrec.datasets.prepare.raw.recipe import Recipe
+from asymdiffrec.datasets.prepare.table.recipe import Recipe
 
 ROWS = 200
 SPLITS = ("train", "valid", "test")

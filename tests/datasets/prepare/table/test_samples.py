@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from asymdiffrec.datasets.prepare.table import prepare_table
-from tests.datasets.prepare.click_log import ROWS, csv, raw, recipe, written
+from asymdiffrec.datasets.prepare.table.dataset import prepare_table
+from tests.datasets.prepare.table.click_log import ROWS, csv, raw, recipe, written
 
 
 def test_strings_that_mean_missing_are_the_tables_or_the_fields(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from fsspec.implementations.arrow import ArrowFSWrapper
 
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.prepare.raw.recipe import TableConfig
-from asymdiffrec.datasets.prepare.raw.sql import literal, literals
+from asymdiffrec.datasets.prepare.table.recipe import TableConfig
+from asymdiffrec.datasets.prepare.table.sql import literal, literals
 from asymdiffrec.datasets.retry import reason
 from asymdiffrec.datasets.shards import filesystem_of, shown
 

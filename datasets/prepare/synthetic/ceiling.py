@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from scipy.special import expit
 from scipy.stats import rankdata
 
-from asymdiffrec.datasets.prepare.world import Log, Population, World, choose
+from asymdiffrec.datasets.prepare.synthetic.world import Log, Population, World, choose
 
 DRAWS = 256
 """Monte Carlo draws of the members a record leaves open: a standard error of at most 0.03 in a probability"""

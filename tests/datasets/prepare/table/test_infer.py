@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asymdiffrec.datasets.hashing import hash_rows
-from asymdiffrec.datasets.prepare.raw.infer import choose, guessed, shared, suggested_rows
-from asymdiffrec.datasets.prepare.raw.survey import Column
+from asymdiffrec.datasets.prepare.table.infer import choose, guessed, shared, suggested_rows
+from asymdiffrec.datasets.prepare.table.survey import Column
 
 
 def column(name: str = "x", kind: str = "VARCHAR", **figures: object) -> Column:

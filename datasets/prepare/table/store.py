@@ -15,9 +15,9 @@ import pyarrow as pa
 
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.prepare.progress import Progress
-from asymdiffrec.datasets.prepare.raw.recipe import TableConfig
-from asymdiffrec.datasets.prepare.raw.sources import FILE, Sources, said
-from asymdiffrec.datasets.prepare.raw.sql import literal, quoted
+from asymdiffrec.datasets.prepare.table.recipe import TableConfig
+from asymdiffrec.datasets.prepare.table.sources import FILE, Sources, said
+from asymdiffrec.datasets.prepare.table.sql import literal, quoted
 
 MEMORY = "1GB"
 """What DuckDB may take; what Arrow and Python take comes on top"""

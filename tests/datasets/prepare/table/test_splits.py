@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.prepare.table import prepare_table
-from tests.datasets.prepare.click_log import ROWS, csv, raw, recipe, rows_of, written
+from asymdiffrec.datasets.prepare.table.dataset import prepare_table
+from tests.datasets.prepare.table.click_log import ROWS, csv, raw, recipe, rows_of, written
 
 
 def test_the_seed_draws_the_split_and_the_order(tmp_path: Path) -> None:

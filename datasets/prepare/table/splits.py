@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.prepare.raw.recipe import Recipe
-from asymdiffrec.datasets.prepare.raw.samples import Samples
-from asymdiffrec.datasets.prepare.raw.sql import literal, quoted
-from asymdiffrec.datasets.prepare.raw.store import SPLIT, Store
+from asymdiffrec.datasets.prepare.table.recipe import Recipe
+from asymdiffrec.datasets.prepare.table.samples import Samples
+from asymdiffrec.datasets.prepare.table.sql import literal, quoted
+from asymdiffrec.datasets.prepare.table.store import SPLIT, Store
 
 SPLITS = ("train", "valid", "test")
 

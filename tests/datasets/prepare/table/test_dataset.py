@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.prepare.raw import store
-from asymdiffrec.datasets.prepare.table import prepare_table
-from tests.datasets.prepare.click_log import ROWS, csv, raw, recipe, rows_of, written
+from asymdiffrec.datasets.prepare.table import store
+from asymdiffrec.datasets.prepare.table.dataset import prepare_table
+from tests.datasets.prepare.table.click_log import ROWS, csv, raw, recipe, rows_of, written
 
 
 def test_each_row_is_written_once_with_its_values(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from asymdiffrec.datasets.prepare.raw import values
-from asymdiffrec.datasets.prepare.raw.recipe import RecipeField
-from asymdiffrec.datasets.prepare.raw.survey import SEPARATORS, Column
+from asymdiffrec.datasets.prepare.table import values
+from asymdiffrec.datasets.prepare.table.recipe import RecipeField
+from asymdiffrec.datasets.prepare.table.survey import SEPARATORS, Column
 
 LABELS = ("label", "click", "clicked", "is_click", "target", "y")
 USERS = ("user_id", "userid", "user", "uid")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from asymdiffrec.datasets.prepare.raw import values
-from asymdiffrec.datasets.prepare.raw.sql import quoted
-from asymdiffrec.datasets.prepare.raw.store import Store
+from asymdiffrec.datasets.prepare.table import values
+from asymdiffrec.datasets.prepare.table.sql import quoted
+from asymdiffrec.datasets.prepare.table.store import Store
 
 SEPARATORS = ("|", ";")
 """What may stand between the ids of a list in text, where the user does not say"""

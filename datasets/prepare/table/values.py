@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from asymdiffrec.datasets.prepare.raw.sql import literal, literals, quoted
+from asymdiffrec.datasets.prepare.table.sql import literal, literals, quoted
 
 LARGEST = "3.4028234663852886e38"
 """Of a 32-bit float"""
