@@ -15,7 +15,7 @@ from asymdiffrec.trainer.shell import AsJson, console, print_json, progress
 
 if TYPE_CHECKING:
     from asymdiffrec.datasets.prepare.table.recipe import Recipe
-    from asymdiffrec.datasets.prepare.table.samples import Samples
+    from asymdiffrec.datasets.prepare.table.samples import SampleLayout as Samples
 
 app = typer.Typer(
     help="Raw data to a ready job file and Parquet shards: OUT/job.yaml, schema.yaml, profile.json, "

@@ -13,7 +13,7 @@ from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.prepare.output import require_new, workplace, write_dataset
 from asymdiffrec.datasets.prepare.progress import Progress, silent
 from asymdiffrec.datasets.prepare.table.recipe import Recipe
-from asymdiffrec.datasets.prepare.table.samples import Samples, samples_of
+from asymdiffrec.datasets.prepare.table.samples import SampleLayout, layout_of
 from asymdiffrec.datasets.prepare.table.sources import FILE
 from asymdiffrec.datasets.prepare.table.splits import SPLITS, split_rows
 from asymdiffrec.datasets.prepare.table.sql import literal, quoted
@@ -32,7 +32,7 @@ def prepare_table(
     recipe: Recipe,
     *,
     progress: Progress = silent,
-    tell: Callable[[Samples], None] = lambda samples: None,
+    tell: Callable[[SampleLayout], None] = lambda layout: None,
     write: bool = True,
 ) -> dict[str, Any]:
     """Write the table of a recipe as a data set to the new folder `out`; gives its profile.
@@ -50,17 +50,17 @@ def prepare_table(
     require_new(out)
     with workplace(out) as folder, Store(folder, progress) as store:
         table = _loaded(store, recipe)
-        samples = samples_of(store, table, recipe)
-        tell(samples)
-        _require_sound(samples)
+        layout = layout_of(store, table, recipe)
+        tell(layout)
+        _require_sound(layout)
         if not write:
             return {}
-        bad, good = _sound_rows(store, samples, skip=recipe.bad_rows == "skip")
-        placed, counts = split_rows(store, samples, recipe, good)
+        bad, good = _sound_rows(store, layout, skip=recipe.bad_rows == "skip")
+        placed, counts = split_rows(store, layout, recipe, good)
         train = {"batch_size": _batch_size(counts["train"])} | recipe.train
-        job = {"name": recipe.name, "data": samples.data, "fields": samples.fields, "train": train}
-        splits = {split: _rows(store, samples, recipe, f"{good} AND {placed} = {literal(split)}") for split in SPLITS}
-        columns = [choice.__dict__ for choice in samples.choices]
+        job = {"name": recipe.name, "data": layout.data, "fields": layout.fields, "train": train}
+        splits = {split: _rows(store, layout, recipe, f"{good} AND {placed} = {literal(split)}") for split in SPLITS}
+        columns = [choice.__dict__ for choice in layout.choices]
         return write_dataset(
             out,
             splits,
@@ -91,30 +91,30 @@ def _loaded(store: Store, recipe: Recipe) -> str:
     return "samples"
 
 
-def _require_sound(samples: Samples) -> None:
+def _require_sound(layout: SampleLayout) -> None:
     """Raise InputError where no job can be made of the fields."""
-    if not samples.fields:
+    if not layout.fields:
         raise InputError("none of the columns became a field; say with --id, --number or --list which ones are")
-    if all(field["type"] == "number" for field in samples.fields.values()):
+    if all(field["type"] == "number" for field in layout.fields.values()):
         raise InputError(
             "none of the columns became an id, and a model needs one; say with --id or --list which ones are"
         )
-    validate(FieldsConfig, {"data": samples.data, "fields": samples.fields}, "the recipe")
+    validate(FieldsConfig, {"data": layout.data, "fields": layout.fields}, "the recipe")
 
 
-def _sound_rows(store: Store, samples: Samples, skip: bool) -> tuple[list[dict[str, Any]], str]:
+def _sound_rows(store: Store, layout: SampleLayout, skip: bool) -> tuple[list[dict[str, Any]], str]:
     """The rows that are wrong, by reason, and a condition that holds for the others."""
-    wrong = {name: value.wrong for name, value in samples.values.items() if value.wrong != "false"}
+    wrong = {name: value.wrong for name, value in layout.values.items() if value.wrong != "false"}
     if not wrong:
         return [], "true"
     counted = ", ".join(f"count(*) FILTER ({condition})" for condition in wrong.values())
-    (counts,) = store.run("checking the rows", f"SELECT {counted} FROM {quoted(samples.table)}")
+    (counts,) = store.run("checking the rows", f"SELECT {counted} FROM {quoted(layout.table)}")
     bad = []
     for (name, condition), count in zip(wrong.items(), counts, strict=True):
         if count:
-            what = f"column {samples.sources[name]}"
-            allowed = samples.values[name].allowed
-            examples = _examples(store, samples, name, condition, EXAMPLES if skip else 1)
+            what = f"column {layout.sources[name]}"
+            allowed = layout.values[name].allowed
+            examples = _examples(store, layout, name, condition, EXAMPLES if skip else 1)
             if not skip:
                 such = f"{count:,} such rows" if count > 1 else "one such row"
                 raise InputError(f"{examples[0]}; allowed is {allowed} ({such}; --bad-rows skip leaves them out)")
@@ -122,10 +122,10 @@ def _sound_rows(store: Store, samples: Samples, skip: bool) -> tuple[list[dict[s
     return bad, " AND ".join(f"NOT coalesce({wrong[name]}, false)" for name in wrong) if bad else "true"
 
 
-def _examples(store: Store, samples: Samples, name: str, condition: str, most: int) -> list[str]:
+def _examples(store: Store, layout: SampleLayout, name: str, condition: str, most: int) -> list[str]:
     """Where the first rows are that a condition holds for, and what stands there."""
-    column, table = quoted(samples.sources[name]), quoted(samples.table)
-    from_files = samples.table == "input"
+    column, table = quoted(layout.sources[name]), quoted(layout.table)
+    from_files = layout.table == "input"
     file = FILE if from_files else "NULL"
     found = store.run(
         "checking the rows",
@@ -138,7 +138,7 @@ def _examples(store: Store, samples: Samples, name: str, condition: str, most: i
             before = f"SELECT count(*) FROM {table} WHERE {FILE} = {literal(source)} AND rowid < {row}"
             of = " of those that could be read" if store.refused else ""
             place = f"{store.sources.shown(source)}, row {store.run('checking the rows', before)[0][0] + 1}{of}"
-        examples.append(f"{place}, column {samples.sources[name]}: found {'nothing' if value is None else repr(value)}")
+        examples.append(f"{place}, column {layout.sources[name]}: found {'nothing' if value is None else repr(value)}")
     return examples
 
 
@@ -147,8 +147,8 @@ def _batch_size(rows: int) -> int:
     return 64 << min(4, max(0, (rows // STEPS // 64).bit_length() - 1))
 
 
-def _rows(store: Store, samples: Samples, recipe: Recipe, where: str) -> Iterator[pa.Table]:
+def _rows(store: Store, layout: SampleLayout, recipe: Recipe, where: str) -> Iterator[pa.Table]:
     """The samples of a split, in a drawn order where the recipe wants that, else as they stand."""
-    selected = ", ".join(f"{value.sql} AS {quoted(name)}" for name, value in samples.values.items())
+    selected = ", ".join(f"{value.sql} AS {quoted(name)}" for name, value in layout.values.items())
     order = f" ORDER BY hash(rowid, {recipe.seed}, 'order')" if recipe.output.shuffle else ""
-    return store.stream(f"SELECT {selected} FROM {quoted(samples.table)} WHERE {where}{order}", BLOCK)
+    return store.stream(f"SELECT {selected} FROM {quoted(layout.table)} WHERE {where}{order}", BLOCK)

@@ -17,7 +17,7 @@ from asymdiffrec.datasets.prepare.table.values import Value
 
 
 @dataclass
-class Samples:
+class SampleLayout:
     """How samples are made of the rows of a table."""
 
     table: str
@@ -40,7 +40,7 @@ class Samples:
         self.values[name], self.sources[name] = value, source
 
 
-def samples_of(store: Store, table: str, recipe: Recipe) -> Samples:
+def layout_of(store: Store, table: str, recipe: Recipe) -> SampleLayout:
     """Find out what the columns of a table hold and what becomes of them, as far as the recipe leaves that open.
 
     Raises InputError where the recipe names a column that is not there, or none is the label.
@@ -56,7 +56,7 @@ def samples_of(store: Store, table: str, recipe: Recipe) -> Samples:
     if not any(column.rows for column in columns.values()):
         raise InputError("the input has no rows")
 
-    samples = Samples(table, data={"path": "."})
+    layout = SampleLayout(table, data={"path": "."})
     roles = _roles(recipe, columns)
     weights = {field.weights: name for name, field in given.values() if field.weights}
     for name, column in columns.items():
@@ -76,14 +76,14 @@ def samples_of(store: Store, table: str, recipe: Recipe) -> Samples:
             raise InputError(f"column {name}: {choice.reason}; say what it is, or leave it out of the fields")
         if choice.kind is not None:
             own = given.get(name, (name, RecipeField()))
-            choice = _add_field(samples, store, recipe, column, choice, *own, present[name], missing[name])
-        samples.choices.append(choice)
+            choice = _add_field(layout, store, recipe, column, choice, *own, present[name], missing[name])
+        layout.choices.append(choice)
     for name, owner in weights.items():
         if not values.is_list(kinds[name]):
             raise InputError(f"column {name}: the weights of {owner} have to be lists of numbers in Parquet")
-        samples.add(name, name, values.id_weights(present[name], samples.values[owner]))
-    _add_roles(samples, recipe, roles, columns, present)
-    return samples
+        layout.add(name, name, values.id_weights(present[name], layout.values[owner]))
+    _add_roles(layout, recipe, roles, columns, present)
+    return layout
 
 
 def _roles(recipe: Recipe, columns: Mapping[str, Column]) -> dict[str, str]:
@@ -148,7 +148,7 @@ def _missing(recipe: Recipe, given: Mapping[str, tuple[str, RecipeField]], colum
 
 
 def _add_field(
-    samples: Samples,
+    layout: SampleLayout,
     store: Store,
     recipe: Recipe,
     column: Column,
@@ -164,10 +164,10 @@ def _add_field(
     ids = column.distinct
     min_count = given.min_count or (recipe.min_count if given.hash is not False else 1)
     if kind != "number" and min_count > 1:
-        ids = _frequent(store, samples.table, column, value, separator, missing, min_count)
+        ids = _frequent(store, layout.table, column, value, separator, missing, min_count)
     field = infer.declared(column, kind, given, ids, min_count)
-    samples.fields[name] = field
-    samples.add(name, column.name, _typed(column, value, field, separator, missing))
+    layout.fields[name] = field
+    layout.add(name, column.name, _typed(column, value, field, separator, missing))
     if kind == "number":
         return choice
     kept = f", {ids:,} of them in {min_count} rows or more" if min_count > 1 else ""
@@ -209,33 +209,33 @@ def _typed(column: Column, value: str, field: Mapping[str, Any], separator: str,
 
 
 def _add_roles(
-    samples: Samples,
+    layout: SampleLayout,
     recipe: Recipe,
     roles: Mapping[str, str],
     columns: Mapping[str, Column],
     present: Mapping[str, str],
 ) -> None:
     """The columns beside the fields, and the section `data` that names them."""
-    if "label" in samples.fields:
+    if "label" in layout.fields:
         raise InputError("a field cannot be named label; give it another name in the recipe, with column: label")
     for name, role in roles.items():
         value, kind = present[name], columns[name].kind
         if role == "label":
-            samples.add("label", name, values.label(value, recipe.label.positive, recipe.label.at_least))
+            layout.add("label", name, values.label(value, recipe.label.positive, recipe.label.at_least))
         elif role == "weight":
-            samples.add(name, name, values.weight(value, kind))
+            layout.add(name, name, values.weight(value, kind))
         elif role == "time":
-            samples.moment = values.moment(value, kind)
-            if name not in samples.values:
-                samples.add(name, name, samples.moment)
+            layout.moment = values.moment(value, kind)
+            if name not in layout.values:
+                layout.add(name, name, layout.moment)
             else:
-                field = samples.values[name]
-                wrong = f"({field.wrong}) OR ({samples.moment.wrong})"
-                samples.add(name, name, Value(field.sql, wrong, f"{field.allowed or 'a value'}, and a time"))
+                field = layout.values[name]
+                wrong = f"({field.wrong}) OR ({layout.moment.wrong})"
+                layout.add(name, name, Value(field.sql, wrong, f"{field.allowed or 'a value'}, and a time"))
         elif role == "split":
-            samples.split = f"lower({value}::VARCHAR)"
-        elif name not in samples.fields:
+            layout.split = f"lower({value}::VARCHAR)"
+        elif name not in layout.fields:
             whole = columns[name].integers == columns[name].present
-            samples.add(name, name, values.integer(value, kind) if whole else values.string(value))
+            layout.add(name, name, values.integer(value, kind) if whole else values.string(value))
         if role != "split":
-            samples.data[role] = "label" if role == "label" else name
+            layout.data[role] = "label" if role == "label" else name
