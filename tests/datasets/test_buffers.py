@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asymdiffrec.datasets.room import Room
+from asymdiffrec.datasets.buffers import BufferPool
 
 TYPES = [torch.bool, torch.int32, torch.int64, torch.float32]
 
@@ -13,9 +13,9 @@ TYPES = [torch.bool, torch.int32, torch.int64, torch.float32]
 @settings(derandomize=True, deadline=None, max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from(TYPES), st.integers(0, 40), st.integers(0, 3), st.booleans()), max_size=30))
 def test_what_is_held_is_never_overwritten(asked):
-    room, held = Room(), []
+    buffers, held = BufferPool(), []
     for number, (dtype, rows, columns, part) in enumerate(asked):
-        tensor = room.empty(dtype, rows, columns)
+        tensor = buffers.empty(dtype, rows, columns)
         assert (tensor.shape, tensor.dtype) == ((rows, columns), dtype)
         value = number % 2 if dtype == torch.bool else number
         tensor.fill_(value)
@@ -26,17 +26,17 @@ def test_what_is_held_is_never_overwritten(asked):
 
 
 def test_memory_is_used_again_when_its_last_tensor_is_gone():
-    room = Room()
-    tensor = room.empty(torch.int64, 100)
+    buffers = BufferPool()
+    tensor = buffers.empty(torch.int64, 100)
     address, part = tensor.data_ptr(), tensor[50:]
     del tensor
-    other = room.empty(torch.int64, 100)
+    other = buffers.empty(torch.int64, 100)
     assert other.data_ptr() != address
     del part
-    again = [room.empty(torch.int64, size) for size in (1000, 98)]
+    again = [buffers.empty(torch.int64, size) for size in (1000, 98)]
     assert [one.data_ptr() == address for one in again] == [False, True]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked memory needs CUDA")
 def test_memory_is_page_locked_on_request():
-    assert Room(pinned=True).empty(torch.float32, 3).is_pinned()
+    assert BufferPool(pinned=True).empty(torch.float32, 3).is_pinned()

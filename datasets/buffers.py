@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 
-class Room:
+class BufferPool:
     """Gives tensors, and gives their memory again once nobody holds them.
 
-    Page-locked where `pinned`, which torch itself uses again. What is free stays with the Room.
+    Page-locked where `pinned`, which torch itself uses again. What is free stays with the BufferPool.
     """
 
     def __init__(self, pinned: bool = False) -> None:
