@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.shards import filesystem_of, shown
+from asymdiffrec.datasets.locations import filesystem_of, shown
 
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)

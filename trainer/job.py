@@ -12,8 +12,8 @@ from pydantic import Field, model_validator
 from asymdiffrec.cluster.launch import ClusterConfig
 from asymdiffrec.datasets.documents import override, read_yaml, validate
 from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.datasets.locations import part_of
 from asymdiffrec.datasets.schema import Config, FieldsConfig, Learned, Schema
-from asymdiffrec.datasets.shards import part_of
 from asymdiffrec.diffusion.model import DiffusionConfig, ModelConfig
 from asymdiffrec.embeddings.managed.ids import WAYS, id_range
 from asymdiffrec.embeddings.tables import TablesConfig

@@ -19,8 +19,9 @@ from asymdiffrec.datasets.learn.frequent import RowCounts
 from asymdiffrec.datasets.learn.missingness import Patterns
 from asymdiffrec.datasets.learn.summaries import Ids, Lists, Look, Numbers, Summary
 from asymdiffrec.datasets.learn.suspicious import FirstRows, oddity
+from asymdiffrec.datasets.locations import exists, part_of
 from asymdiffrec.datasets.schema import AnyField, FieldsConfig, IdListConfig, Learned, NumberConfig, Schema
-from asymdiffrec.datasets.shards import Shards, exists, open_shards, part_of
+from asymdiffrec.datasets.shards import Shards, open_shards
 
 
 def learn(

@@ -11,7 +11,7 @@ from asymdiffrec.datasets.check import check_columns
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.rows import decode
 from asymdiffrec.datasets.schema import FieldsConfig
-from asymdiffrec.datasets.shards import added_files, open_shards, part_of, shown
+from asymdiffrec.datasets.shards import added_files, open_shards
 
 SCHEMA = FieldsConfig.model_validate(
     {
@@ -209,19 +209,6 @@ def test_files_of_a_record_must_be_as_they_were(tmp_path):
     (tmp_path / "b.parquet").unlink()
     with pytest.raises(InputError, match=rf"{tmp_path}/b\.parquet: is gone, but the run was started with it"):
         open_shards(str(tmp_path), record)
-
-
-def test_parts_of_a_location():
-    assert part_of("/data/", "train") == "/data/train"
-    assert part_of("/what?", "train") == "/what?/train"
-    assert part_of("s3://bucket/data/?region=here", "train") == "s3://bucket/data/train?region=here"
-
-
-def test_keys_stay_out_of_messages():
-    assert shown("s3://name:key@bucket/data?endpoint_override=there") == "s3://bucket/data"
-    with pytest.raises(InputError) as caught:
-        open_shards("what://name:key@bucket/data")
-    assert "key" not in str(caught.value)
 
 
 def test_decoded_bytes_are_those_of_the_largest_row_group(tmp_path):

@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 from fsspec.implementations.arrow import ArrowFSWrapper
 
 from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.datasets.locations import filesystem_of, shown
 from asymdiffrec.datasets.prepare.table.recipe import TableConfig
 from asymdiffrec.datasets.prepare.table.sql import literal, literals
 from asymdiffrec.datasets.retry import reason
-from asymdiffrec.datasets.shards import filesystem_of, shown
 
 FILE = "__file"
 """Column of a loaded table with the name of the file that a row came from"""
