@@ -25,7 +25,7 @@ import ray
 from rich.console import Console
 from torch.utils.data import DataLoader
 
-from asymdiffrec.datasets.prepare.synthetic import prepare_synthetic
+from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
 from asymdiffrec.datasets.reader import Position, TrainingReader
 from asymdiffrec.datasets.shards import Shards, open_shards
 from asymdiffrec.embeddings.quiet import quiet_torchrec

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from asymdiffrec.datasets.prepare.movielens import prepare_movielens
-from asymdiffrec.datasets.prepare.raw.recipe import Recipe
-from asymdiffrec.datasets.prepare.synthetic import prepare_synthetic
-from asymdiffrec.datasets.prepare.table import prepare_table
+from asymdiffrec.datasets.documents import read_yaml, validate
+from asymdiffrec.datasets.prepare.movielens.dataset import prepare_movielens
+from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
+from asymdiffrec.datasets.prepare.table.dataset import prepare_table
+from asymdiffrec.datasets.prepare.table.recipe import Recipe
 from asymdiffrec.embeddings.quiet import quiet_torchrec
 from asymdiffrec.trainer import drive
-from asymdiffrec.trainer.job import read_job, read_learned, read_yaml, validate
+from asymdiffrec.trainer.job import read_job, read_learned
 from asymdiffrec.trainer.restore import evaluate_run
 from asymdiffrec.trainer.run import Run
 from benchmarks._report import Result, arguments, show

@@ -12,8 +12,8 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
 from asymdiffrec.datasets import gather
+from asymdiffrec.datasets.buffers import BufferPool
 from asymdiffrec.datasets.hashing import row_type
-from asymdiffrec.datasets.room import Room
 from asymdiffrec.datasets.rows import Rows
 from asymdiffrec.datasets.schema import IdListConfig, Schema
 
@@ -71,28 +71,28 @@ def to_batches(
     schema: Schema,
     first_indices: Sequence[int],
     size: int | None = None,
-    room: Room | None = None,
+    buffers: BufferPool | None = None,
 ) -> list[Batch]:
     """S batches of L * E samples: batch s has from each lane, in their order, its rows `order[l, s]`.
 
     `order` is [L, S, E] int32; `first_indices` [S] are the sample indices of each batch's first sample. Batches are
-    padded to `size` samples where it is given, and lie in memory that `room` gives.
+    padded to `size` samples where it is given, and lie in memory that `buffers` gives.
     """
     count, steps = order.shape[0] * order.shape[2], order.shape[1]
-    size, room = size or count, room or Room()
+    size, buffers = size or count, buffers or BufferPool()
     parts = {
-        "lengths": room.empty(torch.int32, steps, len(schema.hashed), size),
-        "numbers": room.empty(torch.float32, steps, size, len(schema.numbers)),
-        "missing": room.empty(torch.bool, steps, len(schema.names), size),
-        "label": room.empty(torch.float32, steps, size),
-        "weight": room.empty(torch.float32, steps, size),
-        "user": room.empty(torch.int64, steps, size),
+        "lengths": buffers.empty(torch.int32, steps, len(schema.hashed), size),
+        "numbers": buffers.empty(torch.float32, steps, size, len(schema.numbers)),
+        "missing": buffers.empty(torch.bool, steps, len(schema.names), size),
+        "label": buffers.empty(torch.float32, steps, size),
+        "weight": buffers.empty(torch.float32, steps, size),
+        "user": buffers.empty(torch.int64, steps, size),
     }
     if size > count:
         for name, tensor in parts.items():
             (tensor[..., count:] if name in ("lengths", "missing") else tensor[:, count:]).zero_()
     sources = np.stack([rows.buffers for rows in lanes], axis=2)  # [columns, 2, L]
-    values, weights = _fill_ids(sources, order, schema, parts, room)
+    values, weights = _fill_ids(sources, order, schema, parts, buffers)
     _fill_others(sources, order, schema, parts)
     parts["missing"][..., count:] = True
     lengths, missing = parts.pop("lengths"), parts.pop("missing")
@@ -114,7 +114,7 @@ def to_batches(
 
 
 def _fill_ids(
-    sources: np.ndarray, order: np.ndarray, schema: Schema, parts: Mapping[str, torch.Tensor], room: Room
+    sources: np.ndarray, order: np.ndarray, schema: Schema, parts: Mapping[str, torch.Tensor], buffers: BufferPool
 ) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor] | None]:
     """Fills `lengths` and their rows of `missing`; gives the values of each step's KeyedJaggedTensor, and their weights
     where there are."""
@@ -126,7 +126,7 @@ def _fill_ids(
         if isinstance(field, IdListConfig):
             gather.list_totals(sources[key, 1], order, most)
     starts = most.cumsum() - most
-    together = room.empty(torch.int64, int(most.sum()))
+    together = buffers.empty(torch.int64, int(most.sum()))
     ends = together.data_ptr() + 8 * starts
     places = []  # of each key's first value, [keys, S]
     for key, (name, field) in enumerate(schema.hashed.items()):
@@ -146,7 +146,7 @@ def _fill_ids(
     if not schema.weighted:
         return values, None
 
-    shares = room.empty(torch.float32, len(together)).fill_(1)
+    shares = buffers.empty(torch.float32, len(together)).fill_(1)
     given = iter(sources[len(fields) :])
     for key, field in enumerate(fields):
         if isinstance(field, IdListConfig):

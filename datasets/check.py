@@ -45,12 +45,3 @@ def _column_type(arrow: pa.Schema, column: str, file: str, who: str) -> pa.DataT
         problem = "lacks" if not found else "has more than once"
         raise InputError(f"{file}: {problem} the column {column} ({who}); its columns are {', '.join(arrow.names)}")
     return arrow.field(found[0]).type
-
-
-def column_names(schema: Schema, labelled: bool) -> list[str]:
-    """The columns that `decode` reads."""
-    names = [schema.column(name) for name in schema.names]
-    names += [field.weights for field in schema.fields.values() if isinstance(field, IdListConfig) and field.weights]
-    if labelled:
-        names += [name for name in (schema.data.label, schema.data.weight, schema.data.user) if name]
-    return list(dict.fromkeys(names))

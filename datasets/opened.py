@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from asymdiffrec.datasets.check import column_names
 from asymdiffrec.datasets.order import Slice
 from asymdiffrec.datasets.rows import Rows, decode
 from asymdiffrec.datasets.schema import Schema
@@ -48,5 +47,5 @@ class OpenRowGroups:
 
 def decode_rows(schema: Schema, shards: Shards, row_group: int) -> Rows:
     """A row group as samples. Raises InputError where it cannot be read, or holds what fields do not allow."""
-    names = column_names(schema, labelled=True)
+    names = schema.columns(labelled=True)
     return decode(shards.read(row_group, names), schema, shards.place(row_group), labelled=True)

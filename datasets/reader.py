@@ -14,12 +14,12 @@ import numpy as np
 
 from asymdiffrec.datasets.ahead import ahead
 from asymdiffrec.datasets.batch import Batch, to_batch, to_batches
-from asymdiffrec.datasets.check import check_columns, column_names
+from asymdiffrec.datasets.buffers import BufferPool
+from asymdiffrec.datasets.check import check_columns
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.memory import require_memory
 from asymdiffrec.datasets.opened import OpenRowGroups, decode_rows
 from asymdiffrec.datasets.order import Epoch, evaluation_slice
-from asymdiffrec.datasets.room import Room
 from asymdiffrec.datasets.rows import Rows, no_rows
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.shards import Shards
@@ -75,7 +75,7 @@ class TrainingReader:
             )
         check_columns(schema, shards, labelled=True)
         held = (lanes // self.worker.count + self.threads) * self.worker.on_machine
-        require_memory(shards, column_names(schema, labelled=True), held)
+        require_memory(shards, schema.columns(labelled=True), held)
 
     def position(self, step: int) -> Position:
         """The position after `step` batches since the start of the run."""
@@ -87,7 +87,7 @@ class TrainingReader:
         Raises InputError with the place where a row holds what its field does not allow.
         """
         with ThreadPoolExecutor(self.threads, thread_name_prefix="reader") as pool:
-            for window in ahead(self._windows(position, Room(pinned), pool), 1):
+            for window in ahead(self._windows(position, BufferPool(pinned), pool), 1):
                 while window:  # a batch that has been given away is not held
                     yield window.pop(0)
 
@@ -95,7 +95,9 @@ class TrainingReader:
         data = self.schema.data
         return Epoch(self.shards.sizes, self.seed, epoch, self.batch_size, data.lanes, data.window)
 
-    def _windows(self, position: Position, room: Room, pool: ThreadPoolExecutor) -> Iterator[Callable[[], list[Batch]]]:
+    def _windows(
+        self, position: Position, buffers: BufferPool, pool: ThreadPoolExecutor
+    ) -> Iterator[Callable[[], list[Batch]]]:
         groups = OpenRowGroups(self.schema, self.shards, int(self.schema.data.cache * 2**30), pool)
         first = position.step
         for number in count(position.epoch):
@@ -103,11 +105,11 @@ class TrainingReader:
             for start in range(0, epoch.steps, epoch.steps_per_window):
                 steps = range(max(first, start), min(start + epoch.steps_per_window, epoch.steps))
                 if steps:
-                    yield partial(self._window, epoch, steps, groups, room, pool)
+                    yield partial(self._window, epoch, steps, groups, buffers, pool)
             first = 0
 
     def _window(
-        self, epoch: Epoch, steps: range, groups: OpenRowGroups, room: Room, pool: ThreadPoolExecutor
+        self, epoch: Epoch, steps: range, groups: OpenRowGroups, buffers: BufferPool, pool: ThreadPoolExecutor
     ) -> list[Batch]:
         """The batches of some steps of one window."""
         per_worker = epoch.lanes // self.worker.count
@@ -124,7 +126,7 @@ class TrainingReader:
         index = (epoch.epoch * epoch.steps + np.array(steps)) * epoch.batch_size + lanes.start * each
 
         def make(share: np.ndarray) -> list[Batch]:
-            return to_batches(rows, order[:, share], self.schema, index[share].tolist(), room=room)
+            return to_batches(rows, order[:, share], self.schema, index[share].tolist(), buffers=buffers)
 
         shares = np.array_split(np.arange(len(steps)), min(self.threads, len(steps)))
         return [batch for batches in pool.map(make, shares) for batch in batches]

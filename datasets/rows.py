@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 
 from asymdiffrec.datasets import columns
-from asymdiffrec.datasets.check import column_names
 from asymdiffrec.datasets.schema import IdListConfig, Schema, table_seed
 
 
@@ -101,5 +100,5 @@ def whole(column: pa.ChunkedArray) -> pa.Array:
 
 def no_rows(schema: Schema) -> Rows:
     """No samples."""
-    nothing = pa.table({name: pa.nulls(0) for name in column_names(schema, labelled=False)})
+    nothing = pa.table({name: pa.nulls(0) for name in schema.columns(labelled=False)})
     return decode(nothing, schema, "", labelled=False)

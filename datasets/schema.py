@@ -152,6 +152,14 @@ class Schema:
     def column(self, name: str) -> str:
         return self.fields[name].column or name
 
+    def columns(self, labelled: bool) -> list[str]:
+        """The columns that samples are decoded from; `labelled` adds label, weight and user."""
+        names = [self.column(name) for name in self.names]
+        names += [field.weights for field in self.fields.values() if isinstance(field, IdListConfig) and field.weights]
+        if labelled:
+            names += [name for name in (self.data.label, self.data.weight, self.data.user) if name]
+        return list(dict.fromkeys(names))
+
     def table(self, name: str) -> str:
         return self.hashed[name].table or name
 

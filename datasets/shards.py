@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import PurePosixPath
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,10 +14,13 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.datasets.locations import file_info, filesystem_of, part_of, shown
 from asymdiffrec.datasets.retry import passing, patiently, reason
 
 KEPT_FOOTERS = 256
 """Files whose parsed footers are kept: parsing one again costs about as much as reading a small row group"""
+FULL_DICTIONARY = 2**20
+"""Bytes of a dictionary at which writers go over to plain strings"""
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,6 @@ class RowGroup:
     file: int
     index: int
     rows: int
-
-
-FULL_DICTIONARY = 2**20
-"""Bytes of a dictionary at which writers go over to plain strings"""
 
 
 @dataclass(frozen=True)
@@ -169,27 +166,6 @@ def _leaves(kind: pa.DataType) -> int:
     return sum(_leaves(kind.field(number).type) for number in range(kind.num_fields)) or 1
 
 
-def filesystem_of(location: str) -> tuple[pafs.FileSystem, str]:
-    """The filesystem and the path within it of a local path or a URI (s3://, gs://, hdfs://, file://)."""
-    if "://" not in location:
-        return pafs.LocalFileSystem(), location
-    try:
-        return patiently(lambda: pafs.FileSystem.from_uri(location))
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{shown(location)}: {reason(error).replace(location, shown(location))}") from error
-
-
-def part_of(location: str, part: str) -> str:
-    """The path or URI of a file or folder within a folder; what follows a `?` in a URI stays at its end."""
-    folder, mark, options = location.partition("?") if "://" in location else (location, "", "")
-    return f"{folder.rstrip('/')}/{part}{mark}{options}"
-
-
-def shown(location: str) -> str:
-    """A path or URI as messages name it: without a user's name and key, and without options."""
-    return re.sub("://[^/]*@", "://", location).partition("?")[0] if "://" in location else location
-
-
 def open_shards(location: str, record: Mapping[str, Sequence[int]] | None = None) -> Shards:
     """Read the footers of every Parquet file directly in a folder, or of one file. Files without rows are left out.
 
@@ -245,29 +221,15 @@ def added_files(location: str, record: Mapping[str, Sequence[int]]) -> list[str]
     return [name for name in map(_name, _files(filesystem, path, location)) if name not in record]
 
 
-def exists(location: str) -> bool:
-    """Whether there is a file or a folder."""
-    filesystem, path = filesystem_of(location)
-    return _info(filesystem, path, location).type != pafs.FileType.NotFound
-
-
-def _info(filesystem: pafs.FileSystem, path: str | pafs.FileSelector, location: str) -> Any:
-    """What the filesystem says of a path or of the files in a folder."""
-    try:
-        return patiently(lambda: filesystem.get_file_info(path))
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{shown(location)}: cannot be read ({reason(error)})") from error
-
-
 def _name(file: str) -> str:
     return PurePosixPath(file).name
 
 
 def _files(filesystem: pafs.FileSystem, path: str, location: str) -> list[str]:
     """The Parquet files of a folder in the order of their names, or the one file."""
-    info = _info(filesystem, path, location)
+    info = file_info(filesystem, path, location)
     folder = info.type == pafs.FileType.Directory
-    entries = _info(filesystem, pafs.FileSelector(path), location) if folder else [info]
+    entries = file_info(filesystem, pafs.FileSelector(path), location) if folder else [info]
     if info.type == pafs.FileType.NotFound:
         raise InputError(f"{shown(location)}: no such file or folder")
     files = sorted(entry.path for entry in entries if entry.is_file and (entry.extension == "parquet" or not folder))

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import torch
 
 from asymdiffrec.datasets.batch import to_batch
-from asymdiffrec.datasets.check import check_columns, column_names
+from asymdiffrec.datasets.check import check_columns
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.rows import decode
 from asymdiffrec.datasets.schema import Schema
@@ -57,9 +57,7 @@ def predict(
         with writer, torch.no_grad():
             for group in range(len(shards.row_groups)):
                 table = shards.read(group, shards.schemas[0].names)
-                rows = decode(
-                    table.select(column_names(schema, labelled=False)), schema, shards.place(group), labelled=False
-                )
+                rows = decode(table.select(schema.columns(labelled=False)), schema, shards.place(group), labelled=False)
                 scores = []
                 for start in range(0, len(rows), batch_size):
                     piece = rows.slice(start, min(start + batch_size, len(rows)))

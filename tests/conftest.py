@@ -27,7 +27,7 @@ def data_folder() -> Path:
 @pytest.fixture(scope="session")
 def clicks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small synthetic data set, as `prepare synthetic` leaves it; tests read it and change nothing."""
-    from asymdiffrec.datasets.prepare.synthetic import prepare_synthetic
+    from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
 
     folder = tmp_path_factory.mktemp("prepared") / "clicks"
     prepare_synthetic(folder, rows=6010)  # 601 to evaluate: they divide among no number of workers

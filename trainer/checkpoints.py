@@ -11,7 +11,7 @@ from typing import Any
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
-from asymdiffrec.datasets.shards import part_of
+from asymdiffrec.datasets.locations import part_of
 from asymdiffrec.trainer import checkpoint
 from asymdiffrec.trainer.build import Trainee
 from asymdiffrec.trainer.checkpoint import Snapshot, Standing

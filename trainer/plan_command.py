@@ -152,7 +152,7 @@ def _calibrate(file: Path, as_json: bool) -> None:
 
 def _learned(job: Job) -> tuple[Learned | None, list[str]]:
     """What was learned of the data, where they are prepared, and what is to be said where they are not."""
-    from asymdiffrec.datasets.shards import exists
+    from asymdiffrec.datasets.locations import exists
     from asymdiffrec.trainer.job import read_learned
 
     if exists(job.location("schema.yaml")):

@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 
+from asymdiffrec.datasets.documents import override, validate
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.schema import Learned
 from asymdiffrec.embeddings.plan import DoesNotFitError, Solution, solve
 from asymdiffrec.embeddings.plan_document import shard_milliseconds
 from asymdiffrec.embeddings.planner.devices import Cluster, Device
 from asymdiffrec.trainer.build import problem, recommender
-from asymdiffrec.trainer.job import Job, override, validate
+from asymdiffrec.trainer.job import Job
 
 PER_NODE = 8
 """GPUs of a machine, where nothing else is said"""

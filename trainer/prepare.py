@@ -14,8 +14,8 @@ from rich.markup import escape
 from asymdiffrec.trainer.shell import AsJson, console, print_json, progress
 
 if TYPE_CHECKING:
-    from asymdiffrec.datasets.prepare.raw.recipe import Recipe
-    from asymdiffrec.datasets.prepare.raw.samples import Samples
+    from asymdiffrec.datasets.prepare.table.recipe import Recipe
+    from asymdiffrec.datasets.prepare.table.samples import SampleLayout as Samples
 
 app = typer.Typer(
     help="Raw data to a ready job file and Parquet shards: OUT/job.yaml, schema.yaml, profile.json, "
@@ -79,7 +79,7 @@ def synthetic(
     as_json: AsJson = False,
 ) -> None:
     """A synthetic click log whose best possible AUC is known."""
-    from asymdiffrec.datasets.prepare.synthetic import prepare_synthetic
+    from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
 
     with console.status("preparing synthetic data"):
         profile = prepare_synthetic(out, rows=rows, seed=seed)
@@ -97,7 +97,7 @@ def _movielens(variant: Any) -> None:
         seed: Annotated[int, typer.Option(min=0, help="of the split")] = 0,
         as_json: AsJson = False,
     ) -> None:
-        from asymdiffrec.datasets.prepare.movielens import prepare_movielens
+        from asymdiffrec.datasets.prepare.movielens.dataset import prepare_movielens
 
         with console.status(f"preparing MovieLens {variant}"):
             profile = prepare_movielens(out, variant=variant, input=input, split=split.value, seed=seed)
@@ -187,7 +187,7 @@ def table(
     What a column is, is told from what it holds, and shown with the reason, unless you say it. Options win over the
     recipe.
     """
-    from asymdiffrec.trainer.job import read_yaml
+    from asymdiffrec.datasets.documents import read_yaml
 
     document = read_yaml(str(recipe)) if recipe else {}
     declared = _declared({"id": ids, "number": numbers, "id_list": lists}, _names(ignore))
@@ -271,8 +271,9 @@ def _part(given: list[str] | None) -> float | list[str] | None:
 
 
 def _recipe(document: dict[str, Any], settings: Sequence[str] | None, where: str) -> Recipe:
-    from asymdiffrec.datasets.prepare.raw.recipe import Recipe
-    from asymdiffrec.trainer.job import TrainConfig, override, validate
+    from asymdiffrec.datasets.documents import override, validate
+    from asymdiffrec.datasets.prepare.table.recipe import Recipe
+    from asymdiffrec.trainer.job import TrainConfig
 
     for setting in settings or []:
         override(document, setting)
@@ -282,7 +283,7 @@ def _recipe(document: dict[str, Any], settings: Sequence[str] | None, where: str
 
 
 def _prepare_table(out: Path, recipe: Recipe, as_json: bool, dry_run: bool = False) -> None:
-    from asymdiffrec.datasets.prepare.table import prepare_table
+    from asymdiffrec.datasets.prepare.table.dataset import prepare_table
 
     found: list[Samples] = []
     with progress() as shown:

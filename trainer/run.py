@@ -11,10 +11,11 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from asymdiffrec.datasets.documents import read_yaml, validate, write_yaml
 from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.datasets.locations import part_of
 from asymdiffrec.datasets.schema import Learned
-from asymdiffrec.datasets.shards import part_of
-from asymdiffrec.trainer.job import Job, read_job, read_yaml, validate, write_yaml
+from asymdiffrec.trainer.job import Job, read_job
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pyarrow.fs as pafs
 import xxhash
 from torch.distributed.checkpoint.filesystem import FileSystemBase, FileSystemReader, FileSystemWriter
 
-from asymdiffrec.datasets.shards import filesystem_of, shown
+from asymdiffrec.datasets.locations import filesystem_of, shown
 
 CHUNK = 8 << 20
 """Bytes that are read at a time to sum them up"""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asymdiffrec.datasets.prepare.raw.recipe import Recipe, RecipeField, TableConfig
+from asymdiffrec.datasets.prepare.table.recipe import Recipe, RecipeField, TableConfig
 
 NUMBERS = [f"I{place}" for place in range(1, 14)]
 IDS = [f"C{place}" for place in range(1, 27)]

@@ -13,18 +13,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import yaml
 
+from asymdiffrec.datasets.documents import write_yaml
 from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.datasets.learn.profile import learn
 from asymdiffrec.datasets.prepare.progress import Progress, silent
-from asymdiffrec.datasets.profile import learn
 from asymdiffrec.datasets.schema import FieldsConfig
 
-JOB_HEADER = """\
+JOB_COMMENT = """\
 # One training job: which data, which fields, which model. Run it with `asymdiffrec train {path}`;
 # any value can be replaced for one run, as in `--set data.window=1024`.
 """
-SCHEMA_HEADER = "# Learned from the training split beside this file; `job.yaml` says what the fields are.\n"
+SCHEMA_COMMENT = "# Learned from the training split beside this file; `job.yaml` says what the fields are.\n"
 
 
 def write_dataset(
@@ -44,8 +44,8 @@ def write_dataset(
     `splits` gives the tables of train, valid and test, which are drawn one at a time; `job` is the job file, with at
     least the sections `name`, `data` and `fields`; `profile` is added to `profile.json`. Files hold at most
     `rows_per_file` rows, in row groups of `rows_per_group`. `progress` is told of the `rows` that there will be in all
-    splits. Everything is written beside `out` and renamed at the end:
-    `out` is whole or absent.
+    splits. Everything is written beside `out` and renamed at the end: `out` is whole or absent.
+
     Raises InputError where `out` exists or a split has no rows.
     """
     require_new(out)
@@ -60,8 +60,8 @@ def write_dataset(
                 raise InputError(f"{out}: the {split} split has no rows; give more data")
         learned, learned_profile = learn(folder, fields, learning.add)
         whole_profile = learned_profile | dict(profile or {})
-        (folder / "job.yaml").write_text(JOB_HEADER.format(path=out / "job.yaml") + _yaml(job), encoding="utf-8")
-        (folder / "schema.yaml").write_text(SCHEMA_HEADER + _yaml(learned.model_dump()), encoding="utf-8")
+        write_yaml(folder / "job.yaml", job, JOB_COMMENT.format(path=out / "job.yaml"))
+        write_yaml(folder / "schema.yaml", learned, SCHEMA_COMMENT)
         (folder / "profile.json").write_text(json.dumps(whole_profile, indent=2) + "\n", encoding="utf-8")
         _put_in_place(folder, out)
     return whole_profile
@@ -163,39 +163,3 @@ def _repeating(group: pa.Table) -> list[str]:
         if 2 * pc.count_distinct(values).as_py() <= len(values) - values.null_count:
             found.append(path)
     return found
-
-
-class _Line(dict[str, Any]):
-    """A mapping that is written on one line."""
-
-
-class _Dumper(yaml.SafeDumper):
-    pass
-
-
-def _represent_line(dumper: yaml.SafeDumper, value: _Line) -> yaml.Node:
-    return dumper.represent_mapping("tag:yaml.org,2002:map", value, flow_style=True)
-
-
-def _represent_list(dumper: yaml.SafeDumper, value: list[Any]) -> yaml.Node:
-    one_line = not any(isinstance(item, _Line) for item in value)
-    return dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=one_line)
-
-
-_Dumper.add_representer(_Line, _represent_line)
-_Dumper.add_representer(list, _represent_list)
-
-
-def _yaml(sections: Mapping[str, Any]) -> str:
-    """Sections in block style, each entry of a section on one line: a field a line, so that a page shows the job."""
-
-    def entry(value: Any) -> Any:
-        return _Line(value) if isinstance(value, Mapping) else value
-
-    def section(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: entry(inner) for key, inner in value.items()}
-        return [entry(inner) for inner in value] if isinstance(value, list) else value
-
-    whole = {key: section(value) for key, value in sections.items()}
-    return yaml.dump(whole, Dumper=_Dumper, sort_keys=False, width=float("inf"))

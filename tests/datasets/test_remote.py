@@ -21,12 +21,13 @@ from moto.server import ThreadedMotoServer
 
 from asymdiffrec.datasets import retry
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.prepare.raw.recipe import Recipe
-from asymdiffrec.datasets.prepare.table import prepare_table
-from asymdiffrec.datasets.profile import learn
+from asymdiffrec.datasets.learn.profile import learn
+from asymdiffrec.datasets.locations import part_of
+from asymdiffrec.datasets.prepare.table.dataset import prepare_table
+from asymdiffrec.datasets.prepare.table.recipe import Recipe
 from asymdiffrec.datasets.reader import EvaluationReader, Position, TrainingReader
 from asymdiffrec.datasets.schema import FieldsConfig, Learned, Schema
-from asymdiffrec.datasets.shards import Shards, added_files, open_shards, part_of
+from asymdiffrec.datasets.shards import Shards, added_files, open_shards
 
 
 class Server:

@@ -7,11 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from asymdiffrec.datasets.check import check_columns, column_names
+from asymdiffrec.datasets.check import check_columns
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.rows import decode
 from asymdiffrec.datasets.schema import FieldsConfig
-from asymdiffrec.datasets.shards import added_files, open_shards, part_of, shown
+from asymdiffrec.datasets.shards import added_files, open_shards
 
 SCHEMA = FieldsConfig.model_validate(
     {
@@ -97,7 +97,7 @@ def test_files_may_order_and_type_their_columns_as_they_like(tmp_path):
     shards = open_shards(str(tmp_path))
     check_columns(SCHEMA, shards, labelled=True)
     first, second = (
-        decode(shards.read(group, column_names(SCHEMA, True)), SCHEMA, shards.place(group), True) for group in (0, 2)
+        decode(shards.read(group, SCHEMA.columns(labelled=True)), SCHEMA, shards.place(group), True) for group in (0, 2)
     )
     for number in (0, -1):  # item and user
         assert first.columns.column(number).equals(second.columns.column(number))
@@ -211,19 +211,6 @@ def test_files_of_a_record_must_be_as_they_were(tmp_path):
         open_shards(str(tmp_path), record)
 
 
-def test_parts_of_a_location():
-    assert part_of("/data/", "train") == "/data/train"
-    assert part_of("/what?", "train") == "/what?/train"
-    assert part_of("s3://bucket/data/?region=here", "train") == "s3://bucket/data/train?region=here"
-
-
-def test_keys_stay_out_of_messages():
-    assert shown("s3://name:key@bucket/data?endpoint_override=there") == "s3://bucket/data"
-    with pytest.raises(InputError) as caught:
-        open_shards("what://name:key@bucket/data")
-    assert "key" not in str(caught.value)
-
-
 def test_decoded_bytes_are_those_of_the_largest_row_group(tmp_path):
     write(tmp_path / "a.parquet", table(2), row_group_size=2)
     longer = table(tags=[[1, 2], [], None, [3]], **{"tags.more": [1.5] * 4})
@@ -293,7 +280,7 @@ def test_a_field_without_any_value_may_have_no_type(tmp_path):
     write(tmp_path / "a.parquet", table(item_id=pa.nulls(4), tags=pa.nulls(4), age=pa.nulls(4)))
     shards = open_shards(str(tmp_path))
     check_columns(SCHEMA, shards, labelled=True)
-    rows = decode(shards.read(0, column_names(SCHEMA, True)), SCHEMA, shards.place(0), True)
+    rows = decode(shards.read(0, SCHEMA.columns(labelled=True)), SCHEMA, shards.place(0), True)
     item, tags, age, *_ = rows.columns.columns
     assert item.to_pylist() == [-1, -1, -1]
     assert tags.to_pylist() == [[], [], []]

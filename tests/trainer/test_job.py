@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from asymdiffrec.datasets.documents import validate, write_yaml
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.trainer.job import Job, read_job, validate, write_yaml
+from asymdiffrec.trainer.job import Job, read_job
 
 JOB: dict[str, Any] = {
     "name": "clicks",
@@ -73,22 +74,3 @@ def test_wrong_value_is_one_clear_line(path: str, value: Any, message: str) -> N
     text = str(error.value)
     assert "\n" not in text
     assert text.startswith(f"job.yaml: {message}")
-
-
-@pytest.mark.parametrize("setting", ["train.batch_size", "=3", "name.first=3", "train.seed=[1"])
-def test_malformed_setting(setting: str, tmp_path: Path) -> None:
-    (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB))
-    with pytest.raises(InputError, match="--set"):
-        read_job(tmp_path / "job.yaml", [setting])
-
-
-@pytest.mark.parametrize(("text", "message"), [("a: [1", "not YAML"), ("- 1", "found list"), ("", "found NoneType")])
-def test_file_that_is_no_job(text: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / "job.yaml").write_text(text)
-    with pytest.raises(InputError, match=message):
-        read_job(tmp_path / "job.yaml")
-
-
-def test_no_such_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such file"):
-        read_job(tmp_path / "job.yaml")

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from asymdiffrec.datasets.prepare.movielens import features
-from asymdiffrec.datasets.prepare.movielens_files import read_ratings
+from asymdiffrec.datasets.prepare.movielens.dataset import features
+from asymdiffrec.datasets.prepare.movielens.files import read_ratings
 
 Command = Callable[..., Any]
 RECIPES = Path(__file__).parents[2] / "benchmarks" / "recipes"

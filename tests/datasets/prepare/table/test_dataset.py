@@ -1,0 +1,142 @@
+"""`prepare table`: each row of the input is in one split once, with its values, or the input is refused by place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.datasets.prepare.table import store
+from asymdiffrec.datasets.prepare.table.dataset import prepare_table
+from tests.datasets.prepare.table.click_log import ROWS, csv, raw, recipe, rows_of, written
+
+
+def test_each_row_is_written_once_with_its_values(tmp_path: Path) -> None:
+    profile = prepare_table(tmp_path / "out", recipe(csv(tmp_path)))
+    whole = pa.concat_tables(written(tmp_path / "out").values()).sort_by("row")
+    assert whole["row"].to_pylist() == list(range(ROWS))
+    expected = raw()
+    for name in ("user_id", "city", "price", "time"):
+        assert whole[name].to_pylist() == expected[name].to_pylist(), name
+    tags = [text.split("|") if text else None for text in expected["tags"].to_pylist()]
+    assert whole["tags"].to_pylist() == tags
+    assert whole["label"].to_pylist() == expected["click"].to_pylist()
+    assert sum(profile["rows"].values()) == ROWS
+    assert profile["bad_rows"] == []
+
+    job = yaml.safe_load((tmp_path / "out" / "job.yaml").read_text())
+    assert job["data"] == {"path": ".", "label": "label", "user": "user_id", "time": "time"}
+    types = {name: field["type"] for name, field in job["fields"].items()}
+    assert types == {"row": "id", "user_id": "id", "city": "id", "price": "number", "tags": "id_list"}
+    assert job["fields"]["city"]["values"] == "string"
+    assert job["fields"]["user_id"]["values"] == "int"
+    assert {column["column"] for column in profile["columns"]} == set(expected.column_names)
+    assert json.loads((tmp_path / "out" / "profile.json").read_text())["columns"] == profile["columns"]
+
+
+def test_a_query_puts_tables_together(tmp_path: Path) -> None:
+    users = pa.table({"user_id": np.arange(1000, 1017), "age": np.arange(17) + 20})
+    csv(tmp_path, users, "users.csv")
+    asked = recipe(
+        csv(tmp_path),
+        others={"users": {"files": str(tmp_path / "users.csv")}},
+        query="SELECT input.*, age::INT AS age FROM input JOIN users USING (user_id);",
+    )
+    for name in ("out", "again"):
+        prepare_table(tmp_path / name, asked)
+    whole = pa.concat_tables(written(tmp_path / "out").values()).sort_by("row")
+    assert whole["age"].to_pylist() == [row % 17 + 20 for row in range(ROWS)]
+    assert rows_of(tmp_path / "out") == rows_of(tmp_path / "again")
+    with pytest.raises(InputError, match=r"^query: .*nobody"):
+        prepare_table(tmp_path / "other", asked.model_copy(update={"query": "SELECT nobody FROM input"}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"label": {"column": "clicked"}}, r"label: there is no column clicked; the columns are row, user_id"),
+        ({"fields": {"town": {}}}, r"fields: town: there is no column town"),
+        ({"fields": {"city": {"type": "number"}}}, r"row 2, column city: found 'city 1'; allowed is a number"),
+        ({"fields": {"price": {"transform": "log1p", "rows": 3}}}, r"fields\.price.*rows"),
+        ({"input": {"files": []}}, r"--input: name at least one file"),
+        ({"input": {"files": ["nowhere*.csv"]}}, r"nowhere\*\.csv: no file matches"),
+        ({"weight": "click"}, r"column click cannot be both the weight and the label"),
+        ({"label": {"column": "time", "at_least": 1000}}, r"every label of the train split is 0; training needs both"),
+        (
+            {"fields": {"p": {"column": "price"}, "q": {"column": "price"}}},
+            r"fields: p and q have the one column price",
+        ),
+        ({"fields": {"city": {"column": "price"}}}, r"fields: city is the name of another column"),
+        ({"split": {"by": "time"}, "ignore": ["time"]}, r"--split time: say with --time"),
+        ({"ignore": ["click"], "label": {"column": "city"}}, r"column city: found .* allowed is 0 or 1"),
+        ({"fields": {"city": {"type": "id", "pooling": "sum"}}}, r"^the recipe: fields\.city\.pooling: unknown key;"),
+    ],
+)
+def test_what_does_not_fit_is_one_clear_line(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    file = csv(tmp_path)
+    with pytest.raises(InputError, match=message) as caught:
+        prepare_table(tmp_path / "out", recipe(file, **settings))
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"log\.csv: is empty"),
+        ("label,word\n", r"the input has no rows"),
+        ("label,word\n" + "0,a\n1,a\n" * 50, r"none of the columns became a field; say with --id"),
+        ("label,Word,word\n0,a,b\n", r"log\.csv: has the column Word more than once"),
+    ],
+)
+def test_a_table_without_anything_to_learn_from_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "log.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        prepare_table(tmp_path / "out", recipe(tmp_path / "log.csv", fields={}))
+
+
+def test_nothing_is_written_when_it_is_only_asked(tmp_path: Path) -> None:
+    told: list[Any] = []
+    file = csv(tmp_path)
+    assert prepare_table(tmp_path / "out", recipe(file), tell=told.append, write=False) == {}
+    assert [choice.column for choice in told[0].choices] == raw().column_names
+    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
+
+
+def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
+    def interrupt(doing: str, share: float | None) -> None:
+        if doing == "writing":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_table(tmp_path / "out", recipe(csv(tmp_path)), progress=interrupt)
+    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
+
+
+def test_sorting_needs_no_more_memory_than_it_may_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not fit is spilled: the rows take more than the memory that the database gets."""
+    rows = 600_000
+    monkeypatch.setattr(store, "MEMORY", "100MB")
+    wide = {f"text {k}": pa.array([f"{row * 7919 % 99991:040d}" for row in range(rows)]) for k in range(4)}
+    pq.write_table(pa.table({**wide, "label": np.arange(rows) % 2}), tmp_path / "a.parquet")
+    fields = {name: {"type": "id", "values": "string"} for name in wide}
+    profile = prepare_table(tmp_path / "out", recipe(tmp_path / "a.parquet", fields=fields))
+    assert sum(profile["rows"].values()) == rows
+
+
+def test_a_folder_that_another_run_has_made_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    def other(doing: str, share: float | None) -> None:
+        if doing == "learning from the rows":
+            (tmp_path / "out").mkdir(exist_ok=True)
+
+    with pytest.raises(InputError, match=r"out exists; choose another folder"):
+        prepare_table(tmp_path / "out", recipe(csv(tmp_path)), progress=other)
+    assert list((tmp_path / "out").iterdir()) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.csv", "out"]
