@@ -13,14 +13,16 @@ from torch import nn
 from torchrec.distributed.planner.types import ShardingOption
 from torchrec.distributed.planner.utils import build_sharder_data
 
-from asymdiffrec.embeddings.planner.default import plan_default
+from asymdiffrec.embeddings.planner.by_torchrec import plan_by_torchrec
+from asymdiffrec.embeddings.planner.costs import LAUNCH, costs
 from asymdiffrec.embeddings.planner.devices import Cluster, device_of
 from asymdiffrec.embeddings.planner.fast import plan_fast
-from asymdiffrec.embeddings.planner.search import Capacity, lower_bound
-from asymdiffrec.embeddings.planner.sharder import TableSharder
+from asymdiffrec.embeddings.planner.packing import Capacity
+from asymdiffrec.embeddings.planner.search import lower_bound
 from asymdiffrec.embeddings.planner.tables import PlannedTable
-from asymdiffrec.embeddings.planner.ways import LAUNCH, costs, ways
+from asymdiffrec.embeddings.planner.ways import ways
 from asymdiffrec.embeddings.quiet import quiet_torchrec
+from asymdiffrec.embeddings.sharder import TableSharder
 from asymdiffrec.embeddings.tables import TablesConfig
 from benchmarks._report import Result, arguments, show
 from benchmarks._tables import TableSet, criteo, ten_sets
@@ -68,7 +70,7 @@ def compare(tables: TableSet, nodes: int, with_torchrec: bool) -> Iterator[Resul
         return
     start = time.perf_counter()
     model = tables.model()
-    theirs = milliseconds(plan_default(model, planned_tables(tables, model), topology, BATCH, sharder)[1], ranks)
+    theirs = milliseconds(plan_by_torchrec(model, planned_tables(tables, model), topology, BATCH, sharder)[1], ranks)
     slow = time.perf_counter() - start
     holds = bool(ours.max() <= 0.55 * theirs.max())
     yield Result(name, ours.max(), "ms", "TorchRec's planner", theirs.max(), "at most 0.55 of it", holds)

@@ -20,18 +20,18 @@ from torchrec.distributed.types import ShardingPlan
 
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.embeddings.optimizers import check_device
+from asymdiffrec.embeddings.planner.by_torchrec import plan_by_torchrec
 from asymdiffrec.embeddings.planner.check import check_plan
-from asymdiffrec.embeddings.planner.default import plan_default
 from asymdiffrec.embeddings.planner.dense import DenseWork
 from asymdiffrec.embeddings.planner.devices import DEVICES, GB, Cluster, Device
 from asymdiffrec.embeddings.planner.estimators import STATE_BYTES, state_elements
 from asymdiffrec.embeddings.planner.fast import pinned, plan_fast
 from asymdiffrec.embeddings.planner.memory import TableMemory, table_memory
 from asymdiffrec.embeddings.planner.search import TooLargeError
-from asymdiffrec.embeddings.planner.sharder import TableSharder
 from asymdiffrec.embeddings.planner.step import StepTime, TableTimes, step_time, table_times
 from asymdiffrec.embeddings.planner.tables import PlannedTable, planned_tables, table_configs
 from asymdiffrec.embeddings.planner.ways import Way, ways
+from asymdiffrec.embeddings.sharder import TableSharder
 from asymdiffrec.embeddings.tables import TablesConfig
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ DENSE_COPIES = 6
 
 PLANNERS: Mapping[str, Callable[..., tuple[ShardingPlan, list[ShardingOption]]]] = {
     "fast": plan_fast,
-    "torchrec": plan_default,
+    "torchrec": plan_by_torchrec,
 }
 
 

@@ -12,7 +12,7 @@ from torchrec.distributed.types import ShardingEnv, ShardingPlan
 
 from asymdiffrec.embeddings import initial
 from asymdiffrec.embeddings.managed.lookup import ManagedSharder, reset_rows
-from asymdiffrec.embeddings.planner.sharder import TableSharder
+from asymdiffrec.embeddings.sharder import TableSharder
 from asymdiffrec.embeddings.state import local_parts, table_weights
 from asymdiffrec.embeddings.tables import TablesConfig
 

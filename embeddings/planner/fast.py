@@ -21,10 +21,12 @@ from torchrec.distributed.planner.utils import build_sharder_data
 from torchrec.distributed.types import CacheParams, ModuleSharder, ShardingPlan
 
 from asymdiffrec.embeddings.managed.lookup import ManagedSharder
+from asymdiffrec.embeddings.planner.costs import costs
 from asymdiffrec.embeddings.planner.estimators import estimators
-from asymdiffrec.embeddings.planner.search import Capacity, search
+from asymdiffrec.embeddings.planner.packing import Capacity
+from asymdiffrec.embeddings.planner.search import search
 from asymdiffrec.embeddings.planner.tables import PlannedTable
-from asymdiffrec.embeddings.planner.ways import Way, costs, ways
+from asymdiffrec.embeddings.planner.ways import Way, ways
 
 
 def plan_fast(
