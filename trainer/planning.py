@@ -14,7 +14,6 @@ import torch
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.schema import Learned
 from asymdiffrec.embeddings.plan import DoesNotFitError, Solution, solve
-from asymdiffrec.embeddings.plan_document import shard_milliseconds
 from asymdiffrec.embeddings.planner.devices import Cluster, Device
 from asymdiffrec.trainer.build import problem, recommender
 from asymdiffrec.trainer.job import Job, override, validate
@@ -201,8 +200,7 @@ def _costly(job: Job, solution: Solution | None, most: int = 2) -> Iterator[tupl
 
         order = sorted(fields, key=size, reverse=True)
     else:
-        slowest = int(solution.times.milliseconds.argmax())
-        costs = {option.name: shard_milliseconds(option).get(slowest, 0.0) for option in solution.options}
+        costs = solution.milliseconds_on_slowest
         order = sorted(fields, key=lambda table: costs[table], reverse=True)
     for table in order[:most]:
         yield table, fields[table]
