@@ -12,7 +12,7 @@ import numpy as np
 from torchrec.distributed.planner.types import ShardingOption
 
 from asymdiffrec.embeddings.plan import Problem, Solution, solve_by
-from asymdiffrec.embeddings.planner.devices import GB
+from asymdiffrec.embeddings.planner.devices import GB, Cluster
 from asymdiffrec.embeddings.planner.fast import pinned
 from asymdiffrec.embeddings.planner.memory import shard_bytes
 from asymdiffrec.embeddings.planner.step import shard_milliseconds
@@ -39,7 +39,7 @@ def plan_document(solution: Solution) -> dict[str, Any]:
         "fits": True,
         "world_size": cluster.ranks,
         "local_world_size": cluster.per_node,
-        "cluster": {"nodes": cluster.nodes, "gpus_per_node": cluster.per_node, "gpu": device.name},
+        "cluster": _described_cluster(cluster),
         "batch_size": step.batch_size,
         "planner": solution.planner,
         "planner_seconds": solution.seconds,
@@ -66,6 +66,15 @@ def plan_document(solution: Solution) -> dict[str, Any]:
         ],
         "binds": what_binds(solution),
     }
+
+
+def unfit_document(cluster: Cluster, why: str) -> dict[str, Any]:
+    """What there is to say where the tables have no place on a cluster."""
+    return {"fits": False, "world_size": cluster.ranks, "cluster": _described_cluster(cluster), "why": why}
+
+
+def _described_cluster(cluster: Cluster) -> dict[str, Any]:
+    return {"nodes": cluster.nodes, "gpus_per_node": cluster.per_node, "gpu": cluster.device.name}
 
 
 def describe_plan(solution: Solution) -> list[dict[str, Any]]:
