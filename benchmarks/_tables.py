@@ -13,6 +13,13 @@ from torch.distributed.optim import _apply_optimizer_in_backward
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
+from asymdiffrec.embeddings.keys import table_of
+from asymdiffrec.embeddings.planner.tables import PlannedTable
+
+RESERVED = 12e9
+"""Bytes of a rank that tables do not get"""
+KINDS = ("data_parallel", "table_wise", "row_wise", "table_row_wise", "column_wise", "grid_shard")
+
 
 @dataclass(frozen=True)
 class TableSet:
@@ -36,6 +43,13 @@ class TableSet:
         model.tables = EmbeddingBagCollection(configs, device=torch.device("meta"))
         _apply_optimizer_in_backward(torchrec.optim.Adagrad, model.parameters(), {"lr": 0.01})
         return model
+
+    def planned(self, model: nn.Module) -> list[PlannedTable]:
+        """The tables of `model` as planners see them."""
+        weights = {table_of(name): weight for name, weight in model.named_parameters()}
+        return [
+            PlannedTable(f"t{place}", weights[f"t{place}"], [mean], KINDS) for place, mean in enumerate(self.pooling)
+        ]
 
 
 CRITEO_ROWS = (

@@ -20,13 +20,12 @@ from asymdiffrec.diffusion.layers import perceptron
 from asymdiffrec.embeddings.planner.dense import DenseWork, dense_work
 from asymdiffrec.embeddings.planner.devices import DEVICES, Cluster, Device
 from asymdiffrec.embeddings.planner.fast import plan_fast
-from asymdiffrec.embeddings.planner.sharder import TableSharder
 from asymdiffrec.embeddings.planner.step import StepTime, step_time, table_times
 from asymdiffrec.embeddings.quiet import quiet_torchrec
+from asymdiffrec.embeddings.sharder import TableSharder
 from asymdiffrec.embeddings.tables import TablesConfig
 from benchmarks._report import Result, arguments, show
-from benchmarks._tables import dcn
-from benchmarks.plans import RESERVED, planned_tables
+from benchmarks._tables import RESERVED, dcn
 
 DIM, TABLES, NUMBERS = 128, 26, 13
 WITHIN = 0.2
@@ -118,7 +117,7 @@ def predicted(published: Published, **figures: float) -> StepTime:
     cluster, tables = replace(published.cluster, device=device), dcn()
     topology, model, batch_size = cluster.topology(RESERVED), tables.model(), published.batch_size // cluster.ranks
     sharder = TableSharder(TablesConfig(communication="fp16"), "cuda")
-    _, options = plan_fast(model, planned_tables(tables, model), topology, batch_size, sharder)
+    _, options = plan_fast(model, tables.planned(model), topology, batch_size, sharder)
     times = table_times(options, cluster.ranks)
     return step_time(times, dense_dcn(batch_size), cluster, published.batch_size)
 

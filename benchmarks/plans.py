@@ -9,40 +9,32 @@ from dataclasses import replace
 
 import numpy as np
 from rich.console import Console
-from torch import nn
 from torchrec.distributed.planner.types import ShardingOption
 from torchrec.distributed.planner.utils import build_sharder_data
 
-from asymdiffrec.embeddings.planner.default import plan_default
+from asymdiffrec.embeddings.planner.by_torchrec import plan_by_torchrec
+from asymdiffrec.embeddings.planner.costs import LAUNCH, costs
 from asymdiffrec.embeddings.planner.devices import Cluster, device_of
 from asymdiffrec.embeddings.planner.fast import plan_fast
-from asymdiffrec.embeddings.planner.search import Capacity, lower_bound
-from asymdiffrec.embeddings.planner.sharder import TableSharder
-from asymdiffrec.embeddings.planner.tables import PlannedTable
-from asymdiffrec.embeddings.planner.ways import LAUNCH, costs, ways
+from asymdiffrec.embeddings.planner.packing import Capacity
+from asymdiffrec.embeddings.planner.search import lower_bound
+from asymdiffrec.embeddings.planner.step import shard_milliseconds
+from asymdiffrec.embeddings.planner.ways import ways
 from asymdiffrec.embeddings.quiet import quiet_torchrec
+from asymdiffrec.embeddings.sharder import TableSharder
 from asymdiffrec.embeddings.tables import TablesConfig
 from benchmarks._report import Result, arguments, show
-from benchmarks._tables import TableSet, criteo, ten_sets
+from benchmarks._tables import RESERVED, TableSet, criteo, ten_sets
 
 PER_NODE, BATCH = 8, 1024
-RESERVED = 12e9
-KINDS = ("data_parallel", "table_wise", "row_wise", "table_row_wise", "column_wise", "grid_shard")
-
-
-def planned_tables(tables: TableSet, model: nn.Module) -> list[PlannedTable]:
-    weights = {name.split(".")[-2]: weight for name, weight in model.named_parameters()}
-    return [PlannedTable(f"t{place}", weights[f"t{place}"], [mean], KINDS) for place, mean in enumerate(tables.pooling)]
 
 
 def milliseconds(options: Sequence[ShardingOption], ranks: int) -> np.ndarray:
     """What each rank takes for its shards by TorchRec's estimate, [ranks]."""
     time = np.zeros(ranks)
     for option in options:
-        for shard in option.shards:
-            assert shard.perf is not None
-            assert shard.rank is not None
-            time[shard.rank] += shard.perf.total
+        for rank, taken in shard_milliseconds(option).items():
+            time[rank] += taken
     return time
 
 
@@ -52,7 +44,7 @@ def compare(tables: TableSet, nodes: int, with_torchrec: bool) -> Iterator[Resul
     name = f"{tables.name}, {ranks} ranks"
     start = time.perf_counter()
     model = tables.model()
-    planned = planned_tables(tables, model)
+    planned = tables.planned(model)
     ours = milliseconds(plan_fast(model, planned, topology, BATCH, sharder)[1], ranks)
     seconds = time.perf_counter() - start
 
@@ -68,7 +60,7 @@ def compare(tables: TableSet, nodes: int, with_torchrec: bool) -> Iterator[Resul
         return
     start = time.perf_counter()
     model = tables.model()
-    theirs = milliseconds(plan_default(model, planned_tables(tables, model), topology, BATCH, sharder)[1], ranks)
+    theirs = milliseconds(plan_by_torchrec(model, tables.planned(model), topology, BATCH, sharder)[1], ranks)
     slow = time.perf_counter() - start
     holds = bool(ours.max() <= 0.55 * theirs.max())
     yield Result(name, ours.max(), "ms", "TorchRec's planner", theirs.max(), "at most 0.55 of it", holds)

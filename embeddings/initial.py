@@ -31,7 +31,7 @@ def _shifted(words: torch.Tensor, bits: int) -> torch.Tensor:
     return (words >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def splitmix64(key: int, counter: torch.Tensor) -> torch.Tensor:
+def splitmix64_stream(key: int, counter: torch.Tensor) -> torch.Tensor:
     """Output number `counter` (int64, from 0) of the splitmix64 generator seeded with `key`, as int64 bit patterns.
 
     Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014. int64 products wrap around.
@@ -44,7 +44,7 @@ def splitmix64(key: int, counter: torch.Tensor) -> torch.Tensor:
 
 def table_key(seed: int, table: str) -> int:
     """The key of a table's stream; the step of splitmix64 keeps seeds that differ by little from related streams."""
-    return int(splitmix64(seed, torch.tensor(_signed(table_seed(table)))))
+    return int(splitmix64_stream(seed, torch.tensor(_signed(table_seed(table)))))
 
 
 def draw(numbers: torch.Tensor, columns: int, std: float, seed: int, table: str, column: int = 0) -> torch.Tensor:
@@ -54,7 +54,7 @@ def draw(numbers: torch.Tensor, columns: int, std: float, seed: int, table: str,
     middle of their interval, which makes the distribution symmetric and exact in float32.
     """
     places = torch.arange(column, column + columns, device=numbers.device)
-    bits = _shifted(splitmix64(table_key(seed, table), numbers.unsqueeze(1) * COLUMNS + places), 40)
+    bits = _shifted(splitmix64_stream(table_key(seed, table), numbers.unsqueeze(1) * COLUMNS + places), 40)
     return (2 * bits + 1 - (1 << 24)).to(torch.float32) * (std * math.sqrt(3) / (1 << 24))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -12,26 +14,23 @@ from torchrec.distributed.types import ShardingEnv, ShardingPlan
 
 from asymdiffrec.embeddings import initial
 from asymdiffrec.embeddings.managed.lookup import ManagedSharder, reset_rows
-from asymdiffrec.embeddings.planner.sharder import TableSharder
+from asymdiffrec.embeddings.sharder import TableSharder
 from asymdiffrec.embeddings.state import local_parts, table_weights
 from asymdiffrec.embeddings.tables import TablesConfig
 
+T = TypeVar("T")
+
 
 def shard(
-    model: nn.Module,
-    config: TablesConfig,
-    plan: ShardingPlan,
-    device: torch.device,
-    seed: int,
-    group: dist.ProcessGroup | None = None,
+    model: nn.Module, config: TablesConfig, plan: ShardingPlan, device: torch.device, seed: int
 ) -> DistributedModelParallel:
-    """`model`, which holds a `FieldTables`, on the ranks of `group` (all by default); the dense part is replicated.
+    """`model`, which holds a `FieldTables`, on all ranks; the dense part is replicated.
 
     Gradients are averaged over the ranks, for tables too, so the loss is to be the mean over a rank's samples. The
     dense part starts from rank 0's weights, tables from `initial.fill`; torch's random numbers go on as if none had
     been drawn. A collective call: every rank makes it with the same plan.
     """
-    env = ShardingEnv.from_process_group(group or dist.group.WORLD)
+    env = ShardingEnv.from_process_group(dist.group.WORLD)
     with warnings.catch_warnings(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # TorchRec passes it on
         sharder = TableSharder(config, device.type)
@@ -42,3 +41,21 @@ def shard(
             initial.fill(block, config.init_std, seed, table, row, column)
     reset_rows(sharded, weights, config.init_std, seed)
     return sharded
+
+
+def agreed(make: Callable[[], T]) -> T:
+    """What rank 0 makes, on every rank.
+
+    A ValueError of `make` is raised on every rank too, so that none waits forever.
+    """
+    outcome: list[T | ValueError | None] = [None]
+    if dist.get_rank() == 0:
+        try:
+            outcome[0] = make()
+        except ValueError as error:
+            outcome[0] = ValueError(str(error))
+    dist.broadcast_object_list(outcome)
+    (found,) = outcome
+    if isinstance(found, ValueError):
+        raise found
+    return cast(T, found)

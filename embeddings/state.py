@@ -11,6 +11,7 @@ from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import KeyedOptimizer
 
+from asymdiffrec.embeddings.keys import table_of
 from asymdiffrec.embeddings.managed.lookup import managed_state
 from asymdiffrec.embeddings.optimizers import STATES, OptimizerConfig
 
@@ -21,9 +22,8 @@ def table_weights(model: DistributedModelParallel) -> dict[str, torch.Tensor]:
     for module in model.module.modules():
         if isinstance(module, ShardedEmbeddingBagCollection):
             for key, weight in module.state_dict().items():
-                _, table, _ = key.split(".")  # embedding_bags.TABLE.weight
                 sharded = isinstance(weight, ShardedTensor)
-                weights[table] = weight if sharded else weight.detach().as_subclass(torch.Tensor)
+                weights[table_of(key)] = weight if sharded else weight.detach().as_subclass(torch.Tensor)
     return weights
 
 
@@ -56,7 +56,7 @@ def table_state(
     """
     held: dict[tuple[str, str], torch.Tensor] = {}
     for key, tensors in optimizer.state_dict()["state"].items():
-        table = key.split(".")[-2]  # PATH.embedding_bags.TABLE.weight
+        table = table_of(key)
         held |= {(table, name): tensor for name, tensor in zip(STATES[config.name], tensors.values(), strict=True)}
     state, weights = {}, table_weights(model)
     for table, weight in weights.items():

@@ -18,11 +18,11 @@ from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.diffusion.forward import Patterns
 from asymdiffrec.diffusion.model import AsymmetricDiffusion, Recommender
 from asymdiffrec.embeddings.optimizers import dense_parameters, tables_optimizer
-from asymdiffrec.embeddings.plan import Problem, agreed, local_cluster, solve, solve_as
-from asymdiffrec.embeddings.plan_document import plan_document
+from asymdiffrec.embeddings.plan import Problem, solve
+from asymdiffrec.embeddings.plan_document import plan_document, solve_as
 from asymdiffrec.embeddings.planner.dense import dense_work
-from asymdiffrec.embeddings.planner.devices import Cluster, Device, device_of
-from asymdiffrec.embeddings.sharding import shard
+from asymdiffrec.embeddings.planner.devices import Cluster, Device, device_of, local_cluster
+from asymdiffrec.embeddings.sharding import agreed, shard
 from asymdiffrec.embeddings.tables import FieldTables
 from asymdiffrec.trainer.job import Job
 

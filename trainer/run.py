@@ -15,6 +15,7 @@ from asymdiffrec.datasets.documents import read_yaml, validate, write_yaml
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.locations import part_of
 from asymdiffrec.datasets.schema import Learned
+from asymdiffrec.embeddings.plan_document import parse_plan
 from asymdiffrec.trainer.job import Job, read_job
 
 
@@ -127,16 +128,11 @@ def open_run(path: Path) -> Run:
 def read_plan_file(path: Path) -> dict[str, Any]:
     """The document in a `plan.json`. Raises InputError where there is none."""
     try:
-        document = json.loads(path.read_text())
+        return parse_plan(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from error
-    keys = {"name", "rows", "dim", "sharding", "kernel", "ranks", "shard_columns", "cached"}
-    tables = document.get("tables") if isinstance(document, dict) else None
-    if not isinstance(tables, list) or not all(isinstance(table, dict) and keys <= table.keys() for table in tables):
-        raise InputError(f"{path}: not a plan, as `plan --json` prints one that fits")
-    return document
+        raise InputError(f"{path}: {error}") from error
 
 
 class RunLog:

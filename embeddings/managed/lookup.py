@@ -18,6 +18,7 @@ from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingBagCo
 from torchrec.modules.mc_modules import ManagedCollisionCollection
 
 from asymdiffrec.embeddings import initial
+from asymdiffrec.embeddings.keys import table_of
 from asymdiffrec.embeddings.managed.ids import COUNTS, WAYS, ManagedConfig, ManagedIds, id_bytes
 
 
@@ -62,7 +63,7 @@ def reset_rows(model: DistributedModelParallel, weights: Mapping[str, torch.Tens
     """
     tables, states = managed_ids(model), dict[str, list[torch.Tensor]]()
     for key, tensors in model.fused_optimizer.state_dict()["state"].items():
-        table = key.split(".")[-2]  # PATH.embedding_bags.TABLE.weight
+        table = table_of(key)
         states[table] = [tensor.local_tensor() for tensor in tensors.values()] if table in tables else []
     for table, ids in tables.items():
         ids.reset = _Reset(table, std, seed, _local(weights[table]), states.get(table, []))

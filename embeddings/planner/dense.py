@@ -32,6 +32,8 @@ class DenseWork:
     """Bytes that the forward pass keeps for the backward pass, beside the parameters; inputs are among them"""
     gradients: int
     """Bytes of the parameters' gradients, which ranks add up"""
+    moments: int
+    """Values that the optimizer keeps for each parameter"""
 
 
 def dense_work(module: nn.Module, inputs: Sequence[Tensor], moments: int = 1) -> DenseWork:
@@ -67,6 +69,7 @@ def dense_work(module: nn.Module, inputs: Sequence[Tensor], moments: int = 1) ->
         bytes=float(traffic.bytes + update),
         activations=sum(value.untyped_storage().nbytes() for value in kept.values()),
         gradients=gradients,
+        moments=moments,
     )
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 import yaml
 from pydantic import ConfigDict, Field, ValidationError
+from torchrec.distributed.comm import get_local_size
 from torchrec.distributed.planner.types import HardwareConfig, KernelConfig, Topology, TopologyFactory, TrainerConfig
 
 from asymdiffrec.datasets.schema import Config
@@ -121,3 +124,25 @@ class Cluster:
 def _per_millisecond(gigabytes_per_second: float) -> float:
     """TorchRec counts bandwidths in bytes a millisecond."""
     return gigabytes_per_second * GB / 1000
+
+
+def local_cluster(device: str, known: Device | None, world_size: int) -> Cluster:
+    """Ranks like this one, on machines like this one; `known` has its rates, or None for those of what is found.
+
+    Memory is that of the GPU, or for `cpu` the rank's share of the machine's.
+    """
+    local = get_local_size(world_size)
+    if device == "cpu":
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / local
+    else:
+        memory = torch.cuda.get_device_properties(device).total_memory
+    found = known or _likely_device(device)
+    return Cluster(found.model_copy(update={"memory": memory / GB}), world_size // local, local)
+
+
+def _likely_device(device: str) -> Device:
+    """The known device that this one is called like; the most common GPU where it is like none."""
+    if device == "cpu":
+        return DEVICES["cpu"]
+    words = torch.cuda.get_device_name(device).lower()
+    return next((known for name, known in DEVICES.items() if name.split("-")[0] in words), DEVICES["a100-80"])

@@ -21,10 +21,12 @@ from torchrec.distributed.planner.utils import build_sharder_data
 from torchrec.distributed.types import CacheParams, ModuleSharder, ShardingPlan
 
 from asymdiffrec.embeddings.managed.lookup import ManagedSharder
+from asymdiffrec.embeddings.planner.costs import costs
 from asymdiffrec.embeddings.planner.estimators import estimators
-from asymdiffrec.embeddings.planner.search import Capacity, search
+from asymdiffrec.embeddings.planner.packing import Capacity
+from asymdiffrec.embeddings.planner.search import search
 from asymdiffrec.embeddings.planner.tables import PlannedTable
-from asymdiffrec.embeddings.planner.ways import Way, costs, ways
+from asymdiffrec.embeddings.planner.ways import Way, ways
 
 
 def plan_fast(
@@ -44,7 +46,7 @@ def plan_fast(
     cost = costs(tables, options, topology, batch_size, build_sharder_data(sharder))
     placement = search(cost, Capacity(topology.world_size, topology.local_world_size, memory, host))
     chosen, ranks = [options[way] for way in placement.choice], [ranks.tolist() for ranks in placement.ranks]
-    return pinned(model, tables, chosen, ranks, topology, batch_size, sharder)
+    return pinned(model, tables, topology, batch_size, sharder, chosen, ranks)
 
 
 def _kernels(tables: Sequence[PlannedTable]) -> list[str]:
@@ -54,11 +56,11 @@ def _kernels(tables: Sequence[PlannedTable]) -> list[str]:
 def pinned(
     model: nn.Module,
     tables: Sequence[PlannedTable],
-    chosen: Sequence[Way],
-    ranks: Sequence[list[int]],
     topology: Topology,
     batch_size: int,
     sharder: ModuleSharder[Any],
+    chosen: Sequence[Way],
+    ranks: Sequence[list[int]],
 ) -> tuple[ShardingPlan, list[ShardingOption]]:
     """TorchRec's plan of ways with the ranks of their shards, built by its planner, which is left nothing to choose."""
     constraints = {table.name: _only(table, way) for table, way in zip(tables, chosen, strict=True)}

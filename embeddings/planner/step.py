@@ -65,6 +65,16 @@ def table_times(options: Iterable[ShardingOption], ranks: int) -> TableTimes:
     return times
 
 
+def shard_milliseconds(option: ShardingOption) -> dict[int, float]:
+    """What a table's shards take on each rank that has one."""
+    found: dict[int, float] = {}
+    for shard in option.shards:
+        assert shard.perf is not None
+        assert shard.rank is not None
+        found[shard.rank] = found.get(shard.rank, 0.0) + shard.perf.total
+    return found
+
+
 @dataclass(frozen=True)
 class StepTime:
     """Milliseconds of a step by part; of what runs beside something longer only the rest is counted."""

@@ -11,7 +11,9 @@ from torchrec.distributed.types import CacheStatistics
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from asymdiffrec.datasets.schema import IdListConfig, Lookups, Schema
+from asymdiffrec.datasets.lookups import Lookups
+from asymdiffrec.datasets.schema import IdListConfig, Schema
+from asymdiffrec.embeddings.keys import table_of
 from asymdiffrec.embeddings.managed.ids import WAYS
 from asymdiffrec.embeddings.tables import COLUMN_SPLITS, TablesConfig
 
@@ -120,7 +122,7 @@ def planned_tables(
 
     Raises ValueError where a table asks for a kernel that the device does not have.
     """
-    weights = {name.split(".")[-2]: weight for name, weight in model.named_parameters() if weight.is_meta}
+    weights = {table_of(name): weight for name, weight in model.named_parameters() if weight.is_meta}
     return [
         _planned(table, weights[name], schema, config, device, samples, kinds)
         for name, table in table_configs(model).items()

@@ -25,10 +25,10 @@ from asymdiffrec.embeddings import initial
 from asymdiffrec.embeddings.managed.ids import COUNTS, WAYS, ManagedConfig, ManagedIds, id_range
 from asymdiffrec.embeddings.managed.lookup import managed_ids, take_counts
 from asymdiffrec.embeddings.optimizers import tables_optimizer
-from asymdiffrec.embeddings.plan import Problem, agreed, local_cluster, solve
+from asymdiffrec.embeddings.plan import Problem, solve
 from asymdiffrec.embeddings.planner.dense import DenseWork
-from asymdiffrec.embeddings.planner.devices import DEVICES, Cluster
-from asymdiffrec.embeddings.sharding import shard
+from asymdiffrec.embeddings.planner.devices import DEVICES, Cluster, local_cluster
+from asymdiffrec.embeddings.sharding import agreed, shard
 from asymdiffrec.embeddings.state import look_up_state, table_state, table_weights
 from asymdiffrec.embeddings.tables import FieldTables, TablesConfig
 from tests.embeddings.ranks import two_reports
@@ -247,7 +247,7 @@ class Model(nn.Module):
 
 
 def problem(model: nn.Module, fields: Schema, tables_config: TablesConfig, where: Cluster) -> Problem:
-    return Problem(model, fields, tables_config, where, BATCH, DenseWork(0, 0.0, 0.0, 0, 0))
+    return Problem(model, fields, tables_config, where, BATCH, DenseWork(0, 0.0, 0.0, 0, 0, 0))
 
 
 def make(rows: int, tables_config: TablesConfig, seed: int = SEED):

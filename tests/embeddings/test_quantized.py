@@ -11,8 +11,9 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from asymdiffrec.datasets.batch import Batch
 from asymdiffrec.datasets.schema import FieldsConfig
 from asymdiffrec.embeddings.managed.ids import id_range
-from asymdiffrec.embeddings.plan import Problem, local_cluster, solve
+from asymdiffrec.embeddings.plan import Problem, solve
 from asymdiffrec.embeddings.planner.dense import DenseWork
+from asymdiffrec.embeddings.planner.devices import local_cluster
 from asymdiffrec.embeddings.quantized import quantize
 from asymdiffrec.embeddings.sharding import shard
 from asymdiffrec.embeddings.state import local_parts, table_weights
@@ -82,7 +83,8 @@ def test_sums_are_those_of_rounded_rows(alone, rounding, levels, bits, dtype) ->
         {"per_table": {"tags": {"collision": "managed"}}, "managed": {"admit_after": 1}, "dtype": dtype}
     )
     model = Model(FieldTables(schema, config))
-    plan = solve(Problem(model, schema, config, local_cluster("cpu", None, 1), SAMPLES, DenseWork(0, 0.0, 0.0, 0, 0)))
+    where, dense = local_cluster("cpu", None, 1), DenseWork(0, 0.0, 0.0, 0, 0, 0)
+    plan = solve(Problem(model, schema, config, where, SAMPLES, dense))
     sharded = shard(model, config, plan.plan, CPU, seed=1)
     sharded(batch())  # ids of tags get rows
     sharded.eval()

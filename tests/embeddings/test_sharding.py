@@ -24,9 +24,10 @@ from asymdiffrec.datasets.batch import Batch
 from asymdiffrec.datasets.schema import FieldsConfig, Schema
 from asymdiffrec.embeddings import initial
 from asymdiffrec.embeddings.optimizers import dense_parameters, tables_optimizer
-from asymdiffrec.embeddings.plan import Problem, agreed, local_cluster, solve
+from asymdiffrec.embeddings.plan import Problem, solve
 from asymdiffrec.embeddings.planner.dense import DenseWork
-from asymdiffrec.embeddings.sharding import shard
+from asymdiffrec.embeddings.planner.devices import local_cluster
+from asymdiffrec.embeddings.sharding import agreed, shard
 from asymdiffrec.embeddings.state import local_parts, table_state, table_weights
 from asymdiffrec.embeddings.tables import FieldTables, TablesConfig
 from tests.embeddings.ranks import two_reports
@@ -136,7 +137,7 @@ class Model(nn.Module):
 
 def planned(model: nn.Module, schema: Schema, tables_config: TablesConfig) -> ShardingPlan:
     where = local_cluster("cpu", None, dist.get_world_size())
-    problem = Problem(model, schema, tables_config, where, BATCH, DenseWork(0, 0.0, 0.0, 0, 0))
+    problem = Problem(model, schema, tables_config, where, BATCH, DenseWork(0, 0.0, 0.0, 0, 0, 0))
     return agreed(lambda: solve(problem).plan)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from asymdiffrec.trainer import cli
+from asymdiffrec.trainer.commands import cli
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asymdiffrec.embeddings.planner.search import (
+from asymdiffrec.embeddings.planner.packing import (
     EVERY,
     MACHINES,
     ONE_MACHINE,
@@ -15,11 +15,9 @@ from asymdiffrec.embeddings.planner.search import (
     Capacity,
     Costs,
     Placement,
-    TooLargeError,
-    lower_bound,
     pack,
-    search,
 )
+from asymdiffrec.embeddings.planner.search import TooLargeError, lower_bound, search
 
 MACHINE = 2
 

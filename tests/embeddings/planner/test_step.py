@@ -17,7 +17,7 @@ from asymdiffrec.embeddings.planner.step import TableTimes, doubts, step_time, t
 
 # A millisecond is 10^9 operations, 10^6 bytes of memory, of a link and of a NIC.
 UNIT = Device(name="unit", memory=1, bandwidth=1, flops=1, link=1, nic=1, efficiency=1, overhead=0)
-NOTHING = DenseWork(parameters=0, flops=0.0, bytes=0.0, activations=0, gradients=0)
+NOTHING = DenseWork(parameters=0, flops=0.0, bytes=0.0, activations=0, gradients=0, moments=0)
 PARTS = ("forward", "backward", "communication", "dense", "all_reduce", "input_distribution", "overhead")
 
 milliseconds = st.floats(0, 100)

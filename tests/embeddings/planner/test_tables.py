@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from asymdiffrec.datasets.schema import FieldsConfig, Learned, Lookups
+from asymdiffrec.datasets.lookups import Lookups
+from asymdiffrec.datasets.schema import FieldsConfig, Learned
 from asymdiffrec.embeddings.planner.tables import Reuse, pooling_factors, reuse
 
 USER = Lookups(per_sample=0.9, repeats=[(1, 1000), (50, 20)])

@@ -1,4 +1,4 @@
-"""Is the environment sound? Versions that fit each other, FBGEMM's operators, devices, Ray; and how to mend it."""
+"""`asymdiffrec doctor`: versions that fit each other, FBGEMM's operators, devices, Ray; and how to mend them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+
+import typer
+
+from asymdiffrec.trainer.commands.shell import AsJson, print_json
 
 TOGETHER = {"torch": "2.13.0", "torchrec": "1.8.0"}
 RAY = "2.60.0"
@@ -22,6 +26,23 @@ class Finding:
     sound: bool
     found: str
     mend: str = ""
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Check that the environment is sound: versions that fit each other, FBGEMM's operators, devices, Ray."""
+    findings = examine()
+    if as_json:
+        print_json(
+            {"sound": all(finding.sound for finding in findings), "checks": [finding.__dict__ for finding in findings]}
+        )
+    else:
+        for finding in findings:
+            print(
+                f"{'ok  ' if finding.sound else 'FAIL'} {finding.name}: {finding.found}"
+                + (f"\n     mend: {finding.mend}" if finding.mend else "")
+            )
+    if not all(finding.sound for finding in findings):
+        raise typer.Exit(1)
 
 
 def examine() -> list[Finding]:

@@ -21,7 +21,7 @@ from asymdiffrec.datasets.prepare.movielens.dataset import features
 from asymdiffrec.datasets.prepare.movielens.files import read_ratings
 
 Command = Callable[..., Any]
-RECIPES = Path(__file__).parents[2] / "benchmarks" / "recipes"
+RECIPES = Path(__file__).parents[3] / "benchmarks" / "recipes"
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What every command prints with: reports on standard output, everything else on standard error."""
+"""What commands share: their options, and how they print, reports on standard output, all else on standard error."""
 
 from __future__ import annotations
 
@@ -16,6 +16,14 @@ console = Console(stderr=True)
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="print one JSON document on standard output, everything else on standard error")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="override one value of the job file, such as train.batch_size=8192; repeatable",
+    ),
 ]
 QUIET = 10.0
 """Seconds between two lines about the same work where there is no terminal"""

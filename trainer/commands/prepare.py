@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from asymdiffrec.trainer.shell import AsJson, console, print_json, progress
+from asymdiffrec.trainer.commands.recipe_options import lay, lay_common, lay_fields, names, recipe_of
+from asymdiffrec.trainer.commands.shell import AsJson, console, print_json, progress
 
 if TYPE_CHECKING:
     from asymdiffrec.datasets.prepare.table.recipe import Recipe
@@ -44,29 +43,12 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="any value of the recipe, as output.rows_per_file=500000"),
 ]
-
-
-class MovieLensSplit(StrEnum):
-    random = "random"
-    temporal = "temporal"
-
-
-class Split(StrEnum):
-    random = "random"
-    time = "time"
-    order = "order"
-
-
-class BadRows(StrEnum):
-    fail = "fail"
-    skip = "skip"
-
-
 Division = Annotated[
-    Split | None, typer.Option(help="random (the default), the latest by time, or the last as the rows stand")
+    Literal["random", "time", "order"] | None,
+    typer.Option(help="random (the default), the latest by time, or the last as the rows stand"),
 ]
 Bad = Annotated[
-    BadRows | None,
+    Literal["fail", "skip"] | None,
     typer.Option(help="at a row that cannot be read: fail (the default), or skip it, count it and report it"),
 ]
 
@@ -93,14 +75,16 @@ def _movielens(variant: Any) -> None:
         input: Annotated[
             Path | None, typer.Option(help="folder or zip file with its own files; downloaded when left out")
         ] = None,
-        split: Annotated[MovieLensSplit, typer.Option(help="how ratings are divided 80/10/10")] = MovieLensSplit.random,
+        split: Annotated[
+            Literal["random", "temporal"], typer.Option(help="how ratings are divided 80/10/10")
+        ] = "random",
         seed: Annotated[int, typer.Option(min=0, help="of the split")] = 0,
         as_json: AsJson = False,
     ) -> None:
         from asymdiffrec.datasets.prepare.movielens.dataset import prepare_movielens
 
         with console.status(f"preparing MovieLens {variant}"):
-            profile = prepare_movielens(out, variant=variant, input=input, split=split.value, seed=seed)
+            profile = prepare_movielens(out, variant=variant, input=input, split=split, seed=seed)
         _report(out, profile, as_json)
 
     movielens.__doc__ = f"MovieLens {variant.upper()} (GroupLens), with features of the past."
@@ -132,8 +116,8 @@ def criteo(
     from asymdiffrec.datasets.prepare.criteo import criteo_recipe
 
     document = criteo_recipe().model_dump(exclude_unset=True)
-    _overlay(document, input, valid, test, split, min_count, seed, bad_rows)
-    _prepare_table(out, _recipe(document, settings, "prepare criteo"), as_json)
+    lay_common(document, input, valid, test, split, min_count, seed, bad_rows)
+    _prepare_table(out, recipe_of(document, settings, "prepare criteo"), as_json)
 
 
 @app.command()
@@ -190,96 +174,13 @@ def table(
     from asymdiffrec.datasets.documents import read_yaml
 
     document = read_yaml(str(recipe)) if recipe else {}
-    declared = _declared({"id": ids, "number": numbers, "id_list": lists}, _names(ignore))
-    if declared:
-        document.setdefault("infer", not document.get("fields"))
-        fields = _section(document, "fields")
-        for name, kind in declared.items():
-            fields[name] = {**_section(fields, name), "type": kind}
-    _lay(document, "label", column=label, positive=positive, at_least=at_least)
-    _lay(document, "input", columns=columns and columns.split(","), delimiter=delimiter)
-    for key, value in {"user": user, "time": time, "missing": missing, "ignore": _names(ignore) or None}.items():
-        if value is not None:
-            document[key] = value
-    _overlay(document, input, valid, test, split, min_count, seed, bad_rows)
-    _prepare_table(out, _recipe(document, settings, str(recipe or "prepare table")), as_json, dry_run)
-
-
-def _declared(given: Mapping[str, list[str] | None], ignored: list[str]) -> dict[str, str]:
-    """The kind of each column that an option names. Raises InputError where two of them name the same."""
-    from asymdiffrec.datasets.errors import InputError
-
-    options = {"id": "--id", "number": "--number", "id_list": "--list"}
-    pairs = [(name, kind) for kind, columns in given.items() for name in _names(columns)]
-    kinds: dict[str, str] = {}
-    for name, kind in pairs:
-        if name in ignored or kinds.get(name, kind) != kind:
-            other = "--ignore" if name in ignored else options[kinds[name]]
-            raise InputError(f"{options[kind]} {name}: {other} names that column too; a column is one thing")
-        kinds[name] = kind
-    return kinds
-
-
-def _names(given: Sequence[str] | None) -> list[str]:
-    return [name for part in given or [] for name in part.split(",")]
-
-
-def _lay(document: dict[str, Any], section: str, **values: Any) -> None:
-    """Lay the values that are given over a section."""
-    given = {key: value for key, value in values.items() if value is not None}
-    if given:
-        document[section] = {**_section(document, section), **given}
-
-
-def _section(document: dict[str, Any], name: str) -> dict[str, Any]:
-    """A section to lay options over. Raises InputError where the recipe has a value in its place."""
-    from asymdiffrec.datasets.errors import InputError
-
-    if document.get(name) is None:
-        document[name] = {}
-    if not isinstance(document[name], dict):
-        raise InputError(f"{name}: found {document[name]!r}; a section with keys is expected")
-    return document[name]
-
-
-def _overlay(
-    document: dict[str, Any],
-    input: list[str] | None,
-    valid: list[str] | None,
-    test: list[str] | None,
-    split: Split | None,
-    min_count: int | None,
-    seed: int | None,
-    bad_rows: BadRows | None,
-) -> None:
-    """Lay the options that every table has over a recipe."""
-    _lay(document, "input", files=input)
-    _lay(document, "split", by=split and split.value, valid=_part(valid), test=_part(test))
-    for key, value in {"min_count": min_count, "seed": seed, "bad_rows": bad_rows and bad_rows.value}.items():
-        if value is not None:
-            document[key] = value
-
-
-def _part(given: list[str] | None) -> float | list[str] | None:
-    """A share of the rows, or files."""
-    if given and len(given) == 1:
-        try:
-            return float(given[0])
-        except ValueError:
-            return given
-    return given or None
-
-
-def _recipe(document: dict[str, Any], settings: Sequence[str] | None, where: str) -> Recipe:
-    from asymdiffrec.datasets.documents import override, validate
-    from asymdiffrec.datasets.prepare.table.recipe import Recipe
-    from asymdiffrec.trainer.job import TrainConfig
-
-    for setting in settings or []:
-        override(document, setting)
-    recipe = validate(Recipe, document, where)
-    validate(TrainConfig, recipe.train, f"{where}: train")
-    return recipe
+    ignored = names(ignore)
+    lay_fields(document, ids, numbers, lists, ignored)
+    lay(document, "label", column=label, positive=positive, at_least=at_least)
+    lay(document, "input", columns=columns and columns.split(","), delimiter=delimiter)
+    lay(document, user=user, time=time, missing=missing, ignore=ignored or None)
+    lay_common(document, input, valid, test, split, min_count, seed, bad_rows)
+    _prepare_table(out, recipe_of(document, settings, str(recipe or "prepare table")), as_json, dry_run)
 
 
 def _prepare_table(out: Path, recipe: Recipe, as_json: bool, dry_run: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import yaml
 
 Command = Callable[..., Any]
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
 @pytest.fixture
@@ -60,6 +61,14 @@ def test_a_plan_is_told_and_drawn(command: Command, job: Path, tmp_path: Path) -
         "http://creativecommons.org", ""
     )
     assert "Sharding plan of plans" in text
+
+
+def test_a_page_tells_what_is_cached_as_the_terminal_does(command: Command, job: Path, tmp_path: Path) -> None:
+    caching = ("--set", "tables.kernels=[fused, fused_uvm_caching]", "--no-advise")
+    outcome = command("plan", job, "--gpu", "l4", "--gpus-per-node", 1, *caching, "--html", tmp_path / "page.html")
+    shown = re.search(r"fused_uvm_caching \d+%", outcome.out)
+    assert shown is not None
+    assert f"<td>{shown[0]}</td>" in (tmp_path / "page.html").read_text()
 
 
 def test_advice_is_what_the_changed_job_gets(command: Command, job: Path) -> None:

@@ -22,7 +22,7 @@ PATIENCE = 60
 """Seconds that it may make proposals for"""
 
 
-def plan_default(
+def plan_by_torchrec(
     model: nn.Module,
     tables: Sequence[PlannedTable],
     topology: Topology,

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from asymdiffrec.trainer import plan_command, prepare
-from asymdiffrec.trainer.shell import AsJson, console, print_json
+from asymdiffrec.trainer.commands import doctor, plan, prepare
+from asymdiffrec.trainer.commands.shell import AsJson, Settings, console, print_json
 
 app = typer.Typer(
     name="asymdiffrec",
@@ -23,16 +23,9 @@ app = typer.Typer(
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="job file, as `prepare` writes one")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="run directory, as `train` makes one")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="PATH=VALUE",
-        help="override one value of the job file, such as train.batch_size=8192; repeatable",
-    ),
-]
+
 app.add_typer(prepare.app, name="prepare")
-app.command()(plan_command.plan)
+app.command()(plan.plan)
 
 
 @app.command()
@@ -177,24 +170,7 @@ def predict(
         console.print(f"{rows:,} rows scored: {out}", soft_wrap=True)
 
 
-@app.command()
-def doctor(as_json: AsJson = False) -> None:
-    """Check that the environment is sound: versions that fit each other, FBGEMM's operators, devices, Ray."""
-    from asymdiffrec.trainer.doctor import examine
-
-    findings = examine()
-    if as_json:
-        print_json(
-            {"sound": all(finding.sound for finding in findings), "checks": [finding.__dict__ for finding in findings]}
-        )
-    else:
-        for finding in findings:
-            print(
-                f"{'ok  ' if finding.sound else 'FAIL'} {finding.name}: {finding.found}"
-                + (f"\n     mend: {finding.mend}" if finding.mend else "")
-            )
-    if not all(finding.sound for finding in findings):
-        raise typer.Exit(1)
+app.command()(doctor.doctor)
 
 
 def main() -> None:

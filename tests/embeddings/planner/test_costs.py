@@ -1,0 +1,121 @@
+"""The costs of ways are what TorchRec's own enumerator and estimators say of them."""
+
+import numpy as np
+import pytest
+import torch
+import torchrec.optim
+from torch import nn
+from torch.distributed.optim import _apply_optimizer_in_backward
+from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
+from torchrec.distributed.planner.types import ShardingOption, Topology
+from torchrec.distributed.planner.utils import build_sharder_data
+from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+
+from asymdiffrec.embeddings.planner.costs import LAUNCH, PLACES, costs
+from asymdiffrec.embeddings.planner.devices import Cluster, device_of
+from asymdiffrec.embeddings.planner.estimators import estimators
+from asymdiffrec.embeddings.planner.fast import _only
+from asymdiffrec.embeddings.planner.tables import PlannedTable
+from asymdiffrec.embeddings.planner.ways import Way, ways
+from asymdiffrec.embeddings.sharder import TableSharder
+from asymdiffrec.embeddings.tables import TablesConfig
+
+SIZES = [(100_000, 128, [3.5]), (1000, 64, [1.0, 0.25]), (30_000_001, 256, [20.0]), (33, 32, [0.5])]
+KERNELS = ("fused", "fused_uvm", "fused_uvm_caching")
+BATCH = 96
+
+
+class Skewed:
+    """A cache of a quarter of the rows has nine in ten look-ups."""
+
+    expected_lookups = 5000.0
+    cacheability = 0.2
+
+    def expected_miss_rate(self, clf: float) -> float:
+        return float(max(0.0, 1 - clf) ** 8)
+
+
+def tables(
+    optimizer: type, dtype: DataType, weighted: bool, cache: Skewed | None
+) -> tuple[nn.Module, list[PlannedTable]]:
+    configs = [
+        EmbeddingBagConfig(
+            name=f"t{place}",
+            num_embeddings=rows,
+            embedding_dim=dim,
+            feature_names=[f"t{place}_{feature}" for feature in range(len(pooling))],
+            data_type=dtype,
+        )
+        for place, (rows, dim, pooling) in enumerate(SIZES)
+    ]
+    model = nn.Module()
+    model.tables = EmbeddingBagCollection(configs, is_weighted=weighted, device=torch.device("meta"))
+    _apply_optimizer_in_backward(optimizer, model.parameters(), {"lr": 0.1})
+    weights = dict(model.tables.embedding_bags.named_parameters())
+    return model, [
+        PlannedTable(
+            f"t{place}", weights[f"t{place}.weight"], pooling, list(PLACES), KERNELS, weighted=weighted, cache=cache
+        )
+        for place, (_, _, pooling) in enumerate(SIZES)
+    ]
+
+
+def enumerated(
+    model: nn.Module, table: PlannedTable, way: Way, topology: Topology, sharder: TableSharder, ours: bool
+) -> ShardingOption:
+    constraints = {table.name: _only(table, way)}
+    enumerator = EmbeddingEnumerator(topology, BATCH, constraints, estimators(topology, constraints) if ours else None)
+    (option,) = [found for found in enumerator.enumerate(model, [sharder]) if found.name == table.name]
+    return option
+
+
+class OneSharder(TableSharder):
+    """Offers the tables of a model one at a time, with every kernel."""
+
+    def __init__(self, table: str) -> None:
+        super().__init__(TablesConfig(), "cuda")
+        self._table = table
+
+    def shardable_parameters(self, module: nn.Module) -> dict[str, nn.Parameter]:
+        return {name: weight for name, weight in super().shardable_parameters(module).items() if name == self._table}
+
+    def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
+        return ["dense", *KERNELS]
+
+
+@pytest.mark.parametrize("ours", [True, False], ids=["our estimators", "TorchRec's estimators"])
+@pytest.mark.parametrize(
+    ("device", "nodes", "dtype", "optimizer", "weighted", "cache"),
+    [
+        ("h100", 4, DataType.FP32, torchrec.optim.Adagrad, False, None),
+        ("a100-40", 1, DataType.FP16, torchrec.optim.RowWiseAdagrad, True, Skewed()),
+        ("l40", 2, DataType.FP32, torchrec.optim.Adam, False, Skewed()),
+        ("cpu", 2, DataType.FP16, torchrec.optim.SGD, False, None),
+    ],
+)
+def test_costs_are_torchrecs_own(device, nodes, dtype, optimizer, weighted, cache, ours) -> None:
+    topology = Cluster(device_of(device), nodes, 4).topology(reserved=0)
+    model, planned = tables(optimizer, dtype, weighted, cache)
+    kernels = ("fused",) if device == "cpu" else KERNELS
+    options = ways(kernels)
+    found = costs(planned, options, topology, BATCH, build_sharder_data(TableSharder(TablesConfig(), "cuda")))
+    compared = 0
+    for number, way in enumerate(options):
+        for place, table in enumerate(planned):
+            if not np.isfinite(found.time[number, place]):
+                continue
+            option = enumerated(model, table, way, topology, OneSharder(table.name), ours)
+            assert len(option.shards) == found.shards[number, place]
+            slowest = max(shard.perf.total for shard in option.shards)
+            assert found.time[number, place] == pytest.approx(slowest + LAUNCH, rel=1e-12), (way, table.name)
+            memory = max(shard.storage.ddr if device == "cpu" else shard.storage.hbm for shard in option.shards)
+            if ours:
+                assert found.memory[number, place] == memory
+                if device != "cpu":
+                    assert found.host[number, place] == max(shard.storage.ddr for shard in option.shards)
+            elif dtype == DataType.FP32:
+                gradient = table.weight.nbytes if way.kernel == "dense" else 0
+                assert found.memory[number, place] == memory + gradient
+            compared += 1
+    assert compared > 20

@@ -1,0 +1,275 @@
+"""`asymdiffrec plan`: what the user asks, and how it is answered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+import typer
+
+from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.trainer.commands.plan_text import show_plan, show_sweep, show_unfit
+from asymdiffrec.trainer.commands.shell import AsJson, Settings, console, print_json
+
+if TYPE_CHECKING:
+    from asymdiffrec.datasets.schema import Learned
+    from asymdiffrec.embeddings.plan import Solution
+    from asymdiffrec.embeddings.planner.devices import Device
+    from asymdiffrec.trainer.job import Job
+
+DEFAULT_GPU = "h100"
+
+
+def plan(
+    job: Annotated[
+        Path | None, typer.Argument(metavar="JOB", help="job file; its data need not be there", show_default=False)
+    ] = None,
+    settings: Settings = None,
+    nodes: Annotated[
+        int | None, typer.Option(help="machines; where --gpus-per-node is left out too: the fewest that do")
+    ] = None,
+    gpus_per_node: Annotated[int | None, typer.Option(help="GPUs of a machine; 8 when left out")] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="a100-40, a100-80, h100, h200, b200, l4, l40, cpu, or a YAML file with a device's figures; several "
+            "with --sweep. Left out: cluster.device of the job, else h100",
+        ),
+    ] = None,
+    planner: Annotated[Literal["fast", "torchrec"], typer.Option(help="ours, or TorchRec's own")] = "fast",
+    sweep: Annotated[
+        str | None, typer.Option(metavar="gpus=N,N,…", help="compare clusters of so many GPUs side by side")
+    ] = None,
+    rows_from_data: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="rows of hashed tables for this share of ids that share their row"),
+    ] = None,
+    advise: Annotated[bool, typer.Option(help="try changes to the job and say what they would do")] = True,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="let TorchRec shard the slowest and the fullest rank, without memory")
+    ] = False,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="measure this machine; write a file for --gpu and cluster.device"),
+    ] = None,
+    page: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="write a page with pictures")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Plan how a job's tables are sharded, on a cluster that need not be here: does it fit, how fast, what would help.
+
+    Needs no GPU and no memory for the tables. Without --nodes and --gpus-per-node it looks for the smallest cluster.
+    `plan --json > plan.json` is what `train --plan plan.json` takes.
+    """
+    from asymdiffrec.trainer.job import read_job
+    from asymdiffrec.trainer.what_if import PER_NODE
+
+    for name, file in (("--html", page), ("--calibrate", calibrate)):
+        if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
+            raise InputError(f"{name} {file}: no file can be written there")
+    if sweep is not None and (page or rehearse or nodes):
+        raise InputError("--sweep goes with none of --html, --rehearse and --nodes")
+    if calibrate is not None:
+        _calibrate(calibrate, as_json)
+        return
+    if job is None:
+        raise InputError("plan: which job? name its file, or a file for --calibrate")
+    for name, value in (("--nodes", nodes), ("--gpus-per-node", gpus_per_node)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} {value}: at least one is needed")
+    config = read_job(job, list(settings or []))
+    devices = _devices(gpu or config.cluster.device or DEFAULT_GPU)
+    config, learned, notes = _informed(config, rows_from_data)
+    per_node = gpus_per_node or PER_NODE
+    if sweep is not None:
+        _sweep(config, learned, sweep, devices, per_node, planner, as_json)
+        return
+    if len(devices) > 1:
+        raise InputError(f"--gpu {gpu}: several GPUs are compared with --sweep gpus=8,16")
+    size = (nodes or 1) * per_node if nodes or gpus_per_node else None
+    document = _planned(config, learned, devices[0], size, per_node, planner, advise, rehearse)
+    if document["fits"]:
+        document["notes"] = notes + document["notes"]
+        _show(document, config.name, page, as_json)
+    else:
+        _refuse(document, as_json)
+
+
+def _calibrate(file: Path, as_json: bool) -> None:
+    import yaml
+
+    from asymdiffrec.embeddings.planner.calibrate import calibrate
+
+    with console.status("measuring") as status:
+        device = calibrate(file.stem, lambda what: status.update(f"measuring {what}"))
+    figures = device.model_dump()
+    file.write_text(yaml.safe_dump(figures, sort_keys=False))
+    if as_json:
+        print_json(figures)
+        return
+    units = {"memory": "GB", "host_memory": "GB", "flops": "TFLOP/s"}
+    for name, value in figures.items():
+        if isinstance(value, float) and value:
+            console.print(f"{name} {value:.4g} {units.get(name, 'GB/s')}", highlight=False)
+    if device.kind == "cpu":
+        console.print("memory is the whole machine's: divide it among the workers of one", highlight=False)
+    console.print(f"Use it with: asymdiffrec plan JOB --gpu {file}", soft_wrap=True)
+
+
+def _devices(names: str) -> list[Device]:
+    from asymdiffrec.embeddings.planner.devices import device_of
+
+    try:
+        return [device_of(name.strip()) for name in names.split(",")]
+    except ValueError as error:
+        raise InputError(f"--gpu {error}") from error
+
+
+def _informed(job: Job, rows_for: float | None) -> tuple[Job, Learned | None, list[str]]:
+    """The job, with rows from the data for a share of ids `rows_for` if it is given; what was learned of the data,
+    where they are prepared; and what is to be said of both."""
+    from asymdiffrec.datasets.locations import exists
+    from asymdiffrec.trainer.job import read_learned
+    from asymdiffrec.trainer.what_if import rows_from_data
+
+    if not exists(job.location("schema.yaml")):
+        if rows_for is not None:
+            raise InputError("--rows-from-data: there is no schema.yaml beside the job's data yet; prepare them first")
+        lengths = "no data beside the job: ids are taken to come once a sample, or expected_length times in a list"
+        return job, None, [lengths]
+    learned = read_learned(job)
+    if rows_for is None:
+        return job, learned, []
+    job, rows = rows_from_data(job, learned, rows_for)
+    counts = ", ".join(f"{table} {count:,}" for table, count in rows.items())
+    return job, learned, [f"rows from the data, for {rows_for:.1%} of ids that share one: {counts}"]
+
+
+def _sweep(
+    job: Job,
+    learned: Learned | None,
+    asked: str,
+    devices: list[Device],
+    per_node: int,
+    planner: str,
+    as_json: bool,
+) -> None:
+    from asymdiffrec.embeddings.planner.step import doubts
+    from asymdiffrec.trainer import what_if
+
+    name, equals, text = asked.partition("=")
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        sizes = []
+    if name != "gpus" or not equals or not sizes or min(sizes) < 1:
+        raise InputError(f"--sweep {asked}: expected numbers of GPUs, such as gpus=8,16,32")
+    rows: list[dict[str, Any]] = []
+    notes: dict[str, None] = {}
+    with console.status("planning") as status:
+        for device, ranks, solution, why in what_if.sweep(job, learned, devices, sizes, per_node, planner):
+            row = {"gpu": device.name, "gpus": ranks, "fits": solution is not None}
+            rows.append(row | (_figures(solution) if solution else {"why": why}))
+            notes |= dict.fromkeys(doubts(solution.problem.cluster) if solution else ())
+            status.update(f"planned {len(rows)} of {len(devices) * len(sizes)}")
+    document = {"clusters": rows, "notes": list(notes)}
+    if as_json:
+        print_json(document)
+    else:
+        show_sweep(document)
+
+
+def _figures(solution: Solution) -> dict[str, Any]:
+    from asymdiffrec.embeddings.plan_document import what_binds
+
+    rate = solution.step.samples_per_second
+    return {
+        "step_milliseconds": solution.step.milliseconds,
+        "samples_per_second": rate,
+        "gpu_hours_per_billion": solution.problem.cluster.ranks * 1e9 / rate / 3600,
+        "memory_share": what_binds(solution)["memory_share"],
+    }
+
+
+def _planned(
+    job: Job,
+    learned: Learned | None,
+    device: Device,
+    size: int | None,
+    per_node: int,
+    planner: str,
+    advise: bool,
+    rehearse: bool,
+) -> dict[str, Any]:
+    """What `plan --json` prints of so many GPUs, or of the fewest that do, whether the tables fit or not."""
+    from asymdiffrec.embeddings.plan import DoesNotFitError
+    from asymdiffrec.embeddings.plan_document import plan_document, unfit_document
+    from asymdiffrec.trainer import what_if
+    from asymdiffrec.trainer.advice import advice, describe_change
+
+    notes = []
+    with console.status("planning") as status:
+        try:
+            if size is None:
+                solution = what_if.smallest(job, learned, device, per_node, planner)
+                notes.append("the smallest cluster that fits; --nodes and --gpus-per-node name another size")
+            else:
+                solution = what_if.plan(job, learned, what_if.cluster_of(device, size, per_node), planner)
+        except DoesNotFitError as error:
+            cluster = what_if.cluster_of(device, size or what_if.LARGEST, per_node)
+            changes = advice(job, learned, cluster, None, status.update) if advise else []
+            document = unfit_document(cluster, str(error))
+            return document | {"advice": [describe_change(change, None) for change in changes]}
+        changes = advice(job, learned, solution.problem.cluster, solution, status.update) if advise else []
+        if rehearse:
+            status.update("rehearsing")
+            notes.append(_rehearsed(solution))
+    document = plan_document(solution)
+    document["advice"] = [describe_change(change, solution) for change in changes]
+    document["notes"] = notes + _cautions(job, solution)
+    return document
+
+
+def _rehearsed(solution: Solution) -> str:
+    """What is said of the ranks that were sharded on meta tensors and hold what the plan says."""
+    from asymdiffrec.embeddings.plan_document import what_binds
+    from asymdiffrec.embeddings.planner.rehearsal import rehearse
+
+    binds, problem = what_binds(solution), solution.problem
+    ranks = sorted({binds["rank"], binds["fullest_rank"]})
+    cluster = problem.cluster
+    rehearse(problem.model, solution.plan, problem.sharder, cluster.ranks, cluster.per_node, ranks)
+    return f"rehearsed: TorchRec shards rank {' and '.join(map(str, ranks))} as planned"
+
+
+def _cautions(job: Job, solution: Solution) -> list[str]:
+    """Where the plan is not what training would do, or may be wrong."""
+    from asymdiffrec.embeddings.planner.step import doubts
+
+    ranks, found = solution.problem.cluster.ranks, []
+    if job.data.lanes % ranks:
+        found.append(f"to train on {ranks} ranks, data.lanes must be a multiple of them; it is {job.data.lanes}")
+    if left := job.train.batch_size - solution.step.batch_size:
+        found.append(f"train.batch_size is no multiple of {ranks} ranks: {left} samples fewer are planned with")
+    return found + doubts(solution.problem.cluster)
+
+
+def _show(document: dict[str, Any], name: str, page: Path | None, as_json: bool) -> None:
+    if page is not None:
+        from asymdiffrec.trainer.commands.plan_page import write_page
+
+        write_page(document, name, page)
+        console.print(f"Page: {page}", soft_wrap=True)
+    if as_json:
+        print_json(document)
+    else:
+        show_plan(document)
+
+
+def _refuse(document: dict[str, Any], as_json: bool) -> NoReturn:
+    """The tables do not fit: exit status 2."""
+    if as_json:
+        print_json(document)
+        raise InputError(document["why"])
+    show_unfit(document)
+    raise typer.Exit(2)
