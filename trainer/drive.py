@@ -108,6 +108,11 @@ def train(
     Raises InputError where the input is wrong, and then leaves no new run directory behind.
     """
     steps, shards = check(job, learned, run.record())
+    few, many = job.cluster.range.min, job.cluster.range.max
+    if plan and not few <= plan["world_size"] <= many:
+        raise InputError(
+            f"the plan is for {plan['world_size']} ranks; there are {few if few == many else f'{few} to {many}'}"
+        )
     if added := added_files(job.location("train"), shards.record):
         console.print(unused(added), highlight=False, soft_wrap=True)
     with _alone(run):

