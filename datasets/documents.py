@@ -41,9 +41,14 @@ def read_yaml(path: str) -> dict[str, Any]:
 
 def write_yaml(path: Path, document: BaseModel | Mapping[str, Any], comment: str = "") -> None:
     """Write a document below a comment; a section that holds no other is one line, such as a field of a job."""
+    path.write_text(comment + to_yaml(document), encoding="utf-8")
+
+
+def to_yaml(document: BaseModel | Mapping[str, Any]) -> str:
+    """The text of `write_yaml`."""
     content = document.model_dump(mode="json") if isinstance(document, BaseModel) else dict(document)
-    text = yaml.dump(content, Dumper=Dumper, sort_keys=False, width=2**31 - 1, default_flow_style=None)
-    path.write_text(comment + text, encoding="utf-8")
+    text: str = yaml.dump(content, Dumper=Dumper, sort_keys=False, width=2**31 - 1, default_flow_style=None)
+    return text
 
 
 def validate(model: type[M], document: dict[str, Any], where: str) -> M:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from asymdiffrec.trainer.commands import doctor, plan, prepare
+from asymdiffrec.trainer.commands import doctor, jobs, plan, prepare
 from asymdiffrec.trainer.commands.shell import AsJson, Settings, console, print_json
 
 app = typer.Typer(
@@ -26,6 +26,8 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="run directory, a
 
 app.add_typer(prepare.app, name="prepare")
 app.command()(plan.plan)
+app.command()(jobs.submit)
+app.add_typer(jobs.app, name="job")
 
 
 @app.command()

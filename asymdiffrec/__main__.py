@@ -1,0 +1,3 @@
+from asymdiffrec.trainer.commands.cli import main
+
+main()
