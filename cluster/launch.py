@@ -124,12 +124,20 @@ def launch(
         with process_group(dist.HashStore(), 0, 1, cluster, one_node=True):
             work(arguments, Place([[0]]))
         return
+    if cluster.address is None:
+        stay_on_loopback()
     from asymdiffrec.cluster.under_ray import run_workers  # Ray takes seconds to import
 
     numbers = [count for count in range(cluster.range.min, cluster.range.max + 1) if allowed(count)]
     if not numbers:
         raise ClusterError(f"no number of workers from {cluster.range.min} to {cluster.range.max} is possible here")
     run_workers(work, arguments, cluster, storage, permanent, numbers, tell)
+
+
+def stay_on_loopback() -> None:
+    """Have a Ray cluster that this process starts listen on 127.0.0.1 alone: by default it does on all addresses,
+    whatever address its node is given. To be called before Ray is imported; elsewhere Ray does so by itself."""
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 import asymdiffrec
@@ -51,9 +52,9 @@ class Jobs:
         """One line for what goes wrong with a request."""
         try:
             yield
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (AuthenticationError, ConnectionError, RuntimeError, ValueError) as error:
             text = " ".join(str(error).split())
-            if "token" in text.lower():
+            if isinstance(error, AuthenticationError):
                 text = "the cluster refuses the token; RAY_AUTH_MODE=token needs RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
             elif isinstance(error, ConnectionError):
                 text = "no Ray cluster answers; give the URL of its dashboard, such as http://127.0.0.1:8265"

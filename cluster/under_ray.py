@@ -130,11 +130,11 @@ def _connect(cluster: ClusterConfig) -> None:
     if cluster.address is None:
         cpus = max(1, math.ceil(cluster.range.max * cluster.cpus_per_worker))
         ray.init(
+            "local",  # whatever other cluster runs on this machine
             num_cpus=cpus,
             include_dashboard=False,
             logging_level="critical",
             log_to_driver=False,
-            _node_ip_address="127.0.0.1",
         )
         return
     try:

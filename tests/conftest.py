@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,12 +37,40 @@ def clicks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def script() -> Path:
+    """The installed command."""
+    return Path(sys.executable).with_name("asymdiffrec")
+
+
+@pytest.fixture(scope="session")
+def small() -> list[str]:
+    """Settings of a short run: two epochs of 18 steps."""
+    settings = ["train.batch_size=256", "train.epochs=2", "train.log_every=5"]
+    return [part for setting in settings for part in ("--set", setting)]
+
+
+@pytest.fixture(scope="session")
+def trained(clicks: Path, script: Path, small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a short run; tests change nothing in it."""
+    run = tmp_path_factory.mktemp("runs") / "trained"
+    subprocess.run([script, "train", clicks / "job.yaml", "--run", run, *small], check=True, capture_output=True)
+    return run
+
+
+@pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One small Ray cluster of this machine for all tests that want workers."""
+    from asymdiffrec.cluster.launch import stay_on_loopback
+
+    stay_on_loopback()
     import ray
 
     ray.init(
-        num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error", _node_ip_address="127.0.0.1"
+        "local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="error",
     )
     yield
     ray.shutdown()

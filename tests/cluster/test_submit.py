@@ -1,0 +1,107 @@
+"""Jobs of a Ray cluster of three nodes on loopback, which asks for a token."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef0123456789abcdef"}
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The job server of a cluster with four CPUs."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    scripts = Path(sys.executable).parent
+    settings = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "PATH": f"{scripts}:{os.environ['PATH']}"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.cluster.raylets", str(port)],
+        cwd=ROOT,
+        env=os.environ | settings | TOKEN,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as cluster:
+        assert cluster.stdout is not None
+        yield json.loads(cluster.stdout.readline())["url"]
+        cluster.communicate(timeout=60)
+
+
+@pytest.fixture
+def run(script: Path) -> Run:
+    """The installed command, with a token unless another is given."""
+
+    def command(*arguments: object, token: str = TOKEN["RAY_AUTH_TOKEN"]) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | TOKEN | {"RAY_AUTH_TOKEN": token}
+        return subprocess.run([script, *map(str, arguments)], env=environment, capture_output=True, text=True)
+
+    return command
+
+
+def ended(run: Path) -> dict[str, Any]:
+    return json.loads((run / "result.json").read_text())
+
+
+def test_a_job_over_four_workers_on_three_nodes_ends_as_a_local_run_does(
+    url: str, run: Run, clicks: Path, trained: Path, tmp_path: Path, small: list[str]
+) -> None:
+    folder = tmp_path / "run"
+    outcome = run("submit", clicks / "job.yaml", "--run", folder, "--address", url, "--workers", 4, *small)
+    assert outcome.returncode == 0, outcome.stderr
+    assert "training begins, 4 workers on 3 machines" in outcome.stderr
+    assert "step 36/36" in outcome.stderr
+    ours, local = ended(folder), ended(trained)
+    assert ours["state"] == "finished"
+    assert ours["best_value"] == pytest.approx(local["best_value"], abs=1e-3)
+
+
+def test_a_job_is_followed_up_by_its_id_and_stopped_with_a_checkpoint(
+    url: str, run: Run, clicks: Path, tmp_path: Path, small: list[str]
+) -> None:
+    folder, long = tmp_path / "run", ["--set", "train.epochs=1000", "--set", "train.validation.patience=1000"]
+    outcome = run("submit", clicks / "job.yaml", "--run", folder, "--address", url, *small, *long, "--detach", "--json")
+    job = json.loads(outcome.stdout)["id"]
+    while not (folder / "metrics.jsonl").exists():
+        assert json.loads(run("job", "status", job, "--address", url, "--json").stdout)["exit_status"] is None
+        time.sleep(1)
+    assert "training begins, 1 worker" in run("job", "logs", job, "--address", url).stdout
+    stopped = run("job", "stop", job, "--address", url)
+    assert stopped.returncode == 0, stopped.stderr
+    assert f"{job}: failed, exit status 130" in stopped.stderr
+    assert ended(folder)["state"] == "interrupted"
+    assert (folder / "checkpoints" / f"step-{ended(folder)['step']}" / "manifest.json").exists()
+
+
+def test_a_cluster_without_room_says_what_is_asked_and_what_is_there(
+    url: str, run: Run, clicks: Path, tmp_path: Path
+) -> None:
+    outcome = run("submit", clicks / "job.yaml", "--run", tmp_path / "run", "--address", url, "--workers", 16)
+    assert outcome.returncode == 2, outcome.stderr
+    assert "16 workers with 1 CPU each ask for 16 CPU; the Ray cluster has 4" in outcome.stderr
+
+
+def test_what_cannot_be_submitted_is_one_line(url: str, run: Run, clicks: Path, tmp_path: Path) -> None:
+    for arguments, token, message in (
+        (["--run", tmp_path / "run", "--address", url], "f" * 32, "the cluster refuses the token"),
+        (["--run", tmp_path / "run", "--address", "http://127.0.0.1:9"], "f" * 32, "no Ray cluster answers"),
+        (["--run", "runs/relative", "--address", url], "f" * 32, "--run runs/relative: a path from / on is needed"),
+    ):
+        outcome = run("submit", clicks / "job.yaml", *arguments, token=token)
+        assert (outcome.returncode, outcome.stderr.count("\n")) == (2, 1), outcome.stderr
+        assert message in outcome.stderr
+    outcome = run("job", "status", "raysubmit_nothing", "--address", url)
+    assert (outcome.returncode, outcome.stderr.count("\n")) == (2, 1), outcome.stderr
+    assert "raysubmit_nothing" in outcome.stderr
