@@ -86,6 +86,10 @@ class WorkerError(RuntimeError):
     """The work failed on a worker. Its cause is the exception of the first worker that failed, where Ray kept it."""
 
 
+class LeavingError(RuntimeError):
+    """A machine of the workers is about to be taken away, and what they did is safe: for `work` to raise."""
+
+
 @dataclass(frozen=True)
 class Place:
     """What a worker is told of where it runs."""
@@ -113,8 +117,8 @@ def launch(
 
     `arguments` travel to other processes and must pickle. `storage` is a folder all nodes see, for Ray's own files.
     Where a worker under Ray dies or fails, all are started again and called anew, which `tell` hears of, but not after
-    an error that is one of `permanent`, nor more often than the cluster says. A range of workers is as many as there is
-    room for among the numbers that are `allowed`.
+    an error that is one of `permanent`, nor more often than the cluster says, without counting LeavingError. A range of
+    workers is as many as there is room for among the numbers that are `allowed`.
 
     Raises ClusterError where no such cluster can be had, WorkerError where a worker under Ray fails for good, and what
     `work` raises where it runs in this process.

@@ -16,6 +16,8 @@ from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
+from asymdiffrec.cluster.launch import LeavingError
+
 
 class Trainer(DataParallelTrainer):
     """Ray's, with policies of ours, and without its handler of Ctrl-C."""
@@ -40,7 +42,12 @@ class Failures(DefaultFailurePolicy):
         self._permanent, self._file = permanent, file
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
-        decision = super().make_decision(training_failed_error)
+        if isinstance(training_failed_error, WorkerGroupError) and isinstance(
+            first_failure(training_failed_error)[1], LeavingError
+        ):
+            decision = FailureDecision.RETRY  # which counts as no failure
+        else:
+            decision = super().make_decision(training_failed_error)
         if decision == FailureDecision.RETRY:
             with open(self._file, "a") as file:
                 file.write(json.dumps(f"{described(training_failed_error)}; the workers are started again") + "\n")

@@ -99,9 +99,7 @@ def resumed(run: Run, settings: tuple[str, ...]) -> Job:
 def train(
     job: Job, learned: Learned, run: Run, console: Console, plan: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Train in a run directory until the work is done or interrupted; returns how it ended.
-
-    Goes on from the newest checkpoint there.
+    """Train in a run directory until the work is done or interrupted, from the newest checkpoint there; how it ended.
 
     `plan` is the document of a sharding plan; the tables are planned for these workers where it is None.
 

@@ -9,7 +9,3 @@ class TrainingError(RuntimeError):
 
 class CheckpointError(RuntimeError):
     """A checkpoint cannot be written or loaded."""
-
-
-class LeavingError(RuntimeError):
-    """A worker's machine is about to be taken away; what was trained is in a checkpoint."""

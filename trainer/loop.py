@@ -12,7 +12,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from asymdiffrec.cluster.launch import Place
+from asymdiffrec.cluster.launch import LeavingError, Place
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.reader import EvaluationReader, TrainingReader, Worker
 from asymdiffrec.datasets.schema import Learned, Schema
@@ -21,8 +21,8 @@ from asymdiffrec.embeddings.managed.lookup import take_counts
 from asymdiffrec.embeddings.quiet import quiet_torchrec
 from asymdiffrec.trainer.build import Trainee, build, worker_device
 from asymdiffrec.trainer.checkpoint import Standing
-from asymdiffrec.trainer.checkpoints import CheckpointError, Checkpoints, Saver
-from asymdiffrec.trainer.errors import LeavingError, TrainingError
+from asymdiffrec.trainer.checkpoints import Checkpoints, Saver
+from asymdiffrec.trainer.errors import CheckpointError, TrainingError
 from asymdiffrec.trainer.evaluate import evaluate
 from asymdiffrec.trainer.guard import LossGuard
 from asymdiffrec.trainer.job import Job
