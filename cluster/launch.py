@@ -98,6 +98,8 @@ class Place:
     """The ranks on each"""
     leaving: Callable[[], bool] = lambda: False
     """Whether a machine of the workers is about to be taken away"""
+    publish: Callable[[Mapping[str, Any]], None] = lambda values: None
+    """Gives the numbers among some values to Ray's metrics, which Prometheus collects"""
 
 
 Work = Callable[[Mapping[str, Any], Place], None]

@@ -6,6 +6,7 @@ import ipaddress
 import json
 import math
 import os
+import re
 import socket
 import threading
 import time
@@ -28,6 +29,7 @@ from ray.train.backend import Backend, BackendConfig
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.v2._internal.execution.context import get_train_context
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+from ray.util.metrics import Gauge
 
 from asymdiffrec.cluster.launch import ClusterConfig, ClusterError, Place, Work, WorkerError, process_group
 from asymdiffrec.cluster.policies import Failures, Numbers, Trainer, described, first_failure, is_timeout, last_line
@@ -162,7 +164,7 @@ def _on_worker(config: dict[str, Any]) -> None:
         try:
             machines = _machines()
             _place(context, machines, bool(cluster.gpu))
-            config["work"](config["arguments"], Place(machines, _leaving))
+            config["work"](config["arguments"], Place(machines, _leaving, _publisher(rank)))
         except Exception as error:
             error.failed_at, error.workers = time.time(), count  # type: ignore[attr-defined]
             if is_timeout(error):
@@ -196,6 +198,23 @@ def _place(context: Any, machines: Sequence[Sequence[int]], gpu: bool) -> None:
 def _leaving() -> bool:
     """Whether Ray drains a node of the workers. Its public function for this is a collective operation of its own."""
     return get_train_context().preemption_context.preemption_info is not None
+
+
+def _publisher(rank: int) -> Callable[[Mapping[str, Any]], None]:
+    """Sets a gauge asymdiffrec_NAME for each number, with the rank as its tag: of those of all workers on the first
+    one, and its own of those in `ranks` on each."""
+    gauges: dict[str, Gauge] = {}
+
+    def publish(values: Mapping[str, Any]) -> None:
+        shared = values if rank == 0 else {}
+        for key, value in {**shared, **values["ranks"][rank]}.items():
+            if isinstance(value, int | float):
+                name = f"asymdiffrec_{re.sub('[^0-9A-Za-z]', '_', key)}"
+                if name not in gauges:
+                    gauges[name] = Gauge(name, tag_keys=("rank",))
+                gauges[name].set(value, {"rank": str(rank)})
+
+    return publish
 
 
 def _file_store(storage: str, count: int) -> dist.Store:

@@ -50,7 +50,7 @@ class LossGuard:
         self._stopping, self._leaving = stopping, leaving
         minutes = settings.checkpoints.minutes
         self._seconds = 60 * minutes if minutes and dist.get_rank() == 0 else math.inf
-        self._in_a_row = 0
+        self._in_a_row, self._waited = 0, 0.0
         self.agreed = Agreed()
         self.lost: dict[str, Any] = {}
         """Of the last step whose loss was lost: what the log says of it"""
@@ -61,6 +61,11 @@ class LossGuard:
         """The step after `step` ones begins."""
         self.step = step
 
+    def take_waited(self) -> float:
+        """Seconds since the last call that this worker took to hear of the others: who is quick waits for them here."""
+        waited, self._waited = self._waited, 0.0
+        return waited
+
     def saved(self) -> None:
         """Count the time to the next checkpoint from now."""
         self._since = time.monotonic()
@@ -70,12 +75,14 @@ class LossGuard:
 
         Raises TrainingError, on all workers, where it may not and the step is not to be skipped.
         """
+        start = time.perf_counter()
         lost = ~(loss.detach().abs() <= self._settings.max_loss)
         asked = [self._stopping(), self._leaving(), time.monotonic() - self._since >= self._seconds]
         seen = torch.cat([lost.view(1), torch.tensor(asked, device=self._device)]).to(torch.uint8)
         if dist.get_world_size() > 1:
             dist.all_reduce(seen, dist.ReduceOp.MAX)
         self.agreed = Agreed(*map(bool, seen.tolist()))
+        self._waited += time.perf_counter() - start
         if not self.agreed.is_lost:
             self._in_a_row = 0
             return True

@@ -61,7 +61,7 @@ def work(arguments: Mapping[str, Any], place: Place) -> None:
         log.note(standing.step, workers=worker.count, machines=place.machines)
         for note in notes:
             log.note(standing.step, note=note)
-        training = Training(job, run, schema, worker, reader, trainee, checkpoints, log)
+        training = Training(job, run, schema, worker, reader, trainee, checkpoints, log, place.publish)
         standing, state = training.fit(standing, place.leaving, gauge)
         measured = gauge.compared(trainee.plan)
         if state == "leaving":
@@ -92,6 +92,7 @@ class Training:
     trainee: Trainee
     checkpoints: Checkpoints
     log: RunLog
+    publish: Callable[[Mapping[str, Any]], None]
 
     @property
     def steps(self) -> int:
@@ -139,7 +140,9 @@ class Training:
             standing = replace(standing, step=standing.step + 1)
             last = standing.step == steps
             if standing.step % settings.log_every == 0 or last:
-                self.log.write(meter.record(standing.step) | take_counts(self.trainee.model))
+                record = meter.record(standing.step, guard.take_waited()) | take_counts(self.trainee.model)
+                self.log.write(record)
+                self.publish(record)
             if standing.step % self.reader.steps_per_epoch == 0:
                 known = self.tell_added_files(standing.step, known)
             validates = standing.step % validate_every == 0 or last

@@ -12,20 +12,22 @@ import torch
 import torch.distributed as dist
 
 
+def held(device: torch.device) -> int:
+    """Bytes that this worker holds; on a GPU the most that was allocated there."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return int(psutil.Process().memory_info().rss)
+
+
 class Gauge:
     """Memory and processor time of this worker, from when it is made."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._memory = self._held()
+        self._memory = held(self._device)
         self._cpu = time.process_time()
         self.step_seconds: list[float] = []
         """Of a step, the mean of each interval between two logged ones"""
-
-    def _held(self) -> int:
-        if self._device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self._device)
-        return int(psutil.Process().memory_info().rss)
 
     def restart_clock(self) -> None:
         """Count processor time from now: what was before was no training."""
@@ -39,7 +41,7 @@ class Gauge:
         allocated. `imbalance` is 1 - mean / max over the ranks: of the plan, of the look-ups; as
         measured, of the processor time of the workers, None on GPUs. A collective call.
         """
-        own = (self._held() - self._memory, time.process_time() - self._cpu)
+        own = (held(self._device) - self._memory, time.process_time() - self._cpu)
         everywhere: list[tuple[int, float]] = [own] * dist.get_world_size()
         dist.all_gather_object(everywhere, own)
         if not self.step_seconds:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from asymdiffrec.datasets.batch import Batch
 from asymdiffrec.datasets.reader import TrainingReader
 from asymdiffrec.trainer.checkpoint import Standing
+from asymdiffrec.trainer.measured import held
 
 
 class Meter:
@@ -55,20 +56,28 @@ class Meter:
 
     def state(self) -> dict[str, Any]:
         """`means` and `counted` of a Standing. A collective call."""
-        return {"means": self._reduced([])[0] if self._counted else {}, "counted": self._counted}
+        return {"means": self._means(), "counted": self._counted}
 
-    def _reduced(self, values: list[float]) -> tuple[dict[str, float], list[float]]:
-        """The means of the losses, and those of each worker's `values`, in one collective."""
-        shared = torch.stack([*self._sums.values(), *torch.tensor(values, device=self._device)])
+    def _means(self) -> dict[str, float]:
+        """Of the losses, over all workers; none where every step was skipped."""
+        if not self._counted:
+            return {}
+        shared = torch.stack(list(self._sums.values()))
         dist.all_reduce(shared)
-        found = (shared / dist.get_world_size()).tolist()
-        losses = {name: value / self._counted for name, value in zip(self._sums, found, strict=False)}
-        return losses, found[len(losses) :]
+        means = (shared / (self._counted * dist.get_world_size())).tolist()
+        return dict(zip(self._sums, means, strict=True))
 
-    def record(self, step: int) -> dict[str, Any]:
-        """The record of the interval that ends at `step`; the next one begins. A collective call."""
+    def record(self, step: int, peer_seconds: float) -> dict[str, Any]:
+        """The record of the interval that ends at `step`, of which this worker waited `peer_seconds` for the others.
+
+        `ranks` has for each worker the shares of its time that it waited for data and for the others, and the memory
+        that it holds. The next interval begins. A collective call.
+        """
         elapsed = time.perf_counter() - self._since
-        losses, (waited,) = self._reduced([self._waited / elapsed])
+        own = {"data_wait": self._waited / elapsed, "peer_wait": peer_seconds / elapsed, "memory": held(self._device)}
+        ranks = [own] * dist.get_world_size()
+        dist.all_gather_object(ranks, own)
+        losses = self._means()
         seconds = elapsed / (step - self._first)
         self.step_seconds.append(seconds)
         self._restart(step)
@@ -77,7 +86,8 @@ class Meter:
             "epoch": self._reader.position(step - 1).epoch,
             "samples": step * self._reader.batch_size,
             "samples_per_second": self._reader.batch_size / seconds,
-            "data_wait": waited,
+            "data_wait": sum(rank["data_wait"] for rank in ranks) / len(ranks),
             "seconds_left": seconds * (self._steps - step),
             **losses,
+            "ranks": ranks,
         }

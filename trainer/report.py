@@ -92,6 +92,8 @@ def describe(record: dict[str, Any], steps: int) -> str:
         left = f"{record['samples_per_second']:,.0f} samples/s  {_clock(record['seconds_left'])} left"
         waits = f"  waits for data {record['data_wait']:.0%}" if record["data_wait"] >= WAITS else ""
         return f"{head}  loss {record['loss']:.4f} ({', '.join(parts)})  {left}{waits}"
+    if "samples_per_second" in record:
+        return f"{head}  every step was skipped"
     if "files_added" in record:
         return f"{head}  {unused(record['files_added'])}"
     if "workers" in record:

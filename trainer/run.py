@@ -163,6 +163,9 @@ class RunLog:
         if not self.is_writer:
             return
         self._file.write(json.dumps(record) + "\n")
-        for key, value in record.items():
+        ranks = {
+            f"rank{rank}/{key}": value for rank, own in enumerate(record.get("ranks", ())) for key, value in own.items()
+        }
+        for key, value in {**record, **ranks}.items():
             if key != "step" and isinstance(value, int | float):
                 self._events.add_scalar(key, value, record["step"])

@@ -22,7 +22,7 @@ def ended(run: Path) -> dict[str, Any]:
 
 def logged(run: Path) -> list[dict[str, Any]]:
     records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    times = ("samples_per_second", "seconds_left", "data_wait")
+    times = ("samples_per_second", "seconds_left", "data_wait", "ranks")
     return [
         {key: value for key, value in record.items() if key not in times}
         for record in records

@@ -12,24 +12,46 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.trainer.runs import ended, logged, stop_after
 
 
-def test_interrupted_run_goes_on_to_the_same_end(clicks: Path, tmp_path: Path, small: list[str], script: Path) -> None:
-    """Two workers and Ctrl-C leave a checkpoint, from which one worker logs what an undisturbed run logs.
+@pytest.fixture(scope="module")
+def many_steps(clicks: Path, small: list[str], script: Path) -> list[Any]:
+    """The command of a run of 288 steps: Ray hands a signal on within a second, in which a run of few would be over."""
+    often = ["--set", "train.batch_size=32", "--set", "train.checkpoints.steps=20"]
+    return [script, "train", clicks / "job.yaml", *small, *often, "--run"]
 
-    The run is of many steps because Ray hands a signal on within a second, in which a run of few would be over.
-    """
-    run, whole = tmp_path / "run", tmp_path / "whole"
-    arguments = [script, "train", clicks / "job.yaml", *small, "--set", "train.batch_size=32", "--run"]
-    subprocess.run([*arguments, whole], check=True, capture_output=True)
-    arguments.append(run)
+
+@pytest.fixture(scope="module")
+def undisturbed(many_steps: list[Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "undisturbed"
+    subprocess.run([*many_steps, run], check=True, capture_output=True)
+    return run
+
+
+def wait_for_step(step: int, run: Path, process: subprocess.Popen[str]) -> None:
     metrics = run / "metrics.jsonl"
-    with subprocess.Popen([*arguments, "--workers", "2"], stderr=subprocess.PIPE, text=True) as process:
-        while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
-            time.sleep(0.01)
+    while process.poll() is None and not (metrics.exists() and f'"step": {step},' in metrics.read_text()):
+        time.sleep(0.01)
+
+
+def assert_same_end(run: Path, undisturbed: Path) -> None:
+    """Each line of the log, within what rounding adds up to: a sample that is lost or comes twice would show."""
+    mine, theirs = logged(run), logged(undisturbed)
+    assert [record.keys() for record in mine] == [record.keys() for record in theirs]
+    for own, other in zip(mine, theirs, strict=True):
+        assert own == pytest.approx(other, rel=5e-3, abs=1e-4)
+    assert ended(run) == pytest.approx(ended(undisturbed), rel=5e-3)
+
+
+def test_interrupted_run_goes_on_to_the_same_end(many_steps: list[Any], undisturbed: Path, tmp_path: Path) -> None:
+    """Two workers and Ctrl-C leave a checkpoint, from which one worker goes on."""
+    run = tmp_path / "run"
+    with subprocess.Popen([*many_steps, run, "--workers", "2"], stderr=subprocess.PIPE, text=True) as process:
+        wait_for_step(5, run, process)
         process.send_signal(signal.SIGINT)
         _, message = process.communicate()
     assert process.returncode == 130, message
@@ -39,14 +61,26 @@ def test_interrupted_run_goes_on_to_the_same_end(clicks: Path, tmp_path: Path, s
     assert result["step"] < 288
     assert not (run / "stop").exists()
 
-    subprocess.run([*arguments, "--workers", "1", "--resume"], check=True, capture_output=True)
-    resumed, undisturbed = logged(run), logged(whole)
-    assert [record.keys() for record in resumed] == [record.keys() for record in undisturbed]
-    for mine, theirs in zip(resumed, undisturbed, strict=True):
-        assert mine == pytest.approx(theirs, rel=5e-3, abs=1e-4)  # rounding adds up over steps
-    end, other = ended(run), ended(whole)
-    assert end.pop("state") == other.pop("state") == "finished"
-    assert end == pytest.approx(other, rel=5e-3)
+    subprocess.run([*many_steps, run, "--workers", "1", "--resume"], check=True, capture_output=True)
+    assert_same_end(run, undisturbed)
+
+
+def test_a_killed_worker_costs_time_alone(many_steps: list[Any], undisturbed: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with subprocess.Popen([*many_steps, run, "--workers", "2"], stderr=subprocess.PIPE, text=True) as process:
+        wait_for_step(45, run, process)
+        workers = [
+            child
+            for child in psutil.Process(process.pid).children(recursive=True)
+            if any("RayTrainWorker" in part for part in child.cmdline())
+        ]
+        assert len(workers) == 2
+        workers[1].kill()
+        _, message = process.communicate()
+    assert process.returncode == 0, message
+    assert "died; the workers are started again" in message
+    assert message.count("training goes on from step ") == 1
+    assert_same_end(run, undisturbed)
 
 
 def test_stop_at_an_epoch_s_end_loses_no_validation(

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from asymdiffrec.trainer.commands import doctor, jobs, plan, prepare
+from asymdiffrec.trainer.commands import doctor, jobs, plan, prepare, top
 from asymdiffrec.trainer.commands.shell import AsJson, Settings, console, print_json
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.add_typer(prepare.app, name="prepare")
 app.command()(plan.plan)
 app.command()(jobs.submit)
 app.add_typer(jobs.app, name="job")
+app.command()(top.top)
 
 
 @app.command()
