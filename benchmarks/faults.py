@@ -1,0 +1,266 @@
+"""Faults injected into one training on three Ray nodes of this machine, and what became of each.
+
+Kinds: a worker is killed, a worker hangs, a node is killed, the command is killed or told to end (and resumed), the
+newest checkpoint is cut or altered before workers are killed, the disk is full while checkpoints are written. At the
+end each step's loss is compared with that of an undisturbed run: a sample that was lost, or counted twice, shows there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+
+from asymdiffrec.cluster.launch import stay_on_loopback
+from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
+from benchmarks._report import Result, arguments, show
+
+FAULTS, ROWS, BATCH, APART = 52, 50_000, 512, 25
+"""Faults in all; rows of the data; samples of a step; steps between a recovery and the next fault"""
+WORKERS, NODES, HANG = 2, 3, 15
+"""Workers; nodes with room for one each; seconds that a collective operation waits"""
+LIMIT = 20.0
+"""Seconds from a fault to the next step, as asked of the median"""
+PATIENCE = 300.0
+"""Seconds after which a training counts as lost"""
+
+
+class Training:
+    """A run in a process of its own, on a cluster that is this process's."""
+
+    def __init__(self, folder: Path, data: Path, steps: int) -> None:
+        stay_on_loopback()
+        from ray.cluster_utils import Cluster  # which reads at its import where to listen
+
+        self.run = folder / "run"
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        self.nodes = [self.cluster.add_node(num_cpus=1) for _ in range(NODES)]
+        settings = {
+            "cluster.workers": WORKERS,
+            "cluster.address": self.cluster.address,
+            "cluster.max_failures": 1000,
+            "cluster.timeout_seconds": HANG,
+            **common(steps),
+        }
+        options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+        command = [str(Path(sys.executable).with_name("asymdiffrec")), "train", str(data / "job.yaml")]
+        self.command = [*command, "--run", str(self.run), *options]
+        self.start()
+
+    def start(self, *more: str) -> None:
+        self.process = subprocess.Popen([*self.command, *more], stderr=(self.run.parent / "log").open("a"))
+
+    def step(self) -> int:
+        """The last one in the log"""
+        metrics = self.run / "metrics.jsonl"
+        lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
+        return max((json.loads(line)["step"] for line in lines if line.endswith("\n")), default=0)
+
+    def reach(self, step: int) -> float:
+        """Wait for a step; the seconds that it took. TimeoutError where the training is lost."""
+        start = time.monotonic()
+        while self.step() < step:
+            if self.process.poll() not in (None, 0) or time.monotonic() - start > PATIENCE:
+                raise TimeoutError(f"step {step} is never reached; exit status {self.process.poll()}")
+            if self.process.poll() == 0:
+                break
+            time.sleep(0.1)
+        return time.monotonic() - start
+
+    def workers(self) -> list[psutil.Process]:
+        """Those that train, on nodes of this cluster"""
+        found = [
+            process
+            for process in psutil.Process().children(recursive=True)
+            if process.name().startswith("ray::RayTrainWo") and process.status() != psutil.STATUS_ZOMBIE
+        ]
+        return sorted(found, key=lambda process: process.pid)
+
+    def newest(self) -> Path:
+        """A file of the newest checkpoint"""
+        folders = [path.parent for path in (self.run / "checkpoints").glob("step-*/manifest.json")]
+        folder = max(folders, key=lambda path: int(path.name.removeprefix("step-")))
+        return max(folder.glob("*.distcp"), key=lambda file: file.stat().st_size)
+
+    def resume(self) -> None:
+        self.process.wait()
+        self.start("--resume")
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.cluster.shutdown()
+
+
+def kill_worker(training: Training) -> None:
+    training.workers()[-1].kill()
+
+
+def kill_all_workers(training: Training) -> None:
+    for worker in training.workers():
+        worker.kill()
+
+
+def hang_worker(training: Training) -> None:
+    training.workers()[0].suspend()
+
+
+def kill_node(training: Training) -> None:
+    """That of a worker; another one comes in its place."""
+    raylet = training.workers()[-1].parent()
+    assert raylet is not None
+    node = next(node for node in training.nodes if node.all_processes["raylet"][0].process.pid == raylet.pid)
+    training.nodes.remove(node)
+    training.cluster.remove_node(node, allow_graceful=False)
+    training.nodes.append(training.cluster.add_node(num_cpus=1))
+
+
+def kill_command(training: Training) -> None:
+    training.process.kill()
+    training.resume()
+
+
+def end_command(training: Training) -> None:
+    """As a machine does that is about to go"""
+    training.process.send_signal(signal.SIGTERM)
+    training.resume()
+
+
+def cut_checkpoint(training: Training) -> None:
+    file = training.newest()
+    os.truncate(file, file.stat().st_size // 2)
+    kill_worker(training)
+
+
+def alter_checkpoint(training: Training) -> None:
+    with training.newest().open("r+b") as file:
+        file.seek(4096)
+        byte = file.read(1)
+        file.seek(4096)
+        file.write(bytes([byte[0] ^ 1]))
+    kill_worker(training)
+
+
+def fill_disk(training: Training) -> None:
+    """For as long as it takes to fail at two checkpoints"""
+    workers, step = training.workers(), training.step()
+    for worker in workers:
+        worker.rlimit(psutil.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+    training.reach(step + 2 * APART)
+    for worker in workers:
+        worker.rlimit(psutil.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+KINDS: tuple[Callable[[Training], None], ...] = (
+    kill_worker,
+    end_command,
+    kill_all_workers,
+    kill_node,
+    cut_checkpoint,
+    kill_command,
+    hang_worker,
+    alter_checkpoint,
+    fill_disk,
+)
+
+
+def common(steps: int) -> dict[str, Any]:
+    """What both runs have"""
+    return {
+        "train.batch_size": BATCH,
+        "train.log_every": 1,
+        "train.steps": steps,
+        "train.epochs": 10_000,
+        "train.validation.every": steps,
+        "train.checkpoints.steps": APART,
+        "train.checkpoints.keep": 3,
+        "diffusion.variant": "asymdiff",
+    }
+
+
+def losses(run: Path) -> dict[int, list[float]]:
+    """Of each step, as often as it is in the log"""
+    found: dict[int, list[float]] = {}
+    for record in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()):
+        if "loss" in record:
+            found.setdefault(record["step"], []).append(record["loss"])
+    return found
+
+
+def measure(quick: bool) -> Iterator[Result]:
+    faults = list(islice(cycle(KINDS), 1 if quick else FAULTS))
+    steps = APART * (2 + len(faults) + 3 * faults.count(fill_disk))
+    recovered, seconds = 0, []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        prepare_synthetic(folder / "data", rows=ROWS)
+        training = Training(folder, folder / "data", steps)
+        try:
+            for number, inject in enumerate(faults, start=1):
+                training.reach(training.step() + APART if number > 1 else APART)
+                before = training.step()
+                start = time.monotonic()
+                inject(training)
+                try:
+                    training.reach(before + 1)
+                except TimeoutError as error:
+                    print(f"{inject.__name__}: {error}", file=sys.stderr)
+                    break
+                recovered += 1
+                seconds.append(time.monotonic() - start)
+                yield Result(f"{number}, {inject.__name__.replace('_', ' ')}", seconds[-1], "s", "asked", LIMIT)
+            training.reach(steps)
+            training.process.wait()
+        finally:
+            training.close()
+        alone = [part for key, value in common(steps).items() for part in ("--set", f"{key}={value}")]
+        command = [str(Path(sys.executable).with_name("asymdiffrec")), "train", str(folder / "data" / "job.yaml")]
+        subprocess.run([*command, "--run", folder / "alone", *alone], check=True, stderr=subprocess.DEVNULL)
+        ours, theirs = losses(folder / "run"), losses(folder / "alone")
+        yield from compared(ours, theirs)
+        yield Result("faults recovered from", recovered, "", "injected", len(faults), "all", recovered == len(faults))
+        median = statistics.median(seconds)
+        yield Result("median seconds to the next step", median, "s", "asked", LIMIT, "under 20 s", median < LIMIT)
+
+
+def compared(ours: dict[int, list[float]], theirs: dict[int, list[float]]) -> Iterator[Result]:
+    """How many samples are in both runs once, with the same loss of their step, and how they ended."""
+    right = [
+        step
+        for step, (loss,) in theirs.items()
+        if len(ours.get(step, ())) == 1 and abs(ours[step][0] / loss - 1) < 1e-2
+    ]
+    once, whole = BATCH * len(right), BATCH * len(theirs)
+    yield Result("samples counted once, with the loss of", once, "", "the undisturbed run", whole, "all", once == whole)
+    end = [statistics.mean(found[step][0] for step in sorted(found)[-APART:]) for found in (ours, theirs)]
+    yield Result(
+        "loss at the end", end[0], "", "the undisturbed run's", end[1], "equal", abs(end[0] / end[1] - 1) < 1e-3
+    )
+
+
+def main() -> None:
+    options = arguments(__doc__ or "")
+    results = []
+    with Console(stderr=True).status("injecting faults") as status:
+        for result in measure(options.quick):
+            results.append(replace(result, holds=None) if options.quick else result)
+            status.update(f"injecting faults; last: {result.name}")
+    show(results, options.json)
+
+
+if __name__ == "__main__":
+    main()
