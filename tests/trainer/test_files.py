@@ -53,10 +53,10 @@ def test_files_that_are_added_are_said_and_not_used(
     run, save = tmp_path / "run", loop.Training.save
     arguments = ["train", data / "job.yaml", "--run", run, *small]
 
-    def add_and_save(training: loop.Training, progress: Any) -> None:
-        if progress.step == EPOCH:
+    def add_and_save(training: loop.Training, saver: Any, standing: Any) -> Any:
+        if standing.step == EPOCH:
             add(data, "late.parquet")
-        save(training, progress)
+        return save(training, saver, standing)
 
     monkeypatch.setattr(loop.Training, "save", add_and_save)
     outcome = command(*arguments)

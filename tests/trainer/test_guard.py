@@ -51,7 +51,7 @@ def test_a_step_that_may_not_learn_changes_nothing(
         for batches, answers in (([first, lost, second], [True, False, True]), ([first, second], [True, True])):
             trainee = build(job, schema, worker_device())
             snapshot, asked, states = Snapshot(trainee), iter(answers), []
-            train, stream = pipeline(trainee, lambda loss, asked=asked: next(asked)), iter([*batches, last])
+            train, stream = pipeline(trainee, lambda loss, asked=asked: next(asked)), iter([*batches, last, last, last])
             for _ in batches:
                 train.progress(stream)
                 states.append(flat(snapshot.take()))
