@@ -81,6 +81,23 @@ class Training:
             time.sleep(0.1)
         return time.monotonic() - start
 
+    def file(self) -> int:
+        """Which file the log is: another one each time that training goes on from a checkpoint"""
+        return (self.run / "metrics.jsonl").stat().st_ino
+
+    def recover(self, file: int) -> None:
+        """Wait until training goes on in another file, and has made a step there. TimeoutError where it is lost."""
+        start = time.monotonic()
+        while self.file() == file or "loss" not in self.last():
+            if self.process.poll() not in (None, 0) or time.monotonic() - start > PATIENCE:
+                raise TimeoutError(f"training does not go on; exit status {self.process.poll()}")
+            time.sleep(0.1)
+
+    def last(self) -> dict[str, Any]:
+        """The last whole line"""
+        lines = (self.run / "metrics.jsonl").read_text().splitlines(keepends=True)
+        return next((json.loads(line) for line in reversed(lines) if line.endswith("\n")), {})
+
     def workers(self) -> list[psutil.Process]:
         """Those that train, on nodes of this cluster"""
         found = [
@@ -156,7 +173,7 @@ def alter_checkpoint(training: Training) -> None:
 
 
 def fill_disk(training: Training) -> None:
-    """For as long as it takes to fail at two checkpoints"""
+    """For as long as it takes to fail at two checkpoints; training goes on meanwhile."""
     workers, step = training.workers(), training.step()
     for worker in workers:
         worker.rlimit(psutil.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
@@ -201,8 +218,8 @@ def losses(run: Path) -> dict[int, list[float]]:
     return found
 
 
-def measure(quick: bool) -> Iterator[Result]:
-    faults = list(islice(cycle(KINDS), 1 if quick else FAULTS))
+def measure(number: int) -> Iterator[Result]:
+    faults = list(islice(cycle(KINDS), number))
     steps = APART * (2 + len(faults) + 3 * faults.count(fill_disk))
     recovered, seconds = 0, []
     with tempfile.TemporaryDirectory() as temporary:
@@ -210,19 +227,21 @@ def measure(quick: bool) -> Iterator[Result]:
         prepare_synthetic(folder / "data", rows=ROWS)
         training = Training(folder, folder / "data", steps)
         try:
-            for number, inject in enumerate(faults, start=1):
-                training.reach(training.step() + APART if number > 1 else APART)
-                before = training.step()
-                start = time.monotonic()
+            for place, inject in enumerate(faults, start=1):
+                training.reach(training.step() + APART)
+                file, start = training.file(), time.monotonic()
                 inject(training)
                 try:
-                    training.reach(before + 1)
+                    if inject is not fill_disk:
+                        training.recover(file)
                 except TimeoutError as error:
                     print(f"{inject.__name__}: {error}", file=sys.stderr)
                     break
                 recovered += 1
+                if inject is fill_disk:
+                    continue
                 seconds.append(time.monotonic() - start)
-                yield Result(f"{number}, {inject.__name__.replace('_', ' ')}", seconds[-1], "s", "asked", LIMIT)
+                yield Result(f"{place}, {inject.__name__.replace('_', ' ')}", seconds[-1], "s", "asked", LIMIT)
             training.reach(steps)
             training.process.wait()
         finally:
@@ -253,10 +272,11 @@ def compared(ours: dict[int, list[float]], theirs: dict[int, list[float]]) -> It
 
 
 def main() -> None:
-    options = arguments(__doc__ or "")
+    count = {"type": int, "default": FAULTS, "help": "how many to inject"}
+    options = arguments(__doc__ or "", faults=count)
     results = []
     with Console(stderr=True).status("injecting faults") as status:
-        for result in measure(options.quick):
+        for result in measure(1 if options.quick else options.faults):
             results.append(replace(result, holds=None) if options.quick else result)
             status.update(f"injecting faults; last: {result.name}")
     show(results, options.json)

@@ -39,12 +39,17 @@ def wait_for_step(step: int, run: Path, process: subprocess.Popen[str]) -> None:
 
 
 def assert_same_end(run: Path, undisturbed: Path) -> None:
-    """Each line of the log, within what rounding adds up to: a sample that is lost or comes twice would show."""
+    """The same lines in the log, and losses within what rounding adds up to: a batch that is lost or comes twice among
+    the five of a line would change it by several percent."""
     mine, theirs = logged(run), logged(undisturbed)
     assert [record.keys() for record in mine] == [record.keys() for record in theirs]
+    compared = {"step", "epoch", "loss", "loss_main", "valid/log_loss", "test/log_loss"}
     for own, other in zip(mine, theirs, strict=True):
-        assert own == pytest.approx(other, rel=5e-3, abs=1e-4)
-    assert ended(run) == pytest.approx(ended(undisturbed), rel=5e-3)
+        keys = compared & own.keys()
+        assert [own[key] for key in keys] == pytest.approx([other[key] for key in keys], rel=5e-3)
+    end, other = ended(run), ended(undisturbed)
+    assert end.pop("state") == other.pop("state") == "finished"
+    assert end == pytest.approx(other, rel=5e-3)
 
 
 def test_interrupted_run_goes_on_to_the_same_end(many_steps: list[Any], undisturbed: Path, tmp_path: Path) -> None:
