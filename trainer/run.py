@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -144,7 +145,8 @@ class RunLog:
     def __init__(self, run: Run, step: int, steps_per_epoch: int, is_writer: bool) -> None:
         self.is_writer, self._steps_per_epoch = is_writer, steps_per_epoch
         if is_writer:
-            self._file = run.metrics.open("a", buffering=1)
+            self._file = run.metrics.open("ab", buffering=0)
+            self._unwritten = b""
             self._events = SummaryWriter(str(run.path / "events"), purge_step=step + 1)
 
     def __enter__(self) -> RunLog:
@@ -162,10 +164,26 @@ class RunLog:
     def write(self, record: Mapping[str, Any]) -> None:
         if not self.is_writer:
             return
-        self._file.write(json.dumps(record) + "\n")
+        self._unwritten += json.dumps(record).encode() + b"\n"
+        self._unwritten = _appended(self._file, self._unwritten)
+        if self._unwritten:  # TensorBoard's writer would not survive the full disk
+            return
         ranks = {
             f"rank{rank}/{key}": value for rank, own in enumerate(record.get("ranks", ())) for key, value in own.items()
         }
         for key, value in {**record, **ranks}.items():
             if key != "step" and isinstance(value, int | float):
                 self._events.add_scalar(key, value, record["step"])
+
+
+def _appended(file: BinaryIO, lines: bytes) -> bytes:
+    """Append to a file; what could not be, all or nothing: on a full disk lines wait until there is room again."""
+    size = os.fstat(file.fileno()).st_size
+    try:
+        written = 0
+        while written < len(lines):
+            written += file.write(lines[written:])
+    except OSError:
+        os.ftruncate(file.fileno(), size)
+        return lines
+    return b""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,21 @@ def test_a_record_can_be_read_as_soon_as_it_is_written(tmp_path: Path) -> None:
         assert lines(Run(tmp_path)) == [{"step": 1, "loss": 0.5}]
         writer.note(11, note="said once")
         assert lines(Run(tmp_path))[-1] == {"step": 11, "epoch": 1, "note": "said once"}
+
+
+def test_lines_wait_for_room_on_a_full_disk(tmp_path: Path) -> None:
+    run, limits = Run(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    with RunLog(run, 0, steps_per_epoch=10, is_writer=True) as writer:
+        writer.write({"step": 1})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))  # room for one line and a part of the next
+        try:
+            for step in (2, 3):
+                writer.write({"step": step})
+                assert lines(run) == [{"step": 1}]
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        writer.write({"step": 4})
+    assert lines(run) == [{"step": step} for step in (1, 2, 3, 4)]
 
 
 def test_only_one_worker_writes(tmp_path: Path) -> None:
