@@ -35,6 +35,8 @@ WORKERS, NODES, HANG = 2, 3, 15
 """Workers; nodes with room for one each; seconds that a collective operation waits"""
 LIMIT = 20.0
 """Seconds from a fault to the next step, as asked of the median"""
+ROOM = 1_000_000
+"""Bytes of the largest file on a full disk: less than a checkpoint's, more than Ray's own logs"""
 PATIENCE = 300.0
 """Seconds after which a training counts as lost"""
 
@@ -62,7 +64,8 @@ class Training:
         self.start()
 
     def start(self, *more: str) -> None:
-        self.process = subprocess.Popen([*self.command, *more], stderr=(self.run.parent / "log").open("a"))
+        log = (self.run.parent / "log").open("a")
+        self.process = subprocess.Popen([*self.command, *more], stdout=log, stderr=log)
 
     def step(self) -> int:
         """The last one in the log"""
@@ -176,7 +179,7 @@ def fill_disk(training: Training) -> None:
     """For as long as it takes to fail at two checkpoints; training goes on meanwhile."""
     workers, step = training.workers(), training.step()
     for worker in workers:
-        worker.rlimit(psutil.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+        worker.rlimit(psutil.RLIMIT_FSIZE, (ROOM, resource.RLIM_INFINITY))
     training.reach(step + 2 * APART)
     for worker in workers:
         worker.rlimit(psutil.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -205,7 +208,7 @@ def common(steps: int) -> dict[str, Any]:
         "train.validation.every": steps,
         "train.checkpoints.steps": APART,
         "train.checkpoints.keep": 3,
-        "diffusion.variant": "asymdiff",
+        "tables.embedding_dim": 64,
     }
 
 
@@ -267,7 +270,7 @@ def compared(ours: dict[int, list[float]], theirs: dict[int, list[float]]) -> It
     yield Result("samples counted once, with the loss of", once, "", "the undisturbed run", whole, "all", once == whole)
     end = [statistics.mean(found[step][0] for step in sorted(found)[-APART:]) for found in (ours, theirs)]
     yield Result(
-        "loss at the end", end[0], "", "the undisturbed run's", end[1], "equal", abs(end[0] / end[1] - 1) < 1e-3
+        "loss at the end", end[0], "", "the undisturbed run's", end[1], "within 0.5 %", abs(end[0] / end[1] - 1) < 5e-3
     )
 
 
