@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
@@ -51,16 +51,14 @@ class Training:
         self.run = folder / "run"
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         self.nodes = [self.cluster.add_node(num_cpus=1) for _ in range(NODES)]
-        settings = {
+        settings: dict[str, Any] = {
             "cluster.workers": WORKERS,
             "cluster.address": self.cluster.address,
             "cluster.max_failures": 1000,
             "cluster.timeout_seconds": HANG,
             **common(steps),
         }
-        options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-        command = [str(Path(sys.executable).with_name("asymdiffrec")), "train", str(data / "job.yaml")]
-        self.command = [*command, "--run", str(self.run), *options]
+        self.command = command(data, self.run, settings)
         self.start()
 
     def start(self, *more: str) -> None:
@@ -69,12 +67,10 @@ class Training:
 
     def step(self) -> int:
         """The last one in the log"""
-        metrics = self.run / "metrics.jsonl"
-        lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
-        return max((json.loads(line)["step"] for line in lines if line.endswith("\n")), default=0)
+        return max((record["step"] for record in records(self.run)), default=0)
 
-    def reach(self, step: int) -> float:
-        """Wait for a step; the seconds that it took. TimeoutError where the training is lost."""
+    def reach(self, step: int) -> None:
+        """Wait for a step. TimeoutError where the training is lost."""
         start = time.monotonic()
         while self.step() < step:
             if self.process.poll() not in (None, 0) or time.monotonic() - start > PATIENCE:
@@ -82,7 +78,6 @@ class Training:
             if self.process.poll() == 0:
                 break
             time.sleep(0.1)
-        return time.monotonic() - start
 
     def file(self) -> int:
         """Which file the log is: another one each time that training goes on from a checkpoint"""
@@ -91,15 +86,10 @@ class Training:
     def recover(self, file: int) -> None:
         """Wait until training goes on in another file, and has made a step there. TimeoutError where it is lost."""
         start = time.monotonic()
-        while self.file() == file or "loss" not in self.last():
+        while self.file() == file or "loss" not in (records(self.run) or [{}])[-1]:
             if self.process.poll() not in (None, 0) or time.monotonic() - start > PATIENCE:
                 raise TimeoutError(f"training does not go on; exit status {self.process.poll()}")
             time.sleep(0.1)
-
-    def last(self) -> dict[str, Any]:
-        """The last whole line"""
-        lines = (self.run / "metrics.jsonl").read_text().splitlines(keepends=True)
-        return next((json.loads(line) for line in reversed(lines) if line.endswith("\n")), {})
 
     def workers(self) -> list[psutil.Process]:
         """Those that train, on nodes of this cluster"""
@@ -212,10 +202,24 @@ def common(steps: int) -> dict[str, Any]:
     }
 
 
+def command(data: Path, run: Path, settings: Mapping[str, Any]) -> list[str]:
+    """That trains under some settings"""
+    options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    script = Path(sys.executable).with_name("asymdiffrec")
+    return [str(script), "train", str(data / "job.yaml"), "--run", str(run), *options]
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    """The whole lines of a run's log"""
+    metrics = run / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
 def losses(run: Path) -> dict[int, list[float]]:
     """Of each step, as often as it is in the log"""
     found: dict[int, list[float]] = {}
-    for record in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()):
+    for record in records(run):
         if "loss" in record:
             found.setdefault(record["step"], []).append(record["loss"])
     return found
@@ -249,9 +253,8 @@ def measure(number: int) -> Iterator[Result]:
             training.process.wait()
         finally:
             training.close()
-        alone = [part for key, value in common(steps).items() for part in ("--set", f"{key}={value}")]
-        command = [str(Path(sys.executable).with_name("asymdiffrec")), "train", str(folder / "data" / "job.yaml")]
-        subprocess.run([*command, "--run", folder / "alone", *alone], check=True, stderr=subprocess.DEVNULL)
+        alone = command(folder / "data", folder / "alone", common(steps))
+        subprocess.run(alone, check=True, stderr=subprocess.DEVNULL)
         ours, theirs = losses(folder / "run"), losses(folder / "alone")
         yield from compared(ours, theirs)
         yield Result("faults recovered from", recovered, "", "injected", len(faults), "all", recovered == len(faults))

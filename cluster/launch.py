@@ -90,6 +90,12 @@ class LeavingError(RuntimeError):
     """A machine of the workers is about to be taken away, and what they did is safe: for `work` to raise."""
 
 
+def last_line(error: BaseException) -> str:
+    """What an exception says, in a line: the last one of its text, or its name where it says nothing."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
+
+
 @dataclass(frozen=True)
 class Place:
     """What a worker is told of where it runs."""

@@ -16,7 +16,7 @@ from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
-from asymdiffrec.cluster.launch import LeavingError
+from asymdiffrec.cluster.launch import LeavingError, last_line
 
 
 class Trainer(DataParallelTrainer):
@@ -108,8 +108,3 @@ def described(error: TrainingFailedError) -> str:
 def is_timeout(error: BaseException) -> bool:
     """Whether a collective operation waited too long: torch has no class for it."""
     return "timed out" in str(error).lower() or "timeout" in str(error).lower()
-
-
-def last_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__

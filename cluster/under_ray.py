@@ -31,8 +31,8 @@ from ray.train.v2._internal.execution.context import get_train_context
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from ray.util.metrics import Gauge
 
-from asymdiffrec.cluster.launch import ClusterConfig, ClusterError, Place, Work, WorkerError, process_group
-from asymdiffrec.cluster.policies import Failures, Numbers, Trainer, described, first_failure, is_timeout, last_line
+from asymdiffrec.cluster.launch import ClusterConfig, ClusterError, Place, Work, WorkerError, last_line, process_group
+from asymdiffrec.cluster.policies import Failures, Numbers, Trainer, described, first_failure, is_timeout
 
 LAST_WORD = 2.0
 """Seconds that a worker waits after a collective operation that took too long: so that all that waited in vain have

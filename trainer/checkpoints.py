@@ -11,6 +11,7 @@ from typing import Any
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
+from asymdiffrec.cluster.launch import last_line
 from asymdiffrec.datasets.locations import part_of
 from asymdiffrec.trainer import checkpoint
 from asymdiffrec.trainer.build import Trainee
@@ -50,7 +51,7 @@ class Checkpoints:
         try:
             manifest: dict[str, Any] = json.loads(folder.read(MANIFEST))
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{folder.location}: cannot be loaded: {_last_line(error)}") from error
+            raise CheckpointError(f"{folder.location}: cannot be loaded: {last_line(error)}") from error
         return manifest
 
     def best(self) -> int | None:
@@ -72,7 +73,7 @@ class Checkpoints:
             own = {name: sums[name] for name in sorted(sums)[rank::ranks]}
             wrong = [f"{name} {how}" for name, how in folder.damaged(own).items()]
         except (CheckpointError, OSError, KeyError) as error:
-            wrong = [_last_line(error)]
+            wrong = [last_line(error)]
         everywhere: list[list[str]] = [[]] * ranks
         dist.all_gather_object(everywhere, wrong)
         found = [line for lines in everywhere for line in lines]
@@ -107,7 +108,7 @@ class Checkpoints:
         try:
             dcp.load(state, storage_reader=folder.reader())
         except (dcp.CheckpointException, OSError) as error:
-            raise CheckpointError(f"{folder.location}: cannot be loaded: {_last_line(error)}") from error
+            raise CheckpointError(f"{folder.location}: cannot be loaded: {last_line(error)}") from error
 
     def write(
         self, state: dict[str, Any], standing: Standing, documents: Mapping[str, str], group: dist.ProcessGroup | None
@@ -123,7 +124,7 @@ class Checkpoints:
         try:
             dcp.save(state, storage_writer=folder.writer(), process_group=group)
         except (dcp.CheckpointException, OSError) as error:
-            raise CheckpointError(f"{folder.location}: cannot be written: {_last_line(error)}") from error
+            raise CheckpointError(f"{folder.location}: cannot be written: {last_line(error)}") from error
         sums: list[dict[str, tuple[int, str]]] = [{}] * dist.get_world_size(group)
         dist.all_gather_object(sums, folder.sums, group=group)
         failed: list[str] = [""]
@@ -134,7 +135,7 @@ class Checkpoints:
                 files = {name: one for part in (*sums, folder.sums) for name, one in part.items()}
                 folder.write(MANIFEST, json.dumps({"standing": asdict(standing), "files": files}, indent=1).encode())
             except OSError as error:
-                failed = [_last_line(error)]
+                failed = [last_line(error)]
         dist.broadcast_object_list(failed, src=0, group=group)
         if failed[0]:
             raise CheckpointError(f"{folder.location}: cannot be written: {failed[0]}")
@@ -208,8 +209,3 @@ class Saver:
         if dist.get_rank() == 0:
             newest = self._checkpoints.steps()[-self._settings.keep :]
             self._checkpoints.prune({*newest, standing.best_step})
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__

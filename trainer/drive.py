@@ -107,9 +107,9 @@ def train(
     """
     steps, shards = check(job, learned, run.record())
     few, many = job.cluster.range.min, job.cluster.range.max
-    if plan and not few <= plan["world_size"] <= many:
+    if plan and plan.get("world_size") not in range(few, many + 1):
         raise InputError(
-            f"the plan is for {plan['world_size']} ranks; there are {few if few == many else f'{few} to {many}'}"
+            f"the plan is for {plan.get('world_size')} ranks; there are {few if few == many else f'{few} to {many}'}"
         )
     if added := added_files(job.location("train"), shards.record):
         console.print(unused(added), highlight=False, soft_wrap=True)
