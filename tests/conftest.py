@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import subprocess
 import sys
@@ -7,6 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def _garbage() -> Iterator[None]:
+    """`plan` leaves garbage to the end of its process; tests are many commands in one."""
+    yield
+    gc.enable()
+    atexit.unregister(gc.freeze)
 
 
 @pytest.fixture(scope="session", autouse=True)

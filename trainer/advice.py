@@ -13,7 +13,7 @@ from asymdiffrec.datasets.schema import Learned
 from asymdiffrec.embeddings.plan import DoesNotFitError, Solution
 from asymdiffrec.embeddings.planner.devices import Cluster
 from asymdiffrec.trainer.job import Job
-from asymdiffrec.trainer.what_if import changed, fields_of_tables, plan
+from asymdiffrec.trainer.what_if import changed, fields_of_tables, plan, same_dense
 
 PATIENCE = 20.0
 """Seconds after which no more changes are tried"""
@@ -47,7 +47,9 @@ def advice(
             break
         tell(what)
         try:
-            outcome = plan(changed(job, settings), learned, cluster)
+            other = changed(job, settings)
+            like = solution if same_dense(job, other) else None
+            outcome = plan(other, learned, cluster, like=like)
         except (DoesNotFitError, InputError):
             continue
         found.append(Change(what, tuple(settings), outcome))

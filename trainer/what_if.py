@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import product
+from typing import cast
 
 import torch
 
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.schema import Learned
+from asymdiffrec.diffusion.model import Recommender
 from asymdiffrec.embeddings.plan import DoesNotFitError, Solution, solve
 from asymdiffrec.embeddings.planner.devices import Cluster, Device
+from asymdiffrec.embeddings.tables import FieldTables
 from asymdiffrec.trainer.build import problem, recommender
 from asymdiffrec.trainer.job import Job, override, validate
 
@@ -21,13 +25,23 @@ LARGEST = 4096
 """GPUs of the largest cluster that is looked at"""
 
 
-def plan(job: Job, learned: Learned | None, cluster: Cluster, planner: str = "fast") -> Solution:
-    """The plan of a job's tables. Raises DoesNotFitError, or InputError where the job is wrong in another way."""
+def plan(
+    job: Job, learned: Learned | None, cluster: Cluster, planner: str = "fast", like: Solution | None = None
+) -> Solution:
+    """The plan of a job's tables. `like` is that of a job with the `same_dense` part, which is not counted anew.
+
+    Raises DoesNotFitError, or InputError where the job is wrong in another way.
+    """
     if job.train.batch_size < cluster.ranks:
         raise InputError(f"train.batch_size: {job.train.batch_size} samples are too few for {cluster.ranks} ranks")
     try:
         schema = job.to_schema(learned)
-        return solve(problem(job, schema, recommender(job, schema, torch.device("cpu")), cluster), planner)
+        if like is None:
+            stated = problem(job, schema, recommender(job, schema, torch.device("cpu")), cluster)
+        else:
+            model = Recommender(FieldTables(schema, job.tables), cast(Recommender, like.problem.model).diffusion)
+            stated = replace(like.problem, model=model, schema=schema, config=job.tables, cluster=cluster)
+        return solve(stated, planner)
     except DoesNotFitError:
         raise
     except ValueError as error:
@@ -92,6 +106,12 @@ def changed(job: Job, settings: Sequence[str]) -> Job:
     for setting in settings:
         override(document, setting)
     return validate(Job, document, "the changed job")
+
+
+def same_dense(job: Job, other: Job) -> bool:
+    """Whether the dense part of one is that of the other: they differ in their tables alone, and not in their width."""
+    tables = other.tables
+    return job.model_copy(update={"tables": tables}) == other and job.tables.embedding_dim == tables.embedding_dim
 
 
 def fields_of_tables(job: Job) -> dict[str, list[str]]:

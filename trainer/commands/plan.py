@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.trainer.commands.plan_text import show_plan, show_sweep, show_unfit
+from asymdiffrec.trainer.commands.plan_text import show_advice, show_plan, show_sweep, show_unfit
 from asymdiffrec.trainer.commands.shell import AsJson, Settings, console, print_json
 
 if TYPE_CHECKING:
     from asymdiffrec.datasets.schema import Learned
     from asymdiffrec.embeddings.plan import Solution
-    from asymdiffrec.embeddings.planner.devices import Device
+    from asymdiffrec.embeddings.planner.devices import Cluster, Device
     from asymdiffrec.trainer.job import Job
 
 DEFAULT_GPU = "h100"
@@ -62,10 +66,14 @@ def plan(
     Needs no GPU and no memory for the tables. Without --nodes and --gpus-per-node it looks for the smallest cluster.
     `plan --json > plan.json` is what `train --plan plan.json` takes.
     """
-    # Looking for garbage takes a seventh of the time, most of it in imports, and there is little.
+    # Looking for garbage takes a third of the time, in imports and at the end, and there is little.
     gc.disable()
-    from asymdiffrec.trainer.job import read_job
-    from asymdiffrec.trainer.what_if import PER_NODE
+    atexit.register(gc.freeze)
+    with _without_torchscript():
+        from asymdiffrec.embeddings.plan import DoesNotFitError
+        from asymdiffrec.embeddings.plan_document import plan_document, unfit_document
+        from asymdiffrec.trainer import what_if
+        from asymdiffrec.trainer.job import read_job
 
     for name, file in (("--html", page), ("--calibrate", calibrate)):
         if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
@@ -83,19 +91,47 @@ def plan(
     config = read_job(job, list(settings or []))
     devices = _devices(gpu or config.cluster.device or DEFAULT_GPU)
     config, learned, notes = _informed(config, rows_from_data)
-    per_node = gpus_per_node or PER_NODE
+    per_node = gpus_per_node or what_if.PER_NODE
     if sweep is not None:
         _sweep(config, learned, sweep, devices, per_node, planner, as_json)
         return
     if len(devices) > 1:
         raise InputError(f"--gpu {gpu}: several GPUs are compared with --sweep gpus=8,16")
     size = (nodes or 1) * per_node if nodes or gpus_per_node else None
-    document = _planned(config, learned, devices[0], size, per_node, planner, advise, rehearse)
-    if document["fits"]:
-        document["notes"] = notes + document["notes"]
-        _show(document, config.name, page, as_json)
-    else:
-        _refuse(document, as_json)
+    try:
+        solution = _solved(config, learned, devices[0], size, per_node, planner)
+    except DoesNotFitError as error:
+        cluster = what_if.cluster_of(devices[0], size or what_if.LARGEST, per_node)
+        _refuse(unfit_document(cluster, str(error)), _advice(config, learned, cluster, None, advise), as_json)
+    if size is None:
+        notes.append("the smallest cluster that fits; --nodes and --gpus-per-node name another size")
+    document = plan_document(solution)
+    document["notes"] = notes + _cautions(config, solution) + ([_rehearsed(solution)] if rehearse else [])
+    if not as_json:
+        show_plan(document)
+    document["advice"] = _advice(config, learned, solution.problem.cluster, solution, advise)
+    if page is not None:
+        from asymdiffrec.trainer.commands.plan_page import write_page
+
+        write_page(document, config.name, page)
+        console.print(f"Page: {page}", soft_wrap=True)
+    if as_json:
+        print_json(document)
+    elif document["advice"]:
+        show_advice(document)
+
+
+@contextmanager
+def _without_torchscript() -> Iterator[None]:
+    """Nothing here uses it, and torch's optimizers are compiled by it as they are imported: a tenth of the time."""
+    before = os.environ.get("PYTORCH_JIT")
+    os.environ["PYTORCH_JIT"] = "0"
+    try:
+        yield
+    finally:
+        del os.environ["PYTORCH_JIT"]
+        if before is not None:
+            os.environ["PYTORCH_JIT"] = before
 
 
 def _calibrate(file: Path, as_json: bool) -> None:
@@ -194,43 +230,29 @@ def _figures(solution: Solution) -> dict[str, Any]:
     }
 
 
-def _planned(
-    job: Job,
-    learned: Learned | None,
-    device: Device,
-    size: int | None,
-    per_node: int,
-    planner: str,
-    advise: bool,
-    rehearse: bool,
-) -> dict[str, Any]:
-    """What `plan --json` prints of so many GPUs, or of the fewest that do, whether the tables fit or not."""
-    from asymdiffrec.embeddings.plan import DoesNotFitError
-    from asymdiffrec.embeddings.plan_document import plan_document, unfit_document
+def _solved(
+    job: Job, learned: Learned | None, device: Device, size: int | None, per_node: int, planner: str
+) -> Solution:
+    """The plan for so many GPUs, or for the fewest that do. Raises DoesNotFitError."""
     from asymdiffrec.trainer import what_if
+
+    with console.status("planning"):
+        if size is None:
+            return what_if.smallest(job, learned, device, per_node, planner)
+        return what_if.plan(job, learned, what_if.cluster_of(device, size, per_node), planner)
+
+
+def _advice(
+    job: Job, learned: Learned | None, cluster: Cluster, solution: Solution | None, wanted: bool
+) -> list[dict[str, Any]]:
+    """Changes that would help, with their effects; none unless `wanted`."""
     from asymdiffrec.trainer.advice import advice, describe_change
 
-    notes = []
-    with console.status("planning") as status:
-        try:
-            if size is None:
-                solution = what_if.smallest(job, learned, device, per_node, planner)
-                notes.append("the smallest cluster that fits; --nodes and --gpus-per-node name another size")
-            else:
-                solution = what_if.plan(job, learned, what_if.cluster_of(device, size, per_node), planner)
-        except DoesNotFitError as error:
-            cluster = what_if.cluster_of(device, size or what_if.LARGEST, per_node)
-            changes = advice(job, learned, cluster, None, status.update) if advise else []
-            document = unfit_document(cluster, str(error))
-            return document | {"advice": [describe_change(change, None) for change in changes]}
-        changes = advice(job, learned, solution.problem.cluster, solution, status.update) if advise else []
-        if rehearse:
-            status.update("rehearsing")
-            notes.append(_rehearsed(solution))
-    document = plan_document(solution)
-    document["advice"] = [describe_change(change, solution) for change in changes]
-    document["notes"] = notes + _cautions(job, solution)
-    return document
+    if not wanted:
+        return []
+    with console.status("trying changes") as status:
+        changes = advice(job, learned, cluster, solution, lambda what: status.update(f"trying {what}"))
+    return [describe_change(change, solution) for change in changes]
 
 
 def _rehearsed(solution: Solution) -> str:
@@ -241,7 +263,8 @@ def _rehearsed(solution: Solution) -> str:
     binds, problem = what_binds(solution), solution.problem
     ranks = sorted({binds["rank"], binds["fullest_rank"]})
     cluster = problem.cluster
-    rehearse(problem.model, solution.plan, problem.sharder, cluster.ranks, cluster.per_node, ranks)
+    with console.status("rehearsing"):
+        rehearse(problem.model, solution.plan, problem.sharder, cluster.ranks, cluster.per_node, ranks)
     return f"rehearsed: TorchRec shards rank {' and '.join(map(str, ranks))} as planned"
 
 
@@ -257,20 +280,9 @@ def _cautions(job: Job, solution: Solution) -> list[str]:
     return found + doubts(solution.problem.cluster)
 
 
-def _show(document: dict[str, Any], name: str, page: Path | None, as_json: bool) -> None:
-    if page is not None:
-        from asymdiffrec.trainer.commands.plan_page import write_page
-
-        write_page(document, name, page)
-        console.print(f"Page: {page}", soft_wrap=True)
-    if as_json:
-        print_json(document)
-    else:
-        show_plan(document)
-
-
-def _refuse(document: dict[str, Any], as_json: bool) -> NoReturn:
+def _refuse(document: dict[str, Any], advice: list[dict[str, Any]], as_json: bool) -> NoReturn:
     """The tables do not fit: exit status 2."""
+    document["advice"] = advice
     if as_json:
         print_json(document)
         raise InputError(document["why"])

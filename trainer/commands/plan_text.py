@@ -19,7 +19,7 @@ ADVICE_HEADINGS = ("change", "samples/s", "tables on the fullest rank", "--set")
 
 
 def show_plan(document: Mapping[str, Any]) -> None:
-    """Print a plan: its tables, its ranks, the step and what binds it, and what would help."""
+    """Print a plan: its tables, its ranks, the step and what binds it."""
     out, rows = _output(), table_rows(document)
     left = ("table", "sharding", "kernel", "ranks")
     out.print(_table("Tables, the largest first", TABLE_HEADINGS, rows[:MOST_TABLES], left))
@@ -28,8 +28,11 @@ def show_plan(document: Mapping[str, Any]) -> None:
     out.print(_ranks(document))
     for line in (*summary(document), *document["notes"]):
         out.print(line, highlight=False, soft_wrap=True)
-    if document["advice"]:
-        out.print(_advice(document))
+
+
+def show_advice(document: Mapping[str, Any]) -> None:
+    """Print what would help."""
+    _output().print(_table("What would help", ADVICE_HEADINGS, advice_rows(document), ("change", "--set")))
 
 
 def show_unfit(document: Mapping[str, Any]) -> None:
@@ -37,7 +40,7 @@ def show_unfit(document: Mapping[str, Any]) -> None:
     out = _output()
     out.print(f"does not fit: {document['why']}", highlight=False, soft_wrap=True)
     if document["advice"]:
-        out.print(_advice(document))
+        show_advice(document)
     else:
         out.print("No single change that was tried makes them fit; a larger cluster may: leave out its size to see.")
 
@@ -74,10 +77,6 @@ def _table(
     for row in rows:
         table.add_row(*map(escape, row))
     return table
-
-
-def _advice(document: Mapping[str, Any]) -> Table:
-    return _table("What would help", ADVICE_HEADINGS, advice_rows(document), ("change", "--set"))
 
 
 def _ranks(document: Mapping[str, Any]) -> Table:
