@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from asymdiffrec.cluster.launch import process_group
+from asymdiffrec.cluster.group import process_group
 from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
 from asymdiffrec.datasets.reader import Position, TrainingReader
 from asymdiffrec.datasets.shards import open_shards

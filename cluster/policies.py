@@ -16,7 +16,7 @@ from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
-from asymdiffrec.cluster.launch import LeavingError, last_line
+from asymdiffrec.cluster.errors import LeavingError, last_line
 
 
 class Trainer(DataParallelTrainer):

@@ -16,7 +16,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 import asymdiffrec
-from asymdiffrec.cluster.launch import ClusterError
+from asymdiffrec.cluster.errors import ClusterError
 
 POLL = 1.0
 """Seconds between two looks at a job that is to end"""

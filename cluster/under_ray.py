@@ -31,7 +31,9 @@ from ray.train.v2._internal.execution.context import get_train_context
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from ray.util.metrics import Gauge
 
-from asymdiffrec.cluster.launch import ClusterConfig, ClusterError, Place, Work, WorkerError, last_line, process_group
+from asymdiffrec.cluster.config import ClusterConfig
+from asymdiffrec.cluster.errors import ClusterError, WorkerError, last_line
+from asymdiffrec.cluster.group import Place, Work, machines_of, place_on, process_group
 from asymdiffrec.cluster.policies import Failures, Numbers, Trainer, described, first_failure, is_timeout
 
 LAST_WORD = 2.0
@@ -162,37 +164,14 @@ def _on_worker(config: dict[str, Any]) -> None:
     store = _file_store(config["storage"], count) if one_node else _network_store(context, cluster)
     with process_group(store, rank, count, cluster, one_node):
         try:
-            machines = _machines()
-            _place(context, machines, bool(cluster.gpu))
+            machines = machines_of(ray.get_runtime_context().get_node_id())
+            place_on(machines, context.get_local_rank(), bool(cluster.gpu))
             config["work"](config["arguments"], Place(machines, _leaving, _publisher(rank)))
         except Exception as error:
             error.failed_at, error.workers = time.time(), count  # type: ignore[attr-defined]
             if is_timeout(error):
                 time.sleep(LAST_WORD)
             raise
-
-
-def _machines() -> list[list[int]]:
-    """The ranks on each node, in their order."""
-    nodes: list[str] = [""] * dist.get_world_size()
-    dist.all_gather_object(nodes, ray.get_runtime_context().get_node_id())
-    return [[rank for rank, node in enumerate(nodes) if node == one] for one in dict.fromkeys(nodes)]
-
-
-def _place(context: Any, machines: Sequence[Sequence[int]], gpu: bool) -> None:
-    """Tell TorchRec which ranks share a machine: runs of as many neighbours on each.
-
-    Where they are no such runs, each rank counts as a machine of its own, which a GPU's number does not allow.
-    """
-    size = len(machines[0])
-    runs = all(list(ranks) == list(range(place * size, (place + 1) * size)) for place, ranks in enumerate(machines))
-    if not runs and gpu:
-        raise ClusterError(
-            f"the workers are placed on machines as {list(map(list, machines))}; as many are needed on each, in order: "
-            "choose another number of workers, or machines with as many GPUs"
-        )
-    os.environ["LOCAL_RANK"] = str(context.get_local_rank() if runs else 0)
-    os.environ["LOCAL_WORLD_SIZE"] = str(size if runs else 1)
 
 
 def _leaving() -> bool:

@@ -76,6 +76,16 @@ def override(document: dict[str, Any], setting: str) -> None:
     document[last] = value
 
 
+def difference(before: Any, after: Any, path: str = "") -> tuple[str, Any, Any] | None:
+    """The first place where two documents differ: its path below `path`, and what both have there, None for nothing."""
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return None if before == after else (path, before, after)
+    for key in [*before, *(key for key in after if key not in before)]:
+        if found := difference(before.get(key), after.get(key), f"{path}.{key}"):
+            return found
+    return None
+
+
 def _describe(model: type[BaseModel], error: Any) -> str:
     """One line on a validation error: the path, what was found, what is allowed."""
     path, section = _walk(model, error["loc"])

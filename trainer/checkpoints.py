@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
+from pickle import UnpicklingError
 from typing import Any
 
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from asymdiffrec.cluster.launch import last_line
+from asymdiffrec.cluster.errors import last_line
 from asymdiffrec.datasets.locations import part_of
 from asymdiffrec.trainer import checkpoint
+from asymdiffrec.trainer.blocks import Block, BlockPlanner
 from asymdiffrec.trainer.build import Trainee
 from asymdiffrec.trainer.checkpoint import Snapshot, Standing
 from asymdiffrec.trainer.errors import CheckpointError
@@ -95,20 +98,36 @@ class Checkpoints:
 
         Raises CheckpointError where the checkpoint cannot be read or does not fit the model.
         """
-        self._read(step, checkpoint.state(trainee))
+        self._load(step, checkpoint.state(trainee))
         trainee.tables_optimizer.set_optimizer_step(step)
         return self.standing(step)
 
     def load_weights(self, step: int, trainee: Trainee) -> None:
         """Fill a model alone, whatever optimizers it has, for evaluation and prediction; otherwise as `load`."""
-        self._read(step, checkpoint.weights(trainee))
+        self._load(step, checkpoint.weights(trainee))
 
-    def _read(self, step: int, state: dict[str, Any]) -> None:
+    def read(self, step: int, blocks: Sequence[Block]) -> None:
+        """Fill this worker's blocks; all workers call this together. Otherwise as `load`."""
+        self._load(step, {}, BlockPlanner(blocks))
+
+    def _load(self, step: int, state: dict[str, Any], planner: dcp.LoadPlanner | None = None) -> None:
         folder = self.folder(step)
         try:
-            dcp.load(state, storage_reader=folder.reader())
+            dcp.load(state, storage_reader=folder.reader(), planner=planner)
         except (dcp.CheckpointException, OSError) as error:
             raise CheckpointError(f"{folder.location}: cannot be loaded: {last_line(error)}") from error
+
+    def sizes(self, step: int) -> dict[str, list[int]]:
+        """The size of each tensor of a checkpoint, by its name: `tables.TABLE.weight`, `dense.PARAMETER` and so on.
+
+        Raises CheckpointError where the checkpoint cannot be read.
+        """
+        folder = self.folder(step)
+        try:
+            stored = folder.reader().read_metadata().state_dict_metadata
+        except (OSError, ValueError, EOFError, UnpicklingError) as error:
+            raise CheckpointError(f"{folder.location}: cannot be loaded: {last_line(error)}") from error
+        return {name: list(one.size) for name, one in stored.items() if isinstance(one, TensorStorageMetadata)}
 
     def write(
         self, state: dict[str, Any], standing: Standing, documents: Mapping[str, str], group: dist.ProcessGroup | None

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from operator import attrgetter
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from pydantic_core import to_jsonable_python
 from rich.console import Console
 
-from asymdiffrec.cluster.launch import ClusterError, WorkerError, launch
+from asymdiffrec.cluster import under_torchrun
+from asymdiffrec.cluster.errors import ClusterError, WorkerError
+from asymdiffrec.cluster.launch import launch
+from asymdiffrec.datasets.documents import difference
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.reader import EvaluationReader, TrainingReader, Worker
 from asymdiffrec.datasets.schema import Learned
@@ -24,8 +30,9 @@ from asymdiffrec.trainer import loop
 from asymdiffrec.trainer.checkpoints import Checkpoints
 from asymdiffrec.trainer.errors import TrainingError
 from asymdiffrec.trainer.job import Job
-from asymdiffrec.trainer.report import followed, unused
-from asymdiffrec.trainer.run import Run
+from asymdiffrec.trainer.report import described_start, followed, unused
+from asymdiffrec.trainer.run import Run, open_run
+from asymdiffrec.trainer.warm import start_from
 
 FIXED = (
     *("data.lanes", "data.window", "fields", "model", "train.seed", "train.batch_size"),
@@ -80,9 +87,14 @@ def resumed(run: Run, settings: tuple[str, ...]) -> Job:
     """
     before, job = run.job(), run.job(settings)
     for path in FIXED:
-        old, new = (attrgetter(path)(one) for one in (before, job))
-        if old != new:
-            raise InputError(f"{path} is {new}, but {run.path} was started with {old}; start a new run to change it")
+        old, new = (to_jsonable_python(attrgetter(path)(one)) for one in (before, job))
+        if found := difference(old, new, path):
+            where, *values = found
+            had, has = map(json.dumps, values)
+            raise InputError(
+                f"{where} is {has}, but {run.path} was started with {had}; to change it start a new run, with "
+                f"--init-from {run.path} from the weights of this one"
+            )
     checkpoints = Checkpoints(run.checkpoints(job))
     if steps := checkpoints.steps():
         standing = checkpoints.standing(steps[-1])
@@ -113,24 +125,27 @@ def train(
         )
     if added := added_files(job.location("train"), shards.record):
         console.print(unused(added), highlight=False, soft_wrap=True)
+    start = None
+    if job.train.init_from and not Checkpoints(run.checkpoints(job)).steps():
+        start = start_from(open_run(Path(job.train.init_from)), job, job.to_schema(learned))
+        console.print(described_start(start))
     with _alone(run):
         run.write_inputs(job, learned)
         run.write_record(shards.record)
-        return _train(job, learned, run, steps, console, plan)
+        arguments = {
+            "job": job.model_dump(mode="json"),
+            "learned": learned.model_dump(mode="json"),
+            "run": str(run.path.resolve()),
+            "plan": plan,
+            "start": start.document() if start else None,
+        }
+        return _train(job, run, steps, console, arguments)
 
 
-def _train(
-    job: Job, learned: Learned, run: Run, steps: int, console: Console, plan: Mapping[str, Any] | None
-) -> dict[str, Any]:
+def _train(job: Job, run: Run, steps: int, console: Console, arguments: Mapping[str, Any]) -> dict[str, Any]:
     is_new = not run.metrics.exists()
     run.forget_result()
-    arguments = {
-        "job": job.model_dump(mode="json"),
-        "learned": learned.model_dump(mode="json"),
-        "run": str(run.path.resolve()),
-        "plan": plan,
-    }
-    if job.cluster.range.max > 1:
+    if job.cluster.range.max > 1 and not under_torchrun.started():
         console.print("Starting workers under Ray")
     try:
         with followed(run.metrics, steps, console), _stops(run, console):

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from asymdiffrec.cluster.launch import ClusterConfig
+from asymdiffrec.cluster.config import ClusterConfig
 from asymdiffrec.datasets.documents import override, read_yaml, validate
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.locations import part_of
@@ -43,6 +43,9 @@ class CheckpointsConfig(Config):
 
 class TrainConfig(Config):
     seed: int = Field(0, ge=0, lt=2**63, description="of the initial weights, the order of the samples and the noise")
+    init_from: str | None = Field(
+        None, description="run whose best step the weights start from, as far as its job fits; see train --init-from"
+    )
     batch_size: int = Field(1024, gt=0, description="samples of a step over all workers; a multiple of data.lanes")
     epochs: int = Field(10, gt=0, description="at most; validation may stop training earlier")
     steps: int | None = Field(None, gt=0, description="at most, over all epochs")
@@ -98,7 +101,7 @@ class Job(FieldsConfig):
 
 
 def read_job(path: Path, settings: Sequence[str] = ()) -> Job:
-    """The job of a file with `PATH=VALUE` settings laid over it; a relative data path is taken from the file's folder.
+    """The job of a file with `PATH=VALUE` settings laid over it; relative paths are taken from the file's folder.
 
     Raises InputError with the file, the path within it, what was found and what is allowed.
     """
@@ -109,6 +112,9 @@ def read_job(path: Path, settings: Sequence[str] = ()) -> Job:
     if "://" not in job.data.path:
         data = job.data.model_copy(update={"path": str((path.parent / job.data.path).resolve())})
         job = job.model_copy(update={"data": data})
+    if job.train.init_from is not None:
+        train = job.train.model_copy(update={"init_from": str((path.parent / job.train.init_from).resolve())})
+        job = job.model_copy(update={"train": train})
     return job
 
 

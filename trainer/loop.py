@@ -12,7 +12,8 @@ from typing import Any
 
 import torch.distributed as dist
 
-from asymdiffrec.cluster.launch import LeavingError, Place
+from asymdiffrec.cluster.errors import LeavingError
+from asymdiffrec.cluster.group import Place
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.reader import EvaluationReader, TrainingReader, Worker
 from asymdiffrec.datasets.schema import Learned, Schema
@@ -30,6 +31,7 @@ from asymdiffrec.trainer.measured import Gauge
 from asymdiffrec.trainer.meter import Meter
 from asymdiffrec.trainer.pipeline import Pipeline, detach, detached, pipeline, seed_step
 from asymdiffrec.trainer.run import Run, RunLog
+from asymdiffrec.trainer.warm import Start, take
 
 LOOKS = 0.5
 """Seconds between two looks at whether somebody asked for a stop"""
@@ -39,7 +41,8 @@ def work(arguments: Mapping[str, Any], place: Place) -> None:
     """Train one job in its run directory; runs on every worker within a process group of all of them.
 
     Goes on from the newest good checkpoint of the run, whatever number of workers wrote it: after a failure it is just
-    called again. `arguments` are `job`, `learned` and `plan` (or None) as documents, and `run`, the directory.
+    called again. `arguments` are `job`, `learned`, and `plan` and `start` (see `Start`) or None, as documents, and
+    `run`, the directory.
     Where a machine is about to be taken away a checkpoint is written, and LeavingError raised on all workers.
     """
     quiet_torchrec()
@@ -53,6 +56,8 @@ def work(arguments: Mapping[str, Any], place: Place) -> None:
     step = checkpoints.newest_good(notes.append)
     gauge = Gauge(device := worker_device())
     trainee = build(job, schema, device, _plan_for(worker.count, arguments["plan"], notes))
+    if step is None and arguments["start"]:
+        take(Start.of(arguments["start"]), trainee)
     standing = Standing() if step is None else checkpoints.load(step, trainee)
     if worker.rank == 0:
         run.forget_after(standing.step)

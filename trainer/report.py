@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from asymdiffrec.trainer.warm import Start
 
 PARTS = ("main", "recon", "aux", "distil")
 WAITS = 0.05
@@ -45,6 +49,24 @@ def followed(metrics: Path, steps: int, console: Console) -> Iterator[None]:
         finally:
             over.set()
             thread.join()
+
+
+def described_start(start: Start) -> Table:
+    """What a run takes of another, what is new in it, and what of the other is left; those alike in one row, and
+    weights with their biases."""
+    table = Table(title=f"From step {start.step} of {start.run.path}")
+    for heading in ("", "", "names", ""):
+        table.add_column(heading, overflow="fold")
+    alike: dict[tuple[str, str, str], list[str]] = {}
+    for piece in start.pieces:
+        name = piece.name.removeprefix("diffusion.").rsplit(".", 1)[0] if piece.kind == "dense" else piece.name
+        names = alike.setdefault((piece.outcome, piece.kind, piece.note), [])
+        names += [name] if name not in names else []
+    for outcome in ("taken", "new", "left"):
+        for (how, kind, note), names in alike.items():
+            if how == outcome:
+                table.add_row(how, kind, escape(", ".join(names)), note)
+    return table
 
 
 @dataclass

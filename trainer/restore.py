@@ -13,7 +13,7 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.progress import Progress
 
-from asymdiffrec.cluster.launch import process_group
+from asymdiffrec.cluster.group import process_group
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.reader import EvaluationReader
 from asymdiffrec.datasets.schema import Schema

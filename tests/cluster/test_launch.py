@@ -11,7 +11,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from asymdiffrec.cluster.launch import ClusterConfig, Place, WorkerError, launch
+from asymdiffrec.cluster.config import ClusterConfig
+from asymdiffrec.cluster.errors import WorkerError
+from asymdiffrec.cluster.group import Place
+from asymdiffrec.cluster.launch import launch
 
 
 def test_one_worker_runs_in_this_process(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,13 @@ def logged(run: Path) -> list[dict[str, Any]]:
         for record in records
         if "workers" not in record  # of which an interrupted run has more
     ]
+
+
+def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the command as two workers that torchrun starts."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--", "asymdiffrec")
+    command = [sys.executable, *launcher, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 def stop_after(step: int | None, monkeypatch: pytest.MonkeyPatch) -> None:

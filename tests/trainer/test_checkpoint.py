@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
-from asymdiffrec.cluster.launch import ClusterConfig, process_group
+from asymdiffrec.cluster.config import ClusterConfig
+from asymdiffrec.cluster.group import process_group
 from asymdiffrec.datasets.batch import Batch
 from asymdiffrec.datasets.reader import TrainingReader
 from asymdiffrec.datasets.shards import open_shards

@@ -11,7 +11,9 @@ import pytest
 import torch.distributed as dist
 from rich.console import Console
 
-from asymdiffrec.cluster.launch import ClusterConfig, Place, launch
+from asymdiffrec.cluster.config import ClusterConfig
+from asymdiffrec.cluster.group import Place
+from asymdiffrec.cluster.launch import launch
 from asymdiffrec.trainer import drive
 from asymdiffrec.trainer.job import read_job, read_learned
 from asymdiffrec.trainer.restore import evaluate_run

@@ -12,7 +12,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from asymdiffrec.cluster.launch import ClusterConfig, process_group
+from asymdiffrec.cluster.config import ClusterConfig
+from asymdiffrec.cluster.group import process_group
 from asymdiffrec.datasets.reader import TrainingReader
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.trainer import pipeline as pipelines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.trainer.commands import doctor, jobs, plan, prepare, top
 from asymdiffrec.trainer.commands.shell import AsJson, Settings, console, print_json
 
@@ -45,21 +47,44 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="go on with the newest run of the job, or with --run")
     ] = False,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="start from the weights of another run, as far as its job fits"),
+    ] = None,
     plan: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="sharding plan to use, from `plan --json` or another run's plan.json"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a job. Ctrl-C stops with a checkpoint; --resume goes on from the newest one."""
+    """Train a job. Ctrl-C stops with a checkpoint; --resume goes on from the newest one.
+
+    Where torchrun starts this command, as in `torchrun --nproc-per-node 4 -m asymdiffrec train JOB`, its processes are
+    the workers.
+    """
+    from asymdiffrec.cluster import under_torchrun
     from asymdiffrec.trainer import drive
     from asymdiffrec.trainer.job import read_job, read_learned
     from asymdiffrec.trainer.measured import describe_measured
     from asymdiffrec.trainer.run import latest_run, new_run, read_plan_file
 
     overrides = list(settings or [])
+    if started := under_torchrun.started():
+        rank, count = started
+        if rank:
+            console.quiet = True  # the first worker speaks for all
+            under_torchrun.follow()
+            return
+        if workers or address:
+            raise InputError(f"torchrun has started {count} workers here; leave out --workers and --address")
+        overrides += [f"cluster.workers={count}", "cluster.address=null"]
+        resume = resume or under_torchrun.restarts() > 0
     overrides += [f"cluster.workers={workers}"] if workers else []
     overrides += [f"cluster.address={address}"] if address else []
+    if init_from:
+        if resume:
+            raise InputError("--init-from begins a new run; --resume goes on with one")
+        overrides.append(f"train.init_from={json.dumps(str(init_from.resolve()))}")
     config = read_job(job, overrides)
     if resume:
         folder = latest_run(config, run)
@@ -179,7 +204,6 @@ app.command()(doctor.doctor)
 def main() -> None:
     """Run the command; wrong input is one line on standard error and exit status 2."""
     sys.path.insert(0, "")  # as `python -m` does: an extractor of the user's own is found in the current folder
-    from asymdiffrec.datasets.errors import InputError
     from asymdiffrec.embeddings.quiet import quiet_torchrec
 
     quiet_torchrec()
@@ -190,7 +214,7 @@ def main() -> None:
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except RuntimeError as error:
-        from asymdiffrec.cluster.launch import WorkerError
+        from asymdiffrec.cluster.errors import WorkerError
         from asymdiffrec.trainer.errors import CheckpointError, TrainingError
 
         reason = error.__cause__ if isinstance(error.__cause__, TrainingError | CheckpointError) else error

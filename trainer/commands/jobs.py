@@ -146,7 +146,7 @@ def _document(job: str, details: JobDetails) -> dict[str, Any]:
 @contextmanager
 def _clear() -> Iterator[None]:
     """What the cluster says as wrong input."""
-    from asymdiffrec.cluster.launch import ClusterError
+    from asymdiffrec.cluster.errors import ClusterError
     from asymdiffrec.datasets.errors import InputError
 
     try:
