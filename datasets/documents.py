@@ -16,8 +16,19 @@ from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.locations import filesystem_of, shown
 
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+SafeDumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 """libyaml's where there are: a large vocabulary takes them a hundredth of the time"""
+
+
+class Dumper(SafeDumper):  # type: ignore[misc, valid-type]
+    """Writes texts of several lines as they are."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        node: yaml.ScalarNode = self.represent_scalar("tag:yaml.org,2002:str", data, "|" if "\n" in data else None)
+        return node
+
+
+Dumper.add_representer(str, Dumper.represent_str)
 
 M = TypeVar("M", bound=BaseModel)
 

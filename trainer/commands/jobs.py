@@ -14,6 +14,7 @@ from asymdiffrec.trainer.commands.shell import AsJson, Settings, console, print_
 
 if TYPE_CHECKING:
     from asymdiffrec.cluster.submit import JobDetails
+    from asymdiffrec.trainer.job import Job
 
 Address = Annotated[
     str | None,
@@ -40,6 +41,19 @@ def submit(
         typer.Option("--module", metavar="PATH", help="folder of a Python module, or wheel, to take along; repeatable"),
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="end once the job is accepted")] = False,
+    kuberay: Annotated[
+        bool, typer.Option("--kuberay", help="print a RayJob for `kubectl apply -f -`, and submit nothing")
+    ] = False,
+    image: Annotated[
+        str | None, typer.Option(metavar="IMAGE", help="for --kuberay: has this package and what it needs")
+    ] = None,
+    per_pod: Annotated[
+        int | None, typer.Option(min=1, help="for --kuberay: workers of a pod; left out: up to 8 that divide them")
+    ] = None,
+    memory: Annotated[str | None, typer.Option(metavar="64Gi", help="for --kuberay: of a pod")] = None,
+    claim: Annotated[
+        str | None, typer.Option(metavar="NAME:PATH", help="for --kuberay: volume claim, and where all pods see it")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a job as a Ray job, and follow it to its end; the exit status is the job's.
@@ -66,6 +80,9 @@ def submit(
         read_plan_file(plan)
         files["plan.json"] = plan.read_text()
         arguments += ["--plan", "plan.json"]
+    if kuberay:
+        _print_manifest(config, image, per_pod, memory, claim, arguments, files)
+        return
     with _clear():
         jobs = _jobs(address)
         name = jobs.submit(Submission(arguments, files, modules or [], {"run": str(run), "name": config.name}))
@@ -84,6 +101,31 @@ def submit(
     if status := exit_status(details):
         console.print(f"{name}: {details.status.lower()}, exit status {status}", highlight=False)
         raise typer.Exit(status)
+
+
+def _print_manifest(
+    job: Job,
+    image: str | None,
+    per_pod: int | None,
+    memory: str | None,
+    claim: str | None,
+    arguments: list[str],
+    files: dict[str, str],
+) -> None:
+    from asymdiffrec.cluster.kuberay import Pods, manifest
+    from asymdiffrec.datasets.documents import to_yaml
+    from asymdiffrec.datasets.errors import InputError
+
+    if image is None:
+        raise InputError("--kuberay: which --image? one with this package, its dependencies and Ray")
+    name, colon, path = (claim or "").partition(":")
+    if claim and not (name and colon and path.startswith("/")):
+        raise InputError(f"--claim {claim}: expected NAME:PATH, such as shared:/shared")
+    with _clear():
+        documents = manifest(
+            job.name, job.cluster, Pods(image, per_pod, memory, (name, path) if claim else None), arguments, files
+        )
+    print("---\n".join(map(to_yaml, documents)), end="")
 
 
 @app.command()
