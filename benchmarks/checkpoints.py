@@ -1,0 +1,129 @@
+"""What a checkpoint costs: how long training stands still for one, beside a copy of the same bytes in memory; and how
+fast it reaches the disk, beside a plain file of as many bytes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from asymdiffrec.cluster.config import ClusterConfig
+from asymdiffrec.cluster.group import process_group
+from asymdiffrec.embeddings.quiet import quiet_torchrec
+from asymdiffrec.trainer.build import Trainee, build
+from asymdiffrec.trainer.checkpoint import Standing, state
+from asymdiffrec.trainer.checkpoints import Checkpoints, Saver
+from asymdiffrec.trainer.job import CheckpointsConfig, Job
+from benchmarks._report import Result, alternate, arguments, show
+
+DIM, TABLES = 64, 4
+GIB = 2**30
+PIECE = 64 << 20
+"""Bytes of one write to the plain file"""
+LIMIT = 1.5
+"""Of the stall over the copy, as asked"""
+
+
+def trainee_of(size: int) -> Trainee:
+    """A model on this process with so many bytes of tables and of their optimizer's state together."""
+    rows = size // (2 * 4 * DIM * TABLES)
+    fields = {f"c{place}": {"type": "id", "rows": rows} for place in range(TABLES)}
+    job = Job.model_validate({"name": "checkpoint", "fields": fields, "tables": {"embedding_dim": DIM}})
+    return build(job, job.to_schema(), torch.device("cpu"))
+
+
+def bytes_of(trainee: Trainee) -> int:
+    """That a checkpoint of it has, on this process alone."""
+    tensors = (tensor for part in state(trainee).values() for tensor in part.values())
+    local = (tensor.local_tensor() if hasattr(tensor, "local_tensor") else tensor for tensor in tensors)
+    return sum(tensor.nbytes for tensor in local)
+
+
+def plain_file(path: Path, content: torch.Tensor) -> None:
+    """Write bytes to a file, down to the disk."""
+    view = memoryview(content.numpy())  # type: ignore[arg-type]  # an array is a buffer
+    with path.open("wb") as file:
+        for start in range(0, len(view), PIECE):
+            file.write(view[start : start + PIECE])
+        file.flush()
+        os.fsync(file.fileno())
+
+
+class Saves:
+    """Checkpoints one after the other, of which the time that training would stand still is told apart."""
+
+    def __init__(self, saver: Saver) -> None:
+        self._saver, self._step = saver, 0
+
+    def begin(self) -> None:
+        self._step += 1
+        self._saver.save(Standing(step=self._step))
+
+    def end(self) -> None:
+        failed = self._saver.finish()
+        assert failed is None, self._saver.failure
+
+
+def stalls(saves: Saves, copy: Callable[[], object], rounds: int) -> tuple[float, float]:
+    """Median seconds that a save stops the training for, and of a copy; nothing is written meanwhile."""
+    taken: list[float] = []
+
+    def stall() -> None:
+        start = time.perf_counter()
+        saves.begin()
+        taken.append(time.perf_counter() - start)
+
+    copies: list[float] = []
+    for _ in range(rounds + 1):
+        stall()
+        saves.end()
+        start = time.perf_counter()
+        copy()
+        copies.append(time.perf_counter() - start)
+    return _median(taken[1:]), _median(copies[1:])
+
+
+def _median(values: list[float]) -> float:
+    return float(torch.tensor(values, dtype=torch.float64).quantile(0.5))
+
+
+def main() -> None:
+    options = arguments(__doc__ or "")
+    quiet_torchrec()
+    size, rounds = (GIB // 64, 1) if options.quick else (2 * GIB, 5)
+    with (
+        tempfile.TemporaryDirectory(prefix="asymdiffrec-") as name,
+        process_group(dist.HashStore(), 0, 1, ClusterConfig(gpu=False), one_node=True),
+    ):
+        folder, trainee = Path(name), trainee_of(size)
+        held = bytes_of(trainee)
+        source, target = (torch.ones(held, dtype=torch.uint8) for _ in range(2))
+        settings = CheckpointsConfig(keep=1)
+        with Saver(Checkpoints(str(folder / "saved")), trainee, {}, settings, Standing()) as saver:
+            saves = Saves(saver)
+            stalled, copied = stalls(saves, partial(target.copy_, source), rounds)
+
+            def written() -> None:
+                saves.begin()
+                saves.end()
+
+            saved, plain = alternate(written, partial(plain_file, folder / "plain", source), rounds)
+    goal, holds = ("", None) if options.quick else (f"at most {LIMIT:g}", stalled <= LIMIT * copied)
+    gib = held / GIB
+    show(
+        [
+            Result(f"training stands still, {gib:.2f} GiB", stalled, "s", "copy in memory", copied, goal, holds),
+            Result(f"write a checkpoint, {gib:.2f} GiB", gib / saved, "GiB/s", "plain file", gib / plain),
+        ],
+        options.json,
+    )
+
+
+if __name__ == "__main__":
+    main()
