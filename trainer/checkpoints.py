@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
+from datetime import timedelta
 from pickle import UnpicklingError
 from typing import Any
 
@@ -183,7 +184,9 @@ class Saver:
         """`documents` are written with each checkpoint; `saved` is the standing of the last one there is."""
         self._checkpoints, self._trainee, self._documents, self._settings = checkpoints, trainee, documents, settings
         self._snapshot = Snapshot(trainee) if settings.background else None
-        self._group = dist.new_group(backend="gloo")  # the default one is the training's, which goes on
+        patience = timedelta(seconds=trainee.job.cluster.timeout_seconds)
+        # A group of its own: the default one is the training's, which goes on.
+        self._group = dist.new_group(backend="gloo", timeout=patience)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: tuple[Standing, Future[None]] | None = None
         self.saved = saved
