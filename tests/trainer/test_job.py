@@ -53,7 +53,7 @@ def test_uri_of_data_is_kept(tmp_path: Path) -> None:
     [
         ("tables.optimizer", {"name": "lamb"}, "tables.optimizer: found {'name': 'lamb'};"),
         ("train.batchsize", 8, "train.batchsize: unknown key; did you mean batch_size?"),
-        ("train.zzz", 8, "train.zzz: unknown key; allowed are seed, batch_size,"),
+        ("train.zzz", 8, "train.zzz: unknown key; allowed are seed, init_from,"),
         ("trian", {}, "trian: unknown key; did you mean train?"),
         ("fields.item.rows", 0, "fields.item.rows: found 0; input should be greater than 0"),
         ("fields.item.rows", None, "fields.item.rows: found None; input should be a valid integer"),

@@ -46,8 +46,8 @@ def test_a_run_goes_on_where_it_stopped_and_scores_as_it_was_tested(
     assert steps[-1]["user_id/ids"] == 126  # all rows but the shared ones
 
     for setting, changed in (
-        ("tables.managed={admit_after: 1}", "tables.managed is"),
-        ("tables.per_table={city: {collision: managed}}", "tables.managed_tables is ['city'], but"),
+        ("tables.managed={admit_after: 1}", "tables.managed.admit_after is 1, but"),
+        ("tables.per_table={city: {collision: managed}}", 'tables.managed_tables is ["city"], but'),
     ):
         given = ["--set", "fields.city.rows=64", "--set", setting]
         outcome = command("train", clicks / "job.yaml", "--run", halves, "--resume", *given)
