@@ -38,6 +38,8 @@ class Batch(Pipelineable):
     sample_index: torch.Tensor
     """[B] int64, the counter of the sample's random numbers: its place in the run (training) or in the split"""
     counted: int
+    ledger: int = 0
+    """Which rows of the training split these are, as `order.ledgers` has it; 0 for other samples"""
 
     def __len__(self) -> int:
         return len(self.label)
@@ -53,7 +55,9 @@ class Batch(Pipelineable):
             part.record_stream(stream)
 
     def _tensors(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "counted"}
+        return {
+            field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("counted", "ledger")
+        }
 
     def _moved(self, move: Callable[[Any], Any]) -> Batch:
         return replace(self, **{name: move(part) for name, part in self._tensors().items()})
@@ -107,6 +111,7 @@ def to_batches(
             missing=missing[step].t(),  # a field's column is written at once, and stays in one piece
             sample_index=torch.arange(first, first + size),
             counted=count,
+            ledger=0,
             **{name: tensor[step] for name, tensor in parts.items()},
         )
         for step, first in enumerate(first_indices)

@@ -13,6 +13,7 @@ batch k of an epoch holds the same rows whatever the number of workers, and the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -96,12 +97,26 @@ class Epoch:
             for place in range(first, last)
         ]
 
+    def numbers(self, slices: Sequence[Slice]) -> np.ndarray:
+        """The numbers of their rows in the whole split, uint64."""
+        starts = np.concatenate([[0], np.cumsum(self.sizes)])
+        parts = [starts[part.row_group] + np.arange(part.start, part.stop) for part in slices]
+        return np.concatenate(parts).astype(np.uint64)
+
     def window_order(self, lane: int, window: int, rows: int) -> np.ndarray:
         """The drawn order of a window's rows: a permutation of range(rows), int64."""
         draws = _draws(rows, self.seed, self.epoch, 2, lane, window)
         low = np.uint64((1 << rows.bit_length()) - 1)
         # The draws in order, each with its place in its low bits: several times as fast as sorting the places by them.
         return (np.sort((draws & ~low) | np.arange(rows, dtype=np.uint64)) & low).astype(np.int64)
+
+
+def ledgers(numbers: np.ndarray) -> np.ndarray:
+    """Which rows [..., R] these are, in one uint64 each [...]: the sum modulo 2^64 of SplitMix64 of their numbers.
+
+    Their order does not matter, and the ledgers of parts add up. A row that is lost or there twice changes it.
+    """
+    return splitmix64(numbers).sum(axis=-1, dtype=np.uint64)
 
 
 def _draws(count: int, *key: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from math import ceil
@@ -19,7 +19,7 @@ from asymdiffrec.datasets.check import check_columns
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.memory import require_memory
 from asymdiffrec.datasets.opened import OpenRowGroups, decode_rows
-from asymdiffrec.datasets.order import Epoch, evaluation_slice
+from asymdiffrec.datasets.order import Epoch, evaluation_slice, ledgers
 from asymdiffrec.datasets.rows import Rows, no_rows
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.shards import Shards
@@ -119,14 +119,18 @@ class TrainingReader:
         rows, starts = zip(*groups.windows(slices), strict=True)
         each = epoch.rows_per_step
         order = np.empty((len(lanes), len(steps), each), np.int32)
+        seen = np.zeros(len(steps), np.uint64)
         for place, (lane, parts) in enumerate(zip(lanes, slices, strict=True)):
-            drawn = epoch.window_order(lane, window, sum(part.stop - part.start for part in parts))
+            numbers = epoch.numbers(parts)
+            drawn = epoch.window_order(lane, window, len(numbers))
             drawn = drawn[before * each : (before + len(steps)) * each].reshape(len(steps), each)
             order[place] = drawn + starts[place]
+            seen += ledgers(numbers[drawn])
         index = (epoch.epoch * epoch.steps + np.array(steps)) * epoch.batch_size + lanes.start * each
 
         def make(share: np.ndarray) -> list[Batch]:
-            return to_batches(rows, order[:, share], self.schema, index[share].tolist(), buffers=buffers)
+            batches = to_batches(rows, order[:, share], self.schema, index[share].tolist(), buffers=buffers)
+            return [replace(batch, ledger=int(seen[step])) for batch, step in zip(batches, share, strict=True)]
 
         shares = np.array_split(np.arange(len(steps)), min(self.threads, len(steps)))
         return [batch for batches in pool.map(make, shares) for batch in batches]

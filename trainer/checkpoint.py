@@ -28,10 +28,12 @@ class Standing:
     means: Mapping[str, float] = field(default_factory=dict)
     """of the losses since the last line of the log, over all workers and `counted` steps"""
     counted: int = 0
+    ledger: int = 0
+    """of the rows learned from in these steps, as `order.ledgers` has it"""
 
     def summary(self) -> dict[str, Any]:
         """What of it tells how a training ended."""
-        return {key: value for key, value in asdict(self).items() if key not in ("means", "counted")}
+        return {key: value for key, value in asdict(self).items() if key not in ("means", "counted", "ledger")}
 
     def validated(self, value: float, higher_is_better: bool) -> Standing:
         better = self.best_value is None or (value > self.best_value if higher_is_better else value < self.best_value)

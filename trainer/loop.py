@@ -140,6 +140,7 @@ class Training:
             agreed = guard.agreed
             if agreed.is_lost:
                 self.log.note(standing.step + 1, **guard.lost)
+                meter.skip()
             else:
                 meter.add(losses)
             standing = replace(standing, step=standing.step + 1)

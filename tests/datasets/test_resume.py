@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asymdiffrec.datasets.batch import Batch
+from asymdiffrec.datasets.order import ledgers
 from asymdiffrec.datasets.reader import TrainingReader, Worker
 from asymdiffrec.datasets.schema import FieldsConfig, Schema
 from asymdiffrec.datasets.shards import Shards, open_shards
@@ -75,7 +76,8 @@ def schema_of(window: int, cache: float) -> Schema:
 
 
 def samples(batch: Batch) -> list[tuple[Any, ...]]:
-    """Everything that a batch says of each of its samples."""
+    """Everything that a batch says of each of its samples, whose users are the numbers of its rows."""
+    assert batch.ledger == ledgers(batch.user.numpy())
     bags = [[bag.tolist() for bag in jagged.to_dense()] for jagged in batch.ids.to_dict().values()]
     others = (batch.numbers, batch.missing, batch.label, batch.user, batch.sample_index)
     return list(zip(*bags, *(tensor.tolist() for tensor in others), strict=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -32,11 +31,10 @@ def logged(run: Path) -> list[dict[str, Any]]:
     ]
 
 
-def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the command as two workers that torchrun starts."""
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--", "asymdiffrec")
-    command = [sys.executable, *launcher, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+def torchrun(count: int, *arguments: object) -> list[str]:
+    """The command as so many workers that torchrun starts, and once again where one dies."""
+    workers = ("--standalone", "--nproc-per-node", str(count), "--max-restarts", "1", "--monitor-interval", "0.1")
+    return [sys.executable, "-m", "torch.distributed.run", *workers, "-m", "--", "asymdiffrec", *map(str, arguments)]
 
 
 def stop_after(step: int | None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,21 +15,14 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.trainer.runs import ended, logged, stop_after
+from tests.trainer.runs import ended, logged, stop_after, torchrun
 
 
 @pytest.fixture(scope="module")
-def many_steps(clicks: Path, small: list[str], script: Path) -> list[Any]:
-    """The command of a run of 288 steps: Ray hands a signal on within a second, in which a run of few would be over."""
+def many_steps(clicks: Path, small: list[str]) -> list[Any]:
+    """The arguments of a run of 288 steps."""
     often = ["--set", "train.batch_size=32", "--set", "train.checkpoints.steps=20"]
-    return [script, "train", clicks / "job.yaml", *small, *often, "--run"]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(many_steps: list[Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("runs") / "undisturbed"
-    subprocess.run([*many_steps, run], check=True, capture_output=True)
-    return run
+    return ["train", clicks / "job.yaml", *small, *often, "--run"]
 
 
 def wait_for_step(step: int, run: Path, process: subprocess.Popen[str]) -> None:
@@ -39,53 +32,49 @@ def wait_for_step(step: int, run: Path, process: subprocess.Popen[str]) -> None:
 
 
 def assert_same_end(run: Path, undisturbed: Path) -> None:
-    """The same lines in the log, and losses within what rounding adds up to: a batch that is lost or comes twice among
-    the five of a line would change it by several percent."""
+    """The same lines in the log, of the same rows, and losses within what rounding adds up to."""
     mine, theirs = logged(run), logged(undisturbed)
     assert [record.keys() for record in mine] == [record.keys() for record in theirs]
     compared = {"step", "epoch", "loss", "loss_main", "valid/log_loss", "test/log_loss"}
     for own, other in zip(mine, theirs, strict=True):
         keys = compared & own.keys()
         assert [own[key] for key in keys] == pytest.approx([other[key] for key in keys], rel=5e-3)
+        assert own.get("rows") == other.get("rows")
     end, other = ended(run), ended(undisturbed)
     assert end.pop("state") == other.pop("state") == "finished"
     assert end == pytest.approx(other, rel=5e-3)
 
 
-def test_interrupted_run_goes_on_to_the_same_end(many_steps: list[Any], undisturbed: Path, tmp_path: Path) -> None:
-    """Two workers and Ctrl-C leave a checkpoint, from which one worker goes on."""
-    run = tmp_path / "run"
-    with subprocess.Popen([*many_steps, run, "--workers", "2"], stderr=subprocess.PIPE, text=True) as process:
-        wait_for_step(5, run, process)
-        process.send_signal(signal.SIGINT)
-        _, message = process.communicate()
-    assert process.returncode == 130, message
-    assert "--resume" in message
-    result = json.loads((run / "result.json").read_text())
-    assert result["state"] == "interrupted"
-    assert result["step"] < 288
-    assert not (run / "stop").exists()
+def test_a_run_disturbed_and_resized_learns_from_the_same_rows(
+    many_steps: list[Any], script: Path, tmp_path: Path
+) -> None:
+    """One worker, interrupted; two, of which one is killed, interrupted; and four to the end."""
+    run, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
+    subprocess.run([script, *many_steps, undisturbed], check=True, capture_output=True)
+    legs = (([script, *many_steps, run], 5), (torchrun(2, *many_steps, run, "--resume"), 105))
+    for command, reached in legs:
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            if reached > 45:
+                wait_for_step(45, run, process)
+                kill_second_worker(process)
+            wait_for_step(reached, run, process)
+            process.send_signal(signal.SIGINT)
+            _, message = process.communicate()
+        assert process.returncode != 0, message
+        assert "--resume" in message
+        result = json.loads((run / "result.json").read_text())
+        assert (result["state"], reached <= result["step"] < 288) == ("interrupted", True)
+        assert not (run / "stop").exists()
+    assert message.count("training goes on from step ") == 2
 
-    subprocess.run([*many_steps, run, "--workers", "1", "--resume"], check=True, capture_output=True)
+    subprocess.run(torchrun(4, *many_steps, run, "--resume"), check=True, capture_output=True)
     assert_same_end(run, undisturbed)
 
 
-def test_a_killed_worker_costs_time_alone(many_steps: list[Any], undisturbed: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    with subprocess.Popen([*many_steps, run, "--workers", "2"], stderr=subprocess.PIPE, text=True) as process:
-        wait_for_step(45, run, process)
-        workers = [
-            child
-            for child in psutil.Process(process.pid).children(recursive=True)
-            if any("RayTrainWorker" in part for part in child.cmdline())
-        ]
-        assert len(workers) == 2
-        workers[1].kill()
-        _, message = process.communicate()
-    assert process.returncode == 0, message
-    assert "died; the workers are started again" in message
-    assert message.count("training goes on from step ") == 1
-    assert_same_end(run, undisturbed)
+def kill_second_worker(torchrun: subprocess.Popen[str]) -> None:
+    workers = [child for child in psutil.Process(torchrun.pid).children() if "train" in child.cmdline()]
+    assert [worker.environ()["RANK"] for worker in workers] == ["0", "1"]
+    workers[1].kill()
 
 
 def test_stop_at_an_epoch_s_end_loses_no_validation(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -83,10 +84,9 @@ def first(jobs: Path, command: Callable[..., Any]) -> Path:
 def test_a_run_starts_from_another_on_other_workers(jobs: Path, first: Path, tmp_path: Path) -> None:
     second = tmp_path / "second"
     place = ("tables.per_table.city.sharding=[row_wise]", "tables.per_table.brand.sharding=[column_wise]")
-    outcome = torchrun(
-        *("train", jobs / "second.yaml", "--run", second, "--init-from", first),
-        *settings_of(*MANAGED, *STILL, *place),
-    )
+    arguments = ("train", jobs / "second.yaml", "--run", second, "--init-from", first)
+    launched = torchrun(2, *arguments, *settings_of(*MANAGED, *STILL, *place))
+    outcome = subprocess.run(launched, capture_output=True, text=True)
     assert outcome.returncode == 0, outcome.stderr
     said = " ".join(outcome.stderr.replace("│", " ").split())
     for line in (
