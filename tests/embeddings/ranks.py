@@ -1,6 +1,8 @@
-"""Two ranks of a test program of its own, which write down what they found."""
+"""Ranks of a test program of its own, which write down what they found."""
 
+import importlib
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -10,25 +12,33 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 
 
-def two_reports(program: str, folder: Path, seconds: float) -> list[dict[str, Any]]:
-    """What two ranks of the test file `program`, run with RANK and FOLDER, left in FOLDER/rankRANK.json."""
+def run_ranks(program: str, folder: Path, seconds: float, count: int = 2) -> list[dict[str, Any]]:
+    """What each call of `run_rank(RANK, FOLDER)` of the test file `program` left in FOLDER/rankRANK.json."""
     module = ".".join(Path(program).relative_to(ROOT).with_suffix("").parts)
-    settings = {"GLOO_SOCKET_IFNAME": "lo", "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", module, str(rank), str(folder)],
-            cwd=ROOT,
-            env=os.environ | settings | {"LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        for rank in ranks:
-            _, errors = rank.communicate(timeout=seconds)
-            assert rank.returncode == 0, errors
-    finally:
-        for rank in ranks:
-            rank.kill()
-    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
+    settings = {"GLOO_SOCKET_IFNAME": "lo", "LOCAL_WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.embeddings.ranks", module, str(folder), str(count)]
+    ended = subprocess.run(
+        command, cwd=ROOT, env=os.environ | settings, capture_output=True, text=True, timeout=seconds
+    )
+    assert ended.returncode == 0, ended.stderr
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(count)]
+
+
+def main(module: str, folder: Path, count: int) -> int:
+    """Import the program once and split into its ranks. Returns how many failed."""
+    program, context = importlib.import_module(module), multiprocessing.get_context("fork")
+
+    def rank_of(number: int) -> None:
+        os.environ["LOCAL_RANK"] = str(number)
+        program.run_rank(number, folder)
+
+    ranks = [context.Process(target=rank_of, args=(number,), daemon=True) for number in range(count)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join()
+    return sum(rank.exitcode != 0 for rank in ranks)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])))

@@ -1,10 +1,6 @@
-"""Managed collision: who gets a row, what happens to it, and that no number of ranks changes any of it.
-
-Run as a program, this file is one of two ranks.
-"""
+"""Managed collision: who gets a row, what happens to it, and that no number of ranks changes any of it."""
 
 import json
-import sys
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -14,38 +10,36 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from pydantic import ValidationError
-from torch import nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
 from asymdiffrec.datasets.batch import Batch
-from asymdiffrec.datasets.schema import FieldsConfig, Schema
+from asymdiffrec.datasets.schema import FieldsConfig
 from asymdiffrec.embeddings import initial
 from asymdiffrec.embeddings.managed.ids import COUNTS, WAYS, ManagedConfig, ManagedIds, id_range
 from asymdiffrec.embeddings.managed.lookup import managed_ids, take_counts
-from asymdiffrec.embeddings.optimizers import tables_optimizer
-from asymdiffrec.embeddings.plan import Problem, solve
-from asymdiffrec.embeddings.planner.dense import DenseWork
-from asymdiffrec.embeddings.planner.devices import DEVICES, Cluster, local_cluster
-from asymdiffrec.embeddings.sharding import agreed, shard
+from asymdiffrec.embeddings.plan import solve
+from asymdiffrec.embeddings.planner.devices import DEVICES, Cluster
 from asymdiffrec.embeddings.state import look_up_state, table_state, table_weights
 from asymdiffrec.embeddings.tables import FieldTables, TablesConfig
-from tests.embeddings.ranks import two_reports
+from tests.embeddings.ranks import run_ranks
+from tests.embeddings.small_managed import (
+    CPU,
+    SEED,
+    batch,
+    config,
+    load_and_go_on,
+    make,
+    problem,
+    save_and_go_on,
+    skewed,
+    small,
+    train,
+    universe,
+)
 
-CPU = torch.device("cpu")
-SEED, BATCH, STD = 5, 64, 0.05
-
-
-def universe(rows: int, count: int) -> torch.Tensor:
-    """Distinct ids of a table."""
-    return torch.randint(0, id_range(rows), (count,), generator=torch.Generator().manual_seed(rows))
-
-
-def skewed(ids: torch.Tensor, count: int, step: int) -> torch.Tensor:
-    """Some of `ids`, those in front more often."""
-    draw = torch.rand(count, generator=torch.Generator().manual_seed(step))
-    return ids[(len(ids) * draw**3).long()]
+STD = 0.05
 
 
 def module(rows: int, **settings: object) -> ManagedIds:
@@ -187,96 +181,6 @@ def test_counts_do_not_overflow() -> None:
     assert managed.held.counts.max() == 2**26 - 1
 
 
-def schema(rows: int):
-    fields = {
-        "user": {"type": "id", "rows": rows},
-        "history": {"type": "id_list", "rows": rows, "table": "user"},
-        "item": {"type": "id", "rows": 30},
-        "tags": {"type": "id_list", "rows": 128, "embedding_dim": 8},
-    }
-    return FieldsConfig.model_validate({"fields": fields}).to_schema()
-
-
-def config(optimizer: str = "adagrad", collision: str = "managed", **managed: object) -> TablesConfig:
-    kinds = {"user": {"collision": collision}, "tags": {"collision": collision}}
-    return TablesConfig.model_validate(
-        {"optimizer": {"name": optimizer, "learning_rate": 0.05}, "per_table": kinds, "managed": managed}
-    )
-
-
-def batch(step: int, rows: int, count: int = 300) -> Batch:
-    """This rank's part of a global batch; `user` and `history` share a table."""
-    draw = torch.Generator().manual_seed(step)
-    lengths = torch.stack(
-        [torch.randint(0, longest + 1, (BATCH,), generator=draw) for longest in (1, 3, 1, 4)]  # of each field
-    )
-    users, tags = universe(rows, count), universe(128, 40)
-    values = [
-        skewed(users, lengths[0].sum(), 4 * step),
-        skewed(users, lengths[1].sum(), 4 * step + 1),
-        torch.randint(0, 30, (lengths[2].sum(),), generator=draw),
-        skewed(tags, lengths[3].sum(), 4 * step + 2),
-    ]
-    label = torch.bernoulli(torch.full((BATCH,), 0.4), generator=draw)
-    ranks, rank = dist.get_world_size(), dist.get_rank()
-    own = slice(rank * BATCH // ranks, (rank + 1) * BATCH // ranks)
-    bags = [torch.cat(part.split(length.tolist())[own]) for part, length in zip(values, lengths, strict=True)]
-    size = own.stop - own.start
-    return Batch(
-        ids=KeyedJaggedTensor(["user", "history", "item", "tags"], torch.cat(bags), lengths=lengths[:, own].flatten()),
-        numbers=torch.zeros(size, 0),
-        missing=(lengths[:, own] == 0).T,
-        label=label[own],
-        weight=torch.ones(size),
-        user=torch.zeros(size, dtype=torch.int64),
-        sample_index=torch.arange(size),
-        counted=size,
-    )
-
-
-class Model(nn.Module):
-    def __init__(self, tables: FieldTables):
-        super().__init__()
-        self.tables = tables
-        self.head = nn.Linear(sum(tables.widths), 1)
-
-    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        clean, missing = self.tables(batch)
-        loss = nn.functional.binary_cross_entropy_with_logits(self.head(clean).squeeze(1), batch.label)
-        return loss, missing
-
-
-def problem(model: nn.Module, fields: Schema, tables_config: TablesConfig, where: Cluster) -> Problem:
-    return Problem(model, fields, tables_config, where, BATCH, DenseWork(0, 0.0, 0.0, 0, 0, 0))
-
-
-def make(rows: int, tables_config: TablesConfig, seed: int = SEED):
-    """A sharded model, whose head stays as it is, and the optimizer of its tables."""
-    torch.manual_seed(SEED)
-    model = Model(FieldTables(schema(rows), tables_config))
-    where = local_cluster("cpu", None, dist.get_world_size())
-    plan = agreed(lambda: solve(problem(model, schema(rows), tables_config, where)).plan)
-    sharded = shard(model, tables_config, plan, CPU, seed)
-    return sharded, tables_optimizer(sharded, tables_config.optimizer)
-
-
-def train(model, optimizer, steps, batches) -> list[float]:
-    losses = []
-    for step in steps:
-        optimizer.zero_grad()
-        loss, _ = model(batches(step))
-        loss.backward()
-        optimizer.step()
-        shared = loss.detach().clone()
-        dist.all_reduce(shared)
-        losses.append(shared.item() / dist.get_world_size())
-    return losses
-
-
-def small(step: int) -> Batch:
-    return batch(step, 128)
-
-
 def local(model, optimizer, tables_config) -> dict[str, torch.Tensor]:
     """Copies of all that a rank holds of its tables."""
     state = table_state(model, optimizer, tables_config.optimizer)
@@ -305,7 +209,7 @@ def test_with_rows_enough_it_trains_as_a_table_without_collisions(optimizer: str
     losses = train(model, update, range(20), lambda step: batch(step, rows))
     assert take_counts(model)["user/evictions"] == 0
 
-    distinct = {"user": universe(rows, 300).sort().values, "tags": universe(128, 40).sort().values}
+    distinct = {"user": universe(rows, 300).sort().values, "tags": universe(rows, 40).sort().values}
     plain_config = config(optimizer, "hash")
     plain, plain_update = make(rows, plain_config)
     for table, ids in distinct.items():
@@ -394,23 +298,6 @@ def test_the_pipeline_that_overlaps_batches_trains_alike() -> None:
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
-def save_and_go_on(folder: Path, eviction: str = "lfu") -> dict:
-    """Train, save, and train on: the losses and what was counted."""
-    tables_config = config(eviction=eviction)
-    model, update = make(128, tables_config)
-    losses = train(model, update, range(8), small)
-    counts = take_counts(model)
-    dcp.save(table_state(model, update, tables_config.optimizer), checkpoint_id=folder)
-    return {"losses": losses + train(model, update, range(8, 16), small), "counts": [counts, take_counts(model)]}
-
-
-def load_and_go_on(source: Path, eviction: str = "lfu") -> dict:
-    tables_config = config(eviction=eviction)
-    model, update = make(128, tables_config, seed=SEED)
-    dcp.load(table_state(model, update, tables_config.optimizer), checkpoint_id=source)
-    return {"losses": train(model, update, range(8, 16), small), "counts": [take_counts(model)]}
-
-
 def evaluate(source: Path) -> float:
     model, _ = make(128, config("sgd"), seed=SEED + 1)
     dcp.load(look_up_state(model), checkpoint_id=source)
@@ -438,7 +325,7 @@ def run_rank(rank: int, folder: Path) -> None:
 @pytest.mark.usefixtures("one_rank")
 def test_two_ranks_do_what_one_does_and_load_what_it_saved(tmp_path: Path) -> None:
     alone = {eviction: save_and_go_on(tmp_path / f"one-{eviction}", eviction) for eviction in ("lfu", "lru")}
-    reports = two_reports(__file__, tmp_path, 100)
+    reports = run_ranks(__file__, tmp_path, 100)
     assert reports[0] == reports[1]
     for eviction, own in alone.items():
         assert own["counts"][1]["user/evictions"] > 0
@@ -497,7 +384,3 @@ def test_the_plan_counts_the_memory_of_ids(admit_after: int) -> None:
 def test_wrong_settings_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         TablesConfig.model_validate(settings)
-
-
-if __name__ == "__main__":
-    run_rank(int(sys.argv[1]), Path(sys.argv[2]))
