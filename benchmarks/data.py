@@ -84,7 +84,7 @@ def reading(layout: Layout, folder: Path, rows: int, threads: int, quick: bool) 
             tensors(schema, table)
 
     window = schema.data.window * schema.data.lanes  # rows that ours draws a batch from
-    for peer, shuffled in (("Ray Data, in order", None), ("Ray Data, shuffled", min(window, rows // 2))):
+    for peer, shuffled in (("Ray Data, in order", None), ("Ray Data, shuffled", min(window, rows // 2)))[quick:]:
         with cluster(threads):  # its processes have the cores of this one
             ours, theirs = alternate(partial(epoch, reader), partial(by_ray, shuffled), 1)
         yield result(peer, ours, theirs, rows // BATCH * BATCH, PEERS)
@@ -192,7 +192,7 @@ def preparing(folder: Path, rows: int) -> Iterator[Result]:
 def measure(quick: bool) -> Iterator[Result]:
     rows = 20_000 if quick else 2_000_000
     with tempfile.TemporaryDirectory() as temporary:
-        for number, layout in enumerate(LAYOUTS):
+        for number, layout in enumerate(LAYOUTS[:1] if quick else LAYOUTS):
             folder = Path(temporary) / f"layout-{number}"
             layout.write(folder, rows)
             for threads in (1,) if quick else (1, 2):

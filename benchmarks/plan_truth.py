@@ -28,7 +28,6 @@ from asymdiffrec.trainer.job import read_job, read_learned
 from asymdiffrec.trainer.run import Run
 from benchmarks._report import Result, arguments, show
 
-WORKERS = 2
 ROWS = {"a": 800_000, "b": 400_000, "c": 200_000, "d": 400_000}
 DIM, LONG, BATCH = 128, 8, 2048
 """Columns of a table; ids of the list d; samples of a step"""
@@ -37,7 +36,7 @@ PLANS = ("tttt", "rrrr", "cccc", "rttt", "tttr", "tttc", "tttd", "ddtt", "rrtd",
 """The sharding of each table in turn"""
 
 
-def prepare(out: Path, samples: int) -> None:
+def prepare(out: Path, samples: int, workers: int) -> None:
     """Samples whose ids are all as frequent."""
 
     def log(rows: int, seed: int) -> Iterator[pa.Table]:
@@ -56,7 +55,7 @@ def prepare(out: Path, samples: int) -> None:
         "tables": {"embedding_dim": DIM},
         "diffusion": {"variant": "base"},
         "train": {"batch_size": BATCH, "epochs": 1, "log_every": 10},
-        "cluster": {"workers": WORKERS},
+        "cluster": {"workers": workers},
     }
     write_dataset(out, splits, job)
 
@@ -74,14 +73,17 @@ def measure(quick: bool) -> Iterator[Result]:
     with tempfile.TemporaryDirectory() as temporary:
         device = Path(temporary) / "here.yaml"
         device.write_text(yaml.safe_dump(calibrate("here").model_dump()))
-        prepare(Path(temporary) / "data", 20 * BATCH if quick else 100 * BATCH)
+        prepare(Path(temporary) / "data", *((10 * BATCH, 1) if quick else (100 * BATCH, 2)))
         data, rates = Path(temporary) / "data", f"cluster.device={device}"
-        tiny = [f"fields.{name}.rows={rows // 1000}" for name, rows in ROWS.items()]
-        alone = run(data, Path(temporary) / "alone", PLANS[0], rates, *tiny)["memory_bytes"]
+
+        def rows(share: float) -> list[str]:
+            return [f"fields.{name}.rows={int(share * rows)}" for name, rows in ROWS.items()]
+
+        alone = run(data, Path(temporary) / "alone", PLANS[0], rates, *rows(0.001))["memory_bytes"]
         beside = mean(rank["measured"] - rank["planned"] for rank in alone)
         planned, taken = [], []
         for plan in PLANS[:1] if quick else PLANS:
-            found = run(data, Path(temporary) / plan, plan, rates)
+            found = run(data, Path(temporary) / plan, plan, rates, *rows(0.05 if quick else 1))
             for rank in found["memory_bytes"]:
                 values = rank["measured"] / 1e9, (rank["planned"] + beside) / 1e9
                 holds = abs(values[0] / values[1] - 1) <= 0.1

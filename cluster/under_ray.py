@@ -8,11 +8,12 @@ import math
 import os
 import re
 import socket
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 import ray
 import ray.train
 import torch.distributed as dist
+from ray import cloudpickle
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.backend import Backend, BackendConfig
 from ray.train.collective import broadcast_from_rank_zero
@@ -81,8 +83,7 @@ def run_workers(
         policies=policies,
         backend_config=NodeBackendConfig(),
         train_loop_config={
-            "work": work,
-            "arguments": dict(arguments),
+            "work": cloudpickle.dumps((work, dict(arguments))),  # for the workers: Ray's controller need not import it
             "cluster": cluster.model_dump(),
             "storage": str(storage),
         },
@@ -90,6 +91,7 @@ def run_workers(
         run_config=RunConfig(name="workers", storage_path=str(storage), failure_config=failures),
     )
     with ExitStack() as stack:
+        stack.enter_context(redirect_stdout(sys.stderr))  # Ray prints its own warnings on standard output
         if not ray.is_initialized():
             stack.callback(ray.shutdown)
             _connect(cluster)
@@ -166,7 +168,8 @@ def _on_worker(config: dict[str, Any]) -> None:
         try:
             machines = machines_of(ray.get_runtime_context().get_node_id())
             place_on(machines, context.get_local_rank(), bool(cluster.gpu))
-            config["work"](config["arguments"], Place(machines, _leaving, _publisher(rank)))
+            work, arguments = cloudpickle.loads(config["work"])
+            work(arguments, Place(machines, _leaving, _publisher(rank)))
         except Exception as error:
             error.failed_at, error.workers = time.time(), count  # type: ignore[attr-defined]
             if is_timeout(error):

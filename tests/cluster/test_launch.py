@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,15 +41,21 @@ def test_process_group_ends_with_failing_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_workers_under_ray_share_a_process_group(tmp_path: Path) -> None:
+def test_workers_under_ray_share_a_process_group_and_are_started_again(tmp_path: Path) -> None:
     def work(arguments: Mapping[str, Any], place: Place) -> None:
+        died = Path(arguments["folder"], "died")
+        if dist.get_rank() == 1 and not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
         total = torch.tensor([1.0 + dist.get_rank()])
         dist.all_reduce(total)
         report = f"{os.environ['LOCAL_RANK']} {os.environ['LOCAL_WORLD_SIZE']} {total.item()}"
         (Path(arguments["folder"]) / str(dist.get_rank())).write_text(report)
 
-    launch(work, {"folder": str(tmp_path)}, ClusterConfig(workers=2), tmp_path / "storage")
+    told: list[str] = []
+    launch(work, {"folder": str(tmp_path)}, ClusterConfig(workers=2), tmp_path / "storage", tell=told.append)
     assert [(tmp_path / rank).read_text() for rank in ("0", "1")] == ["0 2 3.0", "1 2 3.0"]
+    assert told == ["worker 1 died; the workers are started again"]
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -59,6 +66,6 @@ def test_failure_of_a_worker_is_one_line_with_its_cause(tmp_path: Path) -> None:
         dist.barrier()
 
     with pytest.raises(WorkerError, match="row group 7 is broken") as error:
-        launch(work, {}, ClusterConfig(workers=2, timeout_seconds=20), tmp_path / "storage")
+        launch(work, {}, ClusterConfig(workers=2, timeout_seconds=20, max_failures=0), tmp_path / "storage")
     assert "\n" not in str(error.value)
     assert isinstance(error.value.__cause__, ValueError)

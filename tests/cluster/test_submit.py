@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.cluster.raylets import METRICS
 
 ROOT = Path(__file__).parents[2]
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef0123456789abcdef"}
@@ -51,6 +55,19 @@ def run(script: Path) -> Run:
     return command
 
 
+def shown_to_prometheus(awaited: str) -> set[str]:
+    """The gauges of training that a node's agent shows, once one that is awaited is there."""
+    names: set[str] = set()
+    for second in range(60):
+        time.sleep(second > 0)
+        for node in range(3):
+            with urllib.request.urlopen(f"http://127.0.0.1:{METRICS + node}/metrics") as answer:
+                names |= set(re.findall(r"^ray_asymdiffrec_(\w+){.*rank=\"0\"", answer.read().decode(), re.MULTILINE))
+        if awaited in names:
+            return names
+    raise TimeoutError(f"{awaited} is not among {names}")
+
+
 def ended(run: Path) -> dict[str, Any]:
     return json.loads((run / "result.json").read_text())
 
@@ -78,6 +95,7 @@ def test_a_job_is_followed_up_by_its_id_and_stopped_with_a_checkpoint(
         assert json.loads(run("job", "status", job, "--address", url, "--json").stdout)["exit_status"] is None
         time.sleep(1)
     assert "training begins, 1 worker" in run("job", "logs", job, "--address", url).stdout
+    assert {"loss", "samples_per_second", "data_wait", "peer_wait", "memory"} <= shown_to_prometheus("loss")
     stopped = run("job", "stop", job, "--address", url)
     assert stopped.returncode == 0, stopped.stderr
     assert f"{job}: failed, exit status 130" in stopped.stderr
