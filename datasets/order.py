@@ -103,6 +103,17 @@ class Epoch:
         parts = [starts[part.row_group] + np.arange(part.start, part.stop) for part in slices]
         return np.concatenate(parts).astype(np.uint64)
 
+    def batch(self, step: int) -> np.ndarray:
+        """The numbers in the split of the rows of a batch, in its order, uint64 [batch_size]."""
+        window, place = divmod(step, self.steps_per_window)
+        own = slice(place * self.rows_per_step, (place + 1) * self.rows_per_step)
+
+        def taken(lane: int) -> np.ndarray:
+            numbers = self.numbers(self.window_slices(lane, window))
+            return numbers[self.window_order(lane, window, len(numbers))[own]]
+
+        return np.concatenate([taken(lane) for lane in range(self.lanes)])
+
     def window_order(self, lane: int, window: int, rows: int) -> np.ndarray:
         """The drawn order of a window's rows: a permutation of range(rows), int64."""
         draws = _draws(rows, self.seed, self.epoch, 2, lane, window)

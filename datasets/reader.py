@@ -46,6 +46,11 @@ class Position:
     step: int = 0
 
 
+def epoch_of(schema: Schema, shards: Shards, seed: int, batch_size: int, number: int = 0) -> Epoch:
+    """The order of one epoch of training."""
+    return Epoch(shards.sizes, seed, number, batch_size, schema.data.lanes, schema.data.window)
+
+
 class TrainingReader:
     """The training batches of one worker, in the order of `order.py`.
 
@@ -91,9 +96,8 @@ class TrainingReader:
                 while window:  # a batch that has been given away is not held
                     yield window.pop(0)
 
-    def _epoch(self, epoch: int) -> Epoch:
-        data = self.schema.data
-        return Epoch(self.shards.sizes, self.seed, epoch, self.batch_size, data.lanes, data.window)
+    def _epoch(self, number: int) -> Epoch:
+        return epoch_of(self.schema, self.shards, self.seed, self.batch_size, number)
 
     def _windows(
         self, position: Position, buffers: BufferPool, pool: ThreadPoolExecutor

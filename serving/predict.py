@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from asymdiffrec.datasets.batch import to_batch
 from asymdiffrec.datasets.check import check_columns
 from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.datasets.new_file import new_parquet
 from asymdiffrec.datasets.rows import decode
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.shards import Shards
@@ -40,33 +40,17 @@ def predict(
             raise InputError(f"{file}: has a column {SCORE} already; rename it")
         if not arrow.equals(shards.schemas[0]):
             raise InputError(f"{file}: its columns differ from those of {shards.files[0]}; predict them one at a time")
-    if out.exists():
-        raise InputError(f"{out}: exists; choose another name or remove it")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out}: cannot write there ({error.strerror}); choose another name") from error
-    partial = out.with_name(f".{out.name}.partial")
     arrow = shards.schemas[0].append(pa.field(SCORE, pa.float32()))
     model.eval()
-    try:
-        writer = pq.ParquetWriter(partial, arrow)
-    except OSError as error:
-        raise InputError(f"{out}: cannot write there ({error.strerror}); choose another name") from error
-    try:
-        with writer, torch.no_grad():
-            for group in range(len(shards.row_groups)):
-                table = shards.read(group, shards.schemas[0].names)
-                rows = decode(table.select(schema.columns(labelled=False)), schema, shards.place(group), labelled=False)
-                scores = []
-                for start in range(0, len(rows), batch_size):
-                    piece = rows.slice(start, min(start + batch_size, len(rows)))
-                    scores.append(model.score(to_batch(piece, schema, start).to(device)).sigmoid().cpu())
-                writer.write_table(
-                    table.append_column(arrow.field(SCORE), pa.array(torch.cat(scores).numpy())).cast(arrow)
-                )
-                advance(len(rows))
-        partial.rename(out)
-    finally:
-        partial.unlink(missing_ok=True)
+    with new_parquet(out, arrow) as writer, torch.no_grad():
+        for group in range(len(shards.row_groups)):
+            table = shards.read(group, shards.schemas[0].names)
+            rows = decode(table.select(schema.columns(labelled=False)), schema, shards.place(group), labelled=False)
+            scores = []
+            for start in range(0, len(rows), batch_size):
+                piece = rows.slice(start, min(start + batch_size, len(rows)))
+                scores.append(model.score(to_batch(piece, schema, start).to(device)).sigmoid().cpu())
+            scored = table.append_column(arrow.field(SCORE), pa.array(torch.cat(scores).numpy()))
+            writer.write_table(scored.cast(arrow))
+            advance(len(rows))
     return shards.rows

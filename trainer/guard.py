@@ -109,5 +109,5 @@ class LossGuard:
             f"the loss of step {self.step + 1}{row} is {value:g} on worker {rank} (epoch {position.epoch + 1}, batch "
             f"{position.step} of it, samples {first:,} to {first + size - 1:,} of the run); it changed no parameter, "
             "and the last checkpoint is unharmed. Lower train.learning_rate or tables.optimizer.learning_rate, "
-            "look at these samples, or set train.on_nan=skip"
+            f"look at these samples (asymdiffrec samples RUN {self.step + 1} OUT), or set train.on_nan=skip"
         )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from asymdiffrec.datasets.batch import Batch
 from asymdiffrec.datasets.order import ledgers
-from asymdiffrec.datasets.reader import TrainingReader, Worker
+from asymdiffrec.datasets.reader import TrainingReader, Worker, epoch_of
 from asymdiffrec.datasets.schema import FieldsConfig, Schema
 from asymdiffrec.datasets.shards import Shards, open_shards
 
@@ -106,3 +106,8 @@ def test_stops_and_other_numbers_of_workers_change_nothing(
         first += steps
     assert resumed == whole
     assert [sample[-1] for sample in whole] == list(range(total * case["batch"]))
+    numbers = []
+    for step in range(total):
+        number, place = divmod(step, epoch_of(schema, shards, case["seed"], case["batch"]).steps)
+        numbers += epoch_of(schema, shards, case["seed"], case["batch"], number).batch(place).tolist()
+    assert [sample[-2] for sample in whole] == numbers  # the users are the numbers of the rows
