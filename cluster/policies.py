@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ray
+from ray._private.state import state
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, ScalingConfig
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
@@ -67,7 +69,10 @@ class Numbers(ElasticScalingPolicy):
         self._allowed = allowed
 
     def _count_possible_workers(self, reserved_resources: Any) -> int:
-        room = super()._count_possible_workers(reserved_resources)
+        # Ray itself looks every 20 s which nodes there are, and counts those that are drained.
+        there = {node["NodeID"] for node in ray.nodes() if node["Alive"]} - state.get_draining_nodes().keys()
+        reserved = {node: resources for node, resources in reserved_resources.items() if node in there}
+        room = super()._count_possible_workers(reserved)
         return max((count for count in self._allowed if count <= room), default=0)
 
 

@@ -42,6 +42,10 @@ LAST_WORD = 2.0
 """Seconds that a worker waits after a collective operation that took too long: so that all that waited in vain have
 failed too, and the one that they waited for is known"""
 
+ROOM_SECONDS = 5
+"""How long a range of workers waits for the room that was there: it is gone with a node whose death Ray had not noticed
+yet, and then fewer workers have room"""
+
 
 class NodeBackend(Backend):
     share_cuda_visible_devices = True
@@ -78,6 +82,7 @@ def run_workers(
     )
     if not is_fixed:
         policies["scaling_policy"] = Numbers(scaling, numbers)
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(ROOM_SECONDS))
     trainer = Trainer(
         _on_worker,
         policies=policies,
