@@ -2,7 +2,8 @@
 
 Kinds: a worker is killed, a worker hangs, a node is killed, the command is killed or told to end (and resumed), the
 newest checkpoint is cut or altered before workers are killed, the disk is full while checkpoints are written. At the
-end the rows and the loss of each step are compared with those of an undisturbed run on as many workers.
+end the rows and the loss of each step are compared with those of an undisturbed run on as many workers. Then nodes are
+lost, drained and come again under a run of one or two workers, which is compared with a run of one.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ WORKERS, NODES, HANG = 2, 3, 15
 """Workers; nodes with room for one each; seconds that a collective operation waits"""
 LIMIT = 20.0
 """Seconds from a fault to the next step, as asked of the median"""
+LONG = 100_000
+"""Steps of a run that is to be stopped before"""
 ROOM = 1_000_000
 """Bytes of the largest file on a full disk: less than a checkpoint's, more than Ray's own logs"""
 PATIENCE = 300.0
@@ -44,22 +47,33 @@ PATIENCE = 300.0
 class Training:
     """A run in a process of its own, on a cluster that is this process's."""
 
-    def __init__(self, folder: Path, data: Path, steps: int) -> None:
+    def __init__(self, folder: Path, data: Path, steps: int, nodes: int, workers: str, **more: object) -> None:
         stay_on_loopback()
         from ray.cluster_utils import Cluster  # which reads at its import where to listen
 
+        folder.mkdir()
         self.run = folder / "run"
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        self.nodes = [self.cluster.add_node(num_cpus=1) for _ in range(NODES)]
+        self.nodes: list[Any] = []
+        for _ in range(nodes):
+            self.add_node()
         settings: dict[str, Any] = {
-            "cluster.workers": WORKERS,
+            "cluster.workers": workers,
             "cluster.address": self.cluster.address,
             "cluster.max_failures": 1000,
             "cluster.timeout_seconds": HANG,
             **common(steps),
+            **more,
         }
         self.command = command(data, self.run, settings)
         self.start()
+
+    def add_node(self) -> None:
+        self.nodes.append(self.cluster.add_node(num_cpus=1))
+
+    def remove_node(self, node: Any) -> None:
+        self.nodes.remove(node)
+        self.cluster.remove_node(node, allow_graceful=False)
 
     def start(self, *more: str) -> None:
         log = (self.run.parent / "log").open("a")
@@ -89,6 +103,18 @@ class Training:
         while self.file() == file or "loss" not in (records(self.run) or [{}])[-1]:
             if self.process.poll() not in (None, 0) or time.monotonic() - start > PATIENCE:
                 raise TimeoutError(f"training does not go on; exit status {self.process.poll()}")
+            time.sleep(0.1)
+
+    def resize(self, workers: int) -> None:
+        """Wait until so many workers have made a step. TimeoutError where training is lost."""
+        start = time.monotonic()
+        while True:
+            told = records(self.run)
+            begun = max((place for place, record in enumerate(told) if "workers" in record), default=None)
+            if begun is not None and told[begun]["workers"] == workers and "loss" in told[-1]:
+                return
+            if self.process.poll() is not None or time.monotonic() - start > PATIENCE:
+                raise TimeoutError(f"{workers} workers never train; exit status {self.process.poll()}")
             time.sleep(0.1)
 
     def workers(self) -> list[psutil.Process]:
@@ -134,9 +160,8 @@ def kill_node(training: Training) -> None:
     raylet = training.workers()[-1].parent()
     assert raylet is not None
     node = next(node for node in training.nodes if node.all_processes["raylet"][0].process.pid == raylet.pid)
-    training.nodes.remove(node)
-    training.cluster.remove_node(node, allow_graceful=False)
-    training.nodes.append(training.cluster.add_node(num_cpus=1))
+    training.remove_node(node)
+    training.add_node()
 
 
 def kill_command(training: Training) -> None:
@@ -225,41 +250,93 @@ def steps_of(run: Path) -> dict[int, list[tuple[str, float]]]:
     return found
 
 
-def measure(number: int, undisturbed: int) -> Iterator[Result]:
-    """The faults, and the run beside an undisturbed one on so many workers."""
+def lose_node(training: Training) -> None:
+    """That of a worker; none comes in its place."""
+    training.remove_node(training.nodes[-1])
+
+
+def drain_node(training: Training) -> None:
+    """As a cloud does that takes a machine back"""
+    reason = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "taken back")
+    options = ("--address", training.cluster.address, "--node-id", training.nodes[-1].node_id)
+    ray = Path(sys.executable).with_name("ray")
+    drain = [str(ray), "drain-node", *options, *reason, "--deadline-remaining-seconds", "120"]
+    subprocess.run(drain, check=True, capture_output=True)
+
+
+RESIZES: tuple[tuple[Callable[[Training], None], int], ...] = (
+    (lose_node, 1),
+    (Training.add_node, 2),
+    (drain_node, 1),
+    (Training.add_node, 2),
+)
+"""What happens to the nodes, and how many workers train afterwards"""
+
+
+def resized(folder: Path, data: Path) -> Iterator[Result]:
+    """Of a run of one or two workers, whose nodes go and come."""
+    elastic = {"cluster.resize_seconds": 5}
+    training = Training(folder, data, LONG, 2, "{min: 1, max: 2}", **elastic)
+    try:
+        for inject, workers in RESIZES:
+            training.reach(training.step() + APART)
+            start = time.monotonic()
+            inject(training)
+            training.resize(workers)
+            name = f"{inject.__name__.replace('_', ' ')}, {workers} worker{'s' if workers > 1 else ''} train"
+            yield Result(name, time.monotonic() - start, "s", "asked", LIMIT)
+        training.process.send_signal(signal.SIGINT)
+        training.process.wait()
+    finally:
+        training.close()
+    ours = steps_of(training.run)
+    alone = command(data, folder / "alone", {**common(LONG), "train.steps": max(ours)})
+    subprocess.run(alone, check=True, stderr=subprocess.DEVNULL)
+    yield from compared(ours, steps_of(folder / "alone"))
+
+
+def disturbed(folder: Path, data: Path, number: int, undisturbed: int) -> Iterator[Result]:
+    """Of a run of two workers, and of one beside it on so many that nothing disturbs."""
     faults = list(islice(cycle(KINDS), number))
     steps = APART * (2 + len(faults) + 3 * faults.count(fill_disk))
     recovered, seconds = 0, []
+    training = Training(folder, data, steps, NODES, str(WORKERS))
+    try:
+        for place, inject in enumerate(faults, start=1):
+            training.reach(training.step() + APART)
+            file, start = training.file(), time.monotonic()
+            inject(training)
+            try:
+                if inject is not fill_disk:
+                    training.recover(file)
+            except TimeoutError as error:
+                print(f"{inject.__name__}: {error}", file=sys.stderr)
+                break
+            recovered += 1
+            if inject is fill_disk:
+                continue
+            seconds.append(time.monotonic() - start)
+            yield Result(f"{place}, {inject.__name__.replace('_', ' ')}", seconds[-1], "s", "asked", LIMIT)
+        training.reach(steps)
+        training.process.wait()
+    finally:
+        training.close()
+    alone = command(data, folder / "alone", {**common(steps), "cluster.workers": undisturbed})
+    subprocess.run(alone, check=True, stderr=subprocess.DEVNULL)
+    yield from compared(steps_of(training.run), steps_of(folder / "alone"))
+    yield Result("faults recovered from", recovered, "", "injected", len(faults), "all", recovered == len(faults))
+    median = statistics.median(seconds)
+    yield Result("median seconds to the next step", median, "s", "asked", LIMIT, "under 20 s", median < LIMIT)
+
+
+def measure(faults: int, quick: bool) -> Iterator[Result]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         prepare_synthetic(folder / "data", rows=ROWS)
-        training = Training(folder, folder / "data", steps)
-        try:
-            for place, inject in enumerate(faults, start=1):
-                training.reach(training.step() + APART)
-                file, start = training.file(), time.monotonic()
-                inject(training)
-                try:
-                    if inject is not fill_disk:
-                        training.recover(file)
-                except TimeoutError as error:
-                    print(f"{inject.__name__}: {error}", file=sys.stderr)
-                    break
-                recovered += 1
-                if inject is fill_disk:
-                    continue
-                seconds.append(time.monotonic() - start)
-                yield Result(f"{place}, {inject.__name__.replace('_', ' ')}", seconds[-1], "s", "asked", LIMIT)
-            training.reach(steps)
-            training.process.wait()
-        finally:
-            training.close()
-        alone = command(folder / "data", folder / "alone", {**common(steps), "cluster.workers": undisturbed})
-        subprocess.run(alone, check=True, stderr=subprocess.DEVNULL)
-        yield from compared(steps_of(folder / "run"), steps_of(folder / "alone"))
-        yield Result("faults recovered from", recovered, "", "injected", len(faults), "all", recovered == len(faults))
-        median = statistics.median(seconds)
-        yield Result("median seconds to the next step", median, "s", "asked", LIMIT, "under 20 s", median < LIMIT)
+        # Another number of workers adds up in another order: over thousands of steps that shows in the loss.
+        yield from disturbed(folder / "disturbed", folder / "data", faults, 1 if quick else WORKERS)
+        if not quick:
+            yield from resized(folder / "resized", folder / "data")
 
 
 def compared(ours: dict[int, list[tuple[str, float]]], theirs: dict[int, list[tuple[str, float]]]) -> Iterator[Result]:
@@ -280,8 +357,7 @@ def main() -> None:
     options = arguments(__doc__ or "", faults=count)
     results = []
     with Console(stderr=True).status("injecting faults") as status:
-        # Another number of workers adds up in another order: over thousands of steps that shows in the loss.
-        for result in measure(*((1, 1) if options.quick else (options.faults, WORKERS))):
+        for result in measure(1 if options.quick else options.faults, options.quick):
             results.append(replace(result, holds=None) if options.quick else result)
             status.update(f"injecting faults; last: {result.name}")
     show(results, options.json)

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from asymdiffrec.cluster.config import ClusterConfig
-from asymdiffrec.cluster.errors import WorkerError
+from asymdiffrec.cluster.errors import ClusterError, WorkerError
 from asymdiffrec.cluster.group import Place
 from asymdiffrec.cluster.launch import launch
 
@@ -69,3 +69,10 @@ def test_failure_of_a_worker_is_one_line_with_its_cause(tmp_path: Path) -> None:
         launch(work, {}, ClusterConfig(workers=2, timeout_seconds=20, max_failures=0), tmp_path / "storage")
     assert "\n" not in str(error.value)
     assert isinstance(error.value.__cause__, ValueError)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_workers_that_will_never_have_room(tmp_path: Path) -> None:
+    message = "2 workers with 1 GPU each ask for 2 GPU; the Ray cluster has 0"
+    with pytest.raises(ClusterError, match=message):
+        launch(lambda arguments, place: None, {}, ClusterConfig(workers=2, gpu=True), tmp_path / "storage")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from asymdiffrec.trainer.errors import TrainingError
 from asymdiffrec.trainer.job import read_job, read_learned
 from asymdiffrec.trainer.pipeline import OverlappedPipeline
 from asymdiffrec.trainer.run import Run
-from tests.trainer.runs import logged
+from tests.trainer.runs import logged, torchrun
 
 SETTINGS = [
     "train.batch_size=128",
@@ -46,12 +48,19 @@ def train(clicks: Path, run: Path, *settings: str) -> list[dict[str, Any]]:
     return records(run)
 
 
-@pytest.mark.usefixtures("ray_cluster")
+def train_on_two(data: Path, run: Path, settings: Sequence[str]) -> list[dict[str, Any]]:
+    """On two workers, with tables sharded in every way."""
+    sharding = json.dumps({table: {"sharding": kind} for table, kind in SHARDINGS.items()})
+    options = [part for one in (*settings, f"tables.per_table={sharding}") for part in ("--set", one)]
+    command = torchrun(2, "train", data / "job.yaml", "--run", run, *options)
+    subprocess.run(command, check=True, capture_output=True)
+    return records(run)
+
+
 def test_one_and_two_workers_and_every_sharding_agree(clicks: Path, tmp_path: Path) -> None:
     """50 steps over two epochs, and evaluations whose rows do not divide among the workers."""
     alone = train(clicks, tmp_path / "one")
-    sharding = json.dumps({table: {"sharding": kind} for table, kind in SHARDINGS.items()})
-    together = train(clicks, tmp_path / "two", "cluster.workers=2", f"tables.per_table={sharding}")
+    together = train_on_two(clicks, tmp_path / "two", SETTINGS)
     plan = json.loads((tmp_path / "two" / "plan.json").read_text())
     assert plan["world_size"] == 2
     assert SHARDINGS.items() <= {table["name"]: table["sharding"] for table in plan["tables"]}.items()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,7 @@ from rich.console import Console
 from asymdiffrec.trainer import drive
 from asymdiffrec.trainer.job import read_job, read_learned
 from asymdiffrec.trainer.run import Run
-from tests.trainer.test_loop import SHARDINGS, records
+from tests.trainer.test_loop import records, train_on_two
 
 SETTINGS = ["train.batch_size=128", "train.steps=12", "train.log_every=1"]
 WEIGHTS = ["fields.history.weights=shares"]
@@ -38,7 +38,11 @@ def weighted(clicks: Path, folder: Path, draw: Callable[[int], np.ndarray]) -> P
 def losses(data: Path, run: Path, *settings: str) -> list[float]:
     job = read_job(data / "job.yaml", [*SETTINGS, *settings])
     drive.train(job, read_learned(job), Run(run), console=Console(quiet=True))
-    return [record[key] for record in records(run) for key in ("loss", "test/log_loss") if key in record]
+    return losses_in(records(run))
+
+
+def losses_in(told: list[dict[str, Any]]) -> list[float]:
+    return [record[key] for record in told for key in ("loss", "test/log_loss") if key in record]
 
 
 def test_equal_weights_are_as_none(clicks: Path, tmp_path: Path) -> None:
@@ -48,12 +52,10 @@ def test_equal_weights_are_as_none(clicks: Path, tmp_path: Path) -> None:
     assert equal == pytest.approx(plain, rel=1e-4)
 
 
-@pytest.mark.usefixtures("ray_cluster")
 def test_weights_go_where_their_ids_go(clicks: Path, tmp_path: Path) -> None:
     data = weighted(clicks, tmp_path / "data", lambda count: np.random.default_rng(count).exponential(size=count))
     settings = [*WEIGHTS, "fields.history.pooling=sum", "tables.init_std=0.5"]
     alone = losses(data, tmp_path / "one", *settings)
-    sharding = json.dumps({table: {"sharding": kind} for table, kind in SHARDINGS.items()})
-    together = losses(data, tmp_path / "two", *settings, "cluster.workers=2", f"tables.per_table={sharding}")
+    together = losses_in(train_on_two(data, tmp_path / "two", [*SETTINGS, *settings]))
     assert together == pytest.approx(alone, rel=1e-3)
     assert alone != pytest.approx(losses(data, tmp_path / "plain", *settings[1:]), rel=1e-2)

@@ -109,13 +109,6 @@ def test_diverging_training_is_one_line_and_status_1(
     assert outcome.err.count("\n") == 2  # the other one says that training begins
 
 
-def test_workers_that_will_never_have_room(clicks: Path, tmp_path: Path, small: list[str], script: Path) -> None:
-    arguments = [script, "train", clicks / "job.yaml", "--run", tmp_path / "run", "--workers", "2", *small]
-    result = subprocess.run([*arguments, "--set", "cluster.gpu=true"], capture_output=True, text=True)
-    assert result.returncode == 2
-    assert result.stderr.splitlines()[1:] == ["error: 2 workers with 1 GPU each ask for 2 GPU; the Ray cluster has 0"]
-
-
 def test_wrong_input_to_the_installed_script(clicks: Path, tmp_path: Path, script: Path) -> None:
     arguments = [script, "train", clicks / "job.yaml", "--set", "train.epochs=none", "--run", tmp_path / "run"]
     result = subprocess.run(arguments, capture_output=True, text=True)
