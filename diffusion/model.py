@@ -89,9 +89,10 @@ class AsymmetricDiffusion(nn.Module):
         if diffusion.variant == "asymdiff":
             self.denoiser = Denoiser(len(widths), latent_dim, diffusion.denoiser_hidden)
         if diffusion.variant != "base":
-            self.process = ForwardProcess(
-                widths, diffusion.forward, seed=seed, drops=drops, groups=groups, patterns=patterns
-            )
+            with torch.device("cpu"):  # its law is checked and worked out, also where the weights are on meta
+                self.process = ForwardProcess(
+                    widths, diffusion.forward, seed=seed, drops=drops, groups=groups, patterns=patterns
+                )
 
     def forward(
         self, clean: Tensor, missing: Tensor, label: Tensor, weight: Tensor, sample_index: Tensor

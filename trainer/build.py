@@ -68,18 +68,23 @@ def build(job: Job, schema: Schema, device: torch.device, plan: Mapping[str, Any
 
 
 def recommender(job: Job, schema: Schema, device: torch.device) -> Recommender:
-    """The job's model, its tables on the meta device until they are sharded. ValueError where sections do not fit."""
+    """The job's model, its tables on the meta device until they are sharded. ValueError where sections do not fit.
+
+    On the meta device nothing of it is allocated: enough to plan with.
+    """
     torch.manual_seed(job.train.seed)
     tables = FieldTables(schema, job.tables)
-    diffusion = AsymmetricDiffusion(
-        tables.widths,
-        job.model,
-        job.diffusion,
-        seed=job.train.seed,
-        drops=[field.drop for field in schema.fields.values()],
-        groups=[field.group for field in schema.fields.values()],
-        patterns=missing_patterns(schema),
-    )
+    # Elsewhere than on meta the CPU draws the weights: then they are the same on all devices.
+    with torch.device("meta" if device.type == "meta" else "cpu"):
+        diffusion = AsymmetricDiffusion(
+            tables.widths,
+            job.model,
+            job.diffusion,
+            seed=job.train.seed,
+            drops=[field.drop for field in schema.fields.values()],
+            groups=[field.group for field in schema.fields.values()],
+            patterns=missing_patterns(schema),
+        )
     tables.columns.to(device)
     return Recommender(tables, diffusion.to(device))
 

@@ -37,7 +37,7 @@ def plan(
     try:
         schema = job.to_schema(learned)
         if like is None:
-            stated = problem(job, schema, recommender(job, schema, torch.device("cpu")), cluster)
+            stated = problem(job, schema, recommender(job, schema, torch.device("meta")), cluster)
         else:
             model = Recommender(FieldTables(schema, job.tables), cast(Recommender, like.problem.model).diffusion)
             stated = replace(like.problem, model=model, schema=schema, config=job.tables, cluster=cluster)
