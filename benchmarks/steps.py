@@ -1,8 +1,10 @@
-"""Seconds of a training step of each variant, against the base model on the same batches."""
+"""Seconds of a training step: of each variant against the base model, and of settings against the default, on the same
+batches."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from asymdiffrec.trainer.pipeline import pipeline
 from benchmarks._report import Result, alternate, arguments, show
 
 VARIANTS = ("dropout", "augment", "asymdiff")
+SETTINGS = ({"compile": True}, {"precision": "bf16"}, {"clip_norm": 1.0}, {"accumulate": 4})
+"""Of the section train, one at a time"""
 
 
 def main() -> None:
@@ -35,16 +39,25 @@ def main() -> None:
         results = []
         with process_group(dist.HashStore(), 0, 1, job.cluster, one_node=True):
 
-            def steps_of(variant: str):  # type: ignore[no-untyped-def]
+            def steps_of(variant: str, **settings: object) -> Callable[[], object]:
                 diffusion = job.diffusion.model_copy(update={"variant": variant})
-                train = pipeline(build(job.model_copy(update={"diffusion": diffusion}), schema, worker_device()))
+                train = job.train.model_copy(update=settings)
+                changed = job.model_copy(update={"diffusion": diffusion, "train": train})
+                training = pipeline(build(changed, schema, worker_device()))
                 stream = cycle(batches)
-                return lambda: [train.progress(stream) for _ in range(steps)]
+                return lambda: [training.progress(stream) for _ in range(steps)]
 
-            base = steps_of("base")
+            base, default = steps_of("base"), steps_of("asymdiff")
             for variant in VARIANTS:
                 ours, theirs = alternate(steps_of(variant), base, rounds)
                 results.append(Result(f"step of {variant}", 1e3 * ours / steps, "ms", "base", 1e3 * theirs / steps))
+            for settings in SETTINGS:
+                if options.quick and "compile" in settings:
+                    continue
+                ours, theirs = alternate(steps_of("asymdiff", **settings), default, rounds)
+                (what,) = (f"{key}={value}" for key, value in settings.items())
+                name = f"step of asymdiff, {what}"
+                results.append(Result(name, 1e3 * ours / steps, "ms", "default", 1e3 * theirs / steps))
     show(results, options.json)
 
 

@@ -153,7 +153,7 @@ class AsymmetricDiffusion(nn.Module):
         return self.extractor(x, step[:, : self.step_width].to(x.dtype))
 
     def _logit(self, latent: Tensor) -> Tensor:
-        return self.head(latent).squeeze(1)
+        return self.head(latent).squeeze(1).float()
 
 
 def _goes_as_one_batch(clean: Tensor) -> bool:
@@ -182,18 +182,21 @@ class Labelled(Protocol):
 class Recommender(nn.Module):
     """Look-up, then diffusion: the module that a train pipeline runs, and splits at the look-up.
 
-    tables: a module that maps a batch to clean [B, sum D_n] and missing [B, N] bool.
+    tables: a module that maps a batch to clean [B, sum D_n] and missing [B, N] bool; precision: what autocast makes
+    the products of the diffusion in while it learns, where it is not theirs.
     """
 
-    def __init__(self, tables: nn.Module, diffusion: AsymmetricDiffusion) -> None:
+    def __init__(self, tables: nn.Module, diffusion: AsymmetricDiffusion, precision: torch.dtype | None = None) -> None:
         super().__init__()
         self.tables = tables
         self.diffusion = diffusion
+        self.precision = precision
 
     def forward(self, batch: Labelled) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of the batch, and the values for the log: see `AsymmetricDiffusion.forward`."""
         clean, missing = self.tables(batch)
-        return self.diffusion(clean, missing, batch.label, batch.weight, batch.sample_index)
+        with torch.autocast(clean.device.type, self.precision, enabled=self.precision is not None):
+            return self.diffusion(clean, missing, batch.label, batch.weight, batch.sample_index)
 
     def score(self, batch: Labelled, process: ForwardProcess | None = None) -> Tensor:
         """Logits [B]; after `process` has dropped fields, where one is given (`ForwardProcess.at_rate`)."""

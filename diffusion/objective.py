@@ -1,7 +1,8 @@
 """The parts of L = w_main L_main + w_recon L_recon + w_aux L_aux + w_distil L_distil.
 
 Each is mean_i(weight_i * part_i) over the B samples, divided by B and not by the sum of the weights: linear in the
-samples, so that equal shares of a batch on several workers average to the batch's own loss and gradient.
+samples, so that equal shares of a batch on several workers average to the batch's own loss and gradient. Losses are
+fp32, whatever the products before them were made in.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def reconstruction_loss(denoised: Tensor, clean_latent: Tensor, weight: Tensor) 
 
     The mean, never the sum: summed, it drowns the prediction.
     """
-    return (weight * (denoised - clean_latent).square().mean(dim=1)).mean()
+    return (weight * (denoised.float() - clean_latent.float()).square().mean(dim=1)).mean()
 
 
 def distillation_loss(teacher: Tensor, student: Tensor, weight: Tensor) -> Tensor:

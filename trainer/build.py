@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import ShardingPlan
-from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
+from torchrec.optim.keyed import CombinedOptimizer
 
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.schema import Schema
@@ -25,7 +26,9 @@ from asymdiffrec.embeddings.planner.devices import Cluster, Device, device_of, l
 from asymdiffrec.embeddings.sharding import agreed, shard
 from asymdiffrec.embeddings.tables import FieldTables
 from asymdiffrec.trainer.job import Job
+from asymdiffrec.trainer.update import Update
 
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 MOMENTS = 2
 """That AdamW keeps for each dense parameter"""
 
@@ -40,7 +43,7 @@ class Trainee:
     tables_optimizer: CombinedOptimizer
     dense: dict[str, torch.nn.Parameter]
     dense_optimizer: torch.optim.Optimizer
-    optimizer: CombinedOptimizer
+    update: Update
     device: torch.device
     plan: dict[str, Any]
     """The document of its plan, see `plan_document`"""
@@ -86,7 +89,7 @@ def recommender(job: Job, schema: Schema, device: torch.device) -> Recommender:
             patterns=missing_patterns(schema),
         )
     tables.columns.to(device)
-    return Recommender(tables, diffusion.to(device))
+    return Recommender(tables, diffusion.to(device), PRECISIONS[job.train.precision])
 
 
 def problem(job: Job, schema: Schema, model: Recommender, cluster: Cluster) -> Problem:
@@ -106,16 +109,24 @@ def _build(job: Job, schema: Schema, device: torch.device, plan: Mapping[str, An
     model = shard(unsharded, job.tables, chosen, device, job.train.seed)
     dense = dense_parameters(model)
     settings = job.train
+    torch.backends.cuda.matmul.allow_tf32 = settings.tf32
+    if settings.compile:
+        _require_compiler(device)
+        model.module.diffusion.compile(dynamic=False)
     dense_optimizer = torch.optim.AdamW(dense.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     for parameter in dense.values():
         # From the start, as AdamW would make it at its first step: a checkpoint is loaded into live tensors.
         zeros = (torch.zeros_like(parameter), torch.zeros_like(parameter))
         dense_optimizer.state[parameter] = {"step": torch.tensor(0.0), "exp_avg": zeros[0], "exp_avg_sq": zeros[1]}
     tables_update = tables_optimizer(model, job.tables.optimizer)
-    optimizer = CombinedOptimizer(
-        [("tables", tables_update), ("dense", KeyedOptimizerWrapper(dense, lambda _: dense_optimizer))]
-    )
-    return Trainee(job, model, model.module, tables_update, dense, dense_optimizer, optimizer, device, described)
+    update = Update(tables_update, dense_optimizer, settings)
+    return Trainee(job, model, model.module, tables_update, dense, dense_optimizer, update, device, described)
+
+
+def _require_compiler(device: torch.device) -> None:
+    compiler = os.environ.get("CXX", "g++")
+    if device.type == "cpu" and not shutil.which(compiler):
+        raise ValueError(f"train.compile: needs a C++ compiler, and {compiler} is not here; CXX names another one")
 
 
 def _plan(

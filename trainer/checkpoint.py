@@ -55,6 +55,8 @@ def state(trainee: Trainee) -> dict[str, Any]:
         for name, parameter in trainee.dense.items()
         for key, value in trainee.dense_optimizer.state[parameter].items()
     }
+    if trainee.job.train.accumulate > 1:
+        optimizer |= {f"{name}.grad": parameter.grad for name, parameter in trainee.dense.items()}
     tables = table_state(trainee.model, trainee.tables_optimizer, trainee.job.tables.optimizer)
     return weights(trainee) | {"tables": tables, "dense_optimizer": optimizer}
 

@@ -35,7 +35,7 @@ from asymdiffrec.trainer.run import Run, open_run
 from asymdiffrec.trainer.warm import start_from
 
 FIXED = (
-    *("data.lanes", "data.window", "fields", "model", "train.seed", "train.batch_size"),
+    *("data.lanes", "data.window", "fields", "model", "train.seed", "train.batch_size", "train.accumulate"),
     *("tables.embedding_dim", "tables.optimizer.name", "tables.managed", "tables.managed_tables"),
     *("diffusion.variant", "diffusion.denoiser_hidden", "diffusion.step_in_extractor"),
 )

@@ -41,6 +41,14 @@ class CheckpointsConfig(Config):
     )
 
 
+class ScheduleConfig(Config):
+    """Of all learning rates, those of the tables too."""
+
+    warmup_steps: int = Field(0, ge=0, description="steps in which they grow from near 0")
+    decay: Literal["none", "linear", "cosine"] = Field("none", description="after that, to the run's last step")
+    end: float = Field(0.0, ge=0, le=1, description="what decay leaves of them at the end")
+
+
 class TrainConfig(Config):
     seed: int = Field(0, ge=0, lt=2**63, description="of the initial weights, the order of the samples and the noise")
     init_from: str | None = Field(
@@ -51,6 +59,19 @@ class TrainConfig(Config):
     steps: int | None = Field(None, gt=0, description="at most, over all epochs")
     learning_rate: float = Field(1e-3, gt=0, description="of the dense parameters (Adam); the tables have their own")
     weight_decay: float = Field(0.0, ge=0, description="of the dense parameters (AdamW)")
+    schedule: ScheduleConfig = ScheduleConfig()
+    accumulate: int = Field(
+        1, gt=0, description="steps whose dense gradients are averaged into one change; tables change in every step"
+    )
+    clip_norm: float | None = Field(
+        None, gt=0, description="largest norm of all dense gradients together; those of tables are not clipped"
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="of the dense part's products in training (autocast); weights and losses are fp32"
+    )
+    tf32: bool = Field(False, description="on GPUs, fp32 products with 10 bits of mantissa")
+    compile: bool = Field(False, description="the dense part by torch.compile; needs a C++ compiler, on GPUs Triton")
+    profile: int = Field(0, ge=0, description="steps whose trace is left in the run directory; see train --profile")
     log_every: int = Field(50, gt=0, description="steps between lines of metrics.jsonl")
     checkpoints: CheckpointsConfig = CheckpointsConfig()
     on_nan: Literal["stop", "skip"] = Field(

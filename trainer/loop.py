@@ -31,6 +31,7 @@ from asymdiffrec.trainer.measured import Gauge
 from asymdiffrec.trainer.meter import Meter
 from asymdiffrec.trainer.pipeline import Pipeline, detach, detached, pipeline, seed_step
 from asymdiffrec.trainer.run import Run, RunLog
+from asymdiffrec.trainer.tracing import Trace, traced
 from asymdiffrec.trainer.warm import Start, take
 
 LOOKS = 0.5
@@ -113,8 +114,11 @@ class Training:
         guard = LossGuard(self.trainee.device, settings, self.reader, _rarely(self.run.stop.exists), _rarely(leaving))
         train = pipeline(self.trainee, guard.may_learn)
         gauge.restart_clock()
-        with Saver(self.checkpoints, self.trainee, self.run.documents(), settings.checkpoints, standing) as saver:
-            standing, state = self._steps(standing, train, meter, guard, saver)
+        with (
+            Saver(self.checkpoints, self.trainee, self.run.documents(), settings.checkpoints, standing) as saver,
+            traced(settings.profile, self.run.trace(self.worker.rank)) as trace,
+        ):
+            standing, state = self._steps(standing, train, meter, guard, saver, trace)
             detach(train)
             self.settle(saver, standing)
             if saver.saved.step != standing.step:
@@ -126,7 +130,7 @@ class Training:
         return saver.saved, state
 
     def _steps(
-        self, standing: Standing, train: Pipeline, meter: Meter, guard: LossGuard, saver: Saver
+        self, standing: Standing, train: Pipeline, meter: Meter, guard: LossGuard, saver: Saver, trace: Trace
     ) -> tuple[Standing, str]:
         settings, steps = self.job.train, self.steps
         validate_every = settings.validation.every or self.reader.steps_per_epoch
@@ -136,7 +140,9 @@ class Training:
         while standing.step < steps:
             guard.begin(standing.step)
             seed_step(settings.seed, standing.step, self.worker.rank)
+            self.trainee.update.begin(standing.step, steps)
             losses = train.progress(batches)
+            trace.step()
             agreed = guard.agreed
             if agreed.is_lost:
                 self.log.note(standing.step + 1, **guard.lost)

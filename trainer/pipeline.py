@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
@@ -38,10 +38,11 @@ Pipeline: TypeAlias = PlainPipeline | OverlappedPipeline
 def pipeline(trainee: Trainee, may_learn: Callable[[torch.Tensor], bool] = lambda loss: True) -> Pipeline:
     """TorchRec's train pipeline, which asks `may_learn` before each backward pass."""
     made: Pipeline
+    update = cast(torch.optim.Optimizer, trainee.update)  # of which a pipeline calls zero_grad and step
     if trainee.device.type == "cuda":
-        made = OverlappedPipeline(trainee.model, trainee.optimizer, trainee.device, execute_all_batches=False)
+        made = OverlappedPipeline(trainee.model, update, trainee.device, execute_all_batches=False)
     else:
-        made = PlainPipeline(trainee.model, trainee.optimizer, trainee.device)
+        made = PlainPipeline(trainee.model, update, trainee.device)
     made.may_learn = may_learn
     return made
 

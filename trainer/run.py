@@ -48,6 +48,10 @@ class Run:
         """Ray's own files"""
         return self.path / "ray"
 
+    def trace(self, rank: int) -> Path:
+        """What `train.profile` leaves of a worker"""
+        return self.path / "profile" / f"worker-{rank}.json"
+
     def checkpoints(self, job: Job) -> str:
         """The path or URI of the folder of its checkpoints."""
         if job.train.checkpoints.path is None:

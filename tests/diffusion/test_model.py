@@ -62,6 +62,17 @@ def test_the_loss_is_the_weighted_sum_of_the_parts_that_the_variant_has(variant:
     torch.testing.assert_close(loss, parts["loss"])
 
 
+def test_the_whole_objective_compiles_as_one_graph() -> None:
+    eager, compiled = shaken(build()), shaken(build())
+    compiled.load_state_dict(eager.state_dict())
+    compiled.compile(backend="aot_eager", fullgraph=True, dynamic=False)
+    losses = [model(*samples())[0] for model in (eager, compiled)]
+    for loss in losses:
+        loss.backward()
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(gradients(eager), gradients(compiled))
+
+
 def test_the_parts_of_asymdiff_by_the_equations() -> None:
     model = shaken(build())
     clean, missing, label, weight, index = samples()

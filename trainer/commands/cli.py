@@ -14,6 +14,9 @@ from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.trainer.commands import doctor, jobs, plan, prepare, top
 from asymdiffrec.trainer.commands.shell import AsJson, Settings, console, print_json
 
+PROFILED = 5
+"""Steps that --profile traces"""
+
 app = typer.Typer(
     name="asymdiffrec",
     help="Train recommendation models with very large embedding tables, made robust to missing features.\n\n"
@@ -55,6 +58,9 @@ def train(
         Path | None,
         typer.Option(metavar="FILE", help="sharding plan to use, from `plan --json` or another run's plan.json"),
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="leave a trace of five steps of each worker in RUN/profile")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a job. Ctrl-C stops with a checkpoint; --resume goes on from the newest one.
@@ -81,6 +87,7 @@ def train(
         resume = resume or under_torchrun.restarts() > 0
     overrides += [f"cluster.workers={workers}"] if workers else []
     overrides += [f"cluster.address={address}"] if address else []
+    overrides += [f"train.profile={PROFILED}"] if profile else []
     if init_from:
         if resume:
             raise InputError("--init-from begins a new run; --resume goes on with one")
@@ -105,8 +112,16 @@ def train(
         console.print(f"{end}. Run: {folder.path}", soft_wrap=True, highlight=False)
         if result["measured"]:
             console.print(describe_measured(result["measured"]), soft_wrap=True, highlight=False)
+    if profile:
+        console.print(_traced(folder.trace(0)), soft_wrap=True, highlight=False)
     if result["state"] == "interrupted":
         raise typer.Exit(130)
+
+
+def _traced(file: Path) -> str:
+    if not file.exists():
+        return "No trace: training ended before the steps that are traced"
+    return f"Trace: {file.parent}; Perfetto and chrome://tracing show it"
 
 
 @app.command()
