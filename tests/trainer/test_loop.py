@@ -58,9 +58,11 @@ def train_on_two(data: Path, run: Path, settings: Sequence[str]) -> list[dict[st
 
 
 def test_one_and_two_workers_and_every_sharding_agree(clicks: Path, tmp_path: Path) -> None:
-    """50 steps over two epochs, and evaluations whose rows do not divide among the workers."""
-    alone = train(clicks, tmp_path / "one")
-    together = train_on_two(clicks, tmp_path / "two", SETTINGS)
+    """50 steps over two epochs, and evaluations whose rows do not divide among the workers; dense gradients that are
+    accumulated and clipped, after workers have averaged them."""
+    update = ["train.accumulate=2", "train.clip_norm=0.1"]
+    alone = train(clicks, tmp_path / "one", *update)
+    together = train_on_two(clicks, tmp_path / "two", [*SETTINGS, *update])
     plan = json.loads((tmp_path / "two" / "plan.json").read_text())
     assert plan["world_size"] == 2
     assert SHARDINGS.items() <= {table["name"]: table["sharding"] for table in plan["tables"]}.items()
