@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Literal, Protocol
 
 import torch
@@ -62,8 +63,9 @@ class DiffusionConfig(Config):
 class AsymmetricDiffusion(nn.Module):
     """Every variant, from field vectors to losses and logits.
 
-    widths: D_n of each field; seed: key of the forward process; drops, groups, patterns: see `ForwardProcess`. Initial
-    weights are drawn from torch's generator. Raises ValueError when an argument does not fit the others.
+    widths: D_n of each field; seed: key of the forward process; drops, groups, patterns: see `ForwardProcess`;
+    precision: what autocast makes the products in while it learns, where it is not that of the weights. Initial weights
+    are drawn from torch's generator. Raises ValueError when an argument does not fit the others.
     """
 
     def __init__(
@@ -76,9 +78,11 @@ class AsymmetricDiffusion(nn.Module):
         drops: Sequence[float] | None = None,
         groups: Sequence[str] | None = None,
         patterns: Patterns | None = None,
+        precision: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.config = diffusion
+        self.precision = precision
         self.weights: dict[str, float] = diffusion.weights.model_dump()
         self.widths = list(widths)
         knows_step = diffusion.variant in ("augment", "asymdiff") and diffusion.step_in_extractor
@@ -102,7 +106,9 @@ class AsymmetricDiffusion(nn.Module):
         clean: [B, sum D_n], zero where a field is missing; missing: [B, N] bool; label: [B], 0 or 1; weight: [B];
         sample_index: [B] int64, the samples' places in the run.
         """
-        parts = self._parts(clean, missing, label, weight, sample_index)
+        rounds = self.precision is not None and not clean.is_meta  # which autocast does not know
+        with torch.autocast(clean.device.type, self.precision) if rounds else nullcontext():
+            parts = self._parts(clean, missing, label, weight, sample_index)
         # A weight of 0 multiplies, it does not skip: workers in step expect a gradient for every parameter.
         loss = sum((self.weights[name] * part for name, part in parts.items()), start=clean.new_zeros(()))
         return loss, {"loss": loss.detach(), **{f"loss_{name}": part.detach() for name, part in parts.items()}}
@@ -182,8 +188,7 @@ class Labelled(Protocol):
 class Recommender(nn.Module):
     """Look-up, then diffusion: the module that a train pipeline runs, and splits at the look-up.
 
-    tables: a module that maps a batch to clean [B, sum D_n] and missing [B, N] bool; precision: what autocast makes
-    the products of the diffusion in while it learns, where it is not theirs.
+    tables: a module that maps a batch to clean [B, sum D_n] and missing [B, N] bool.
     """
 
     def __init__(self, tables: nn.Module, diffusion: AsymmetricDiffusion, precision: torch.dtype | None = None) -> None:
@@ -195,8 +200,7 @@ class Recommender(nn.Module):
     def forward(self, batch: Labelled) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of the batch, and the values for the log: see `AsymmetricDiffusion.forward`."""
         clean, missing = self.tables(batch)
-        with torch.autocast(clean.device.type, self.precision, enabled=self.precision is not None):
-            return self.diffusion(clean, missing, batch.label, batch.weight, batch.sample_index)
+        return self.diffusion(clean, missing, batch.label, batch.weight, batch.sample_index)
 
     def score(self, batch: Labelled, process: ForwardProcess | None = None) -> Tensor:
         """Logits [B]; after `process` has dropped fields, where one is given (`ForwardProcess.at_rate`)."""

@@ -87,9 +87,10 @@ def recommender(job: Job, schema: Schema, device: torch.device) -> Recommender:
             drops=[field.drop for field in schema.fields.values()],
             groups=[field.group for field in schema.fields.values()],
             patterns=missing_patterns(schema),
+            precision=PRECISIONS[job.train.precision],
         )
     tables.columns.to(device)
-    return Recommender(tables, diffusion.to(device), PRECISIONS[job.train.precision])
+    return Recommender(tables, diffusion.to(device))
 
 
 def problem(job: Job, schema: Schema, model: Recommender, cluster: Cluster) -> Problem:
