@@ -43,7 +43,7 @@ demo: $(INSTALLED)
 	$(BIN)/asymdiffrec evaluate $(DEMO)/asymdiff --missing 0,0.1,0.3,0.5
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

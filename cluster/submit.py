@@ -20,6 +20,8 @@ from asymdiffrec.cluster.errors import ClusterError
 
 POLL = 1.0
 """Seconds between two looks at a job that is to end"""
+LOGGERS = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
+"""Of Ray, which tell of every package and of every connection"""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Jobs:
     """
 
     def __init__(self, address: str | None) -> None:
-        logging.getLogger("ray").setLevel(logging.WARNING)  # it tells of every package and of every connection
+        for name in LOGGERS:
+            logging.getLogger(name).setLevel(logging.WARNING)
         self._address = address or "the cluster of RAY_ADDRESS"
         with self._asked():
             self._client = JobSubmissionClient(address)
@@ -86,13 +89,21 @@ class Jobs:
     def follow(self, job: str, show: Callable[[str], None]) -> JobDetails:
         """Pass on what the job prints, from its start, until it ends; how it ended."""
 
+        shown = 0
+
         async def tail() -> None:
+            nonlocal shown
             async for text in self._client.tail_job_logs(job):
                 show(text)
+                shown += len(text)
 
         with self._asked():
             asyncio.run(tail())
-        return self._ended(job, seconds=60)
+        details = self._ended(job, seconds=60)
+        # Ray closes the stream once the job has ended, at times before it has passed on the last lines.
+        if rest := self.logs(job)[shown:]:
+            show(rest)
+        return details
 
     def stop(self, job: str, seconds: float) -> JobDetails:
         """Ask a job to stop with a checkpoint, and end it where it has not done so in some seconds; how it ended.

@@ -10,12 +10,15 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.job_submission import JobStatus
 
+from asymdiffrec.cluster.submit import Jobs, exit_status
 from tests.cluster.raylets import METRICS
 
 ROOT = Path(__file__).parents[2]
@@ -109,6 +112,30 @@ def test_a_cluster_without_room_says_what_is_asked_and_what_is_there(
     outcome = run("submit", clicks / "job.yaml", "--run", tmp_path / "run", "--address", url, "--workers", 16)
     assert outcome.returncode == 2, outcome.stderr
     assert "16 workers with 1 CPU each ask for 16 CPU; the Ray cluster has 4" in outcome.stderr
+
+
+class EndsEarly:
+    """A client of a job whose stream is closed before its last line."""
+
+    def __init__(self, address: str) -> None: ...
+
+    async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+        yield "first\n"
+        yield "second\n"
+
+    def get_job_logs(self, job: str) -> str:
+        return "first\nsecond\nlast\n"
+
+    def get_job_info(self, job: str) -> Any:
+        return SimpleNamespace(status=JobStatus.FAILED, driver_exit_code=2)
+
+
+def test_the_last_lines_of_a_log_are_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asymdiffrec.cluster.submit.JobSubmissionClient", EndsEarly)
+    shown: list[str] = []
+    details = Jobs("http://127.0.0.1:1").follow("job", shown.append)
+    assert "".join(shown) == "first\nsecond\nlast\n"
+    assert exit_status(details) == 2
 
 
 def test_what_cannot_be_submitted_is_one_line(url: str, run: Run, clicks: Path, tmp_path: Path) -> None:
