@@ -44,6 +44,10 @@ PATIENCE = 300.0
 """Seconds after which a training counts as lost"""
 
 
+INTERRUPTED = 130
+"""Exit status of a command that was told to end, and left a checkpoint"""
+
+
 class Training:
     """A run in a process of its own, on a cluster that is this process's."""
 
@@ -172,6 +176,8 @@ def kill_command(training: Training) -> None:
 def end_command(training: Training) -> None:
     """As a machine does that is about to go"""
     training.process.send_signal(signal.SIGTERM)
+    if (status := training.process.wait(PATIENCE)) != INTERRUPTED:
+        raise TimeoutError(f"the command ended with {status}, not with a checkpoint")
     training.resume()
 
 
@@ -305,11 +311,11 @@ def disturbed(folder: Path, data: Path, number: int, undisturbed: int) -> Iterat
         for place, inject in enumerate(faults, start=1):
             training.reach(training.step() + APART)
             file, start = training.file(), time.monotonic()
-            inject(training)
             try:
+                inject(training)
                 if inject is not fill_disk:
                     training.recover(file)
-            except TimeoutError as error:
+            except (TimeoutError, subprocess.TimeoutExpired) as error:
                 print(f"{inject.__name__}: {error}", file=sys.stderr)
                 break
             recovered += 1

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import signal
 import socket
 import sys
 import threading
@@ -99,7 +100,8 @@ def run_workers(
         stack.enter_context(redirect_stdout(sys.stderr))  # Ray prints its own warnings on standard output
         if not ray.is_initialized():
             stack.callback(ray.shutdown)
-            _connect(cluster)
+            with _same_handler_of(signal.SIGTERM):
+                _connect(cluster)
         _require(resources, numbers[0], ray.cluster_resources())
         stack.enter_context(_told(file, tell))
         try:
@@ -134,6 +136,16 @@ def _told(file: Path, tell: Callable[[str], None]) -> Iterator[None]:
         over.set()
         thread.join()
         file.unlink(missing_ok=True)
+
+
+@contextmanager
+def _same_handler_of(number: signal.Signals) -> Iterator[None]:
+    """Leave a signal to the caller, though Ray takes it as it connects: Ray would end this process before the workers
+    have saved a checkpoint."""
+    handler = signal.getsignal(number)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(number, handler)
 
 
 def _connect(cluster: ClusterConfig) -> None:

@@ -71,6 +71,20 @@ def test_a_run_disturbed_and_resized_learns_from_the_same_rows(
     assert_same_end(run, undisturbed)
 
 
+def test_a_machine_that_is_to_go_gets_a_checkpoint_of_ray_s_workers(
+    many_steps: list[Any], script: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with subprocess.Popen([script, *many_steps, run, "--workers", "2"], stderr=subprocess.PIPE, text=True) as process:
+        wait_for_step(5, run, process)
+        process.send_signal(signal.SIGTERM)
+        _, message = process.communicate(timeout=60)
+    assert process.returncode == 130, message
+    result = json.loads((run / "result.json").read_text())
+    assert (result["state"], 5 <= result["step"] < 288) == ("interrupted", True)
+    assert (run / "checkpoints" / f"step-{result['step']}" / "manifest.json").exists()
+
+
 def kill_second_worker(torchrun: subprocess.Popen[str]) -> None:
     workers = [child for child in psutil.Process(torchrun.pid).children() if "train" in child.cmdline()]
     assert [worker.environ()["RANK"] for worker in workers] == ["0", "1"]

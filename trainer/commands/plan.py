@@ -102,6 +102,8 @@ def plan(
         solution = _solved(config, learned, devices[0], size, per_node, planner)
     except DoesNotFitError as error:
         cluster = what_if.cluster_of(devices[0], size or what_if.LARGEST, per_node)
+        for name in ["--html"] * bool(page) + ["--rehearse"] * rehearse:
+            console.print(f"{name}: nothing to do without a plan", highlight=False)
         _refuse(unfit_document(cluster, str(error)), _advice(config, learned, cluster, None, advise), as_json)
     if size is None:
         notes.append("the smallest cluster that fits; --nodes and --gpus-per-node name another size")
