@@ -115,6 +115,7 @@ def cores(count: int) -> Iterator[None]:
 def cluster(cores: int) -> Iterator[None]:
     """Ray on this machine, which says nothing."""
     ray.init(
+        "local",
         num_cpus=cores,
         include_dashboard=False,
         log_to_driver=False,
