@@ -30,13 +30,14 @@ def forward(
     factor = factors[pattern(reach, draws[:, 0, 1])] if len(factors) > 1 else factors
     # Not clamped to 1: no absorption time is above it.
     step = missing | (absorption_time < time(quantiles, draws[:, 0, 0])[:, None] * factor)
-    noisy = zero_fields(clean, step, chunk_field).to(dtype)
+    step = step.contiguous()  # a batch's `missing` lies by field, and results are laid out alike on all devices
+    noisy = zero_fields(clean, step, chunk_field).to(dtype).contiguous()
     return torch.cat([clean.to(dtype), noisy]) if both else noisy, step, pack(step)
 
 
 def backward(gradient: Tensor, bits: Tensor, chunk_field: Tensor, *, dtype: torch.dtype, both: bool) -> Tensor:
     step = unpack(bits, num_fields=int(chunk_field[-1]) + 1)
-    noisy = zero_fields(gradient[-len(bits) :], step, chunk_field).to(dtype)
+    noisy = zero_fields(gradient[-len(bits) :], step, chunk_field).to(dtype).contiguous()
     return noisy.add_(gradient[: len(bits)]) if both else noisy
 
 

@@ -141,15 +141,20 @@ def test_samples_far_apart_and_negative_seeds(device: str) -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("both_as", [None, torch.bfloat16])
-def test_torch_takes_it_for_an_operator(device: str, both_as: torch.dtype | None) -> None:
+@pytest.mark.parametrize("by", ["sample", "column"])
+def test_torch_takes_it_for_an_operator(device: str, both_as: torch.dtype | None, by: str) -> None:
     widths = [8] * 9
     clean, missing, samples = on(device, *inputs(widths, 5))
+    if by == "column":
+        clean, missing = (tensor.t().contiguous().t() for tensor in (clean, missing))
     law, layout = on(device, *law_of(9)), on(device, *Layout.of(widths))
     operator = torch.ops.asymdiffrec.drop_fields.default
     arguments = (clean.requires_grad_(), missing, samples, SEED, *law, *layout, both_as or clean.dtype, bool(both_as))
     torch.library.opcheck(operator, arguments)
     bits = operator(*arguments)[2]
     gradient = torch.randn(len(clean) * (2 if both_as else 1), clean.shape[1], device=device)
+    if by == "column":
+        gradient = gradient.t().contiguous().t()
     torch.library.opcheck(
         torch.ops.asymdiffrec.drop_fields_backward.default, (gradient, bits, *layout, clean.dtype, bool(both_as))
     )
