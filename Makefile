@@ -1,7 +1,7 @@
 # make demo    prepare data, train, evaluate with features missing (DATA=FOLDER: MovieLens-100K's own files)
 # make test    the whole test suite
 # make check   lint, format check and types
-# make bench   every program in benchmarks/
+# make bench   every program in benchmarks/ (ONLY="steps scaling": those), one table, and results/ written anew
 #
 # CUDA=1 installs FBGEMM's CUDA build, and later calls keep to it; CUDA=0 goes back to the CPU build.
 # TORCH_INDEX=URL takes torch from that index, for a CPU-only or another CUDA build of it.
@@ -11,6 +11,7 @@ CUDA ?=
 TORCH_INDEX ?=
 DATA ?=
 DEMO ?= demo
+ONLY ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -51,4 +52,4 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 
 bench: $(INSTALLED)
-	set -e; for program in benchmarks/[a-z]*.py; do $(BIN)/python -m benchmarks.$$(basename $$program .py); done
+	$(BIN)/python -m benchmarks $(ONLY)

@@ -161,8 +161,7 @@ def dense_steps(batch: int, width: int, hidden: list[int], device: str, rounds: 
     alone = repeated(lambda: (case.forward(), case.backward()), device)
     taken, whole = (1e3 * seconds for seconds in alternate(alone, asymdiff, rounds))
     taken /= REPEATS
-    goal = ("at most 0.05", taken <= 0.05 * whole) if device == "cpu" else NO_GOAL
-    yield Result(f"forward process in the {name}", taken, "ms", "that step", whole, *goal)
+    yield Result(f"forward process in the {name}", taken, "ms", "that step", whole)
 
 
 def measure(quick: bool, device: str) -> Iterator[Result]:

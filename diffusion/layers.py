@@ -11,10 +11,13 @@ from torch import Tensor, nn
 
 
 def perceptron(sizes: Sequence[int]) -> nn.Sequential:
-    """Linear layers from sizes[0] to sizes[-1] with a ReLU between each two; none after the last."""
+    """Linear layers from sizes[0] to sizes[-1] with a ReLU between each two; none after the last.
+
+    In place: the backward pass of a linear layer needs its input, that of a ReLU its result, which are one tensor.
+    """
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+        layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers[:-1])
 
 
@@ -47,4 +50,4 @@ class StepMLP(nn.Module):
         self.rest = perceptron([*hidden, outputs])
 
     def forward(self, x: Tensor, s: Tensor) -> Tensor:
-        return self.rest(torch.relu(self.first(x, s)))
+        return self.rest(self.first(x, s).relu_())

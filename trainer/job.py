@@ -67,7 +67,9 @@ class TrainConfig(Config):
         None, gt=0, description="largest norm of all dense gradients together; those of tables are not clipped"
     )
     precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="of the dense part's products in training (autocast); weights and losses are fp32"
+        "fp32",
+        description="of the dense part's products in training (autocast); weights and losses are fp32; many times "
+        "slower on CPUs without bf16 of their own",
     )
     tf32: bool = Field(False, description="on GPUs, fp32 products with 10 bits of mantissa")
     compile: bool = Field(False, description="the dense part by torch.compile; needs a C++ compiler, on GPUs Triton")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,3 +42,25 @@ def test_quality_on_movielens_prints_a_table_with_its_goals(data_folder: Path) -
     assert all(heading in printed for heading in ("what", "value", "peer", "ratio", "goal", "holds"))
     assert "AUC of asymdiff, 70% missing" in printed
     assert printed.count("at least 0.778") == 2
+
+
+def test_together_they_write_documents_one_table_and_a_picture(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "breakdown", "--quick", "--into", str(tmp_path / "results")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert [file.name for file in (tmp_path / "results").iterdir()] == ["breakdown.json"]
+    assert "products, asymdiff" in result.stdout
+
+    command = [sys.executable, "-m", "benchmarks", "--no-run", "--into", str(tmp_path / "all")]
+    shutil.copytree(ROOT / "benchmarks" / "results", tmp_path / "all", ignore=shutil.ignore_patterns("*.png"))
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "faults" in result.stdout
+    assert (tmp_path / "all" / "speed.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
+    result = subprocess.run([sys.executable, "-m", "benchmarks", "speed"], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "no benchmark is named speed; there are breakdown, checkpoints" in result.stderr

@@ -143,7 +143,9 @@ def _examples(store: Store, layout: SampleLayout, name: str, condition: str, mos
 
 
 def _batch_size(rows: int) -> int:
-    """1024, or half of it, or a quarter and so on where that makes few steps an epoch; a multiple of the lanes."""
+    """1024, or half of it, or a quarter and so on where that makes few steps an epoch; a multiple of the 32 lanes."""
+    if rows < 64:
+        return 32
     return 64 << min(4, max(0, (rows // STEPS // 64).bit_length() - 1))
 
 

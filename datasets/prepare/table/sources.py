@@ -25,7 +25,7 @@ from asymdiffrec.datasets.prepare.table.recipe import TableConfig
 from asymdiffrec.datasets.prepare.table.sql import literal, literals
 from asymdiffrec.datasets.retry import reason
 
-FILE = "__file"
+FILE = "__asymdiffrec_file"
 """Column of a loaded table with the name of the file that a row came from"""
 LONGEST_LINE = 1 << 20
 GZIP = b"\x1f\x8b"

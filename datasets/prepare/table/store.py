@@ -24,7 +24,7 @@ MEMORY = "1GB"
 EXAMPLES = 5
 SHOWN = 200
 """Characters of a line that is wrong that are shown"""
-SPLIT = "__split"
+SPLIT = "__asymdiffrec_split"
 """Column of a loaded table with the split of files that are one: valid, test, or null"""
 
 

@@ -41,6 +41,14 @@ def test_each_row_is_written_once_with_its_values(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "profile.json").read_text())["columns"] == profile["columns"]
 
 
+@pytest.mark.parametrize("rows", [45, 90, 2_000])
+def test_every_epoch_has_a_whole_batch(tmp_path: Path, rows: int) -> None:
+    prepare_table(tmp_path / "out", recipe(csv(tmp_path, raw(rows))))
+    batch = yaml.safe_load((tmp_path / "out" / "job.yaml").read_text())["train"]["batch_size"]
+    assert batch % 32 == 0
+    assert batch <= len(written(tmp_path / "out")["train"])
+
+
 def test_a_query_puts_tables_together(tmp_path: Path) -> None:
     users = pa.table({"user_id": np.arange(1000, 1017), "age": np.arange(17) + 20})
     csv(tmp_path, users, "users.csv")

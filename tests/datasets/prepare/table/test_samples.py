@@ -98,11 +98,11 @@ def test_lists_in_parquet_lose_what_means_missing_and_hold_ids(tmp_path: Path) -
 
 def test_columns_may_have_the_names_that_sql_uses(tmp_path: Path) -> None:
     table = raw().select(["row", "user_id", "city", "price", "tags", "time", "click"])
-    table = table.rename_columns(["row", "split", "t", "n", 'q"u', "time", "click"])
+    table = table.rename_columns(["__file", "split", "t", "n", 'q"u', "time", "click"])
     for by in ("random", "time"):
-        prepare_table(tmp_path / by, recipe(csv(tmp_path, table), split={"by": by}))
+        prepare_table(tmp_path / by, recipe(csv(tmp_path, table), fields={}, split={"by": by}))
         fields = yaml.safe_load((tmp_path / by / "job.yaml").read_text())["fields"]
-        assert {"split", "t", "n", 'q"u'} <= set(fields)
+        assert {"__file", "split", "t", "n", 'q"u'} <= set(fields)
 
 
 def test_numbers_that_are_names_stay_ids(tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""Run benchmarks, keep what they found in results/, and show it as one table and one picture.
+
+python -m benchmarks [NAME ...] [--quick] [--into FOLDER] [--no-run]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks._draw import draw
+
+HERE = Path(__file__).parent
+PROGRAMS = sorted(file.stem for file in HERE.glob("[a-z]*.py"))
+
+
+def run(name: str, quick: bool, into: Path) -> bool:
+    """Whether the program ended well; then its document is written."""
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--json", *(["--quick"] if quick else [])]
+    ended = subprocess.run(command, cwd=HERE.parent, stdout=subprocess.PIPE, text=True)
+    if ended.returncode == 0:
+        (into / f"{name.replace('_', '-')}.json").write_text(ended.stdout)
+    return ended.returncode == 0
+
+
+def table(documents: dict[str, dict[str, Any]]) -> Table:
+    made = Table()
+    for heading in ("program", "what", "value", "peer", "peer's value", "ratio", "goal", "holds", "machine"):
+        made.add_column(heading)
+    for name, document in documents.items():
+        for result in document["results"]:
+            value, peer_value = (f"{result[key]:,.4g} {result['unit']}" for key in ("value", "peer_value"))
+            holds = {None: "", True: "yes", False: "no"}[result["holds"]]
+            row = (name, result["name"], value, result["peer"], peer_value, f"{result['ratio']:.3f}", result["goal"])
+            made.add_row(*row, holds, document["machine"])
+        made.add_section()
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PROGRAMS)}; all when left out")
+    parser.add_argument("--quick", action="store_true", help="small versions, to see that they run")
+    parser.add_argument("--into", type=Path, default=HERE / "results", help="folder of the documents and the picture")
+    parser.add_argument("--no-run", action="store_true", help="show what the folder has")
+    options = parser.parse_args()
+    unknown = [name for name in options.names if name not in PROGRAMS]
+    if unknown:
+        parser.error(f"no benchmark is named {unknown[0]}; there are {', '.join(PROGRAMS)}")
+    options.into.mkdir(parents=True, exist_ok=True)
+    failed = []
+    for name in [] if options.no_run else options.names or PROGRAMS:
+        print(f"benchmarks.{name} ...", file=sys.stderr, flush=True)
+        if not run(name, options.quick, options.into):
+            failed.append(name)
+    documents = {file.stem: json.loads(file.read_text()) for file in sorted(options.into.glob("*.json"))}
+    Console(width=None if sys.stdout.isatty() else 200).print(table(documents))
+    draw(documents, options.into / "speed.png")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""What was measured as one picture: ratios over peers, and times over sizes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+CURVES = "scaling"
+SIZED = re.compile(r", (\w+) = (\d+)$")
+RATIOS = ("steps", "kernels-h100", "checkpoints", "data")
+"""Documents whose ratios are drawn; those of plans and of quality are no speeds"""
+
+
+def draw(documents: dict[str, dict[str, Any]], path: Path) -> None:
+    """Write the picture of those of the documents that it has a place for."""
+    ratios = [name for name in RATIOS if name in documents]
+    points = [
+        (match[1], int(match[2]), result)
+        for result in documents.get(CURVES, {"results": []})["results"]
+        if (match := SIZED.search(result["name"]))
+    ]
+    axes_names = list(dict.fromkeys(axis for axis, _, _ in points))
+    counts = [len(documents[name]["results"]) for name in ratios]
+    rows = len(ratios) + bool(axes_names)
+    if not rows:
+        return
+    heights = [1 + 0.22 * count for count in counts] + [3.5] * bool(axes_names)
+    figure = plt.figure(figsize=(12, sum(heights)), layout="constrained")
+    grid = figure.add_gridspec(rows, max(1, len(axes_names)), height_ratios=heights)
+    for row, name in enumerate(ratios):
+        _ratios(figure.add_subplot(grid[row, :]), name, documents[name])
+    for column, axis in enumerate(axes_names):
+        chosen = [(size, result) for found, size, result in points if found == axis]
+        _curves(figure.add_subplot(grid[-1, column]), axis, chosen)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _ratios(axes: Axes, name: str, document: dict[str, Any]) -> None:
+    results = document["results"][::-1]
+    labels = [f"{result['name']} / {result['peer']}" for result in results]
+    values = [result["ratio"] for result in results]
+    places = range(len(results))
+    axes.barh(places, values, color="tab:blue", height=0.7)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_yticks(places, labels, fontsize=7)
+    axes.set_title(f"{name}: over the peer, {document['machine']}", fontsize=9)
+    for place, value in zip(places, values, strict=True):
+        axes.annotate(f" {value:.2f}", (value, place), va="center", fontsize=7)
+    axes.margins(x=0.15)
+
+
+def _curves(axes: Axes, name: str, points: list[tuple[int, dict[str, Any]]]) -> None:
+    sizes = [size for size, _ in points]
+    axes.plot(sizes, [result["value"] for _, result in points], marker="o", label="asymdiff")
+    axes.plot(sizes, [result["peer_value"] for _, result in points], marker="s", label=points[0][1]["peer"])
+    axes.set(xscale="log", yscale="log", xlabel=name, ylabel="ms of a step")
+    axes.legend(fontsize=7)

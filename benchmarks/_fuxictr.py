@@ -1,0 +1,61 @@
+"""FuxiCTR's DNN in a process of another Python, which trains when it is told to."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from asymdiffrec.datasets.batch import Batch
+from benchmarks._clicks import LEARNING_RATE, Clicks, Steps
+
+PROGRAM = Path(__file__).parent / "peers" / "fuxictr_dnn.py"
+
+
+def padded_ids(clicks: Clicks, batch: Batch) -> np.ndarray:
+    """[fields, B] int64: one more than the id's row, 0 where it is missing."""
+    ids = np.zeros((clicks.fields, len(batch)), np.int64)
+    present = batch.ids.lengths().numpy().reshape(ids.shape) > 0
+    ids[present] = batch.ids.values().numpy() + 1
+    return ids
+
+
+@contextmanager
+def fuxictr_dnn(python: Path, clicks: Clicks, batches: Sequence[Batch]) -> Iterator[Steps]:
+    """A function that trains on each batch once; the process ends with the block. OSError where it does not start."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "batches.npz"
+        ids = np.stack([padded_ids(clicks, batch) for batch in batches])
+        np.savez(file, ids=ids, label=np.stack([batch.label.numpy() for batch in batches]))
+        sizes = {"fields": clicks.names, "rows": clicks.rows, "dim": clicks.dim, "hidden": clicks.hidden}
+        given = json.dumps({**sizes, "learning_rate": LEARNING_RATE, "batches": str(file)})
+        with subprocess.Popen(
+            [python, PROGRAM, given], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            expect(process, "ready")
+
+            def steps() -> None:
+                process.stdin.write("\n")  # type: ignore[union-attr]
+                process.stdin.flush()  # type: ignore[union-attr]
+                expect(process, "done")
+
+            try:
+                yield steps
+            finally:
+                process.stdin.close()
+
+
+def expect(process: subprocess.Popen[str], word: str) -> None:
+    """Read the process's lines until the word comes."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.strip() == word:
+            return
+    raise OSError(f"{PROGRAM.name} ended with status {process.wait()} before it said {word}")

@@ -1,0 +1,61 @@
+"""Where the time of a training step on the CPU goes: the share of each part, beside bare TorchRec's."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import torch.distributed as dist
+from torch.profiler import ProfilerActivity, profile
+
+from asymdiffrec.cluster.config import ClusterConfig
+from asymdiffrec.cluster.group import process_group
+from asymdiffrec.embeddings.quiet import quiet_torchrec
+from benchmarks._clicks import Clicks, Steps
+from benchmarks._report import Result, arguments, show
+
+PARTS = {
+    "products": r"aten::(addmm|mm|bmm|linear)",
+    "tables, backward and update": r"fbgemm::.*backward|.*(Lookup|lookup|codegen).*[Bb]ackward|.*[Bb]ackward.*codegen",
+    "tables, look-up": r"fbgemm::|.*(lookup|Lookup|embedding_codegen)",
+    "forward process": r"asymdiffrec::",
+    "copies": r"aten::(copy_|cat|clone|contiguous|_to_copy|index|stack)$",
+    "dense optimizer": r"Optimizer|aten::_foreach|aten::_fused",
+    "sums and activations": r"aten::(relu|relu_|threshold_backward|clamp_min|sum|mul|add|add_|addcmul|amax|where|mean)",
+}
+
+
+def part_of(operator: str) -> str:
+    return next((part for part, pattern in PARTS.items() if re.match(pattern, operator)), "other")
+
+
+def shares(steps: Steps) -> Counter[str]:
+    """Of the time that operators take by themselves, by part."""
+    steps()
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        steps()
+    taken: Counter[str] = Counter()
+    for event in found.key_averages():
+        taken[part_of(event.key)] += event.self_cpu_time_total
+    total = sum(taken.values())
+    return Counter({part: time / total for part, time in taken.items()})
+
+
+def main() -> None:
+    quiet_torchrec()
+    options = arguments(__doc__ or "")
+    clicks = Clicks(fields=4, rows=1000, batch=256, hidden=(32,)) if options.quick else Clicks()
+    with process_group(dist.HashStore(), 0, 1, ClusterConfig(gpu=False), one_node=True):
+        batches = clicks.batches(1 if options.quick else 5, clicks.batch)
+        bare = shares(clicks.bare_torchrec(batches))
+        results = [
+            Result(f"{part}, {variant}", share, "of the time", "bare TorchRec", bare[part])
+            for variant in ("base", "asymdiff")
+            for part, share in shares(clicks.ours(batches, variant)).most_common()
+            if share > 0 and bare[part] > 0
+        ]
+    show(results, options.json)
+
+
+if __name__ == "__main__":
+    main()

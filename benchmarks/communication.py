@@ -1,0 +1,54 @@
+"""Test AUC of two workers that send each other embeddings in fp16 beside fp32, over seeds."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from asymdiffrec.datasets.prepare.movielens.dataset import prepare_movielens
+from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
+from asymdiffrec.embeddings.quiet import quiet_torchrec
+from benchmarks._report import Result, arguments, show
+from benchmarks.quality import SHARES, measure
+
+WITHIN = 1e-3
+
+
+def main() -> None:
+    quiet_torchrec()
+    options = arguments(
+        __doc__ or "",
+        data={"type": Path, "help": "folder with MovieLens-100K's own files; synthetic data when left out"},
+        seeds={"type": int, "default": 3, "help": "runs of each; each has its own split, weights and noise"},
+    )
+    quick = ["train.steps=3", "cluster.workers=1"] if options.quick else ["cluster.workers=2"]
+    split = ["tables.per_table={}", "cluster.gpu=false"]
+    found: dict[str, list[list[float]]] = {"fp16": [], "fp32": []}
+    for seed in range(1 if options.quick else options.seeds):
+        with tempfile.TemporaryDirectory() as temporary:
+            data = Path(temporary) / "data"
+            if options.data:
+                prepare_movielens(data, input=options.data, seed=seed)
+            else:
+                prepare_synthetic(data, rows=5_000 if options.quick else 100_000, seed=seed)
+            for dtype, aucs in found.items():
+                settings = [f"tables.communication={dtype}", *split, *quick]
+                aucs.append(measure(data, Path(temporary) / dtype, "asymdiff", seed, settings))
+    half, full = (np.mean(aucs, axis=0) for aucs in found.values())
+    results = [
+        Result(
+            f"AUC, fp16 between workers, {share:.0%} missing",
+            *(float(ours), "", "fp32", float(theirs)),
+            f"at most {WITHIN:g} below",
+            bool(ours >= theirs - WITHIN),
+        )
+        for share, ours, theirs in zip(SHARES, half, full, strict=True)
+    ]
+    show([replace(result, holds=None) for result in results] if options.quick else results, options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Train a DNN of FuxiCTR on batches of a file each time a line is read: `_fuxictr` runs it by a Python that has it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import OrderedDict
+
+import numpy as np
+import torch
+from fuxictr.features import FeatureMap
+from fuxictr.pytorch.layers import FeatureEmbedding, MLP_Block
+from fuxictr.pytorch.models import BaseModel
+from torch import Tensor
+
+
+class DNN(BaseModel):
+    """FuxiCTR's layers in the order of the DNN in its model zoo, which its package lacks."""
+
+    def __init__(self, features: FeatureMap, dim: int, hidden: list[int], **settings: object) -> None:
+        super().__init__(features, **settings)
+        self.embedding_layer = FeatureEmbedding(features, dim)
+        self.mlp = MLP_Block(
+            input_dim=dim * features.num_fields,
+            output_dim=1,
+            hidden_units=hidden,
+            hidden_activations="ReLU",
+            output_activation=self.output_activation,
+        )
+
+    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"y_pred": self.mlp(self.embedding_layer(self.get_inputs(inputs), flatten_emb=True))}
+
+
+def model(fields: list[str], rows: int, dim: int, hidden: list[int], learning_rate: float) -> BaseModel:
+    features = FeatureMap("clicks", ".")
+    spec = {"source": "", "type": "categorical", "padding_idx": 0, "vocab_size": rows + 1}
+    features.features = OrderedDict((name, dict(spec)) for name in fields)
+    features.labels, features.num_fields, features.total_features = ["label"], len(fields), len(fields) * (rows + 1)
+    features.default_emb_dim = dim
+    features.set_column_index()
+    dnn = DNN(features, dim, hidden, metrics=["AUC"], verbose=0, model_root=".")
+    dnn.compile("adam", "binary_crossentropy", learning_rate)
+    return dnn
+
+
+def main() -> None:
+    given = json.loads(sys.argv[1])
+    file = np.load(given.pop("batches"))
+    dnn = model(**given)
+    dnn._max_gradient_norm = 10.0  # as its own `fit` has it
+    dnn.train()
+    names = [*given["fields"], "label"]
+    batches = [
+        {name: torch.from_numpy(values) for name, values in zip(names, [*ids, label], strict=True)}
+        for ids, label in zip(file["ids"], file["label"], strict=True)
+    ]
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        for batch in batches:
+            dnn.train_step(batch)
+        print("done", flush=True)
+
+
+if __name__ == "__main__":
+    main()

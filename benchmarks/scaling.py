@@ -1,0 +1,87 @@
+"""Time of a training step over its size: batch, fields, rows of a table, workers; beside bare TorchRec's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+import torch.distributed as dist
+
+from asymdiffrec.cluster.config import ClusterConfig
+from asymdiffrec.cluster.group import process_group
+from asymdiffrec.embeddings.quiet import quiet_torchrec
+from benchmarks._clicks import Clicks
+from benchmarks._report import Result, alternate, arguments, show
+
+BATCH = (512, 2048, 8192, 32_768)
+FIELDS = (8, 32, 128, 512)
+ROWS = (10_000, 100_000, 1_000_000, 10_000_000)
+FEW = 4
+"""Fields where tables are large: that many of them fit into a machine's memory"""
+WORKERS = (1, 2)
+SLACK = 1.1
+"""What timings differ by on a machine at rest"""
+PEER = "bare TorchRec"
+
+
+def timed(rank: int, workers: int, clicks: Clicks, quick: bool, store: str) -> tuple[float, float]:
+    """Milliseconds of a step of asymdiff and of bare TorchRec, in turn, on one of `workers` processes."""
+    quiet_torchrec()
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
+    count, rounds = (1, 1) if quick else (3, 3)
+    with process_group(dist.FileStore(store, workers), rank, workers, ClusterConfig(gpu=False), one_node=True):
+        batches = clicks.batches(count, clicks.batch // workers, seed=rank)
+        ours, theirs = alternate(clicks.ours(batches, "asymdiff"), clicks.bare_torchrec(batches), rounds)
+        dist.barrier()
+    return 1e3 * ours / count, 1e3 * theirs / count
+
+
+def step_times(clicks: Clicks, quick: bool, workers: int = 1) -> tuple[float, float]:
+    """`timed`, in processes of their own, as the first of them has it: what one size took, the next finds free."""
+    with TemporaryDirectory() as folder, get_context("spawn").Pool(workers) as pool:
+        given = [(rank, workers, clicks, quick, str(Path(folder) / "store")) for rank in range(workers)]
+        first, *_ = pool.starmap(timed, given, chunksize=1)
+        return first
+
+
+def growth(axis: str, sizes: Sequence[int], times: Sequence[tuple[float, float]], grows: bool) -> Result:
+    """From the smallest to the largest: beside that of the work, or TorchRec's where there is no more of it."""
+    name = f"time of a step, {axis} {sizes[0]:,} to {sizes[-1]:,}"
+    ours, theirs = (last / first for first, last in zip(times[0], times[-1], strict=True))
+    if grows:
+        work = sizes[-1] / sizes[0]
+        return Result(name, ours, "times", "its work", work, "no more than it", ours <= SLACK * work)
+    return Result(name, ours, "times", PEER, theirs, "no more than it", ours <= SLACK * theirs)
+
+
+def measured(quick: bool) -> Iterator[Result]:
+    usual = Clicks(fields=4, rows=1000, batch=256, hidden=(32,)) if quick else Clicks()
+    axes = {
+        "batch": [(size, replace(usual, batch=size), 1) for size in BATCH],
+        "fields": [(size, replace(usual, fields=size), 1) for size in FIELDS],
+        "rows": [(size, replace(usual, rows=size, fields=FEW), 1) for size in ROWS],
+        "workers": [(size, usual, size) for size in WORKERS],
+    }
+    for axis, points in axes.items():
+        if quick:
+            points = points[:1] if axis != "workers" else points
+        times = [step_times(clicks, quick, workers) for _, clicks, workers in points]
+        sizes = [size for size, _, _ in points]
+        for size, (ours, theirs) in zip(sizes, times, strict=True):
+            yield Result(f"step of asymdiff, {axis} = {size}", ours, "ms", PEER, theirs)
+        yield growth(axis, sizes, times, grows=axis in ("batch", "fields"))
+
+
+def main() -> None:
+    options = arguments(__doc__ or "")
+    results = list(measured(options.quick))
+    show([replace(result, holds=None) for result in results] if options.quick else results, options.json)
+
+
+if __name__ == "__main__":
+    main()
