@@ -17,6 +17,22 @@ from benchmarks.quality import SHARES, measure
 WITHIN = 1e-3
 
 
+def compare(half: np.ndarray, full: np.ndarray) -> list[Result]:
+    """Mean AUCs of the two, from those of each seed and share, [seeds, shares]."""
+    return [
+        Result(
+            f"AUC, fp16 between workers, {share:.0%} missing",
+            float(ours),
+            "",
+            "fp32",
+            float(theirs),
+            f"at most {WITHIN:g} below",
+            bool(ours >= theirs - WITHIN),
+        )
+        for share, ours, theirs in zip(SHARES, half.mean(axis=0), full.mean(axis=0), strict=True)
+    ]
+
+
 def main() -> None:
     quiet_torchrec()
     options = arguments(
@@ -25,7 +41,6 @@ def main() -> None:
         seeds={"type": int, "default": 3, "help": "runs of each; each has its own split, weights and noise"},
     )
     quick = ["train.steps=3", "cluster.workers=1"] if options.quick else ["cluster.workers=2"]
-    split = ["tables.per_table={}", "cluster.gpu=false"]
     found: dict[str, list[list[float]]] = {"fp16": [], "fp32": []}
     for seed in range(1 if options.quick else options.seeds):
         with tempfile.TemporaryDirectory() as temporary:
@@ -35,18 +50,9 @@ def main() -> None:
             else:
                 prepare_synthetic(data, rows=5_000 if options.quick else 100_000, seed=seed)
             for dtype, aucs in found.items():
-                settings = [f"tables.communication={dtype}", *split, *quick]
+                settings = [f"tables.communication={dtype}", *quick]
                 aucs.append(measure(data, Path(temporary) / dtype, "asymdiff", seed, settings))
-    half, full = (np.mean(aucs, axis=0) for aucs in found.values())
-    results = [
-        Result(
-            f"AUC, fp16 between workers, {share:.0%} missing",
-            *(float(ours), "", "fp32", float(theirs)),
-            f"at most {WITHIN:g} below",
-            bool(ours >= theirs - WITHIN),
-        )
-        for share, ours, theirs in zip(SHARES, half, full, strict=True)
-    ]
+    results = compare(*(np.array(aucs) for aucs in found.values()))
     show([replace(result, holds=None) for result in results] if options.quick else results, options.json)
 
 
