@@ -33,12 +33,12 @@ def draw(documents: dict[str, dict[str, Any]], path: Path) -> None:
         return
     heights = [1 + 0.22 * count for count in counts] + [3.5] * bool(axes_names)
     figure = plt.figure(figsize=(12, sum(heights)), layout="constrained")
-    grid = figure.add_gridspec(rows, max(1, len(axes_names)), height_ratios=heights)
-    for row, name in enumerate(ratios):
-        _ratios(figure.add_subplot(grid[row, :]), name, documents[name])
-    for column, axis in enumerate(axes_names):
-        chosen = [(size, result) for found, size, result in points if found == axis]
-        _curves(figure.add_subplot(grid[-1, column]), axis, chosen)
+    parts = figure.subfigures(rows, 1, height_ratios=heights, squeeze=False)[:, 0]
+    for part, name in zip(parts, ratios, strict=False):
+        _ratios(part.subplots(), name, documents[name])
+    if axes_names:
+        for axes, axis in zip(parts[-1].subplots(1, len(axes_names), squeeze=False)[0], axes_names, strict=True):
+            _curves(axes, axis, [(size, result) for found, size, result in points if found == axis])
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
