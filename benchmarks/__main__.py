@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks._draw import draw
+from benchmarks._report import HEADINGS, cells
 
 HERE = Path(__file__).parent
 PROGRAMS = sorted(file.stem for file in HERE.glob("[a-z]*.py"))
@@ -31,15 +32,10 @@ def run(name: str, quick: bool, into: Path) -> bool:
 
 
 def table(documents: dict[str, dict[str, Any]]) -> Table:
-    made = Table()
-    for heading in ("program", "what", "value", "peer", "peer's value", "ratio", "goal", "holds", "machine"):
-        made.add_column(heading)
+    made = Table("program", *HEADINGS, "machine")
     for name, document in documents.items():
         for result in document["results"]:
-            value, peer_value = (f"{result[key]:,.4g} {result['unit']}" for key in ("value", "peer_value"))
-            holds = {None: "", True: "yes", False: "no"}[result["holds"]]
-            row = (name, result["name"], value, result["peer"], peer_value, f"{result['ratio']:.3f}", result["goal"])
-            made.add_row(*row, holds, document["machine"])
+            made.add_row(name, *cells(result), document["machine"])
         made.add_section()
     return made
 

@@ -91,11 +91,9 @@ class Clicks:
     def bare_torchrec(self, batches: Sequence[Batch]) -> Steps:
         """As TorchRec's own examples train: its tables sharded as its planner has it, its pipeline, no diffusion."""
         configs = [
-            EmbeddingBagConfig(
-                name=name, num_embeddings=self.rows, embedding_dim=self.dim, feature_names=[name]
-            )
+            EmbeddingBagConfig(name=name, num_embeddings=self.rows, embedding_dim=self.dim, feature_names=[name])
             for name in self.names
-        ]  # fmt: skip
+        ]
         tables = EmbeddingBagCollection(configs, device=torch.device("meta"))
         apply_optimizer_in_backward(torchrec.optim.Adagrad, tables.parameters(), {"lr": TABLES_RATE})
         model = DistributedModelParallel(_Bare(tables, self.dense()), device=CPU)
@@ -120,9 +118,7 @@ class Clicks:
             for optimizer in optimizers:
                 optimizer.zero_grad()
             bags = (batch.ids[name] for name in self.names)
-            parts = [
-                table(bag.values(), bag.offsets()[:-1]) for table, bag in zip(tables, bags, strict=True)
-            ]  # fmt: skip
+            parts = [table(bag.values(), bag.offsets()[:-1]) for table, bag in zip(tables, bags, strict=True)]
             logit = dense(torch.cat(parts, dim=1)).squeeze(1)
             nn.functional.binary_cross_entropy_with_logits(logit, batch.label).backward()
             for optimizer in optimizers:
@@ -141,6 +137,10 @@ class Clicks:
         for inputs, outputs in pairwise(sizes):
             layers += [nn.Linear(inputs, outputs), nn.ReLU()]
         return nn.Sequential(*layers[:-1], nn.Linear(self.latent, self.head), nn.ReLU(), nn.Linear(self.head, 1))
+
+
+SMALL = Clicks(fields=4, rows=1000, batch=256, hidden=(32,))
+"""To see that a program runs"""
 
 
 class _Bare(nn.Module):

@@ -10,8 +10,8 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -48,27 +48,35 @@ def arguments(description: str, **extra: dict[str, Any]) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def show(results: Iterable[Result], as_json: bool) -> None:
-    """Print the results, with the machine and the versions they were measured on."""
-    results = list(results)
-    if as_json:
-        document = {
-            "machine": machine(),
-            "versions": versions("asymdiffrec", "torch", "torchrec", "pyarrow", "triton"),
-            "results": [{**asdict(result), "ratio": result.ratio} for result in results],
-        }
+def show(results: Iterable[Result], options: argparse.Namespace) -> None:
+    """Print the results as the command line has it, with the machine and the versions they were measured on.
+
+    A quick run is too short to tell anything: whether it meets a goal is left out.
+    """
+    shown = (replace(result, holds=None) if options.quick else result for result in results)
+    document: dict[str, Any] = {
+        "machine": machine(),
+        "versions": versions("asymdiffrec", "torch", "torchrec", "pyarrow", "triton"),
+        "results": [{**asdict(result), "ratio": result.ratio} for result in shown],
+    }
+    if options.json:
         json.dump(document, sys.stdout, indent=2)
         print()
         return
-    table = Table(title=machine())
-    for heading in ("what", "value", "peer", "peer's value", "ratio", "goal", "holds"):
-        table.add_column(heading)
-    for result in results:
-        holds = "" if result.holds is None else ("yes" if result.holds else "no")
-        values = (f"{value:,.4g} {result.unit}" for value in (result.value, result.peer_value))
-        value, peer_value = values
-        table.add_row(result.name, value, result.peer, peer_value, f"{result.ratio:.3f}", result.goal, holds)
+    table = Table(*HEADINGS, title=machine())
+    for result in document["results"]:
+        table.add_row(*cells(result))
     Console().print(table)
+
+
+HEADINGS = ("what", "value", "peer", "peer's value", "ratio", "goal", "holds")
+
+
+def cells(result: Mapping[str, Any]) -> list[str]:
+    """A row under HEADINGS of a result of a document."""
+    value, peer_value = (f"{result[key]:,.4g} {result['unit']}" for key in ("value", "peer_value"))
+    holds = {None: "", True: "yes", False: "no"}[result["holds"]]
+    return [result["name"], value, result["peer"], peer_value, f"{result['ratio']:.3f}", result["goal"], holds]
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from asymdiffrec.cluster.config import ClusterConfig
 from asymdiffrec.cluster.group import process_group
 from asymdiffrec.embeddings.quiet import quiet_torchrec
-from benchmarks._clicks import Clicks, Steps
+from benchmarks._clicks import SMALL, Clicks, Steps
 from benchmarks._report import Result, arguments, show
 
 PARTS = {
@@ -44,7 +44,7 @@ def shares(steps: Steps) -> Counter[str]:
 def main() -> None:
     quiet_torchrec()
     options = arguments(__doc__ or "")
-    clicks = Clicks(fields=4, rows=1000, batch=256, hidden=(32,)) if options.quick else Clicks()
+    clicks = SMALL if options.quick else Clicks()
     with process_group(dist.HashStore(), 0, 1, ClusterConfig(gpu=False), one_node=True):
         batches = clicks.batches(1 if options.quick else 5, clicks.batch)
         loops = {"bare TorchRec": clicks.bare_torchrec(batches)}
@@ -54,7 +54,7 @@ def main() -> None:
             for name, steps in loops.items()
             for part, share in shares(steps).most_common()
         ]
-    show(results, options.json)
+    show(results, options)
 
 
 if __name__ == "__main__":

@@ -114,14 +114,14 @@ def main() -> None:
                 saves.end()
 
             saved, plain = alternate(written, partial(plain_file, folder / "plain", source), rounds)
-    goal, holds = ("", None) if options.quick else (f"at most {LIMIT:g}", stalled <= LIMIT * copied)
+    goal, holds = f"at most {LIMIT:g}", stalled <= LIMIT * copied
     gib = held / GIB
     show(
         [
             Result(f"training stands still, {gib:.2f} GiB", stalled, "s", "copy in memory", copied, goal, holds),
             Result(f"write a checkpoint, {gib:.2f} GiB", gib / saved, "GiB/s", "plain file", gib / plain),
         ],
-        options.json,
+        options,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +52,7 @@ def main() -> None:
                 settings = [f"tables.communication={dtype}", *quick]
                 aucs.append(measure(data, Path(temporary) / dtype, "asymdiff", seed, settings))
     results = compare(*(np.array(aucs) for aucs in found.values()))
-    show([replace(result, holds=None) for result in results] if options.quick else results, options.json)
+    show(results, options)
 
 
 if __name__ == "__main__":

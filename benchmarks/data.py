@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -212,8 +211,7 @@ def main() -> None:
         for result in measure(options.quick):
             results.append(result)
             status.update(f"measuring; last: {result.name}")
-    # A quick run is so short that starting up is all of it: whether it meets a goal says nothing.
-    show([replace(result, holds=None) for result in results] if options.quick else results, options.json)
+    show(results, options)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -364,9 +363,9 @@ def main() -> None:
     results = []
     with Console(stderr=True).status("injecting faults") as status:
         for result in measure(1 if options.quick else options.faults, options.quick):
-            results.append(replace(result, holds=None) if options.quick else result)
+            results.append(result)
             status.update(f"injecting faults; last: {result.name}")
-    show(results, options.json)
+    show(results, options)
 
 
 if __name__ == "__main__":

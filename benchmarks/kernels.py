@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -181,7 +180,7 @@ def measure(quick: bool, device: str) -> Iterator[Result]:
 def main() -> None:
     options = arguments(__doc__ or "")
     results = list(measure(options.quick, "cuda" if torch.cuda.is_available() else "cpu"))
-    show([replace(result, holds=None) for result in results] if options.quick else results, options.json)
+    show(results, options)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -104,9 +103,9 @@ def main() -> None:
     results = []
     with Console(stderr=True).status("running plans") as status:
         for result in measure(options.quick):
-            results.append(replace(result, holds=None) if options.quick else result)
+            results.append(result)
             status.update(f"running plans; last: {result.name}")
-    show(results, options.json)
+    show(results, options)
 
 
 if __name__ == "__main__":

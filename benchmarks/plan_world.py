@@ -148,7 +148,7 @@ def main() -> None:
     options = arguments(__doc__ or "")
     with Console(stderr=True).status("planning"):
         results = list(measure(options.quick))
-    show([replace(result, holds=None) for result in results] if options.quick else results, options.json)
+    show(results, options)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def main() -> None:
         for result in measure(options.quick):
             results.append(result)
             status.update(f"planning; last: {result.name}")
-    show([replace(result, holds=None) for result in results] if options.quick else results, options.json)
+    show(results, options)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,8 +93,7 @@ def main() -> None:
         results += [against_fuxictr("base", base[:, 0].mean()), against_fuxictr("asymdiff", ours[:, 0].mean())]
     else:
         results.append(against_ceiling(ours[:, 0].mean(), np.mean(ceilings)))
-    # A quick run has learned next to nothing: whether it meets a goal says nothing.
-    show([replace(result, holds=None) for result in results] if options.quick else results, options.json)
+    show(results, options)
 
 
 if __name__ == "__main__":

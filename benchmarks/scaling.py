@@ -15,7 +15,7 @@ import torch.distributed as dist
 from asymdiffrec.cluster.config import ClusterConfig
 from asymdiffrec.cluster.group import process_group
 from asymdiffrec.embeddings.quiet import quiet_torchrec
-from benchmarks._clicks import Clicks
+from benchmarks._clicks import SMALL, Clicks
 from benchmarks._report import Result, alternate, arguments, show
 
 BATCH = (512, 2048, 8192, 32_768)
@@ -60,7 +60,7 @@ def growth(axis: str, sizes: Sequence[int], times: Sequence[tuple[float, float]]
 
 
 def measured(quick: bool) -> Iterator[Result]:
-    usual = Clicks(fields=4, rows=1000, batch=256, hidden=(32,)) if quick else Clicks()
+    usual = SMALL if quick else Clicks()
     axes = {
         "batch": [(size, replace(usual, batch=size), 1) for size in BATCH],
         "fields": [(size, replace(usual, fields=size), 1) for size in FIELDS],
@@ -80,7 +80,7 @@ def measured(quick: bool) -> Iterator[Result]:
 def main() -> None:
     options = arguments(__doc__ or "")
     results = list(measured(options.quick))
-    show([replace(result, holds=None) for result in results] if options.quick else results, options.json)
+    show(results, options)
 
 
 if __name__ == "__main__":

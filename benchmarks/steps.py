@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ from asymdiffrec.cluster.group import process_group
 from asymdiffrec.datasets.batch import Batch
 from asymdiffrec.diffusion.forward import ForwardConfig, ForwardProcess
 from asymdiffrec.embeddings.quiet import quiet_torchrec
-from benchmarks._clicks import Clicks, Steps
+from benchmarks._clicks import SMALL, Clicks, Steps
 from benchmarks._fuxictr import fuxictr_dnn
 from benchmarks._memory import peak_bytes
 from benchmarks._report import Result, alternate, arguments, show
@@ -99,7 +98,7 @@ class Measure:
 
 
 def measured(quick: bool, fuxictr: Path | None) -> Iterator[Result]:
-    clicks = Clicks(fields=4, rows=1000, batch=256, hidden=(32,)) if quick else Clicks()
+    clicks = SMALL if quick else Clicks()
     count, rounds = (1, 1) if quick else (5, 7)
     batches = clicks.batches(count, clicks.batch)
     measure = Measure(clicks, batches, rounds)
@@ -124,7 +123,7 @@ def main() -> None:
     )
     with process_group(dist.HashStore(), 0, 1, ClusterConfig(gpu=False), one_node=True):
         results = list(measured(options.quick, options.fuxictr))
-    show([replace(result, holds=None) for result in results] if options.quick else results, options.json)
+    show(results, options)
 
 
 if __name__ == "__main__":
