@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 
 CURVES = "scaling"
 SIZED = re.compile(r", (\w+) = (\d+)$")
-RATIOS = ("steps", "kernels-h100", "checkpoints", "data")
+RATIOS = ("steps", "kernels-h200", "checkpoints", "data")
 """Documents whose ratios are drawn; those of plans and of quality are no speeds"""
 
 

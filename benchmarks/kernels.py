@@ -135,13 +135,15 @@ def dense_steps(batch: int, width: int, hidden: list[int], device: str, rounds: 
     case = Case(batch, width, torch.float32, device == "cuda", device)
     label, weight = torch.randint(2, (batch,), device=device).float(), torch.ones(batch, device=device)
 
-    def step_of(variant: str) -> Callable[[], None]:
+    def step_of(variant: str, *, compiled: bool = False) -> Callable[[], None]:
         model = AsymmetricDiffusion(
             [width] * FIELDS,
             ModelConfig.model_validate({"extractor": {"name": "mlp", "hidden": hidden}}),
             DiffusionConfig.model_validate({"variant": variant}),
             seed=1,
         ).to(device)
+        if compiled:
+            model.compile(dynamic=False)
 
         def step() -> None:
             clean = case.clean.detach().requires_grad_()
@@ -157,6 +159,10 @@ def dense_steps(batch: int, width: int, hidden: list[int], device: str, rounds: 
     name = f"dense step of asymdiff, D = {width}, MLP {'-'.join(map(str, hidden))}"
     ours, theirs = (1e3 * seconds for seconds in alternate(asymdiff, base, rounds))
     yield Result(name, ours, "ms", "base", theirs)
+    if device == "cuda":
+        for variant, eager in (("asymdiff", asymdiff), ("base", base)):
+            ours, theirs = (1e3 * seconds for seconds in alternate(step_of(variant, compiled=True), eager, rounds))
+            yield Result(name.replace("asymdiff", f"{variant}, compiled"), ours, "ms", "not compiled", theirs)
     alone = repeated(lambda: (case.forward(), case.backward()), device)
     taken, whole = (1e3 * seconds for seconds in alternate(alone, asymdiff, rounds))
     taken /= REPEATS

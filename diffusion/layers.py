@@ -24,8 +24,7 @@ def perceptron(sizes: Sequence[int]) -> nn.Sequential:
 class StepLinear(nn.Module):
     """W [x, s] + b without the concatenation: W_x x + W_s s + b; x [B, inputs], s [B, step_width] -> [B, outputs].
 
-    The product with x stands alone, so that one kernel may make it for the clean and the noisy view at once. Started
-    as one `nn.Linear` of inputs + step_width columns would be.
+    Started as one `nn.Linear` of inputs + step_width columns would be.
     """
 
     def __init__(self, inputs: int, step_width: int, outputs: int) -> None:

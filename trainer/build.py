@@ -111,7 +111,7 @@ def _build(job: Job, schema: Schema, device: torch.device, plan: Mapping[str, An
     dense = dense_parameters(model)
     settings = job.train
     torch.backends.cuda.matmul.allow_tf32 = settings.tf32
-    if settings.compile:
+    if settings.compile or (settings.compile is None and device.type == "cuda"):
         _require_compiler(device)
         model.module.diffusion.compile(dynamic=False)
     dense_optimizer = torch.optim.AdamW(dense.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay)

@@ -72,7 +72,9 @@ class TrainConfig(Config):
         "slower on CPUs without bf16 of their own",
     )
     tf32: bool = Field(False, description="on GPUs, fp32 products with 10 bits of mantissa")
-    compile: bool = Field(False, description="the dense part by torch.compile; needs a C++ compiler, on GPUs Triton")
+    compile: bool | None = Field(
+        None, description="the dense part by torch.compile, which needs a C++ compiler; null: on GPUs, where it wins"
+    )
     profile: int = Field(0, ge=0, description="steps whose trace is left in the run directory; see train --profile")
     log_every: int = Field(50, gt=0, description="steps between lines of metrics.jsonl")
     checkpoints: CheckpointsConfig = CheckpointsConfig()

@@ -17,8 +17,9 @@ from torch import Tensor
 
 GROUP = tl.constexpr(8)
 UNIT = tl.constexpr(2.0**-24)
-TILE = 4096
+TILE = 2048
 """Elements of a tile of rows and columns"""
+WARPS = 2
 
 
 def forward(
@@ -63,6 +64,7 @@ def forward(
             SEARCH=(len(reach) - 1).bit_length(),
             BOTH=both,
             enable_fp_fusion=False,  # t and the rates are to be rounded as torch rounds them
+            num_warps=WARPS,
             **tile,
         )
     return views, step, bits
@@ -78,7 +80,16 @@ def backward(
     tile = _tile(columns, GROUP.value * groups, len(chunk_field))
     with torch.cuda.device_of(gradient):
         _backward[triton.cdiv(batch, tile["ROWS"]) * groups,](
-            gradient.contiguous(), bits, result, chunk_field, group_start, batch, GROUPS=groups, BOTH=both, **tile
+            gradient.contiguous(),
+            bits,
+            result,
+            chunk_field,
+            group_start,
+            batch,
+            GROUPS=groups,
+            BOTH=both,
+            num_warps=WARPS,
+            **tile,
         )
     return result
 

@@ -52,7 +52,8 @@ def compiled(kernel: Any, architecture: int, width: int, both: bool, **pointers:
             if name not in constants and types[name].startswith("*")
         },
     )
-    return triton.compile(source, target=triton.backends.compiler.GPUTarget("cuda", architecture, 32))
+    target = triton.backends.compiler.GPUTarget("cuda", architecture, 32)
+    return triton.compile(source, target=target, options={"num_warps": kernels.WARPS})
 
 
 @pytest.mark.parametrize("architecture", [80, 90, 100])
