@@ -9,7 +9,8 @@ from torch import Tensor
 
 from asymdiffrec.diffusion.forward import ForwardConfig, ForwardProcess
 from asymdiffrec.diffusion.kernels.drop_fields import DropLaw, Layout
-from asymdiffrec.diffusion.model import AsymmetricDiffusion, DiffusionConfig, ModelConfig
+from asymdiffrec.diffusion.model import AsymmetricDiffusion
+from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
 from benchmarks._report import Result, alternate, arguments, show
 
 FIELDS = 39

@@ -20,6 +20,7 @@ from asymdiffrec.trainer import drive
 from asymdiffrec.trainer.job import read_job, read_learned
 from asymdiffrec.trainer.restore import evaluate_run
 from asymdiffrec.trainer.run import Run
+from asymdiffrec.trainer.scenarios import at_random
 from benchmarks._report import Result, arguments, show
 
 SHARES = (0.0, 0.1, 0.3, 0.5, 0.7)
@@ -34,7 +35,7 @@ def measure(data: Path, run: Path, variant: str, seed: int, settings: list[str])
     job = read_job(data / "job.yaml", [f"diffusion.variant={variant}", f"train.seed={seed}", *settings])
     silent = Console(quiet=True)
     drive.train(job, read_learned(job), Run(run), console=silent)
-    results = evaluate_run(run, "test", SHARES, silent).results
+    results = evaluate_run(run, "test", lambda schema: [at_random(share, schema) for share in SHARES], silent).results
     return [result["auc"] for result in results]
 
 

@@ -7,14 +7,12 @@ import json
 import math
 import os
 import re
-import signal
 import socket
-import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -38,6 +36,7 @@ from asymdiffrec.cluster.config import ClusterConfig
 from asymdiffrec.cluster.errors import ClusterError, WorkerError, last_line
 from asymdiffrec.cluster.group import Place, Work, machines_of, place_on, process_group
 from asymdiffrec.cluster.policies import Failures, Numbers, Trainer, described, first_failure, is_timeout
+from asymdiffrec.cluster.ray_cluster import connected
 
 LAST_WORD = 2.0
 """Seconds that a worker waits after a collective operation that took too long: so that all that waited in vain have
@@ -96,16 +95,11 @@ def run_workers(
         scaling_config=scaling,
         run_config=RunConfig(name="workers", storage_path=str(storage), failure_config=failures),
     )
-    with ExitStack() as stack:
-        stack.enter_context(redirect_stdout(sys.stderr))  # Ray prints its own warnings on standard output
-        if not ray.is_initialized():
-            stack.callback(ray.shutdown)
-            with _same_handler_of(signal.SIGTERM):
-                _connect(cluster)
+    with connected(cluster.address, max(1, math.ceil(cluster.range.max * cluster.cpus_per_worker))):
         _require(resources, numbers[0], ray.cluster_resources())
-        stack.enter_context(_told(file, tell))
         try:
-            trainer.fit()
+            with _told(file, tell):
+                trainer.fit()
         except WorkerGroupError as error:
             rank, cause = first_failure(error)
             cause.add_note(f"on worker {rank}: {error.worker_failures[rank]}")
@@ -136,34 +130,6 @@ def _told(file: Path, tell: Callable[[str], None]) -> Iterator[None]:
         over.set()
         thread.join()
         file.unlink(missing_ok=True)
-
-
-@contextmanager
-def _same_handler_of(number: signal.Signals) -> Iterator[None]:
-    """Leave a signal to the caller, though Ray takes it as it connects: Ray would end this process before the workers
-    have saved a checkpoint."""
-    handler = signal.getsignal(number)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(number, handler)
-
-
-def _connect(cluster: ClusterConfig) -> None:
-    """To the cluster at `address`, or to a new one of this machine. Workers speak through files, not Ray's log."""
-    if cluster.address is None:
-        cpus = max(1, math.ceil(cluster.range.max * cluster.cpus_per_worker))
-        ray.init(
-            "local",  # whatever other cluster runs on this machine
-            num_cpus=cpus,
-            include_dashboard=False,
-            logging_level="critical",
-            log_to_driver=False,
-        )
-        return
-    try:
-        ray.init(cluster.address, logging_level="critical", log_to_driver=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ClusterError(f"no Ray cluster answers at {cluster.address}: {last_line(error)}") from error
 
 
 def _require(resources: Mapping[str, float], workers: int, held: Mapping[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""A Parquet file that appears under its name when it is complete."""
+"""Files that appear under their names when they are complete."""
 
 from __future__ import annotations
 
@@ -28,5 +28,15 @@ def new_parquet(out: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
         with writer:
             yield writer
         partial.rename(out)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def whole_file(path: Path, content: bytes) -> None:
+    """Write a file, in place of one that is there, at once."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -134,12 +134,12 @@ class ForwardProcess(nn.Module):
             self.register_buffer(name, value, persistent=False)
 
     @classmethod
-    def at_rate(cls, widths: Sequence[int], rate: float, seed: int) -> ForwardProcess:
-        """Every present field dropped independently with probability `rate`, as evaluation with missing fields does.
+    def at_rates(cls, widths: Sequence[int], rates: Sequence[float], seed: int) -> ForwardProcess:
+        """Every present field n dropped independently with probability rates_n, as evaluation with missing fields does.
 
-        The fields dropped at one rate are among those dropped at any higher one, so that rates compare on like samples.
+        What is dropped at some rate is among what is dropped at any higher one, so that rates compare on like samples.
         """
-        return cls(widths, ForwardConfig(time=PointTime(law="point", value=rate)), seed=seed)
+        return cls(widths, ForwardConfig(time=ALWAYS), seed=seed, drops=rates)
 
     def forward(
         self, clean: Tensor, missing: Tensor, sample_index: Tensor, *, both_as: torch.dtype | None = None

@@ -4,60 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
-from asymdiffrec.diffusion.config import Config
 from asymdiffrec.diffusion.denoiser import Denoiser
-from asymdiffrec.diffusion.extractors.base import Sizes
-from asymdiffrec.diffusion.extractors.build import AnyExtractorConfig, build_extractor
-from asymdiffrec.diffusion.extractors.mlp import MLPConfig
-from asymdiffrec.diffusion.forward import ForwardConfig, ForwardProcess, Patterns
+from asymdiffrec.diffusion.extractors.build import build_extractor
+from asymdiffrec.diffusion.forward import ForwardProcess, Patterns
+from asymdiffrec.diffusion.gaussian import GaussianProcess
 from asymdiffrec.diffusion.layers import perceptron
 from asymdiffrec.diffusion.objective import distillation_loss, prediction_loss, reconstruction_loss
+from asymdiffrec.diffusion.own import load_class
+from asymdiffrec.diffusion.settings import VARIANTS, DiffusionConfig, ModelConfig
 
-
-class ModelConfig(Config):
-    """The base model, which every variant shares."""
-
-    extractor: AnyExtractorConfig = Field(
-        default=MLPConfig(), description="from the fields to the latent representation"
-    )
-    head: Sizes = Field(default=(32,), description="widths of the hidden layers from the latent to the logit")
-
-
-class LossWeights(Config):
-    """Weights of the parts of the objective; a variant uses those of the parts that it has."""
-
-    main: NonNegativeFloat = Field(default=1.0, description="prediction from the sample as it is")
-    recon: NonNegativeFloat = Field(default=1.0, description="squared error of the denoised latent")
-    aux: NonNegativeFloat = Field(default=1.0, description="prediction from the sample with fields dropped")
-    distil: NonNegativeFloat = Field(
-        default=1.0, description="divergence of that prediction from the one on the sample as it is"
-    )
-
-
-class DiffusionConfig(Config):
-    """How the model is made robust to missing fields."""
-
-    variant: Literal["base", "dropout", "augment", "asymdiff"] = Field(
-        default="asymdiff",
-        description="base: it is not; dropout: trained on samples with fields dropped; augment: on those and on "
-        "the samples as they are, told which fields are there; asymdiff: augment with a denoiser (AsymDiffRec)",
-    )
-    forward: ForwardConfig = Field(default=ForwardConfig(), description="how fields are dropped in training")
-    weights: LossWeights = Field(default=LossWeights(), description="weights of the parts of the objective")
-    denoiser_hidden: PositiveInt = Field(default=64, description="width of the denoiser's hidden layer")
-    step_in_extractor: bool = Field(
-        default=True, description="tell the extractor, too, which fields are missing or dropped (augment and asymdiff)"
-    )
-    detach_reconstruction: bool = Field(
-        default=True,
-        description="the reconstruction loss trains the denoiser alone; false: the extractor, too (may diverge)",
-    )
+TOLD = ("augment", "asymdiff")
+"""Variants whose extractor gets s where the settings do not say"""
 
 
 class AsymmetricDiffusion(nn.Module):
@@ -66,6 +28,9 @@ class AsymmetricDiffusion(nn.Module):
     widths: D_n of each field; seed: key of the forward process; drops, groups, patterns: see `ForwardProcess`;
     precision: what autocast makes the products in while it learns, where it is not that of the weights. Initial weights
     are drawn from torch's generator. Raises ValueError when an argument does not fit the others.
+
+    A variant of one's own is a subclass with `parts` and, where it scores otherwise than the extractor and the head do,
+    `score`; what it adds to `__init__` it finds its settings for in `config.options`.
     """
 
     def __init__(
@@ -85,14 +50,26 @@ class AsymmetricDiffusion(nn.Module):
         self.precision = precision
         self.weights: dict[str, float] = diffusion.weights.model_dump()
         self.widths = list(widths)
-        knows_step = diffusion.variant in ("augment", "asymdiff") and diffusion.step_in_extractor
-        self.step_width = len(widths) if knows_step else 0
+        told = diffusion.step_in_extractor
+        self.step_width = len(widths) if (diffusion.variant in TOLD if told is None else told) else 0
         self.extractor = build_extractor(model.extractor, widths, self.step_width)
         latent_dim = self.extractor.latent_dim
         self.head = perceptron([latent_dim, *model.head, 1])
         if diffusion.variant == "asymdiff":
-            self.denoiser = Denoiser(len(widths), latent_dim, diffusion.denoiser_hidden)
-        if diffusion.variant != "base":
+            self.denoiser = Denoiser(
+                len(widths),
+                sum(widths) if diffusion.space == "fields" else latent_dim,
+                diffusion.denoiser_hidden,
+                gate=diffusion.gate,
+                told=diffusion.step_in_denoiser,
+            )
+        if diffusion.fill == "mean":
+            self.fill = Fill(widths)
+        if diffusion.noise == "gaussian":
+            if diffusion.variant != "asymdiff" or diffusion.space != "latent":
+                raise ValueError("diffusion.noise: gaussian is for variant asymdiff in the latent space")
+            self.gaussian = GaussianProcess(diffusion.forward.time.quantiles(), seed)
+        elif diffusion.variant != "base":
             with torch.device("cpu"):  # its law is checked and worked out, also where the weights are on meta
                 self.process = ForwardProcess(
                     widths, diffusion.forward, seed=seed, drops=drops, groups=groups, patterns=patterns
@@ -108,58 +85,122 @@ class AsymmetricDiffusion(nn.Module):
         """
         rounds = self.precision is not None and not clean.is_meta  # which autocast does not know
         with torch.autocast(clean.device.type, self.precision) if rounds else nullcontext():
-            parts = self._parts(clean, missing, label, weight, sample_index)
+            parts = self.parts(clean, missing, label, weight, sample_index)
+            if self.config.fill == "mean":
+                parts["fill"] = self.fill.loss(clean, missing, weight)
         # A weight of 0 multiplies, it does not skip: workers in step expect a gradient for every parameter.
-        loss = sum((self.weights[name] * part for name, part in parts.items()), start=clean.new_zeros(()))
+        loss = sum((self.weights.get(name, 1.0) * part for name, part in parts.items()), start=clean.new_zeros(()))
         return loss, {"loss": loss.detach(), **{f"loss_{name}": part.detach() for name, part in parts.items()}}
 
     def score(self, x: Tensor, missing: Tensor) -> Tensor:
         """Logits [B] of samples with whatever they lack: f(g([m, h(x)])); x [B, sum D_n], missing [B, N] bool."""
-        latent = self._latent(x, missing)
-        return self._logit(self.denoiser(missing.to(x.dtype), latent) if self.config.variant == "asymdiff" else latent)
+        if self.config.variant != "asymdiff":
+            return self.logit(self.latent(x, missing))
+        s, noisy = missing.to(x.dtype), self._filled(x, missing)
+        if self.config.space == "latent":
+            noisy = self.latent(x, missing)
+        return self._logit_of_denoised(self.denoiser(s, noisy), missing)
 
-    def _parts(
+    def parts(
         self, clean: Tensor, missing: Tensor, label: Tensor, weight: Tensor, sample_index: Tensor
     ) -> dict[str, Tensor]:
+        """The parts of the loss by name; those of `LossWeights` are weighted by it, any others by 1."""
         variant = self.config.variant
         if variant == "base":
-            return {"main": prediction_loss(self._logit(self._latent(clean, missing)), label, weight)}
+            return {"main": prediction_loss(self.logit(self.latent(clean, missing)), label, weight)}
         if variant == "dropout":
-            noisy_latent = self._latent(*self.process(clean, missing, sample_index))
-            return {"main": prediction_loss(self._logit(noisy_latent), label, weight)}
-        clean_latent, noisy_latent, step = self._both_latents(clean, missing, sample_index)
-        clean_logit = self._logit(clean_latent)
-        main = prediction_loss(clean_logit, label, weight)
+            noisy_latent = self.latent(*self.process(clean, missing, sample_index))
+            return {"main": prediction_loss(self.logit(noisy_latent), label, weight)}
         if variant == "augment":
-            return {"main": main, "aux": prediction_loss(self._logit(noisy_latent), label, weight)}
-        s = step.to(clean.dtype)
-        denoised = self.denoiser(s, noisy_latent)
-        denoised_logit = self._logit(denoised)
+            clean_latent, noisy_latent, _ = self.both_latents(clean, missing, sample_index)
+            return {
+                "main": prediction_loss(self.logit(clean_latent), label, weight),
+                "aux": prediction_loss(self.logit(noisy_latent), label, weight),
+            }
+        clean_latent, origin, noisy, s = self._noised(clean, missing, sample_index)
+        clean_logit = self.logit(clean_latent)
+        denoised = self.denoiser(s, noisy)
+        denoised_logit = self._logit_of_denoised(denoised, s)
         if self.config.detach_reconstruction:
             # L_aux and L_distil go on to the extractor, so the denoiser, small beside it, runs twice.
-            denoised, clean_latent = self.denoiser(s, noisy_latent.detach()), clean_latent.detach()
+            denoised, origin = self.denoiser(s, noisy.detach()), origin.detach()
         return {
-            "main": main,
-            "recon": reconstruction_loss(denoised, clean_latent, weight),
+            "main": prediction_loss(clean_logit, label, weight),
+            "recon": reconstruction_loss(denoised, origin, weight),
             "aux": prediction_loss(denoised_logit, label, weight),
             "distil": distillation_loss(clean_logit, denoised_logit, weight),
         }
 
-    def _both_latents(self, clean: Tensor, missing: Tensor, sample_index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _noised(self, clean: Tensor, missing: Tensor, sample_index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """z_0, what the denoiser is to restore, it with noise, and s [B, N] in [0, 1]."""
+        if self.config.noise == "gaussian":
+            clean_latent = self.latent(clean, missing)
+            noisy, t = self.gaussian(clean_latent, sample_index)
+            return clean_latent, clean_latent, noisy, torch.maximum(missing.to(clean.dtype), t[:, None])
+        if self.config.space == "fields":
+            noisy, step = self.process(clean, missing, sample_index)
+            origin = self._filled(clean, missing)
+            return self.latent(clean, missing), origin, self._filled(noisy, step), step.to(clean.dtype)
+        clean_latent, noisy_latent, step = self.both_latents(clean, missing, sample_index)
+        return clean_latent, clean_latent, noisy_latent, step.to(clean.dtype)
+
+    def both_latents(self, clean: Tensor, missing: Tensor, sample_index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """z_0 and z_t [B, Z], and s [B, N] bool."""
         if _goes_as_one_batch(clean):
             views, step = self.process(clean, missing, sample_index, both_as=_computed_in(clean))
-            clean_latent, noisy_latent = self._latent(views, torch.cat([missing, step])).chunk(2)
+            clean_latent, noisy_latent = self.latent(views, torch.cat([missing, step])).chunk(2)
         else:
             noisy, step = self.process(clean, missing, sample_index)
-            noisy_latent, clean_latent = self._latent(noisy, step), self._latent(clean, missing)
+            noisy_latent, clean_latent = self.latent(noisy, step), self.latent(clean, missing)
         return clean_latent, noisy_latent, step
 
-    def _latent(self, x: Tensor, step: Tensor) -> Tensor:
+    def latent(self, x: Tensor, step: Tensor) -> Tensor:
+        """h [B, Z] of vectors of fields [B, sum D_n], zero where step [B, N] says that a field is missing."""
+        return self._extracted(self._filled(x, step), step)
+
+    def logit(self, latent: Tensor) -> Tensor:
+        """f [B] of latents [B, Z]"""
+        return self.head(latent).squeeze(1).float()
+
+    def _extracted(self, x: Tensor, step: Tensor) -> Tensor:
         return self.extractor(x, step[:, : self.step_width].to(x.dtype))
 
-    def _logit(self, latent: Tensor) -> Tensor:
-        return self.head(latent).squeeze(1).float()
+    def _filled(self, x: Tensor, step: Tensor) -> Tensor:
+        return self.fill(x, step) if self.config.fill == "mean" else x
+
+    def _logit_of_denoised(self, denoised: Tensor, step: Tensor) -> Tensor:
+        return self.logit(self._extracted(denoised, step) if self.config.space == "fields" else denoised)
+
+
+def diffusion_of(variant: str) -> type[AsymmetricDiffusion]:
+    """The class of a variant, ours or a user's own. Raises ValueError where there is none."""
+    if variant in VARIANTS:
+        return AsymmetricDiffusion
+    own: type[AsymmetricDiffusion] = load_class(variant, AsymmetricDiffusion, "variant")
+    return own
+
+
+class Fill(nn.Module):
+    """The mean vector of each field over the samples that have it, as a parameter that follows it: so it is the same
+    on all workers, and is kept with the others."""
+
+    columns: Tensor
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(sum(widths)))
+        with torch.device("cpu"):
+            counts = torch.tensor(widths)
+            self.register_buffer("columns", torch.arange(len(widths)).repeat_interleave(counts), persistent=False)
+
+    def forward(self, x: Tensor, step: Tensor) -> Tensor:
+        """x [B, sum D_n] with the means where step [B, N] bool says that a field is missing."""
+        return torch.where(step[:, self.columns], self.mean.detach().to(x.dtype), x)
+
+    def loss(self, clean: Tensor, missing: Tensor, weight: Tensor) -> Tensor:
+        """What the means are the minimum of."""
+        there = ~missing[:, self.columns]
+        return (weight[:, None] * there * (self.mean - clean.detach()).square()).mean()
 
 
 def _goes_as_one_batch(clean: Tensor) -> bool:
@@ -202,9 +243,6 @@ class Recommender(nn.Module):
         clean, missing = self.tables(batch)
         return self.diffusion(clean, missing, batch.label, batch.weight, batch.sample_index)
 
-    def score(self, batch: Labelled, process: ForwardProcess | None = None) -> Tensor:
-        """Logits [B]; after `process` has dropped fields, where one is given (`ForwardProcess.at_rate`)."""
-        x, missing = self.tables(batch)
-        if process is not None:
-            x, missing = process(x, missing, batch.sample_index)
-        return self.diffusion.score(x, missing)
+    def score(self, batch: Labelled) -> Tensor:
+        """Logits [B]: see `AsymmetricDiffusion.score`."""
+        return self.diffusion.score(*self.tables(batch))

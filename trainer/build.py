@@ -17,7 +17,7 @@ from torchrec.optim.keyed import CombinedOptimizer
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.diffusion.forward import Patterns
-from asymdiffrec.diffusion.model import AsymmetricDiffusion, Recommender
+from asymdiffrec.diffusion.model import Recommender, diffusion_of
 from asymdiffrec.embeddings.optimizers import dense_parameters, tables_optimizer
 from asymdiffrec.embeddings.plan import Problem, solve
 from asymdiffrec.embeddings.plan_document import plan_document, solve_as
@@ -79,7 +79,7 @@ def recommender(job: Job, schema: Schema, device: torch.device) -> Recommender:
     tables = FieldTables(schema, job.tables)
     # Elsewhere than on meta the CPU draws the weights: then they are the same on all devices.
     with torch.device("meta" if device.type == "meta" else "cpu"):
-        diffusion = AsymmetricDiffusion(
+        diffusion = diffusion_of(job.diffusion.variant)(
             tables.widths,
             job.model,
             job.diffusion,

@@ -37,7 +37,8 @@ from asymdiffrec.trainer.warm import start_from
 FIXED = (
     *("data.lanes", "data.window", "fields", "model", "train.seed", "train.batch_size", "train.accumulate"),
     *("tables.embedding_dim", "tables.optimizer.name", "tables.managed", "tables.managed_tables"),
-    *("diffusion.variant", "diffusion.denoiser_hidden", "diffusion.step_in_extractor"),
+    *("diffusion.variant", "diffusion.options", "diffusion.denoiser_hidden", "diffusion.space", "diffusion.fill"),
+    *("diffusion.step_in_extractor", "diffusion.step_in_denoiser"),
 )
 """Values on which a checkpoint's shapes or the order of the samples depend: they are a run's for good."""
 

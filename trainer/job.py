@@ -14,7 +14,7 @@ from asymdiffrec.datasets.documents import override, read_yaml, validate
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.locations import part_of
 from asymdiffrec.datasets.schema import Config, FieldsConfig, Learned, Schema
-from asymdiffrec.diffusion.model import DiffusionConfig, ModelConfig
+from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
 from asymdiffrec.embeddings.managed.ids import WAYS, id_range
 from asymdiffrec.embeddings.tables import TablesConfig
 

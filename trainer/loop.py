@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from asymdiffrec.trainer.measured import Gauge
 from asymdiffrec.trainer.meter import Meter
 from asymdiffrec.trainer.pipeline import Pipeline, detach, detached, pipeline, seed_step
 from asymdiffrec.trainer.run import Run, RunLog
+from asymdiffrec.trainer.scenarios import at_random
 from asymdiffrec.trainer.tracing import Trace, traced
 from asymdiffrec.trainer.warm import Start, take
 
@@ -205,7 +206,8 @@ class Training:
     def validate(self, standing: Standing) -> Standing:
         """Evaluate the validation split at each share of missing fields; the metric's mean tells the best step."""
         validation = self.job.train.validation
-        values = [self.evaluate("valid", missing, standing.step)[validation.metric] for missing in validation.missing]
+        results = self.evaluate("valid", validation.missing, standing.step)
+        values = [result[validation.metric] for result in results]
         if None in values:
             raise TrainingError(
                 f"{validation.metric} of the validation split is undefined (one class only, or no user with both); "
@@ -218,21 +220,24 @@ class Training:
         if damage := self.checkpoints.damage(standing.best_step):
             raise CheckpointError(f"{damage}; it was the best step, and is not tested")
         self.checkpoints.load_weights(standing.best_step, self.trainee)
-        self.evaluate("test", 0.0, standing.best_step)
+        self.evaluate("test", [0.0], standing.best_step)
 
-    def evaluate(self, split: str, missing: float, step: int) -> dict[str, Any]:
+    def evaluate(self, split: str, shares: Sequence[float], step: int) -> list[dict[str, Any]]:
+        """The metrics of a split for each share of missing fields."""
         settings = self.job.train
         shards = open_shards(self.job.location(split))
         reader = EvaluationReader(self.schema, shards, evaluation_batch(settings.batch_size), self.worker)
+        scenarios = [at_random(share, self.schema) for share in shares]
         try:
-            metrics = evaluate(self.trainee.recommender, reader, missing, self.run.spill, settings.metric_rows)
+            results = evaluate(self.trainee.recommender, reader, scenarios, self.run.spill, settings.metric_rows)
         except InputError:
             raise
         except ValueError as error:
             raise TrainingError(f"at step {step}: {error}") from error
-        named = {f"{split}/{key}": value for key, value in metrics.items() if key != "missing"}
-        self.log.note(step, missing=missing, **named)
-        return metrics
+        for result in results:
+            named = {f"{split}/{key}": value for key, value in result.items() if key not in ("missing", "scenario")}
+            self.log.note(step, missing=result["missing"], **named)
+        return results
 
 
 def total_steps(job: Job, steps_per_epoch: int) -> int:

@@ -117,7 +117,7 @@ def _mean_auc(parts: Iterable[np.ndarray]) -> tuple[float | None, int, int]:
     """Mean AUC of the users of both classes, by their weight; how many they are; how many users are of one class."""
     area = weight = 0.0
     users = counted = 0
-    for positive, negative, pairs in _by_user(parts):
+    for positive, negative, pairs in by_user(parts):
         both = (positive > 0) & (negative > 0)
         users += len(both)
         counted += int(both.sum())
@@ -126,7 +126,7 @@ def _mean_auc(parts: Iterable[np.ndarray]) -> tuple[float | None, int, int]:
     return _ratio(area, weight), counted, users - counted
 
 
-def _by_user(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+def by_user(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """[3, U] for some users at a time, each user once: weight of positives, of negatives, and of pairs ranked right."""
     last_user, last = None, np.empty((3, 0))
     for rows in parts:

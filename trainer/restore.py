@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch.distributed as dist
 from rich.console import Console
 from rich.progress import Progress
@@ -17,16 +18,18 @@ from asymdiffrec.cluster.group import process_group
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.reader import EvaluationReader
 from asymdiffrec.datasets.schema import Schema
+from asymdiffrec.datasets.seen import seen_ids
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.embeddings.quantized import Rounding, quantize
 from asymdiffrec.serving.predict import predict
 from asymdiffrec.trainer.build import Trainee, build, worker_device
 from asymdiffrec.trainer.checkpoints import Checkpoints
 from asymdiffrec.trainer.errors import CheckpointError
-from asymdiffrec.trainer.evaluate import evaluate
+from asymdiffrec.trainer.evaluate import Scored, evaluate, joined, scored
 from asymdiffrec.trainer.job import Job
 from asymdiffrec.trainer.loop import evaluation_batch
 from asymdiffrec.trainer.run import open_run
+from asymdiffrec.trainer.scenarios import Asked, Scenario
 
 
 @dataclass(frozen=True)
@@ -61,37 +64,57 @@ def restored(folder: Path) -> Iterator[Restored]:
 class Evaluation:
     step: int
     results: list[dict[str, Any]]
-    """The metrics for each share of missing fields"""
+    """The metrics under each scenario"""
     table_bytes: tuple[int, int] | None
     """As trained and as rounded, where they were rounded"""
 
 
 def evaluate_run(
-    folder: Path, split: str, shares: Sequence[float], console: Console, tables: Rounding | None = None
+    folder: Path,
+    split: str,
+    scenarios: Callable[[Schema], Sequence[Scenario]],
+    console: Console,
+    tables: Rounding | None = None,
 ) -> Evaluation:
-    """Evaluate a run's best step on a split, its tables rounded to `tables` where that is given."""
+    """Evaluate a run's best step on a split under the scenarios for its schema, its tables rounded to `tables` where
+    that is given. Raises InputError where the run has no such split or scenario."""
     if split not in ("train", "valid", "test"):
         raise InputError(f"--split {split}: expected train, valid or test")
     with restored(folder) as model, tempfile.TemporaryDirectory(prefix="asymdiffrec-") as spill:
+        asked = scenarios(model.schema)
         sizes = quantize(model.trainee.model, tables) if tables else None
         settings = model.job.train
         reader = EvaluationReader(
             model.schema, open_shards(model.job.location(split)), evaluation_batch(settings.batch_size)
         )
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-            task = progress.add_task(f"evaluating the {split} split", total=len(shares) * len(reader))
-            results = [
-                evaluate(
-                    model.trainee.recommender,
-                    reader,
-                    share,
-                    Path(spill),
-                    settings.metric_rows,
-                    advance=lambda: progress.advance(task),
-                )
-                for share in shares
-            ]
+            task = progress.add_task(f"evaluating the {split} split", total=len(reader))
+            results = evaluate(
+                model.trainee.recommender,
+                reader,
+                asked,
+                Path(spill),
+                settings.metric_rows,
+                advance=lambda: progress.advance(task),
+                seen=seen_for(asked, model.schema, model.job),
+            )
         return Evaluation(model.step, results, sizes)
+
+
+def seen_for(scenarios: Sequence[Scenario], schema: Schema, job: Job) -> dict[str, np.ndarray]:
+    """The ids in training rows of the fields whose unseen ones a scenario asks for."""
+    names = sorted({scenario.unseen for scenario in scenarios if scenario.unseen})
+    return seen_ids(schema, open_shards(job.location("train")), names) if names else {}
+
+
+def score_run(folder: Path, split: str, asked: Asked) -> Scored:
+    """What a run's best step says of every row of a split, in order, under each scenario."""
+    with restored(folder) as model:
+        schema, shards = model.schema, open_shards(model.job.location(split))
+        scenarios = asked.of(schema)
+        reader = EvaluationReader(schema, shards, evaluation_batch(model.job.train.batch_size))
+        parts = list(scored(model.trainee.recommender, reader, scenarios, seen_for(scenarios, schema, model.job)))
+    return joined([part for part in parts if part is not None])
 
 
 def predict_run(folder: Path, data: str, out: Path, console: Console) -> int:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -16,6 +14,7 @@ from asymdiffrec.diffusion.extractors.dcn import DCN, DCNConfig
 from asymdiffrec.diffusion.extractors.deepfm import DeepFM, DeepFMConfig
 from asymdiffrec.diffusion.extractors.dlrm import DLRM, DLRMConfig
 from asymdiffrec.diffusion.extractors.mlp import MLP, MLPConfig
+from asymdiffrec.diffusion.own import PATH, load_class
 
 EXTRACTORS: dict[str, type[Extractor]] = {"mlp": MLP, "dcn": DCN, "deepfm": DeepFM, "dlrm": DLRM}
 
@@ -29,7 +28,7 @@ class OwnExtractorConfig(Config):
     @field_validator("name")
     @classmethod
     def _names_a_class(cls, name: str) -> str:
-        if not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
+        if not PATH.fullmatch(name):
             raise ValueError(f"found {name!r}, allowed are {', '.join(EXTRACTORS)} and package.module:Class")
         return name
 
@@ -56,7 +55,7 @@ def build_extractor(config: AnyExtractorConfig, widths: Sequence[int], step_widt
     """
     if not isinstance(config, OwnExtractorConfig):
         return EXTRACTORS[config.name](widths, step_width, **config.model_dump(exclude={"name"}))
-    extractor_class = _load(config.name)
+    extractor_class: type[Extractor] = load_class(config.name, Extractor, "extractor")
     try:
         inspect.signature(extractor_class).bind(widths, step_width, **config.options)
     except TypeError as error:
@@ -65,19 +64,3 @@ def build_extractor(config: AnyExtractorConfig, widths: Sequence[int], step_widt
     if not isinstance(getattr(extractor, "latent_dim", None), int):
         raise ValueError(f"extractor {config.name}: sets no latent_dim, the number of columns of its latent")
     return extractor
-
-
-def _load(path: str) -> type[Extractor]:
-    module_name, name = path.split(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ValueError(f"extractor {path}: cannot import {module_name}: {error}") from error
-    found = getattr(module, name, None)
-    if not (isinstance(found, type) and issubclass(found, Extractor)):
-        raise ValueError(
-            f"extractor {path}: found {found!r}, allowed is a subclass of {Extractor.__module__}.Extractor"
-        )
-    if inspect.isabstract(found):
-        raise ValueError(f"extractor {path}: has no forward(x, s)")
-    return found

@@ -68,7 +68,7 @@ def test_dropped_looks_like_missing_bit_for_bit(widths: list[int], dtype: torch.
     assert (step | ~missing).all()
     expected = clean.masked_fill(step.repeat_interleave(torch.tensor(widths), 1), 0.0)
     assert torch.equal(bits(noisy), bits(expected))
-    again, same_step = ForwardProcess.at_rate(widths, 0.0, SEED)(clean, step, torch.arange(batch))
+    again, same_step = ForwardProcess.at_rates(widths, [0.0] * len(widths), SEED)(clean, step, torch.arange(batch))
     assert torch.equal(bits(noisy), bits(again))
     assert torch.equal(step, same_step)
 
@@ -123,7 +123,7 @@ def test_drop_factors_thin() -> None:
 
 
 def test_rates_of_evaluation_are_nested() -> None:
-    at = {rate: dropped(ForwardProcess.at_rate([1] * 9, rate, SEED), 9, 2_000) for rate in (0.0, 0.1, 0.5, 1.0)}
+    at = {rate: dropped(ForwardProcess.at_rates([1] * 9, [rate] * 9, SEED), 9, 2_000) for rate in (0.0, 0.1, 0.5, 1.0)}
     assert not at[0.0].any()
     assert at[1.0].all()
     assert (at[0.5] | ~at[0.1]).all()

@@ -8,8 +8,9 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from asymdiffrec.diffusion.extractors.build import EXTRACTORS
-from asymdiffrec.diffusion.forward import ForwardProcess
-from asymdiffrec.diffusion.model import AsymmetricDiffusion, DiffusionConfig, ModelConfig, Recommender
+from asymdiffrec.diffusion.model import AsymmetricDiffusion, Recommender, diffusion_of
+from asymdiffrec.diffusion.objective import prediction_loss
+from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
 
 FIELDS, WIDTH, BATCH = 6, 4, 64
 WIDTHS = [WIDTH] * FIELDS
@@ -19,6 +20,16 @@ PARTS = {
     "augment": {"main", "aux"},
     "asymdiff": {"main", "recon", "aux", "distil"},
 }
+SETTINGS = {
+    "indicators": {"variant": "base", "step_in_extractor": True},
+    "mean": {"variant": "base", "fill": "mean"},
+    "filled": {"fill": "mean"},
+    "gaussian": {"noise": "gaussian"},
+    "symmetric": {"space": "fields"},
+    "no gate": {"gate": False},
+    "told nothing": {"step_in_extractor": False, "step_in_denoiser": False},
+}
+"""Other models that the settings make"""
 NO_WEIGHT = {"main": 0, "recon": 0, "aux": 0, "distil": 0}
 
 
@@ -101,6 +112,78 @@ def test_every_parameter_gets_a_gradient_even_when_weights_are_zero(variant: str
         model = build(name, variant=variant, weights=weights)
         model(*samples())[0].backward()
         assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_other_settings_train_every_parameter_and_are_means_over_samples(settings: dict) -> None:
+    model, batch = shaken(build(**settings)), samples()
+    loss, parts = model(*batch)
+    loss.backward()
+    whole = gradients(model)
+    assert all(gradient.any() for gradient in whole.values())
+    model.zero_grad()
+    halves = [model(*(tensor[half] for tensor in batch)) for half in (slice(0, 32), slice(32, 64))]
+    torch.stack([loss for loss, _ in halves]).mean().backward()
+    torch.testing.assert_close(torch.stack([loss for loss, _ in halves]).mean().detach(), parts["loss"])
+    torch.testing.assert_close(gradients(model), whole)
+
+
+def test_the_mean_of_a_field_stands_where_it_is_missing() -> None:
+    model = build(variant="base", fill="mean")
+    clean, missing, label, _, index = samples(512, missing_rate=0.3)
+    optimizer = torch.optim.Adam([model.fill.mean], lr=0.05)
+    for _ in range(200):
+        optimizer.zero_grad()
+        model(clean + 3 * (~missing).repeat_interleave(WIDTH, 1), missing, label, torch.ones(512), index)[0].backward()
+        optimizer.step()
+    vectors = (clean + 3).unflatten(1, (FIELDS, WIDTH))
+    expected = torch.stack([vectors[~missing[:, field], field].mean(0) for field in range(FIELDS)])
+    torch.testing.assert_close(model.fill.mean.detach().view(FIELDS, WIDTH), expected, atol=1e-3, rtol=0)
+    filled = torch.where(missing.repeat_interleave(WIDTH, 1), model.fill.mean.detach(), clean)
+    none = torch.zeros_like(missing)
+    torch.testing.assert_close(model.score(clean, missing), model.score(filled, none))
+
+
+@pytest.mark.parametrize("settings", [{"noise": "gaussian"}, {"space": "fields"}], ids=["gaussian", "symmetric"])
+def test_a_complete_sample_is_passed_on_as_it_is(settings: dict) -> None:
+    model = shaken(build(**settings))
+    clean, *_ = samples(missing_rate=0.0)
+    none = torch.zeros(BATCH, FIELDS, dtype=torch.bool)
+    assert torch.equal(model.score(clean, none), model.logit(model.latent(clean, none)))
+
+
+def test_gaussian_noise_is_for_asymdiff_in_the_latent_space() -> None:
+    for wrong in ({"variant": "augment"}, {"space": "fields"}):
+        with pytest.raises(ValueError, match="noise: gaussian is for variant asymdiff"):
+            build(noise="gaussian", **wrong)
+
+
+class Halved(AsymmetricDiffusion):
+    """A variant of one's own."""
+
+    def parts(self, clean: Tensor, missing: Tensor, label: Tensor, weight: Tensor, sample_index: Tensor) -> dict:
+        loss = prediction_loss(self.logit(self.latent(clean, missing)), label, weight)
+        return {"half": self.config.options["share"] * loss}
+
+
+def test_a_variant_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "own_variants", SimpleNamespace(Halved=Halved, other=print))
+    config = DiffusionConfig(variant="own_variants:Halved", options={"share": 0.5})
+    torch.manual_seed(1)
+    own = diffusion_of(config.variant)(WIDTHS, ModelConfig(), config, seed=5)
+    assert isinstance(own, Halved)
+    torch.manual_seed(1)
+    ours = AsymmetricDiffusion(WIDTHS, ModelConfig(), DiffusionConfig(variant="base"), seed=5)
+    loss, parts = own(*samples())
+    torch.testing.assert_close(loss, 0.5 * ours(*samples())[0])
+    assert set(parts) == {"loss", "loss_half"}
+    assert diffusion_of("augment") is AsymmetricDiffusion
+    with pytest.raises(ValueError, match="variant own_variants:other: found"):
+        diffusion_of("own_variants:other")
+    with pytest.raises(
+        ValidationError, match=r"allowed are base, dropout, augment, asymdiff and package\.module:Class"
+    ):
+        DiffusionConfig(variant="asym")
 
 
 @pytest.mark.parametrize(("detach", "reached"), [(True, {"denoiser"}), (False, {"denoiser", "extractor"})])
@@ -244,12 +327,9 @@ def test_recommender_looks_up_and_diffuses(batch: SimpleNamespace) -> None:
     assert recommender.tables.scale.grad is not None
 
 
-def test_recommender_scores_with_and_without_dropped_fields(batch: SimpleNamespace) -> None:
+def test_recommender_scores_what_the_tables_give(batch: SimpleNamespace) -> None:
     recommender = Recommender(Tables(), shaken(build()))
     assert torch.equal(recommender.score(batch), recommender.diffusion.score(batch.vectors, batch.missing))
-    process = ForwardProcess.at_rate(WIDTHS, 0.3, seed=0)
-    dropped = process(batch.vectors, batch.missing, batch.sample_index)
-    assert torch.equal(recommender.score(batch, process), recommender.diffusion.score(*dropped))
 
 
 def test_a_pipeline_can_trace_the_recommender_down_to_its_two_parts() -> None:

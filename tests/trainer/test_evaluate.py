@@ -18,6 +18,7 @@ from asymdiffrec.trainer import drive
 from asymdiffrec.trainer.job import read_job, read_learned
 from asymdiffrec.trainer.restore import evaluate_run
 from asymdiffrec.trainer.run import Run
+from asymdiffrec.trainer.scenarios import at_random
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -26,7 +27,7 @@ def test_workers_merge_to_the_metrics_of_one_process(clicks: Path, tmp_path: Pat
     job = read_job(clicks / "job.yaml", ["train.batch_size=256", "train.steps=5"])
     run = Run(tmp_path / "run")
     drive.train(job, read_learned(job), run, console=Console(quiet=True))
-    alone, *_ = evaluate_run(run.path, "test", [0.3], Console(quiet=True)).results
+    alone, *_ = evaluate_run(run.path, "test", lambda schema: [at_random(0.3, schema)], Console(quiet=True)).results
 
     def work(arguments: Mapping[str, Any], place: Place) -> None:
         from asymdiffrec.datasets.reader import EvaluationReader, Worker
@@ -35,6 +36,7 @@ def test_workers_merge_to_the_metrics_of_one_process(clicks: Path, tmp_path: Pat
         from asymdiffrec.trainer.checkpoints import Checkpoints
         from asymdiffrec.trainer.evaluate import evaluate
         from asymdiffrec.trainer.run import Run
+        from asymdiffrec.trainer.scenarios import at_random
 
         run = Run(Path(arguments["run"]))
         job = run.job(("tables.per_table={item_id: {sharding: row_wise}, user_id: {sharding: column_wise}}",))
@@ -42,11 +44,12 @@ def test_workers_merge_to_the_metrics_of_one_process(clicks: Path, tmp_path: Pat
         trainee = build(job, schema, worker_device())
         Checkpoints(run.checkpoints(job)).load(5, trainee)
         reader = EvaluationReader(schema, open_shards(job.location("test")), 187, Worker(dist.get_rank(), 2))
-        metrics = evaluate(trainee.recommender, reader, 0.3, run.path / "spill", limit=100)
+        (metrics,) = evaluate(trainee.recommender, reader, [at_random(0.3, schema)], run.path / "spill", limit=100)
         (run.path / f"rank-{dist.get_rank()}.json").write_text(json.dumps(metrics))
 
     launch(work, {"run": str(run.path)}, ClusterConfig(workers=2), tmp_path / "storage")
     first, second = (json.loads((run.path / f"rank-{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
     assert first["rows"] == 601
+    assert first.pop("scenario") == alone.pop("scenario") == "30%"
     assert first == pytest.approx(alone, rel=1e-5)

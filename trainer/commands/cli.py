@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.trainer.commands import doctor, jobs, plan, prepare, top
-from asymdiffrec.trainer.commands.shell import AsJson, Settings, console, print_json
+from asymdiffrec.trainer.commands import compare, doctor, evaluate, jobs, plan, prepare, top
+from asymdiffrec.trainer.commands.shell import AsJson, JobFile, RunFolder, Settings, console, print_json
 
 PROFILED = 5
 """Steps that --profile traces"""
@@ -26,14 +25,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="job file, as `prepare` writes one")]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="run directory, as `train` makes one")]
-
 app.add_typer(prepare.app, name="prepare")
 app.command()(plan.plan)
 app.command()(jobs.submit)
 app.add_typer(jobs.app, name="job")
 app.command()(top.top)
+app.command()(evaluate.evaluate)
+app.command()(compare.compare)
 
 
 @app.command()
@@ -122,75 +120,6 @@ def _traced(file: Path) -> str:
     if not file.exists():
         return "No trace: training ended before the steps that are traced"
     return f"Trace: {file.parent}; Perfetto and chrome://tracing show it"
-
-
-@app.command()
-def evaluate(
-    run: RunFolder,
-    missing: Annotated[
-        str, typer.Option(metavar="R,R,…", help="shares of the present fields to drop, independently")
-    ] = "0",
-    split: Annotated[str, typer.Option(help="train, valid or test")] = "test",
-    tables: Annotated[
-        Literal["fp16", "int8", "int4"] | None,
-        typer.Option(help="round the weights of tables to this type first, as for serving"),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """AUC, UAUC, log loss, normalised entropy and calibration of a run's best step, with features missing."""
-    from asymdiffrec.trainer.restore import evaluate_run
-
-    shares = _shares(missing)
-    found = evaluate_run(run, split, shares, console, tables)
-    if as_json:
-        rounded = {"dtype": tables, "bytes": found.table_bytes[1]} if tables and found.table_bytes else None
-        document = {"run": str(run), "step": found.step, "split": split, "tables": rounded, "results": found.results}
-        print_json(document)
-    else:
-        Console().print(_table(run, found.step, split, found.results))
-        if tables and found.table_bytes:
-            before, after = (size / 1e6 for size in found.table_bytes)
-            console.print(f"Tables rounded to {tables}: {after:,.3g} MB of weights, {before:,.3g} MB as trained")
-
-
-def _shares(text: str) -> list[float]:
-    from asymdiffrec.datasets.errors import InputError
-
-    try:
-        shares = [float(part) for part in text.split(",")]
-    except ValueError:
-        shares = [-1.0]
-    if not all(0 <= share <= 1 for share in shares):
-        raise InputError(f"--missing {text}: expected numbers in [0, 1], such as 0,0.1,0.3,0.5")
-    return shares
-
-
-def _table(run: Path, step: int, split: str, results: list[dict[str, Any]]) -> Any:
-    from rich.table import Table
-
-    names = {
-        "auc": "AUC",
-        "uauc": "UAUC",
-        "log_loss": "log loss",
-        "normalized_entropy": "norm. entropy",
-        "calibration": "calibration",
-    }
-    first = results[0]
-    table = Table(title=f"{run}\n{split} split, {first['rows']:,} rows, step {step}")
-    if first["uauc_users"]:
-        table.caption = (
-            f"UAUC over {first['uauc_users']:,} users; left out for having labels of one kind: "
-            f"{first['uauc_users_left_out']:,}"
-        )
-    else:
-        del names["uauc"]
-    table.add_column("missing", justify="right")
-    for name in names.values():
-        table.add_column(name, justify="right")
-    for result in results:
-        values = [result[name] for name in names]
-        table.add_row(f"{100 * result['missing']:g}%", *("-" if value is None else f"{value:.4f}" for value in values))
-    return table
 
 
 @app.command()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from asymdiffrec.trainer.commands.page import html_table, page, svg
 from asymdiffrec.trainer.commands.plan_text import (
     ADVICE_HEADINGS,
     GB,
@@ -21,47 +20,16 @@ from asymdiffrec.trainer.commands.plan_text import (
     table_rows,
 )
 
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222 }}
-table {{ border-collapse: collapse; margin: 1em 0; font-size: 13px }}
-th, td {{ padding: .2em .8em; text-align: left; border-bottom: 1px solid #ddd }}
-th {{ border-bottom: 2px solid #888 }}
-td.n, th.n {{ text-align: right; font-variant-numeric: tabular-nums }}
-svg {{ max-width: 100%; height: auto; display: block; margin: 1em 0 }}
-.big {{ font-size: 26px; font-weight: 600 }} .muted {{ color: #666 }}
-</style></head><body>
-<h1>{title}</h1><p class="big">{headline}</p>{lines}{pictures}{advice}{tables}
-</body></html>
-"""
-
 
 def write_page(document: Mapping[str, Any], name: str, file: Path) -> None:
     """A page that needs nothing but itself: the step, memory and time of every rank, tables by size."""
     headline, *lines = summary(document)
     advice = advice_rows(document)
-    page = PAGE.format(
-        title=html.escape(f"Sharding plan of {name}"),
-        headline=html.escape(headline),
-        lines="".join(f"<p>{html.escape(line)}</p>" for line in (*lines, *document["notes"])),
-        pictures="".join(map(_svg, (*_pictures_of_ranks(document), _picture_of_tables(document)))),
-        advice=_html_table("What would help", ADVICE_HEADINGS, advice) if advice else "",
-        tables=_html_table("Tables", TABLE_HEADINGS, table_rows(document)),
-    )
-    file.write_text(page)
-
-
-def _html_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    numeric = [all(row[place][:1] in "0123456789+-" for row in rows) for place in range(len(headings))]
-
-    def line(tag: str, values: Sequence[str]) -> str:
-        cells = (
-            f"<{tag}{' class=n' if is_number else ''}>{html.escape(value)}</{tag}>"
-            for value, is_number in zip(values, numeric, strict=True)
-        )
-        return f"<tr>{''.join(cells)}</tr>"
-
-    return f"<h2>{title}</h2><table>{line('th', headings)}{''.join(line('td', row) for row in rows)}</table>"
+    pictures = map(svg, (*_pictures_of_ranks(document), _picture_of_tables(document)))
+    more = [html_table("What would help", ADVICE_HEADINGS, advice)] if advice else []
+    tables = html_table("Tables", TABLE_HEADINGS, table_rows(document))
+    lines = [*lines, *document["notes"]]
+    file.write_text(page(f"Sharding plan of {name}", headline, lines, *pictures, *more, tables))
 
 
 def _pictures_of_ranks(document: Mapping[str, Any]) -> list[Figure]:
@@ -118,9 +86,3 @@ def _picture_of_tables(document: Mapping[str, Any]) -> Figure:
     axes.set(title=f"The {len(largest)} largest tables, with optimizer state", xlabel="GB")
     axes.margins(x=0.3)
     return figure
-
-
-def _svg(figure: Figure) -> str:
-    text = io.StringIO()
-    figure.savefig(text, format="svg")
-    return text.getvalue()[text.getvalue().index("<svg") :]

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from asymdiffrec.trainer.commands.shell import output
+
 MOST_TABLES, MOST_RANKS = 40, 16
-WIDTH = 132
-"""Columns, where there is no terminal that has its own"""
 GB = 1e9
 
 TABLE_HEADINGS = ("table", "rows", "dim", "type", "GB, all ranks", "sharding", "kernel", "ranks", "ms")
@@ -20,7 +19,7 @@ ADVICE_HEADINGS = ("change", "samples/s", "tables on the fullest rank", "--set")
 
 def show_plan(document: Mapping[str, Any]) -> None:
     """Print a plan: its tables, its ranks, the step and what binds it."""
-    out, rows = _output(), table_rows(document)
+    out, rows = output(), table_rows(document)
     left = ("table", "sharding", "kernel", "ranks")
     out.print(_table("Tables, the largest first", TABLE_HEADINGS, rows[:MOST_TABLES], left))
     if len(rows) > MOST_TABLES:
@@ -32,12 +31,12 @@ def show_plan(document: Mapping[str, Any]) -> None:
 
 def show_advice(document: Mapping[str, Any]) -> None:
     """Print what would help."""
-    _output().print(_table("What would help", ADVICE_HEADINGS, advice_rows(document), ("change", "--set")))
+    output().print(_table("What would help", ADVICE_HEADINGS, advice_rows(document), ("change", "--set")))
 
 
 def show_unfit(document: Mapping[str, Any]) -> None:
     """Print why tables do not fit, and what makes them fit."""
-    out = _output()
+    out = output()
     out.print(f"does not fit: {document['why']}", highlight=False, soft_wrap=True)
     if document["advice"]:
         show_advice(document)
@@ -47,7 +46,7 @@ def show_unfit(document: Mapping[str, Any]) -> None:
 
 def show_sweep(document: Mapping[str, Any]) -> None:
     """Print clusters side by side, and why those that do not fit do not."""
-    out, clusters = _output(), document["clusters"]
+    out, clusters = output(), document["clusters"]
     headings = ("GPU", "GPUs", "fits", "step, ms", "samples/s", "GPU-hours per 10^9 samples", "memory")
     out.print(_table("Clusters side by side", headings, [_cluster_row(one) for one in clusters], ("GPU", "fits")))
     for one in clusters:
@@ -55,11 +54,6 @@ def show_sweep(document: Mapping[str, Any]) -> None:
             out.print(f"{one['gpus']} x {one['gpu']}: {one['why']}", highlight=False, soft_wrap=True)
     for note in document["notes"]:
         out.print(note, highlight=False, soft_wrap=True)
-
-
-def _output() -> Console:
-    out = Console()
-    return out if out.is_terminal else Console(width=WIDTH)
 
 
 def _table(

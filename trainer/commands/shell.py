@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -25,8 +26,18 @@ Settings = Annotated[
         help="override one value of the job file, such as train.batch_size=8192; repeatable",
     ),
 ]
+JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="job file, as `prepare` writes one")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="run directory, as `train` makes one")]
+WIDTH = 132
+"""Columns of a table, where there is no terminal that has its own"""
 QUIET = 10.0
 """Seconds between two lines about the same work where there is no terminal"""
+
+
+def output() -> Console:
+    """Standard output, for tables: where it is no terminal they have room."""
+    out = Console()
+    return out if out.is_terminal else Console(width=WIDTH)
 
 
 def print_json(document: Any) -> None:

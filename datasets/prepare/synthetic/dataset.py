@@ -67,21 +67,22 @@ def prepare_synthetic(out: Path, *, rows: int = 400_000, seed: int = 0) -> dict[
     world = make_world(seed)
     sizes = {"train": rows - 2 * (rows // 10), "valid": rows // 10, "test": rows // 10}
     # Samples are independent, so that drawing the splits one after another is splitting at random.
-    splits = {split: map(partial(record, world), _logs(world, seed, split, size)) for split, size in sizes.items()}
-    ceiling = _ceiling(world, _logs(world, seed, "test", sizes["test"]), seed)
+    splits = {split: map(partial(record, world), logs(world, seed, split, size)) for split, size in sizes.items()}
+    ceiling = _ceiling(world, logs(world, seed, "test", sizes["test"]), seed)
     job = {"name": "synthetic", "data": DATA, "fields": FIELDS, **SETTINGS}
-    return write_dataset(out, splits, job, profile={"ceiling": ceiling})
+    return write_dataset(out, splits, job, profile={"ceiling": ceiling, "generator": {"rows": rows, "seed": seed}})
 
 
-def _logs(world: World, seed: int, split: str, rows: int) -> Iterator[Log]:
+def logs(world: World, seed: int, split: str, rows: int) -> Iterator[Log]:
+    """The samples of a split in the order of its files, in blocks."""
     for start in range(0, rows, BLOCK_ROWS):
         rng = np.random.default_rng([seed, 1, *split.encode(), start])
         yield draw_log(world, min(BLOCK_ROWS, rows - start), rng)
 
 
-def _ceiling(world: World, logs: Iterator[Log], seed: int) -> dict[str, float]:
+def _ceiling(world: World, drawn: Iterator[Log], seed: int) -> dict[str, float]:
     rng = np.random.default_rng([seed, 2])
-    parts = [(log.label, log.probability, observed_probability(world, log, rng)) for log in logs]
+    parts = [(log.label, log.probability, observed_probability(world, log, rng)) for log in drawn]
     label, complete, observed = (np.concatenate(column) for column in zip(*parts, strict=True))
     return {"auc_observed": auc(label, observed), "auc_complete": auc(label, complete)}
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from asymdiffrec.diffusion.extractors.build import EXTRACTORS
 from asymdiffrec.diffusion.forward import Patterns
-from asymdiffrec.diffusion.model import AsymmetricDiffusion, DiffusionConfig, ModelConfig
+from asymdiffrec.diffusion.model import AsymmetricDiffusion
+from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
 from asymdiffrec.embeddings.planner.dense import MASTER_BYTES, DenseWork, dense_work, on_meta
 
 BATCH, SIZES = 48, (20, 32, 8, 1)

@@ -1,0 +1,52 @@
+"""The best that any model can do on the synthetic log: the expected probability of a click given what is recorded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from scipy.special import logit
+
+from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.datasets.prepare.synthetic.ceiling import observed_probability
+from asymdiffrec.datasets.prepare.synthetic.dataset import logs
+from asymdiffrec.datasets.prepare.synthetic.world import World, make_world
+from asymdiffrec.datasets.schema import Learned, Schema
+from asymdiffrec.trainer.job import Job
+from asymdiffrec.trainer.scenarios import Scenario
+from benchmarks.rivals._samples import missing_under, read
+
+
+def oracle(job: Job, learned: Learned, scenarios: Sequence[Scenario], seed: int) -> np.ndarray:
+    """It knows the world, and with which probability a scenario drops a field: a `Rival`."""
+    told = json.loads(Path(job.location("profile.json")).read_text()).get("generator")
+    if told is None:
+        raise InputError(f"{job.data.path}: not made by `prepare synthetic`, so that nobody knows the best")
+    schema = job.to_schema(learned)
+    world, test = make_world(told["seed"]), read(job, schema, "test")
+    found = []
+    for scenario in scenarios:
+        missing = missing_under(scenario, schema, test.missing)
+        dropped, start, parts = _dropping(world, scenario, schema), 0, []
+        for log in logs(world, told["seed"], "test", len(test)):
+            stop = start + len(log.label)
+            own = {name: missing[start:stop, place] for place, name in enumerate(schema.names)}
+            parts.append(observed_probability(dropped, replace(log, missing=own), np.random.default_rng(0)))
+            start = stop
+        found.append(np.concatenate(parts))
+    return logit(np.clip(np.stack(found), 1e-7, 1 - 1e-7))
+
+
+def _dropping(world: World, scenario: Scenario, schema: Schema) -> World:
+    """The world whose fields also go missing as the scenario drops them."""
+    if scenario.patterns:
+        raise InputError(f"{scenario.name}: the best is known where fields are dropped independently")
+    rates = dict(zip(schema.names, scenario.rates or [0.0] * len(schema.names), strict=True))
+    groups = {
+        name: replace(group, missing={field: 1 - (1 - p) * (1 - rates[field]) for field, p in group.missing.items()})
+        for name, group in world.groups.items()
+    }
+    return replace(world, groups=groups)

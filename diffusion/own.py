@@ -1,0 +1,26 @@
+"""Classes of the user's own, named in the job file."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from typing import Any
+
+PATH = re.compile(r"\w+(\.\w+)*:\w+")
+"""package.module:Class"""
+
+
+def load_class(path: str, base: type, what: str) -> Any:
+    """The subclass of `base` that a path names; ValueError, which says `what` it is, where there is none."""
+    module_name, name = path.split(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(f"{what} {path}: cannot import {module_name}: {error}") from error
+    found = getattr(module, name, None)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ValueError(f"{what} {path}: found {found!r}, allowed is a subclass of {base.__module__}.{base.__name__}")
+    lacking = getattr(found, "__abstractmethods__", ())
+    if lacking:
+        raise ValueError(f"{what} {path}: has no {', '.join(sorted(lacking))}")
+    return found

@@ -1,0 +1,92 @@
+"""What the variants are compared with: each learns, and the oracle is what nobody beats."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
+from asymdiffrec.trainer.job import read_job, read_learned
+from asymdiffrec.trainer.scenarios import at_random
+from benchmarks.rivals._samples import missing_under, read
+from benchmarks.rivals.autoencoder import Autoencoder
+from benchmarks.rivals.boosting import Features, boosting, boosting_dropped
+from benchmarks.rivals.contrastive import Contrastive
+from benchmarks.rivals.oracle import oracle
+
+WIDTHS = [4] * 5
+
+
+def test_trees_learn_and_the_oracle_is_above_them(clicks: Path) -> None:
+    job = read_job(clicks / "job.yaml")
+    learned = read_learned(job)
+    schema = job.to_schema(learned)
+    scenarios = [at_random(share, schema) for share in (0.0, 0.5)]
+    label = read(job, schema, "test").label
+    aucs = {
+        rival.__name__: [roc_auc_score(label, logits) for logits in rival(job, learned, scenarios, 0)]
+        for rival in (boosting, boosting_dropped, oracle)
+    }
+    for name in ("boosting", "boosting_dropped"):
+        assert aucs[name][0] > 0.7
+        assert aucs["oracle"][0] > aucs[name][0]
+        assert aucs["oracle"][1] > aucs[name][1]
+    ceiling = json.loads((clicks / "profile.json").read_text())["ceiling"]["auc_observed"]
+    assert aucs["oracle"][0] == pytest.approx(ceiling, abs=2e-3)
+
+
+def test_rows_are_those_of_the_networks_and_their_statistics_are_out_of_fold(clicks: Path) -> None:
+    job = read_job(clicks / "job.yaml")
+    schema = job.to_schema(read_learned(job))
+    train = read(job, schema, "train")
+    place = schema.names.index("item_id")
+    assert len(train.bags["item_id"].values) == (~train.missing[:, place]).sum()
+    features = Features(schema, train, np.random.default_rng(0))
+    x, owner, _ = features.of(train, out_of_fold=True)
+    rates = x[:, np.flatnonzero(owner == place)[0]]
+    assert np.array_equal(np.isnan(rates), train.missing[:, place])
+    row = train.bags["item_id"].rows[0]
+    others = (train.bags["item_id"].values == train.bags["item_id"].values[0]) & (
+        features.fold[train.bags["item_id"].rows] != features.fold[row]
+    )
+    positive = train.label[train.bags["item_id"].rows[others]].sum()
+    assert rates[row] == pytest.approx((positive + 10 * features.rate) / (others.sum() + 10))
+    half = missing_under(at_random(0.5, schema), schema, train.missing)
+    assert (half & ~train.missing).mean() == pytest.approx(0.5 * (~train.missing).mean(), abs=0.01)
+
+
+@pytest.mark.parametrize("variant", [Autoencoder, Contrastive])
+def test_variants_train_all_that_they_have(variant: type) -> None:
+    torch.manual_seed(0)
+    name = f"{variant.__module__}:{variant.__name__}"
+    model = variant(WIDTHS, ModelConfig(), DiffusionConfig(variant=name), seed=1)
+    missing = torch.rand(64, 5) < 0.2
+    clean = torch.randn(64, 20).masked_fill(missing.repeat_interleave(4, 1), 0)
+    label, weight, index = (torch.rand(64) < 0.5).float(), torch.ones(64), torch.arange(64)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss, _ = model(clean, missing, label, weight, index)
+        loss.backward()
+        assert all(parameter.grad is not None for parameter in model.parameters())
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_the_autoencoder_changes_what_is_missing_alone() -> None:
+    model = Autoencoder(WIDTHS, ModelConfig(), DiffusionConfig(variant="m:Autoencoder"), seed=1)
+    x, none = torch.randn(8, 20), torch.zeros(8, 5, dtype=torch.bool)
+    assert torch.equal(model.score(x, none), model.logit(model.latent(x, none)))
+    gone = none.clone()
+    gone[:, 2] = True
+    made = model.encoder(x, gone.float())
+    filled = x.clone()
+    filled[:, 8:12] = made[:, 8:12]
+    torch.testing.assert_close(model.score(x, gone), model.logit(model.latent(filled, gone)))

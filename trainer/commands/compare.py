@@ -1,0 +1,151 @@
+"""`asymdiffrec compare`: does it help on these data, and by how much more than chance?"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from asymdiffrec.trainer.commands.evaluate import METRICS, shares_of
+from asymdiffrec.trainer.commands.shell import AsJson, JobFile, Settings, console, output, print_json, progress
+
+if TYPE_CHECKING:
+    from asymdiffrec.trainer.compare import Task
+
+SHOWN = ("auc", "log_loss")
+
+
+def compare(
+    job: JobFile,
+    variants: Annotated[
+        str,
+        typer.Option(metavar="A,B,…", help="see --list; the first is what the others are held against"),
+    ] = "base,augment,asymdiff",
+    seeds: Annotated[int, typer.Option(min=1, help="trainings of each, with seeds 0, 1, …")] = 5,
+    missing: Annotated[
+        str, typer.Option(metavar="R,R,…", help="shares of the present fields to drop from test samples")
+    ] = "0,0.1,0.3,0.5,0.7",
+    outage: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="also with a field or group gone dark; repeatable")
+    ] = None,
+    as_in_training: Annotated[
+        bool, typer.Option("--as-in-training", help="also with fields missing together as in the training rows")
+    ] = False,
+    unseen: Annotated[
+        list[str] | None, typer.Option(metavar="FIELD", help="also the rows alone whose id is new; repeatable")
+    ] = None,
+    settings: Settings = None,
+    define: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME:PATH=VALUE", help="a variant of your own; repeatable, also for one name"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="folder of all runs; comparisons/NAME when left out")
+    ] = None,
+    parallel: Annotated[int, typer.Option(min=1, help="trainings side by side, under Ray")] = 1,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to run them on; left out: this machine")] = None,
+    draws: Annotated[int, typer.Option(min=50, help="of the bootstrap")] = 500,
+    listed: Annotated[bool, typer.Option("--list", help="say which variants there are, and end")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train variants on the same data, order and budget; compare them on test samples with features missing.
+
+    Differences are paired by seed, user and sample, with intervals that hold together with 95 % probability for all
+    variants and scenarios of a metric. Started again it goes on where it stopped; more variants, seeds or scenarios
+    add to what is there. OUT gets comparison.json, .html and .png.
+    """
+    from asymdiffrec.trainer.contenders import NAMED, contenders
+
+    if listed:
+        for name, (_, told) in NAMED.items():
+            print(f"{name:12}{told}")
+        return
+    from asymdiffrec.datasets.new_file import whole_file
+    from asymdiffrec.trainer.compare import compared, tasks
+    from asymdiffrec.trainer.job import read_job
+    from asymdiffrec.trainer.scenarios import Asked
+
+    folder = out or Path("comparisons") / read_job(job, settings or ()).name
+    asked = Asked(shares_of(missing), outage or (), {}, as_in_training, unseen or ())
+    chosen = contenders([name.strip() for name in variants.split(",")], define or ())
+    work = tasks(job, chosen, seeds, settings or (), folder, asked)
+    for number, (task, auc, seconds) in enumerate(_done(work, parallel, address), start=1):
+        took = f", {seconds:.0f} s" if seconds >= 1 else ""
+        console.print(f"{number}/{len(work)}  {task.name}: AUC {auc:.4f}{took}", highlight=False, soft_wrap=True)
+    with progress() as show:
+        counted = iter(range(1, len(work) + 1))
+        document = compared(work, chosen[0].name, draws, lambda: show("bootstrap", next(counted) / len(work)))
+    from asymdiffrec.trainer.commands.compare_page import picture, write_page
+
+    whole_file(folder / "comparison.json", json.dumps(document, indent=2).encode())
+    picture(document, METRICS).savefig(folder / "comparison.png", dpi=110)
+    write_page(document, METRICS, folder / "comparison.html")
+    if as_json:
+        print_json(document)
+        return
+    for metric in SHOWN:
+        output().print(table(document, metric))
+    console.print(f"More, and curves: {folder / 'comparison.html'}", highlight=False, soft_wrap=True)
+
+
+def _done(work: Sequence[Task], parallel: int, address: str | None) -> Iterator[tuple[Task, float, float]]:
+    """Each task as it is done, with the AUC of its first scenario and the seconds since the one before."""
+    from asymdiffrec.trainer.compare import run
+
+    start = time.monotonic()
+    done: Iterable[tuple[Task, float]]
+    if parallel == 1 and address is None:
+        done = ((task, run(task)) for task in work)
+    else:
+        from asymdiffrec.cluster.side_by_side import side_by_side
+
+        done = side_by_side(run, work, parallel, address)
+    for task, auc in done:
+        yield task, auc, time.monotonic() - start
+        start = time.monotonic()
+
+
+def table(document: Mapping[str, Any], metric: str) -> Table:
+    """Variants by scenarios: the metric of the reference, and how far the others are from it."""
+    title = f"{METRICS[metric]}, mean of {_plural(document['seeds'], 'seed')}; {held(document)}"
+    found = Table("variant", title=title)
+    for scenario in document["scenarios"]:
+        found.add_column(scenario["scenario"], justify="right")
+    for row in rows(document, metric):
+        found.add_row(*row)
+    return found
+
+
+def held(document: Mapping[str, Any]) -> str:
+    """What the numbers of `rows` mean."""
+    return (
+        f"below {document['reference']} the differences from it ± what all of them together stay within with 95 % "
+        "probability; * is more than chance"
+    )
+
+
+def rows(document: Mapping[str, Any], metric: str) -> list[list[str]]:
+    """Of `table`: a variant, and a cell for each scenario."""
+    reference = document["reference"]
+    values = [result[metric] for result in document["results"] if result["variant"] == reference]
+    found = {reference: ["-" if value is None else f"{value:.4f}" for value in values]}
+    for cell in document["differences"]:
+        if cell["metric"] == metric:
+            found.setdefault(cell["variant"], []).append(_difference(cell))
+    return [[name, *cells] for name, cells in found.items()]
+
+
+def _difference(cell: Mapping[str, Any]) -> str:
+    if cell["difference"] is None:
+        return "-"
+    half = cell["high"] - cell["difference"]
+    return f"{cell['difference']:+.4f} ±{half:.4f}{'*' if cell['sure'] else ' '}"
+
+
+def _plural(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count > 1 else ''}"

@@ -1,0 +1,51 @@
+"""Pages that need nothing but themselves: text, tables and pictures in one HTML file."""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222 }}
+table {{ border-collapse: collapse; margin: 1em 0; font-size: 13px }}
+th, td {{ padding: .2em .8em; text-align: left; border-bottom: 1px solid #ddd }}
+th {{ border-bottom: 2px solid #888 }}
+td.n, th.n {{ text-align: right; font-variant-numeric: tabular-nums }}
+svg {{ max-width: 100%; height: auto; display: block; margin: 1em 0 }}
+.big {{ font-size: 26px; font-weight: 600 }} .muted {{ color: #666 }}
+</style></head><body>
+<h1>{title}</h1><p class="big">{headline}</p>{body}
+</body></html>
+"""
+
+
+def page(title: str, headline: str, lines: Sequence[str], *parts: str) -> str:
+    """The page; `parts` are HTML."""
+    told = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
+    return PAGE.format(title=html.escape(title), headline=html.escape(headline), body=told + "".join(parts))
+
+
+def html_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns whose values are all numbers are aligned to the right."""
+    numeric = [all(row[place][:1] in "0123456789+-" for row in rows) for place in range(len(headings))]
+
+    def line(tag: str, values: Sequence[str]) -> str:
+        cells = (
+            f"<{tag}{' class=n' if is_number else ''}>{html.escape(value)}</{tag}>"
+            for value, is_number in zip(values, numeric, strict=True)
+        )
+        return f"<tr>{''.join(cells)}</tr>"
+
+    return (
+        f"<h2>{html.escape(title)}</h2><table>{line('th', headings)}{''.join(line('td', row) for row in rows)}</table>"
+    )
+
+
+def svg(figure: Figure) -> str:
+    text = io.StringIO()
+    figure.savefig(text, format="svg")
+    return text.getvalue()[text.getvalue().index("<svg") :]

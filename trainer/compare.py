@@ -1,0 +1,231 @@
+"""The same work for several variants and seeds: train each, score the test split under each scenario, compare.
+
+A folder holds all of it, NAME/seed-S with the run and `scores.npz`; what is there already is not done again.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from asymdiffrec.datasets.documents import difference
+from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.datasets.new_file import whole_file
+from asymdiffrec.datasets.reader import EvaluationReader
+from asymdiffrec.datasets.shards import open_shards
+from asymdiffrec.trainer import bootstrap, drive
+from asymdiffrec.trainer.bootstrap import METRICS, Judged, Samples
+from asymdiffrec.trainer.contenders import Contender, load_rival
+from asymdiffrec.trainer.evaluate import Scored, split_samples
+from asymdiffrec.trainer.job import Job, read_job, read_learned
+from asymdiffrec.trainer.loop import evaluation_batch
+from asymdiffrec.trainer.restore import score_run, seen_for
+from asymdiffrec.trainer.run import Run
+from asymdiffrec.trainer.scenarios import Asked
+
+SPLIT = "test"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One contender with one seed."""
+
+    contender: Contender
+    seed: int
+    job: str
+    """The job file"""
+    settings: tuple[str, ...]
+    folder: str
+    asked: Asked
+
+    @property
+    def name(self) -> str:
+        return f"{self.contender.name}, seed {self.seed}"
+
+    def configured(self) -> Job:
+        """Its job; InputError where its settings do not fit."""
+        return read_job(Path(self.job), [*self.settings, *self.contender.settings, f"train.seed={self.seed}"])
+
+
+def tasks(
+    job: Path, contenders: Sequence[Contender], seeds: int, settings: Sequence[str], folder: Path, asked: Asked
+) -> list[Task]:
+    """One for each contender and seed, seed by seed. Raises InputError for what can be seen to be wrong before any is
+    done: a setting, a scenario, or a folder in which one of them was done with other settings."""
+    found = [
+        Task(contender, seed, str(job), tuple(settings), str(folder / contender.name / f"seed-{seed}"), asked)
+        for seed in range(seeds)
+        for contender in contenders
+    ]
+    for task in found:
+        config = task.configured()
+        asked.of(config.to_schema(read_learned(config)))
+        _require_same(Path(task.folder), config)
+    return found
+
+
+def _require_same(folder: Path, config: Job) -> None:
+    kept = folder / "asked.json"
+    if not kept.exists():
+        return
+    before, now = json.loads(kept.read_text()), _asked(config)
+    if found := difference(before, now):
+        where, had, has = found
+        raise InputError(
+            f"{folder}: was made with {where.removeprefix('.')} {json.dumps(had)}, not {json.dumps(has)}; choose "
+            "another --out"
+        )
+
+
+def _asked(config: Job) -> dict[str, Any]:
+    """What the outcome depends on."""
+    document: dict[str, Any] = config.model_dump(mode="json", exclude={"cluster"})
+    return document
+
+
+def run(task: Task) -> float:
+    """Do what is not done yet of a task; the AUC of the first scenario."""
+    folder, config = Path(task.folder), task.configured()
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [scenario.name for scenario in task.asked.of(config.to_schema(read_learned(config)))]
+    if (kept := _read(folder)) is None or kept[0] != names:
+        whole_file(folder / "asked.json", json.dumps(_asked(config)).encode())
+        scores = _rival(task, config) if task.contender.rival else _train(task, config)
+        _write(folder, names, scores)
+    else:
+        scores = kept[1]
+    samples = Samples(scores.label, scores.weight, scores.user)
+    found = bootstrap.compare({"": [Judged(scores.logits[:1], scores.counts[:1])]}, samples, draws=0)
+    return float(found.values[""][0, 0, 0])
+
+
+def _train(task: Task, config: Job) -> Scored:
+    run = Run(Path(task.folder) / "run")
+    if run.result() is None:
+        result = drive.train(config, read_learned(config), run, Console(quiet=True))
+        if result["state"] == "interrupted":
+            raise KeyboardInterrupt
+    return score_run(run.path, SPLIT, task.asked)
+
+
+def _rival(task: Task, config: Job) -> Scored:
+    assert task.contender.rival is not None
+    learned = read_learned(config)
+    schema = config.to_schema(learned)
+    scenarios = task.asked.of(schema)
+    logits = load_rival(task.contender.rival)(config, learned, scenarios, task.seed)
+    reader = EvaluationReader(schema, open_shards(config.location(SPLIT)), evaluation_batch(config.train.batch_size))
+    counts, label, weight, user = split_samples(reader, scenarios, seen_for(scenarios, schema, config))
+    if logits.shape != counts.shape or not np.isfinite(logits).all():
+        raise InputError(
+            f"{task.contender.rival}: gave {list(logits.shape)} scores, {int((~np.isfinite(logits)).sum())} of them "
+            f"not finite; expected {list(counts.shape)} finite ones"
+        )
+    return Scored(logits.astype(np.float32), counts, label, weight, user)
+
+
+def _write(folder: Path, names: list[str], scores: Scored) -> None:
+    arrays: dict[str, Any] = {
+        "logits": scores.logits,
+        "counts": scores.counts,
+        "label": scores.label,
+        "weight": scores.weight,
+    }
+    if scores.user is not None:
+        arrays["user"] = scores.user
+    file = io.BytesIO()
+    np.savez_compressed(file, scenarios=np.array(names), **arrays)
+    whole_file(folder / "scores.npz", file.getvalue())
+
+
+def _read(folder: Path) -> tuple[list[str], Scored] | None:
+    path = folder / "scores.npz"
+    if not path.exists():
+        return None
+    with np.load(path, allow_pickle=False) as found:
+        user = found.get("user")
+        scores = Scored(found["logits"], found["counts"], found["label"], found["weight"], user)
+        return found["scenarios"].tolist(), scores
+
+
+def compared(
+    work: Sequence[Task], reference: str, draws: int, advance: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    """The document of a comparison: metrics of each variant under each scenario, and differences from the reference.
+
+    Raises InputError where the runs were judged on different rows.
+    """
+    scores = [_scores(task) for task in work]
+    first = scores[0]
+    for task, own in zip(work, scores, strict=True):
+        if not np.array_equal(own.label, first.label):
+            raise InputError(f"{task.folder}: was judged on other rows than {work[0].folder}; choose another --out")
+    models: dict[str, list[Judged]] = {}
+    for task, own in zip(work, scores, strict=True):
+        models.setdefault(task.contender.name, []).append(Judged(own.logits, own.counts))
+    names = list(models)
+    samples = Samples(first.label, first.weight, first.user)
+    found = bootstrap.compare(models, samples, draws, advance=advance)
+    config = work[0].configured()
+    scenarios = work[0].asked.of(config.to_schema(read_learned(config)))
+    differences = found.differences(reference)
+    return {
+        "job": work[0].job,
+        "name": config.name,
+        "split": SPLIT,
+        "rows": len(first.label),
+        "seeds": len(models[names[0]]),
+        "reference": reference,
+        "draws": draws,
+        "variants": names,
+        "scenarios": [{"scenario": one.name, "missing": one.share} for one in scenarios],
+        "results": list(_results(found.values, scenarios)),
+        "differences": list(_differences(differences, scenarios)),
+    }
+
+
+def _scores(task: Task) -> Scored:
+    kept = _read(Path(task.folder))
+    assert kept is not None, f"{task.folder} has no scores"
+    return kept[1]
+
+
+def _results(values: Mapping[str, np.ndarray], scenarios: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    for name, found in values.items():
+        for place, scenario in enumerate(scenarios):
+            by_metric = {metric: found[:, place, number] for number, metric in enumerate(METRICS)}
+            yield {
+                "variant": name,
+                "scenario": scenario.name,
+                "missing": scenario.share,
+                **{metric: _number(own.mean()) for metric, own in by_metric.items()},
+                "by_seed": {metric: [_number(value) for value in own] for metric, own in by_metric.items()},
+            }
+
+
+def _differences(found: Mapping[str, Any], scenarios: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    for name, rows in found.items():
+        for scenario, cells in zip(scenarios, rows, strict=True):
+            for metric, cell in zip(METRICS, cells, strict=True):
+                value, low, high = map(_number, cell)
+                yield {
+                    "variant": name,
+                    "scenario": scenario.name,
+                    "missing": scenario.share,
+                    "metric": metric,
+                    "difference": value,
+                    "low": low,
+                    "high": high,
+                    "sure": cell.is_sure,
+                }
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
