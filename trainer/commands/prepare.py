@@ -143,6 +143,10 @@ def table(
         typer.Option("--list", metavar="COLUMN,…", help="fields that are a list of ids; in text with | or ; between"),
     ] = None,
     ignore: Annotated[list[str] | None, typer.Option(metavar="COLUMN,…", help="columns that are not used")] = None,
+    statistics: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID,ID*ID,…", help="add how often these ids (or pairs) came before, and with label 1"),
+    ] = None,
     missing: Annotated[
         list[str] | None,
         typer.Option(
@@ -178,7 +182,7 @@ def table(
     lay_fields(document, ids, numbers, lists, ignored)
     lay(document, "label", column=label, positive=positive, at_least=at_least)
     lay(document, "input", columns=columns and columns.split(","), delimiter=delimiter)
-    lay(document, user=user, time=time, missing=missing, ignore=ignored or None)
+    lay(document, user=user, time=time, missing=missing, ignore=ignored or None, statistics=names(statistics) or None)
     lay_common(document, input, valid, test, split, min_count, seed, bad_rows)
     _prepare_table(out, recipe_of(document, settings, str(recipe or "prepare table")), as_json, dry_run)
 

@@ -17,6 +17,7 @@ from asymdiffrec.datasets.prepare.table.samples import SampleLayout, layout_of
 from asymdiffrec.datasets.prepare.table.sources import FILE
 from asymdiffrec.datasets.prepare.table.splits import SPLITS, split_rows
 from asymdiffrec.datasets.prepare.table.sql import literal, quoted
+from asymdiffrec.datasets.prepare.table.statistics import declare_statistics, statistics_of
 from asymdiffrec.datasets.prepare.table.store import EXAMPLES, Store
 from asymdiffrec.datasets.prepare.table.values import present
 from asymdiffrec.datasets.schema import FieldsConfig
@@ -51,6 +52,7 @@ def prepare_table(
     with workplace(out) as folder, Store(folder, progress) as store:
         table = _loaded(store, recipe)
         layout = layout_of(store, table, recipe)
+        declare_statistics(layout, recipe)
         tell(layout)
         _require_sound(layout)
         if not write:
@@ -59,7 +61,10 @@ def prepare_table(
         placed, counts = split_rows(store, layout, recipe, good)
         train = {"batch_size": _batch_size(counts["train"])} | recipe.train
         job = {"name": recipe.name, "data": layout.data, "fields": layout.fields, "train": train}
-        splits = {split: _rows(store, layout, recipe, f"{good} AND {placed} = {literal(split)}") for split in SPLITS}
+        source = statistics_of(store, layout, recipe, placed, good)
+        splits = {
+            split: _rows(store, layout, recipe, source, f"{good} AND {placed} = {literal(split)}") for split in SPLITS
+        }
         columns = [choice.__dict__ for choice in layout.choices]
         return write_dataset(
             out,
@@ -149,8 +154,8 @@ def _batch_size(rows: int) -> int:
     return 64 << min(4, max(0, (rows // STEPS // 64).bit_length() - 1))
 
 
-def _rows(store: Store, layout: SampleLayout, recipe: Recipe, where: str) -> Iterator[pa.Table]:
+def _rows(store: Store, layout: SampleLayout, recipe: Recipe, source: str, where: str) -> Iterator[pa.Table]:
     """The samples of a split, in a drawn order where the recipe wants that, else as they stand."""
     selected = ", ".join(f"{value.sql} AS {quoted(name)}" for name, value in layout.values.items())
     order = f" ORDER BY hash(rowid, {recipe.seed}, 'order')" if recipe.output.shuffle else ""
-    return store.stream(f"SELECT {selected} FROM {quoted(layout.table)} WHERE {where}{order}", BLOCK)
+    return store.stream(f"SELECT {selected} FROM {source} WHERE {where}{order}", BLOCK)

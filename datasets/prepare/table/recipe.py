@@ -121,6 +121,11 @@ class Recipe(Config):
     ignore: list[str] = Field([], description="columns that are not used")
     missing: Files = Field(list(MISSING), description="strings that mean missing, besides the empty one")
     min_count: int = Field(1, gt=0, description="of each id and id_list field without one of its own")
+    statistics: list[Annotated[str, Field(pattern=r"^[^*]+(\*[^*]+)?$")]] = Field(
+        [],
+        description="id fields, or pairs as user_id*genre, whose count and rate of label 1 become number fields, from "
+        "earlier training rows where there is a time, else out of fold",
+    )
     split: SplitConfig = SplitConfig()
     output: OutputConfig = OutputConfig()
     train: dict[str, Any] = Field({}, description="the section `train` of the job file")
