@@ -5,6 +5,7 @@
 #
 # CUDA=1 installs FBGEMM's CUDA build, and later calls keep to it; CUDA=0 goes back to the CPU build.
 # TORCH_INDEX=URL takes torch from that index, for a CPU-only or another CUDA build of it.
+# make evidence   every variant and rival on five data sets (DATA=FOLDER with movielens-100k/ and adult/), then docs/evidence.md
 PYTHON ?= python3
 VENV ?= .venv
 CUDA ?=
@@ -20,7 +21,7 @@ CPU_BUILD := $(if $(CUDA),$(filter 0,$(CUDA)),$(if $(wildcard $(VENV)/installed-
 FBGEMM := $(if $(CPU_BUILD),fbgemm-gpu-cpu,fbgemm-gpu)
 INSTALLED := $(VENV)/installed-$(FBGEMM)
 
-.PHONY: install demo test check bench
+.PHONY: install demo test check bench evidence
 install: $(INSTALLED)
 
 # torchrec's own metadata asks for the CUDA build of FBGEMM, which overwrites the CPU build: so it is installed without dependencies.
@@ -53,3 +54,7 @@ check: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks $(ONLY)
+
+evidence: $(INSTALLED)
+	$(BIN)/python -m benchmarks.evidence $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY))
+	$(BIN)/python -m benchmarks.evidence --report

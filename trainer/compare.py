@@ -67,16 +67,18 @@ def tasks(
     for task in found:
         config = task.configured()
         asked.of(config.to_schema(read_learned(config)))
-        _require_same(Path(task.folder), config)
+        require_same(Path(task.folder), config)
     return found
 
 
-def _require_same(folder: Path, config: Job) -> None:
+def require_same(folder: Path, config: Job) -> None:
+    """Keep in `folder` what its content depends on; InputError where it was made with something else."""
     kept = folder / "asked.json"
+    now = config.model_dump(mode="json", exclude={"cluster"})
     if not kept.exists():
-        return
-    before, now = json.loads(kept.read_text()), _asked(config)
-    if found := difference(before, now):
+        folder.mkdir(parents=True, exist_ok=True)
+        whole_file(kept, json.dumps(now).encode())
+    elif found := difference(json.loads(kept.read_text()), now):
         where, had, has = found
         raise InputError(
             f"{folder}: was made with {where.removeprefix('.')} {json.dumps(had)}, not {json.dumps(has)}; choose "
@@ -84,19 +86,11 @@ def _require_same(folder: Path, config: Job) -> None:
         )
 
 
-def _asked(config: Job) -> dict[str, Any]:
-    """What the outcome depends on."""
-    document: dict[str, Any] = config.model_dump(mode="json", exclude={"cluster"})
-    return document
-
-
 def run(task: Task) -> float:
     """Do what is not done yet of a task; the AUC of the first scenario."""
     folder, config = Path(task.folder), task.configured()
-    folder.mkdir(parents=True, exist_ok=True)
     names = [scenario.name for scenario in task.asked.of(config.to_schema(read_learned(config)))]
     if (kept := _read(folder)) is None or kept[0] != names:
-        whole_file(folder / "asked.json", json.dumps(_asked(config)).encode())
         scores = _rival(task, config) if task.contender.rival else _train(task, config)
         _write(folder, names, scores)
     else:
@@ -156,9 +150,9 @@ def _read(folder: Path) -> tuple[list[str], Scored] | None:
 
 
 def compared(
-    work: Sequence[Task], reference: str, draws: int, advance: Callable[[], None] = lambda: None
+    work: Sequence[Task], references: Sequence[str], draws: int, advance: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
-    """The document of a comparison: metrics of each variant under each scenario, and differences from the reference.
+    """The document of a comparison: metrics of each variant under each scenario, and differences from each reference.
 
     Raises InputError where the runs were judged on different rows.
     """
@@ -175,19 +169,18 @@ def compared(
     found = bootstrap.compare(models, samples, draws, advance=advance)
     config = work[0].configured()
     scenarios = work[0].asked.of(config.to_schema(read_learned(config)))
-    differences = found.differences(reference)
     return {
         "job": work[0].job,
         "name": config.name,
         "split": SPLIT,
         "rows": len(first.label),
         "seeds": len(models[names[0]]),
-        "reference": reference,
+        "reference": references[0],
         "draws": draws,
         "variants": names,
         "scenarios": [{"scenario": one.name, "missing": one.share} for one in scenarios],
         "results": list(_results(found.values, scenarios)),
-        "differences": list(_differences(differences, scenarios)),
+        "differences": [cell for name in references for cell in _differences(name, found.differences(name), scenarios)],
     }
 
 
@@ -210,13 +203,14 @@ def _results(values: Mapping[str, np.ndarray], scenarios: Sequence[Any]) -> Iter
             }
 
 
-def _differences(found: Mapping[str, Any], scenarios: Sequence[Any]) -> Iterator[dict[str, Any]]:
+def _differences(reference: str, found: Mapping[str, Any], scenarios: Sequence[Any]) -> Iterator[dict[str, Any]]:
     for name, rows in found.items():
         for scenario, cells in zip(scenarios, rows, strict=True):
             for metric, cell in zip(METRICS, cells, strict=True):
                 value, low, high = map(_number, cell)
                 yield {
                     "variant": name,
+                    "from": reference,
                     "scenario": scenario.name,
                     "missing": scenario.share,
                     "metric": metric,

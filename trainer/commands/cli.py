@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.trainer.commands import compare, doctor, evaluate, jobs, plan, prepare, top
+from asymdiffrec.trainer.commands import compare, doctor, evaluate, jobs, plan, prepare, top, tune
 from asymdiffrec.trainer.commands.shell import AsJson, JobFile, RunFolder, Settings, console, print_json
 
 PROFILED = 5
@@ -32,6 +32,7 @@ app.add_typer(jobs.app, name="job")
 app.command()(top.top)
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)
+app.command()(tune.tune)
 
 
 @app.command()

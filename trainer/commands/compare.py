@@ -79,7 +79,7 @@ def compare(
         console.print(f"{number}/{len(work)}  {task.name}: AUC {auc:.4f}{took}", highlight=False, soft_wrap=True)
     with progress() as show:
         counted = iter(range(1, len(work) + 1))
-        document = compared(work, chosen[0].name, draws, lambda: show("bootstrap", next(counted) / len(work)))
+        document = compared(work, [chosen[0].name], draws, lambda: show("bootstrap", next(counted) / len(work)))
     from asymdiffrec.trainer.commands.compare_page import picture, write_page
 
     whole_file(folder / "comparison.json", json.dumps(document, indent=2).encode())

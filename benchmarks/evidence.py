@@ -1,0 +1,216 @@
+"""Does it help, and when: every variant and rival on five data sets, over seeds, with fields missing.
+
+Each data set's comparison is kept in results/evidence/; `--report` draws docs/evidence.md from what is there.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from asymdiffrec.cluster.side_by_side import side_by_side
+from asymdiffrec.datasets.documents import read_yaml
+from asymdiffrec.datasets.prepare.movielens.dataset import prepare_movielens
+from asymdiffrec.datasets.prepare.output import write_dataset
+from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
+from asymdiffrec.datasets.prepare.table.dataset import prepare_table
+from asymdiffrec.datasets.prepare.table.recipe import Recipe
+from asymdiffrec.embeddings.quiet import quiet_torchrec
+from asymdiffrec.trainer.compare import compared, run, tasks
+from asymdiffrec.trainer.contenders import contenders
+from asymdiffrec.trainer.scenarios import Asked
+from benchmarks._evidence_report import write_report
+from benchmarks._report import Result, arguments, machine, show, versions
+
+HERE = Path(__file__).parent
+KEPT = HERE / "results" / "evidence"
+SHARES = (0.0, 0.1, 0.3, 0.5, 0.7)
+TREES = ("benchmarks.rivals.boosting:boosting", "benchmarks.rivals.boosting:boosting_dropped")
+NETWORKS = ("benchmarks.rivals.autoencoder:Autoencoder", "benchmarks.rivals.contrastive:Contrastive")
+RIVALS = ("base", "indicators", "mean", "dropout", "augment", *TREES, *NETWORKS, "gaussian")
+PARTS = ("no_recon", "no_aux", "no_distil", "no_step", "no_gate", "let_through", "symmetric")
+REFERENCES = ("base", "augment", "boosting_dropped")
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A data set, and what is compared on it."""
+
+    title: str
+    prepare: Callable[[Path, Path], Any]
+    """Makes it in a new folder, of the folder of raw data"""
+    variants: tuple[str, ...] = (*RIVALS, "asymdiff", *PARTS)
+    seeds: int = 5
+    outages: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+
+
+def _movielens(out: Path, data: Path, split: Any = "random") -> None:
+    prepare_movielens(out, input=data / "movielens-100k", split=split)
+
+
+def _with_gaps(out: Path, data: Path, share: float = 0.2) -> None:
+    """MovieLens whose fields are missing at random, in training too."""
+    whole = out.with_name(f"{out.name}-whole")
+    _movielens(whole, data)
+    job = read_yaml(str(whole / "job.yaml"))
+    fields, rng = job["fields"], np.random.default_rng(0)
+    names = {field.get("column", name) for name, field in fields.items()} - {job["data"]["user"]}
+
+    def gaps(split: str) -> Iterator[pa.Table]:
+        table = pq.read_table(whole / split)
+        for name in table.column_names:
+            if name in names:
+                gone = pa.array(rng.random(len(table)) < share)
+                column = pc.if_else(gone, pa.scalar(None, table.schema.field(name).type), table[name])
+                table = table.set_column(table.column_names.index(name), name, column)
+        yield table
+
+    write_dataset(out, {split: gaps(split) for split in SPLITS}, job)
+
+
+def _adult(out: Path, data: Path) -> None:
+    files = data / "adult"
+    prepare_table(
+        out,
+        Recipe.model_validate(
+            {
+                "name": "adult",
+                "input": {"files": str(files / "adult.data")},
+                "label": {"column": "classification", "positive": [">50K", ">50K."]},
+                "split": {"test": [str(files / "adult.test")]},
+            }
+        ),
+    )
+
+
+STUDIES = {
+    "movielens": Study("MovieLens-100K, random split", _movielens, outages=("user", "item")),
+    "movielens-temporal": Study(
+        "MovieLens-100K, the latest ratings to be predicted",
+        partial(_movielens, split="temporal"),
+        seeds=8,
+        unseen=("user_id",),
+    ),
+    "movielens-gaps": Study("MovieLens-100K with 20 % of the fields missing, in training too", _with_gaps),
+    "adult": Study("Adult (UCI)", _adult),
+    "synthetic": Study(
+        "A synthetic click log whose best is known",
+        lambda out, data: prepare_synthetic(out, rows=200_000),
+        ("benchmarks.rivals.oracle:oracle", *RIVALS, "asymdiff", "no_recon", "no_aux", "no_distil"),
+    ),
+}
+
+
+def conduct(study: Study, data: Path, work: Path, parallel: int, settings: Sequence[str] = ()) -> dict[str, Any]:
+    """The document of its comparison; what `work` has of it already is not done again."""
+    folder = work / "data"
+    if not folder.exists():
+        study.prepare(folder, data)
+    asked = Asked(SHARES, study.outages, {}, False, study.unseen)
+    chosen = contenders(study.variants, [])
+    todo = tasks(folder / "job.yaml", chosen, study.seeds, [*study.settings, *settings], work / "runs", asked)
+    start = time.monotonic()
+    for number, (task, auc) in enumerate(side_by_side(run, todo, parallel, None), start=1):
+        told = f"{study.title}: {number}/{len(todo)}  {task.name}: AUC {auc:.4f}"
+        print(f"{told}  {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+    names = {one.name for one in chosen}
+    document = compared(todo, [name for name in REFERENCES if name in names], draws=500)
+    return {
+        "title": study.title,
+        "machine": machine(),
+        "versions": versions("asymdiffrec", "torch", "torchrec", "scikit-learn"),
+        **document,
+        "job": "job.yaml",
+    }
+
+
+def claims(name: str, document: dict[str, Any]) -> Iterator[Result]:
+    """What was to be shown, and whether it holds."""
+    values = {(one["variant"], one["scenario"]): one["auc"] for one in document["results"]}
+    cells = {
+        (cell["variant"], cell["from"], cell["scenario"]): cell
+        for cell in document["differences"]
+        if cell["metric"] == "auc"
+    }
+    for share in SHARES:
+        scenario = f"{100 * share:g}%"
+        for reference in REFERENCES:
+            cell = cells.get(("asymdiff", reference, scenario))
+            if cell is None:
+                continue
+            goal, holds = _goal(name, reference, share, cell)
+            title = f"{document['title']}: AUC of asymdiff, {scenario} missing"
+            yield Result(title, values["asymdiff", scenario], "", reference, values[reference, scenario], goal, holds)
+        if name == "synthetic" and share in (0.3, 0.5):
+            for variant in document["variants"]:
+                if variant in ("base", "oracle"):
+                    continue
+                won = values[variant, scenario] - values["base", scenario]
+                room = values["oracle", scenario] - values["base", scenario]
+                goal = "at least half of it" if variant == "asymdiff" else ""
+                title = f"AUC that {variant} wins over base, {scenario} missing"
+                yield Result(title, won, "", "what the oracle does", room, goal, won >= 0.5 * room if goal else None)
+
+
+LEAST = {0.1: 0.003, 0.3: 0.010, 0.5: 0.014, 0.7: 0.016}
+"""Of asymdiff over base on MovieLens, random split"""
+
+
+def _goal(name: str, reference: str, share: float, cell: dict[str, Any]) -> tuple[str, bool | None]:
+    if name == "movielens" and reference == "base" and share:
+        least = LEAST[share]
+        return f"surely above, by {least:.3f} or more", cell["low"] > 0 and cell["difference"] >= least
+    if name == "movielens" and reference == "augment" and share >= 0.3:
+        return "surely above", cell["low"] > 0
+    if name == "movielens" and reference == "boosting_dropped":
+        return "above", cell["difference"] > 0
+    return "not surely below", cell["high"] >= 0
+
+
+def main() -> None:
+    quiet_torchrec()
+    options = arguments(
+        __doc__ or "",
+        data={"type": Path, "help": "folder with movielens-100k/ and adult/; left out: the synthetic log alone"},
+        only={"nargs": "*", "metavar": "STUDY", "choices": list(STUDIES), "help": f"of {', '.join(STUDIES)}"},
+        work={"type": Path, "default": Path("evidence"), "help": "folder of all runs; started again it goes on there"},
+        parallel={"type": int, "default": 2, "help": "trainings side by side"},
+        into={"type": Path, "default": KEPT, "help": "folder of the comparisons"},
+        report={"action": "store_true", "help": "do not run, but draw docs/evidence.md of the comparisons"},
+    )
+    names = options.only or (list(STUDIES) if options.data else ["synthetic"])
+    if options.quick:
+        with tempfile.TemporaryDirectory() as temporary:
+            small = Study("small", lambda out, data: prepare_synthetic(out, rows=3_000), ("base", "asymdiff"), seeds=1)
+            documents = {"small": conduct(small, options.data, Path(temporary), options.parallel, ["train.steps=20"])}
+        show((claim for name, one in documents.items() for claim in claims(name, one)), options)
+        return
+    for name in [] if options.report else names:
+        document = conduct(STUDIES[name], options.data, options.work / name, options.parallel)
+        options.into.mkdir(parents=True, exist_ok=True)
+        (options.into / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
+    kept = {name: options.into / f"{name}.json" for name in STUDIES}
+    documents = {name: json.loads(file.read_text()) for name, file in kept.items() if file.exists()}
+    found = [claim for name, one in documents.items() for claim in claims(name, one)]
+    if options.report:
+        write_report(documents, found)
+    show(found, options)
+
+
+if __name__ == "__main__":
+    main()
