@@ -75,6 +75,9 @@ def _study(name: str, document: Mapping[str, Any]) -> Iterator[str]:
     yield f"{rows_:,} test rows, {seeds} seeds, {document['machine']}. AUC:"
     yield ""
     yield from _differences(document, "auc", "base")
+    if document["diverged"]:
+        yield f"Diverged, and judged at the best step before: {', '.join(document['diverged'])}."
+        yield ""
     yield f"![curves](evidence-{name}.png)"
     yield ""
     for metric in ("uauc", "log_loss"):

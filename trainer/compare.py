@@ -22,7 +22,9 @@ from asymdiffrec.datasets.reader import EvaluationReader
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.trainer import bootstrap, drive
 from asymdiffrec.trainer.bootstrap import METRICS, Judged, Samples
+from asymdiffrec.trainer.checkpoints import Checkpoints
 from asymdiffrec.trainer.contenders import Contender, load_rival
+from asymdiffrec.trainer.errors import TrainingError
 from asymdiffrec.trainer.evaluate import Scored, split_samples
 from asymdiffrec.trainer.job import Job, read_job, read_learned
 from asymdiffrec.trainer.loop import evaluation_batch
@@ -103,10 +105,21 @@ def run(task: Task) -> float:
 def _train(task: Task, config: Job) -> Scored:
     run = Run(Path(task.folder) / "run")
     if run.result() is None:
-        result = drive.train(config, read_learned(config), run, Console(quiet=True))
-        if result["state"] == "interrupted":
-            raise KeyboardInterrupt
+        try:
+            result = drive.train(config, read_learned(config), run, Console(quiet=True))
+        except TrainingError as error:
+            if Checkpoints(run.checkpoints(config)).best() is None:
+                raise
+            whole_file(_diverged(task), str(error).encode())  # and is judged at its best step, as one that has ended
+        else:
+            if result["state"] == "interrupted":
+                raise KeyboardInterrupt
     return score_run(run.path, SPLIT, task.asked)
+
+
+def _diverged(task: Task) -> Path:
+    """Says how training failed, where it has."""
+    return Path(task.folder) / "diverged.txt"
 
 
 def _rival(task: Task, config: Job) -> Scored:
@@ -178,6 +191,7 @@ def compared(
         "reference": references[0],
         "draws": draws,
         "variants": names,
+        "diverged": {task.name: _diverged(task).read_text() for task in work if _diverged(task).exists()},
         "scenarios": [{"scenario": one.name, "missing": one.share} for one in scenarios],
         "results": list(_results(found.values, scenarios)),
         "differences": [cell for name in references for cell in _differences(name, found.differences(name), scenarios)],

@@ -90,6 +90,8 @@ def compare(
         return
     for metric in SHOWN:
         output().print(table(document, metric))
+    for line in diverged(document):
+        console.print(line, highlight=False, soft_wrap=True)
     console.print(f"More, and curves: {folder / 'comparison.html'}", highlight=False, soft_wrap=True)
 
 
@@ -119,6 +121,14 @@ def table(document: Mapping[str, Any], metric: str) -> Table:
     for row in rows(document, metric):
         found.add_row(*row)
     return found
+
+
+def diverged(document: Mapping[str, Any]) -> list[str]:
+    """A line on each training that did not end, and is judged at its best step before."""
+    return [
+        f"{name} diverged, and is judged at its best step before that: {why}"
+        for name, why in document["diverged"].items()
+    ]
 
 
 def held(document: Mapping[str, Any]) -> str:

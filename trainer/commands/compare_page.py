@@ -46,12 +46,15 @@ def picture(document: Mapping[str, Any], names: Mapping[str, str]) -> Figure:
 
 def write_page(document: Mapping[str, Any], names: Mapping[str, str], file: Path) -> None:
     """The picture, and a table of each metric."""
-    from asymdiffrec.trainer.commands.compare import held, rows
+    from asymdiffrec.trainer.commands.compare import diverged, held, rows
 
     headings = ["variant", *(one["scenario"] for one in document["scenarios"])]
     seeds = f"{document['seeds']} seed{'s' if document['seeds'] > 1 else ''}"
     told = held(document)
-    lines = [f"{document['rows']:,} rows of the {document['split']} split, mean of {seeds}; {told}."]
+    lines = [
+        f"{document['rows']:,} rows of the {document['split']} split, mean of {seeds}; {told}.",
+        *diverged(document),
+    ]
     tables = [html_table(name, headings, rows(document, metric)) for metric, name in names.items()]
     title = f"{', '.join(document['variants'])} on {document['name']}"
     file.write_text(page(title, "", lines, svg(picture(document, names)), *tables))

@@ -91,6 +91,17 @@ def test_it_goes_on_where_it_stopped(
     assert "1/2  base, seed 0: AUC" in outcome.err
 
 
+def test_a_training_that_diverges_is_judged_at_its_best_step(compare: Callable[..., Any]) -> None:
+    wild = (
+        *("train.epochs=3", "train.learning_rate=2", "train.schedule.warmup_steps=54", "train.max_loss=3"),
+        *("train.validation.every=2", "train.validation.patience=50"),
+    )
+    options = [part for setting in wild for part in ("--define", f"wild:{setting}")]
+    outcome = compare("--variants", "base,wild", "--seeds", 1, *options)
+    assert outcome.status == 0, outcome.err
+    assert "wild, seed 0 diverged, and is judged at its best step before that: the loss of step" in outcome.err
+
+
 @pytest.mark.usefixtures("ray_cluster")
 def test_side_by_side_under_ray(compare: Callable[..., Any]) -> None:
     outcome = compare(
