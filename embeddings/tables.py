@@ -144,6 +144,11 @@ def embedding_bag_configs(schema: Schema, config: TablesConfig) -> list[Embeddin
     return list(tables.values())
 
 
+def number_widths(schema: Schema, config: TablesConfig) -> list[int]:
+    """The columns of each number field."""
+    return [field.embedding_dim or config.embedding_dim for field in schema.numbers.values()]
+
+
 def _filled_when_sharded(weight: torch.Tensor) -> torch.Tensor:
     """Spares TorchRec's pass over the weights: `sharding.shard` fills them by `initial.fill`."""
     return weight
@@ -224,9 +229,9 @@ class FieldTables(nn.Module):
         if managed:
             self.managed = ManagedTables(managed, config.managed, schema.weighted)
         update_in_backward(config.optimizer, self.parameters())
-        number_widths = [field.embedding_dim or config.embedding_dim for field in schema.numbers.values()]
-        self.columns = FieldColumns(schema, number_widths, config.init_std)
-        self.widths = [table.embedding_dim for table in tables for _ in table.feature_names] + number_widths
+        widths = number_widths(schema, config)
+        self.columns = FieldColumns(schema, widths, config.init_std)
+        self.widths = [table.embedding_dim for table in tables for _ in table.feature_names] + widths
 
     def forward(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """A batch with `ids`, `numbers` and `missing` to (clean [B, sum D_n], missing [B, N]); zeros where missing.

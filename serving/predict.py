@@ -4,24 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import pyarrow as pa
 import torch
 
-from asymdiffrec.datasets.batch import to_batch
+from asymdiffrec.datasets.batch import Batch, to_batch
 from asymdiffrec.datasets.check import check_columns
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.new_file import new_parquet
 from asymdiffrec.datasets.rows import decode
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.shards import Shards
-from asymdiffrec.diffusion.model import Recommender
 
 SCORE = "score"
 
 
+class Scores(Protocol):
+    """A model that gives logits [B] of a batch."""
+
+    def score(self, batch: Batch) -> torch.Tensor: ...
+
+    def eval(self) -> object: ...
+
+
 def predict(
-    model: Recommender,
+    model: Scores,
     schema: Schema,
     shards: Shards,
     out: Path,

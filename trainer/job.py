@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -15,7 +14,7 @@ from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.locations import part_of
 from asymdiffrec.datasets.schema import Config, FieldsConfig, Learned, Schema
 from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
-from asymdiffrec.embeddings.managed.ids import WAYS, id_range
+from asymdiffrec.embeddings.managed.ids import WAYS, with_id_ranges
 from asymdiffrec.embeddings.tables import TablesConfig
 
 
@@ -114,11 +113,7 @@ class Job(FieldsConfig):
 
     def to_schema(self, learned: Learned | None = None) -> Schema:
         """As `FieldsConfig.to_schema`; ids of managed tables keep apart, whatever rows there are."""
-        schema = super().to_schema(learned)
-        managed = {
-            name: schema.table(name) for name in schema.hashed if schema.table(name) in self.tables.managed_tables
-        }
-        return replace(schema, id_ranges={table: id_range(schema.hashed[name].rows) for name, table in managed.items()})
+        return with_id_ranges(super().to_schema(learned), self.tables.managed_tables)
 
     def location(self, part: str) -> str:
         """The path or URI of a part of the data: train, valid, test or schema.yaml."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import torch.distributed as dist
 from rich.console import Console
 from rich.progress import Progress
@@ -21,6 +22,7 @@ from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.seen import seen_ids
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.embeddings.quantized import Rounding, quantize
+from asymdiffrec.serving.bundle import is_bundle, load_bundle
 from asymdiffrec.serving.predict import predict
 from asymdiffrec.trainer.build import Trainee, build, worker_device
 from asymdiffrec.trainer.checkpoints import Checkpoints
@@ -30,6 +32,9 @@ from asymdiffrec.trainer.job import Job
 from asymdiffrec.trainer.loop import evaluation_batch
 from asymdiffrec.trainer.run import open_run
 from asymdiffrec.trainer.scenarios import Asked, Scenario
+
+PREDICTED = 8192
+"""Rows that an export scores at a time"""
 
 
 @dataclass(frozen=True)
@@ -117,18 +122,19 @@ def score_run(folder: Path, split: str, asked: Asked) -> Scored:
     return joined([part for part in parts if part is not None])
 
 
-def predict_run(folder: Path, data: str, out: Path, console: Console) -> int:
-    """Score every row of `data`; returns their number."""
-    with restored(folder) as model:
-        shards = open_shards(data)
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-            task = progress.add_task("predicting", total=shards.rows)
-            return predict(
-                model.trainee.recommender,
-                model.schema,
-                shards,
-                out,
-                evaluation_batch(model.job.train.batch_size),
-                model.trainee.device,
-                advance=lambda rows: progress.advance(task, rows),
-            )
+def predict_run(folder: Path, data: str, out: Path, console: Console, *, own_classes: bool = False) -> int:
+    """Score every row of `data` with a run's best step, or with an export; returns their number."""
+    shards = open_shards(data)
+    with ExitStack() as stack:
+        progress = stack.enter_context(Progress(console=console, transient=True, disable=not console.is_terminal))
+        task = progress.add_task("predicting", total=shards.rows)
+
+        def advance(rows: int) -> None:
+            progress.advance(task, rows)
+
+        if is_bundle(folder):
+            bundle = load_bundle(folder, own_classes=own_classes)
+            return predict(bundle.model, bundle.schema, shards, out, PREDICTED, torch.device("cpu"), advance)
+        model = stack.enter_context(restored(folder))
+        trainee, size = model.trainee, evaluation_batch(model.job.train.batch_size)
+        return predict(trainee.recommender, model.schema, shards, out, size, trainee.device, advance)

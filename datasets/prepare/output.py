@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ import pyarrow.parquet as pq
 from asymdiffrec.datasets.documents import write_yaml
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.learn.profile import learn
+from asymdiffrec.datasets.new_folder import put_in_place, require_new, workplace
 from asymdiffrec.datasets.prepare.progress import Progress, silent
 from asymdiffrec.datasets.schema import FieldsConfig
 
@@ -63,29 +61,8 @@ def write_dataset(
         write_yaml(folder / "job.yaml", job, JOB_COMMENT.format(path=out / "job.yaml"))
         write_yaml(folder / "schema.yaml", learned, SCHEMA_COMMENT)
         (folder / "profile.json").write_text(json.dumps(whole_profile, indent=2) + "\n", encoding="utf-8")
-        _put_in_place(folder, out)
+        put_in_place(folder, out)
     return whole_profile
-
-
-def _put_in_place(folder: Path, out: Path) -> None:
-    """Rename, unless another run has made `out` meanwhile."""
-    require_new(out)
-    try:
-        folder.rename(out)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror}); choose another folder") from error
-
-
-@contextmanager
-def workplace(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that is gone at the end. Raises InputError where none can be made."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)
-    except OSError as error:
-        raise InputError(f"{out}: cannot write there ({error.strerror}); choose another folder") from error
-    with folder as path:
-        yield Path(path)
 
 
 class _Counter:
@@ -102,12 +79,6 @@ class _Counter:
         for table in tables:
             yield table
             self.add(len(table))
-
-
-def require_new(out: Path) -> None:
-    """Raise InputError where `out` exists: nothing of the user's is ever overwritten."""
-    if os.path.lexists(out):
-        raise InputError(f"{out} exists; choose another folder or remove it")
 
 
 def _regroup(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 
 import torch
 from pydantic import Field
 from torchrec.modules.mc_modules import ManagedCollisionModule
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
-from asymdiffrec.datasets.schema import Config
+from asymdiffrec.datasets.schema import Config, Schema
 from asymdiffrec.embeddings.managed.slots import SLOT_BYTES, Eviction, Slots
 
 WAYS = 64
@@ -41,6 +42,12 @@ def id_range(rows: int) -> int:
     made of whole ids.
     """
     return sets_of(rows) << shift_of(rows)
+
+
+def with_id_ranges(schema: Schema, managed: Collection[str]) -> Schema:
+    """The schema whose ids of managed tables keep apart, whatever rows there are."""
+    rows = {schema.table(name): field.rows for name, field in schema.hashed.items()}
+    return replace(schema, id_ranges={table: id_range(count) for table, count in rows.items() if table in managed})
 
 
 def sets_of(rows: int) -> int:

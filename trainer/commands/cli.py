@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -124,19 +124,49 @@ def _traced(file: Path) -> str:
 
 
 @app.command()
-def predict(
+def export(
     run: RunFolder,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="folder to write")],
+    tables: Annotated[
+        Literal["fp32", "fp16", "int8", "int4"],
+        typer.Option(help="type of the weights of tables; the card says what it costs in AUC"),
+    ] = "fp32",
+    as_json: AsJson = False,
+) -> None:
+    """A run's best step as a folder that serves by itself: JSON, safetensors, tables to be mapped into memory."""
+    from asymdiffrec.trainer.export import export_run
+
+    manifest, card = export_run(run, out, tables, console)
+    if as_json:
+        print_json({"run": str(run), "out": str(out), "version": manifest.version, "card": card})
+        return
+    aucs = [card[which]["test"][0]["auc"] for which in ("trained", "exported")]
+    size = manifest.files["tables.bin"].bytes / 1e6
+    console.print(
+        f"Version {manifest.version}: {out}, tables of {size:,.3g} MB in {tables}; test AUC {aucs[1]:.4f} "
+        f"({aucs[0]:.4f} as trained)",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="run directory, or a folder of `export`")],
     data: Annotated[
         str,
         typer.Argument(metavar="DATA", help="Parquet file, folder or URI with the job's fields; labels are not needed"),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Parquet file to write: DATA's columns and `score`")],
+    own_classes: Annotated[
+        bool, typer.Option("--own-classes", help="import the classes of its own that an export names")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Score samples with a run's best step."""
+    """Score samples with a run's best step, or with an export."""
     from asymdiffrec.trainer.restore import predict_run
 
-    rows = predict_run(run, data, out, console)
+    rows = predict_run(run, data, out, console, own_classes=own_classes)
     if as_json:
         print_json({"run": str(run), "rows": rows, "out": str(out)})
     else:

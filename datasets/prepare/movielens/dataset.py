@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from asymdiffrec.datasets.new_folder import require_new
 from asymdiffrec.datasets.prepare.movielens.files import Ratings, Variant, read_ratings
 from asymdiffrec.datasets.prepare.movielens.past import Past, past_of
-from asymdiffrec.datasets.prepare.output import require_new, write_dataset
+from asymdiffrec.datasets.prepare.output import write_dataset
 
 LIKED = 4
 LONGEST_HISTORY = 20

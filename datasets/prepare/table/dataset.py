@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from asymdiffrec.datasets.documents import validate
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.prepare.output import require_new, workplace, write_dataset
+from asymdiffrec.datasets.new_folder import require_new, workplace
+from asymdiffrec.datasets.prepare.output import write_dataset
 from asymdiffrec.datasets.prepare.progress import Progress, silent
 from asymdiffrec.datasets.prepare.table.recipe import Recipe
 from asymdiffrec.datasets.prepare.table.samples import SampleLayout, layout_of

@@ -1,0 +1,113 @@
+"""From a run to a folder that serves: its best step, with tables rounded, and a card that says what that costs."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.datasets.locations import filesystem_of
+from asymdiffrec.datasets.reader import EvaluationReader
+from asymdiffrec.datasets.shards import open_shards
+from asymdiffrec.embeddings.served import Precision
+from asymdiffrec.embeddings.state import local_parts, look_up_state
+from asymdiffrec.serving.bundle import Manifest, ServedConfig, load_bundle, write_bundle
+from asymdiffrec.trainer import scenarios
+from asymdiffrec.trainer.evaluate import evaluate
+from asymdiffrec.trainer.job import Job
+from asymdiffrec.trainer.loop import evaluation_batch
+from asymdiffrec.trainer.restore import Restored, restored
+
+SHARES = (0.0, 0.1, 0.3, 0.5)
+"""Of missing fields, that the card tells the metrics for"""
+
+
+def export_run(folder: Path, out: Path, precision: Precision, console: Console) -> tuple[Manifest, dict[str, Any]]:
+    """Write the export `out` of a run's best step; its manifest and card.
+
+    Raises InputError where `out` exists.
+    """
+    with restored(folder) as model:
+        state = {name: _whole(tensor) for name, tensor in look_up_state(model.trainee.model).items()}
+        weights = {name.removesuffix(".weight"): own for name, own in state.items() if name.endswith(".weight")}
+        ids = {name.removesuffix(".ids"): own for name, own in state.items() if name.endswith(".ids")}
+        recommender = model.trainee.recommender
+        dense = {f"diffusion.{name}": weight for name, weight in recommender.diffusion.state_dict().items()}
+        columns = recommender.tables.get_submodule("columns").state_dict()
+        dense |= {f"tables.columns.{name}": weight for name, weight in columns.items()}
+        with console.status("judging"):
+            trained = _judged(model, recommender)
+        learned = model.schema.learned
+        assert learned is not None
+        config = _config(model.job, precision)
+        card: dict[str, Any] = {
+            "name": model.job.name,
+            "run": str(folder),
+            "step": model.step,
+            "package": version("asymdiffrec"),
+            "precision": precision,
+            "rows": learned.rows,
+            "label_rate": learned.label_rate,
+            "trained": trained,
+            "profile": _profile(model.job),
+        }
+        with tempfile.TemporaryDirectory(dir=_parent(out), prefix=f".{out.name}.") as temporary:
+            draft = Path(temporary) / "draft"
+            write_bundle(draft, config, learned, dense, weights, ids, card, version("asymdiffrec"))
+            with console.status("judging what was exported"):
+                card["exported"] = _judged(model, load_bundle(draft, own_classes=True).model)
+        manifest = write_bundle(out, config, learned, dense, weights, ids, card, version("asymdiffrec"))
+    return manifest, card
+
+
+def _config(job: Job, precision: Precision) -> ServedConfig:
+    return ServedConfig(
+        name=job.name,
+        data=job.data.model_copy(update={"path": "."}),
+        fields=job.fields,
+        tables=job.tables,
+        model=job.model,
+        diffusion=job.diffusion,
+        precision=precision,
+    )
+
+
+def _judged(model: Restored, scorer: Any) -> dict[str, Any]:
+    """Metrics of the test split, and the drill."""
+    schema = model.schema
+    asked = [*(scenarios.at_random(share, schema) for share in SHARES), *scenarios.drill(schema)]
+    shards = open_shards(model.job.location("test"))
+    reader = EvaluationReader(schema, shards, evaluation_batch(model.job.train.batch_size))
+    with tempfile.TemporaryDirectory(prefix="asymdiffrec-") as spill:
+        found = evaluate(scorer, reader, asked, Path(spill), model.job.train.metric_rows)
+    return {"test": found[: len(SHARES)], "drill": found[len(SHARES) :]}
+
+
+def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    ((block, _, _),) = local_parts(tensor)
+    return block.detach().cpu()
+
+
+def _profile(job: Job) -> dict[str, Any] | None:
+    """What `prepare` found in the data, where it is beside them."""
+    filesystem, inner = filesystem_of(job.location("profile.json"))
+    try:
+        with filesystem.open_input_stream(inner) as stream:
+            found: dict[str, Any] = json.loads(stream.read())
+    except (OSError, ValueError):
+        return None
+    return found
+
+
+def _parent(out: Path) -> Path:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: cannot write there ({error.strerror}); choose another folder") from error
+    return out.parent
