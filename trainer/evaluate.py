@@ -15,6 +15,7 @@ import torch.distributed as dist
 from asymdiffrec.datasets.batch import Batch
 from asymdiffrec.datasets.reader import EvaluationReader
 from asymdiffrec.diffusion.model import Recommender
+from asymdiffrec.serving.bundle import Scorer
 from asymdiffrec.trainer.metrics import Metrics
 from asymdiffrec.trainer.scenarios import Scenario
 
@@ -37,7 +38,7 @@ class Scored:
 
 
 def evaluate(
-    model: Recommender,
+    model: Recommender | Scorer,
     reader: EvaluationReader,
     scenarios: Sequence[Scenario],
     spill_folder: Path,
@@ -74,7 +75,7 @@ def joined(parts: Sequence[Scored]) -> Scored:
 
 
 def scored(
-    model: Recommender, reader: EvaluationReader, scenarios: Sequence[Scenario], seen: Seen | None = None
+    model: Recommender | Scorer, reader: EvaluationReader, scenarios: Sequence[Scenario], seen: Seen | None = None
 ) -> Iterator[Scored | None]:
     """Batch by batch the scores of all workers, on the first one; None on the others.
 

@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from asymdiffrec.datasets.errors import InputError
@@ -16,13 +15,13 @@ from asymdiffrec.datasets.locations import filesystem_of
 from asymdiffrec.datasets.reader import EvaluationReader
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.embeddings.served import Precision
-from asymdiffrec.embeddings.state import local_parts, look_up_state
 from asymdiffrec.serving.bundle import Manifest, ServedConfig, load_bundle, write_bundle
 from asymdiffrec.trainer import scenarios
 from asymdiffrec.trainer.evaluate import evaluate
 from asymdiffrec.trainer.job import Job
 from asymdiffrec.trainer.loop import evaluation_batch
 from asymdiffrec.trainer.restore import Restored, restored
+from asymdiffrec.trainer.served import parts_of
 
 SHARES = (0.0, 0.1, 0.3, 0.5)
 """Of missing fields, that the card tells the metrics for"""
@@ -34,23 +33,17 @@ def export_run(folder: Path, out: Path, precision: Precision, console: Console) 
     Raises InputError where `out` exists.
     """
     with restored(folder) as model:
-        state = {name: _whole(tensor) for name, tensor in look_up_state(model.trainee.model).items()}
-        weights = {name.removesuffix(".weight"): own for name, own in state.items() if name.endswith(".weight")}
-        ids = {name.removesuffix(".ids"): own for name, own in state.items() if name.endswith(".ids")}
-        recommender = model.trainee.recommender
-        dense = {f"diffusion.{name}": weight for name, weight in recommender.diffusion.state_dict().items()}
-        columns = recommender.tables.get_submodule("columns").state_dict()
-        dense |= {f"tables.columns.{name}": weight for name, weight in columns.items()}
+        parts = parts_of(model.trainee)
         with console.status("judging"):
-            trained = _judged(model, recommender)
+            trained = _judged(model, model.trainee.recommender)
         learned = model.schema.learned
         assert learned is not None
-        config = _config(model.job, precision)
+        config, package = _config(model.job, precision), version("asymdiffrec")
         card: dict[str, Any] = {
             "name": model.job.name,
             "run": str(folder),
             "step": model.step,
-            "package": version("asymdiffrec"),
+            "package": package,
             "precision": precision,
             "rows": learned.rows,
             "label_rate": learned.label_rate,
@@ -59,10 +52,12 @@ def export_run(folder: Path, out: Path, precision: Precision, console: Console) 
         }
         with tempfile.TemporaryDirectory(dir=_parent(out), prefix=f".{out.name}.") as temporary:
             draft = Path(temporary) / "draft"
-            write_bundle(draft, config, learned, dense, weights, ids, card, version("asymdiffrec"))
+            write_bundle(draft, config, learned, *parts, card, package)
             with console.status("judging what was exported"):
                 card["exported"] = _judged(model, load_bundle(draft, own_classes=True).model)
-        manifest = write_bundle(out, config, learned, dense, weights, ids, card, version("asymdiffrec"))
+        manifest = write_bundle(
+            out, config, learned, parts.dense, parts.tables, parts.ids, card, version("asymdiffrec")
+        )
     return manifest, card
 
 
@@ -87,11 +82,6 @@ def _judged(model: Restored, scorer: Any) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="asymdiffrec-") as spill:
         found = evaluate(scorer, reader, asked, Path(spill), model.job.train.metric_rows)
     return {"test": found[: len(SHARES)], "drill": found[len(SHARES) :]}
-
-
-def _whole(tensor: torch.Tensor) -> torch.Tensor:
-    ((block, _, _),) = local_parts(tensor)
-    return block.detach().cpu()
 
 
 def _profile(job: Job) -> dict[str, Any] | None:

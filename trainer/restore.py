@@ -21,8 +21,9 @@ from asymdiffrec.datasets.reader import EvaluationReader
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.seen import seen_ids
 from asymdiffrec.datasets.shards import open_shards
-from asymdiffrec.embeddings.quantized import Rounding, quantize
-from asymdiffrec.serving.bundle import is_bundle, load_bundle
+from asymdiffrec.diffusion.model import Recommender
+from asymdiffrec.embeddings.served import Precision
+from asymdiffrec.serving.bundle import Scorer, is_bundle, load_bundle
 from asymdiffrec.serving.predict import predict
 from asymdiffrec.trainer.build import Trainee, build, worker_device
 from asymdiffrec.trainer.checkpoints import Checkpoints
@@ -32,6 +33,7 @@ from asymdiffrec.trainer.job import Job
 from asymdiffrec.trainer.loop import evaluation_batch
 from asymdiffrec.trainer.run import open_run
 from asymdiffrec.trainer.scenarios import Asked, Scenario
+from asymdiffrec.trainer.served import parts_of, scorer_of
 
 PREDICTED = 8192
 """Rows that an export scores at a time"""
@@ -79,15 +81,21 @@ def evaluate_run(
     split: str,
     scenarios: Callable[[Schema], Sequence[Scenario]],
     console: Console,
-    tables: Rounding | None = None,
+    tables: Precision | None = None,
 ) -> Evaluation:
-    """Evaluate a run's best step on a split under the scenarios for its schema, its tables rounded to `tables` where
-    that is given. Raises InputError where the run has no such split or scenario."""
+    """Evaluate a run's best step on a split under the scenarios for its schema, as it is served with
+    tables of that precision where it is given. Raises InputError where the run has no such split or scenario."""
     if split not in ("train", "valid", "test"):
         raise InputError(f"--split {split}: expected train, valid or test")
     with restored(folder) as model, tempfile.TemporaryDirectory(prefix="asymdiffrec-") as spill:
         asked = scenarios(model.schema)
-        sizes = quantize(model.trainee.model, tables) if tables else None
+        scorer: Recommender | Scorer = model.trainee.recommender
+        sizes = None
+        if tables:
+            file = Path(spill) / "tables.bin"
+            before = sum(weight.nbytes for weight in parts_of(model.trainee).tables.values())
+            scorer = scorer_of(model.trainee, model.schema, model.job.tables, tables, file)
+            sizes = before, file.stat().st_size
         settings = model.job.train
         reader = EvaluationReader(
             model.schema, open_shards(model.job.location(split)), evaluation_batch(settings.batch_size)
@@ -95,7 +103,7 @@ def evaluate_run(
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             task = progress.add_task(f"evaluating the {split} split", total=len(reader))
             results = evaluate(
-                model.trainee.recommender,
+                scorer,
                 reader,
                 asked,
                 Path(spill),

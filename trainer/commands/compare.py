@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from asymdiffrec.trainer.commands.evaluate import METRICS, shares_of
+from asymdiffrec.trainer.commands.evaluate import METRICS, AsInTraining, Outages, Unseen, shares_of
 from asymdiffrec.trainer.commands.shell import AsJson, JobFile, Settings, console, output, print_json, progress
 
 if TYPE_CHECKING:
@@ -30,15 +30,9 @@ def compare(
     missing: Annotated[
         str, typer.Option(metavar="R,R,…", help="shares of the present fields to drop from test samples")
     ] = "0,0.1,0.3,0.5,0.7",
-    outage: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="also with a field or group gone dark; repeatable")
-    ] = None,
-    as_in_training: Annotated[
-        bool, typer.Option("--as-in-training", help="also with fields missing together as in the training rows")
-    ] = False,
-    unseen: Annotated[
-        list[str] | None, typer.Option(metavar="FIELD", help="also the rows alone whose id is new; repeatable")
-    ] = None,
+    outage: Outages = None,
+    as_in_training: AsInTraining = False,
+    unseen: Unseen = None,
     settings: Settings = None,
     define: Annotated[
         list[str] | None,

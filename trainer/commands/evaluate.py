@@ -26,25 +26,30 @@ METRICS = {
 }
 
 
+Outages = Annotated[
+    list[str] | None, typer.Option(metavar="NAME", help="also with a field, or all of a group, gone dark; repeatable")
+]
+AsInTraining = Annotated[
+    bool, typer.Option("--as-in-training", help="also with fields missing together as they are in the training rows")
+]
+Unseen = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FIELD", help="also those rows alone whose id is in no training row"),
+]
+
+
 def evaluate(
     run: RunFolder,
     missing: Annotated[
         str, typer.Option(metavar="R,R,…", help="shares of the present fields to drop, independently")
     ] = "0",
-    outage: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="with a field, or all of a group, gone dark; repeatable")
-    ] = None,
+    outage: Outages = None,
     rates: Annotated[
         str | None,
         typer.Option(metavar="FIELD=R,…", help="with fields missing more often than in training, each by its share"),
     ] = None,
-    as_in_training: Annotated[
-        bool, typer.Option("--as-in-training", help="with fields missing together as they are in the training rows")
-    ] = False,
-    unseen: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FIELD", help="only the rows whose id is in no training row; repeatable"),
-    ] = None,
+    as_in_training: AsInTraining = False,
+    unseen: Unseen = None,
     drill: Annotated[
         bool, typer.Option("--drill", help="what is lost when each field and each group goes dark, worst first")
     ] = False,
