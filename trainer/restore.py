@@ -132,17 +132,16 @@ def score_run(folder: Path, split: str, asked: Asked) -> Scored:
 
 def predict_run(folder: Path, data: str, out: Path, console: Console, *, own_classes: bool = False) -> int:
     """Score every row of `data` with a run's best step, or with an export; returns their number."""
-    shards = open_shards(data)
     with ExitStack() as stack:
-        progress = stack.enter_context(Progress(console=console, transient=True, disable=not console.is_terminal))
-        task = progress.add_task("predicting", total=shards.rows)
-
-        def advance(rows: int) -> None:
-            progress.advance(task, rows)
-
+        model: Recommender | Scorer
         if is_bundle(folder):
             bundle = load_bundle(folder, own_classes=own_classes)
-            return predict(bundle.model, bundle.schema, shards, out, PREDICTED, torch.device("cpu"), advance)
-        model = stack.enter_context(restored(folder))
-        trainee, size = model.trainee, evaluation_batch(model.job.train.batch_size)
-        return predict(trainee.recommender, model.schema, shards, out, size, trainee.device, advance)
+            model, schema, size, device = bundle.model, bundle.schema, PREDICTED, torch.device("cpu")
+        else:
+            run = stack.enter_context(restored(folder))
+            size = evaluation_batch(run.job.train.batch_size)
+            model, schema, device = run.trainee.recommender, run.schema, run.trainee.device
+        shards = open_shards(data)
+        progress = stack.enter_context(Progress(console=console, transient=True, disable=not console.is_terminal))
+        task = progress.add_task("predicting", total=shards.rows)
+        return predict(model, schema, shards, out, size, device, lambda rows: progress.advance(task, rows))

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.trainer.commands import compare, doctor, evaluate, jobs, plan, prepare, top, tune
+from asymdiffrec.trainer.commands import compare, doctor, evaluate, jobs, plan, prepare, serve, top, tune
 from asymdiffrec.trainer.commands.shell import AsJson, JobFile, RunFolder, Settings, console, print_json
 
 PROFILED = 5
@@ -191,6 +191,7 @@ def samples(
         console.print(f"{rows:,} samples of step {step}: {out}", soft_wrap=True)
 
 
+app.command()(serve.serve)
 app.command()(doctor.doctor)
 
 

@@ -1,0 +1,208 @@
+"""The application: the scores of batch prediction over JSON and Arrow, and an answer that says what is wrong."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+from starlette.testclient import TestClient
+
+from asymdiffrec.serving.app import ARROW, Limits, Service
+from asymdiffrec.serving.bundle import load_bundle
+from asymdiffrec.serving.engine import Engine
+from asymdiffrec.trainer.export import export_run
+from asymdiffrec.trainer.restore import predict_run
+
+
+@pytest.fixture(scope="module")
+def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("served") / "export"
+    export_run(trained, folder, "fp32", Console(quiet=True))
+    return folder
+
+
+def service(exported: Path, token: str | None = None, **limits: int) -> Service:
+    made = Service(Limits(**limits), token, threads=2)
+    made.engine = Engine(load_bundle(exported))
+    made.engine.warm()
+    return made
+
+
+@pytest.fixture(scope="module")
+def client(exported: Path) -> Iterator[TestClient]:
+    with TestClient(service(exported).application()) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def rows(clicks: Path, exported: Path, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    """The test split with its scores by batch prediction."""
+    out = tmp_path_factory.mktemp("predicted") / "scores.parquet"
+    predict_run(exported, str(clicks / "test"), out, Console(quiet=True))
+    return pq.read_table(out)
+
+
+def arrow(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def test_json_and_arrow_score_as_batch_prediction_does(client: TestClient, rows: pa.Table) -> None:
+    samples = rows.drop_columns(["score"])
+    answer = client.post("/v1/score", json={"samples": samples.to_pylist(), "before": True})
+    assert answer.status_code == 200, answer.text
+    told = answer.json()
+    np.testing.assert_allclose(told["scores"], rows["score"].to_numpy(), atol=1e-6)
+    complete = [not missing for missing in told["missing"]]
+    np.testing.assert_allclose(np.array(told["before"])[complete], np.array(told["scores"])[complete], atol=1e-6)
+    for row, missing in zip(samples.to_pylist()[:50], told["missing"], strict=False):
+        assert set(missing) == {name for name, value in row.items() if value is None or value == []}
+
+    answer = client.post("/v1/score", content=arrow(samples), headers={"content-type": ARROW})
+    assert answer.status_code == 200, answer.text
+    found = pa.ipc.open_stream(answer.content).read_all()
+    np.testing.assert_allclose(found["score"].to_numpy(), rows["score"].to_numpy(), atol=1e-6)
+    assert found.schema.metadata[b"version"].decode() == told["version"]
+
+
+def test_absent_null_and_out_of_range_are_missing(client: TestClient, rows: pa.Table) -> None:
+    sample = rows.drop_columns(["score"]).slice(0, 1).to_pylist()[0] | {"item_id": 3, "user_id": 5, "tags": [1, 2]}
+    absent = {name: value for name, value in sample.items() if name not in ("item_id", "tags")}
+    samples = [absent, sample | {"item_id": None, "tags": []}, sample | {"item_id": 10**9, "tags": [-1, 10**12]}]
+    told = client.post("/v1/score", json={"samples": samples}).json()
+    assert told["scores"][0] == told["scores"][1] == told["scores"][2]
+    assert all({"item_id", "tags"} <= set(missing) for missing in told["missing"])
+    some = client.post("/v1/score", json={"samples": [sample, sample | {"tags": [1, 10**12, 2]}]}).json()
+    assert some["scores"][0] == some["scores"][1]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (b"{", 400, "not JSON"),
+        (b"[]", 400, "found no list of samples"),
+        (b'{"samples": 3}', 400, "found no list of samples"),
+        (b'{"samples": [], "sample": 1}', 400, "sample: no such key"),
+        (b'{"samples": [3]}', 422, "samples[0]: found 3; an object of columns is expected"),
+        (b'{"samples": [{}, {"agee": 3}]}', 422, "samples[1].agee: no such column; did you mean age?"),
+        (b'{"samples": [{}, {"age": "old"}]}', 422, "samples[1].age: found 'old'; a number is expected"),
+        (b'{"samples": [{"age": true}]}', 422, "samples[0].age: found True; a number is expected"),
+        (b'{"samples": [{"user_id": 1.5}]}', 422, "samples[0].user_id: found 1.5; an integer is expected"),
+        (b'{"samples": [{"tags": 3}]}', 422, "samples[0].tags: found 3; a list of integers is expected"),
+        (b'{"samples": [{"city": 3}]}', 422, "samples[0].city: found 3; a string is expected"),
+    ],
+)
+def test_what_is_wrong_is_said(client: TestClient, body: bytes, status: int, message: str) -> None:
+    answer = client.post("/v1/score", content=body)
+    assert answer.status_code == status
+    assert message in answer.json()["error"]
+
+
+def test_arrow_that_is_wrong(client: TestClient) -> None:
+    headers = {"content-type": ARROW}
+    assert "not an Arrow stream" in client.post("/v1/score", content=b"x" * 40, headers=headers).json()["error"]
+    answer = client.post("/v1/score", content=arrow(pa.table({"age": ["old"]})), headers=headers)
+    assert (answer.status_code, answer.json()["error"]) == (422, "age: a column of string; a number is expected")
+    assert client.post("/v1/score", content=b"", headers={"content-type": "text/plain"}).status_code == 415
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+NAMES = ("user_id", "history", "age", "city", "tags", "price", "hour", "nobody")
+BODY = st.one_of(
+    st.binary(max_size=60),
+    JSON,
+    st.fixed_dictionaries(
+        {"samples": JSON | st.lists(st.dictionaries(st.sampled_from(NAMES), JSON, max_size=4), max_size=3)}
+    ),
+)
+
+
+@settings(deadline=None, derandomize=True, max_examples=400, suppress_health_check=list(HealthCheck))
+@given(body=BODY, kind=st.sampled_from(["application/json", ARROW]))
+def test_nothing_that_is_sent_breaks_it(client: TestClient, body: Any, kind: str) -> None:
+    try:
+        content = body if isinstance(body, bytes) else orjson.dumps(body)
+    except TypeError:
+        content = repr(body).encode()
+    answer = client.post("/v1/score", content=content, headers={"content-type": kind})
+    assert answer.status_code in (200, 400, 413, 422)
+    assert ("scores" in answer.json()) if answer.status_code == 200 and kind == "application/json" else True
+
+
+def test_limits(exported: Path) -> None:
+    with TestClient(service(exported, body=200, samples=2).application()) as client:
+        assert client.post("/v1/score", json={"samples": [{}, {}]}).status_code == 200
+        answer = client.post("/v1/score", json={"samples": [{}, {}, {}]})
+        assert (answer.status_code, answer.json()["error"]) == (413, "3 samples; 2 are allowed in a request")
+        answer = client.post("/v1/score", content=b" " * 300)
+        assert (answer.status_code, answer.json()["error"]) == (413, "a body of more than 200 bytes")
+
+
+def test_a_token(exported: Path) -> None:
+    with TestClient(service(exported, token="secret").application()) as client:
+        for headers in ({}, {"authorization": "Bearer wrong"}):
+            assert client.post("/v1/score", json={"samples": []}, headers=headers).status_code == 401
+            assert client.get("/v1/model", headers=headers).status_code == 401
+        right = {"authorization": "Bearer secret"}
+        assert client.post("/v1/score", json={"samples": []}, headers=right).json()["scores"] == []
+        assert client.get("/health").status_code == 200
+
+
+def test_too_many_are_refused_at_once(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = service(exported, waiting=1)
+    entered, leave = threading.Event(), threading.Event()
+    original = Engine.score
+
+    def slow(self: Engine, *arguments: Any) -> Any:
+        entered.set()
+        leave.wait(20)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Engine, "score", slow)
+    with TestClient(made.application()) as client:
+        first: list[int] = []
+        thread = threading.Thread(
+            target=lambda: first.append(client.post("/v1/score", json={"samples": [{}]}).status_code)
+        )
+        thread.start()
+        assert entered.wait(20)
+        answer = client.post("/v1/score", json={"samples": [{}]})
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"] == "1"
+        assert client.get("/health").status_code == 200
+        leave.set()
+        thread.join()
+        assert first == [200]
+        told = client.get("/metrics").text
+        assert 'asymdiffrec_requests_total{status="200"} 1.0' in told
+        assert 'asymdiffrec_requests_total{status="503"} 1.0' in told
+        assert "asymdiffrec_samples_total 1.0" in told
+
+
+def test_ready_only_with_a_model(exported: Path) -> None:
+    made = Service(Limits(), None, threads=1)
+    with TestClient(made.application()) as client:
+        assert client.get("/health").status_code == 200
+        assert client.get("/ready").status_code == 503
+        assert client.post("/v1/score", json={"samples": [{}]}).status_code == 503
+        made.engine = Engine(load_bundle(exported))
+        assert client.get("/ready").json()["version"] == made.engine.version
+        told = client.get("/v1/model").json()
+        assert told["card"]["precision"] == "fp32"
+        assert "user_id" in told["columns"]

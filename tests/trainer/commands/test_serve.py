@@ -1,0 +1,51 @@
+"""`serve` as its user runs it: it answers, and ends when it is told to."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from rich.console import Console
+
+from asymdiffrec.trainer.export import export_run
+
+
+@pytest.fixture(scope="module")
+def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("served") / "export"
+    export_run(trained, folder, "int8", Console(quiet=True))
+    return folder
+
+
+def test_it_answers_until_it_is_told_to_end(exported: Path) -> None:
+    command = [sys.executable, "-m", "asymdiffrec", "serve", str(exported), "--port", "0"]
+    root = Path(__file__).parents[3]
+    with subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        found = re.fullmatch(r"Version (\w+) of \S+ at (http://127\.0\.0\.1:\d+)\n", process.stderr.readline())
+        assert found
+        version, address = found.groups()
+        assert httpx2.get(f"{address}/ready").json()["version"] == version
+        answer = httpx2.post(f"{address}/v1/score", json={"samples": [{"user_id": 5}, {}]}).json()
+        assert len(answer["scores"]) == 2
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize("what", ["a run", "a taken port"])
+def test_what_cannot_be_served(trained: Path, exported: Path, command: Callable[..., Any], what: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        outcome = command("serve", trained if what == "a run" else exported, "--port", port)
+    assert outcome.status == 2
+    told = {"a run": "is it the folder of an export?", "a taken port": f"--port {port}: cannot listen there"}
+    assert told[what] in outcome.err
