@@ -14,12 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from asymdiffrec.datasets.native import compiled
 from asymdiffrec.trainer.metrics import by_user
 from asymdiffrec.trainer.spill import ROW, merge, starts
 
 METRICS = ("auc", "uauc", "log_loss", "normalized_entropy", "calibration")
-CELLS = 4_000_000
-"""Draws times samples that are in memory at once"""
 GROUPS = 20_000
 """Of users that are drawn together, at most: a draw costs as much as there are of them"""
 CONFIDENCE = 0.95
@@ -95,7 +94,7 @@ def compare(
     rng = np.random.default_rng(seed)
     size = min(len(users), GROUPS)
     group = rng.permutation(len(users)) % size
-    times = np.ones((1 + draws, size), np.int64)  # the first is no draw: everyone once
+    times = np.ones((1 + draws, size))  # the first is no draw: everyone once
     for row in times[1:]:
         row[:] = np.bincount(rng.integers(size, size=size), minlength=size)
     shares = np.full((draws, seeds), 1.0 / seeds)
@@ -158,12 +157,36 @@ def _by_user(logit: np.ndarray, y: np.ndarray, w: np.ndarray, user: np.ndarray) 
 def _auc(logit: np.ndarray, y: np.ndarray, w: np.ndarray, group: np.ndarray, times: np.ndarray) -> np.ndarray:
     """[1 + draws], with ties counted one half; NaN where a replicate has labels of one kind."""
     order = np.argsort(logit)
-    first = starts(logit[order])
-    group, positive, negative = group[order], (w * y)[order], (w * (1 - y))[order]
-    found = []
-    for part in np.array_split(times, max(1, len(times) * len(logit) // CELLS)):
-        own = part[:, group].astype(np.float64)
-        up, down = (np.add.reduceat(own * side, first, axis=1) for side in (positive, negative))
-        below = np.cumsum(down, axis=1) - down / 2
-        found.append((up * below).sum(axis=1) / (up.sum(axis=1) * down.sum(axis=1)))
-    return np.concatenate(found)
+    first = np.zeros(len(order), np.bool_)
+    first[starts(logit[order])] = True
+    found = np.empty(len(times))
+    _areas(
+        first, group[order], (w * y)[order].astype(np.float64), (w * (1 - y))[order].astype(np.float64), times, found
+    )
+    return found
+
+
+@compiled
+def _areas(
+    first: np.ndarray,
+    group: np.ndarray,
+    positive: np.ndarray,
+    negative: np.ndarray,
+    times: np.ndarray,
+    found: np.ndarray,
+) -> None:
+    """The AUC for each row of `times`, of samples in the order of their scores; `first` [R] starts those of one."""
+    for draw in range(len(times)):
+        area = below = ups = up = down = 0.0
+        for place in range(len(first)):
+            if first[place]:
+                area += up * (below + down / 2)
+                below += down
+                up = down = 0.0
+            count = times[draw, group[place]]
+            up += count * positive[place]
+            ups += count * positive[place]
+            down += count * negative[place]
+        area += up * (below + down / 2)
+        below += down
+        found[draw] = area / (ups * below) if ups * below > 0 else np.nan
