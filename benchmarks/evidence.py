@@ -56,7 +56,6 @@ class Study:
     seeds: int = 5
     outages: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
-    settings: tuple[str, ...] = ()
 
 
 def _movielens(out: Path, data: Path, split: Any = "random") -> None:
@@ -123,7 +122,7 @@ def conduct(study: Study, data: Path, work: Path, parallel: int, settings: Seque
         study.prepare(folder, data)
     asked = Asked(SHARES, study.outages, {}, False, study.unseen)
     chosen = contenders(study.variants, [])
-    todo = tasks(folder / "job.yaml", chosen, study.seeds, [*study.settings, *settings], work / "runs", asked)
+    todo = tasks(folder / "job.yaml", chosen, study.seeds, settings, work / "runs", asked)
     start = time.monotonic()
     for number, (task, auc) in enumerate(side_by_side(run, todo, parallel, None), start=1):
         told = f"{study.title}: {number}/{len(todo)}  {task.name}: AUC {auc:.4f}"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from asymdiffrec.cluster.launch import stay_on_loopback
+from asymdiffrec.cluster.side_by_side import in_folder
 
 Settings = Mapping[str, Any]
 MOST = 10_000
@@ -58,9 +59,7 @@ def search(
             return True
 
         def step(self) -> dict[str, Any]:
-            if os.path.isdir(folder):
-                os.chdir(folder)
-            return {"value": judge(chosen(self.settings)), "done": True}
+            return {"value": in_folder(judge, chosen(self.settings), folder), "done": True}
 
         def save_checkpoint(self, checkpoint_dir: str) -> None:
             """There is nothing to keep: a trial is one step."""

@@ -13,9 +13,9 @@ T = TypeVar("T")
 
 
 def side_by_side(
-    work: Callable[[T], Any], items: Sequence[T], at_once: int, address: str | None, *, gpu: bool = False
+    work: Callable[[T], Any], items: Sequence[T], at_once: int, address: str | None
 ) -> Iterator[tuple[T, Any]]:
-    """Each item with what `work` made of it, as they end; `at_once` of them at a time, with a CPU, or a GPU too, each.
+    """Each item with what `work` made of it, as they end; `at_once` of them at a time, with a CPU each.
 
     `work` and the items must pickle. Without an address Ray is started on this machine with so many CPUs, and ends with
     the last item. Raises what `work` raises, and ClusterError where there is no such cluster; the others are cancelled
@@ -29,7 +29,7 @@ def side_by_side(
     from asymdiffrec.cluster.ray_cluster import connected  # Ray takes seconds to import
 
     with connected(address, at_once):
-        remote = ray.remote(num_cpus=1, num_gpus=int(gpu), max_retries=2)(_in_folder)
+        remote = ray.remote(num_cpus=1, max_retries=2)(in_folder)
         waiting, running = list(reversed(items)), dict[Any, T]()
         try:
             while waiting or running:
@@ -48,9 +48,10 @@ def side_by_side(
                 ray.cancel(task, force=True)
 
 
-def _in_folder(work: Callable[[T], Any], item: T, folder: str) -> Any:
-    """The work in the folder that relative paths are meant from, where the machine has it."""
+def in_folder(work: Callable[[T], Any], item: T, folder: str) -> Any:
+    """The work in the folder that relative paths and modules of one's own are meant from, where the machine has it."""
     if os.path.isdir(folder):
         os.chdir(folder)
-        sys.path.insert(0, folder)
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
     return work(item)

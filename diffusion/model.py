@@ -96,10 +96,8 @@ class AsymmetricDiffusion(nn.Module):
         """Logits [B] of samples with whatever they lack: f(g([m, h(x)])); x [B, sum D_n], missing [B, N] bool."""
         if self.config.variant != "asymdiff":
             return self.logit(self.latent(x, missing))
-        s, noisy = missing.to(x.dtype), self._filled(x, missing)
-        if self.config.space == "latent":
-            noisy = self.latent(x, missing)
-        return self._logit_of_denoised(self.denoiser(s, noisy), missing)
+        noisy = self.latent(x, missing) if self.config.space == "latent" else self._filled(x, missing)
+        return self._logit_of_denoised(self.denoiser(missing.to(x.dtype), noisy), missing)
 
     def parts(
         self, clean: Tensor, missing: Tensor, label: Tensor, weight: Tensor, sample_index: Tensor

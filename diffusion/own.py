@@ -10,14 +10,18 @@ PATH = re.compile(r"\w+(\.\w+)*:\w+")
 """package.module:Class"""
 
 
-def load_class(path: str, base: type, what: str) -> Any:
-    """The subclass of `base` that a path names; ValueError, which says `what` it is, where there is none."""
+def load(path: str, what: str) -> Any:
+    """What a path names, None where its module has no such thing; ValueError, which says `what` it is, without one."""
     module_name, name = path.split(":")
     try:
-        module = importlib.import_module(module_name)
+        return getattr(importlib.import_module(module_name), name, None)
     except ImportError as error:
         raise ValueError(f"{what} {path}: cannot import {module_name}: {error}") from error
-    found = getattr(module, name, None)
+
+
+def load_class(path: str, base: type, what: str) -> Any:
+    """The subclass of `base` that a path names; ValueError, which says `what` it is, where there is none."""
+    found = load(path, what)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ValueError(f"{what} {path}: found {found!r}, allowed is a subclass of {base.__module__}.{base.__name__}")
     lacking = getattr(found, "__abstractmethods__", ())

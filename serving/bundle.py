@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -22,8 +22,7 @@ from torch import nn
 from asymdiffrec.datasets.documents import validate
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.new_file import whole_file
-from asymdiffrec.datasets.new_folder import require_new, workplace
-from asymdiffrec.datasets.prepare.output import put_in_place
+from asymdiffrec.datasets.new_folder import put_in_place, require_new, workplace
 from asymdiffrec.datasets.schema import Config, FieldsConfig, Learned, Schema
 from asymdiffrec.diffusion.forward import ForwardConfig
 from asymdiffrec.diffusion.model import AsymmetricDiffusion, diffusion_of
@@ -110,13 +109,14 @@ def write_bundle(
     dense: Mapping[str, torch.Tensor],
     tables: Mapping[str, torch.Tensor],
     ids: Mapping[str, torch.Tensor],
-    card: Mapping[str, Any],
+    card_of: Callable[[Scorer], Mapping[str, Any]],
     package: str,
-) -> Manifest:
-    """Write the new folder `out`: whole, or not at all.
+) -> tuple[Manifest, Mapping[str, Any]]:
+    """Write the new folder `out`: whole, or not at all; its manifest and card.
 
     `dense` are the weights beside the tables, by their names in `Scorer`; `tables` the weights [rows, D] of each table
-    and `ids` those of each managed one. Raises InputError where `out` exists or cannot be written.
+    and `ids` those of each managed one; `card_of` makes the card of the model as it is rebuilt from what is written.
+    Raises InputError where `out` exists or cannot be written.
     """
     require_new(out)
     with workplace(out) as temporary:
@@ -124,17 +124,19 @@ def write_bundle(
         folder.mkdir()
         whole_file(folder / CONFIG, config.model_dump_json(indent=1).encode())
         whole_file(folder / LEARNED, learned.model_dump_json().encode())
-        whole_file(folder / CARD, json.dumps(card, indent=1).encode())
         whole_file(folder / DENSE, save_tensors({name: weight.detach().contiguous() for name, weight in dense.items()}))
         if ids:
             whole_file(folder / IDS, save_tensors({name: own.contiguous() for name, own in ids.items()}))
-        write_tables(tables, config.to_schema(learned), config.tables, config.precision, folder / TABLES)
+        schema = config.to_schema(learned)
+        write_tables(tables, schema, config.tables, config.precision, folder / TABLES)
+        card = card_of(_scorer(folder, config, schema, bool(ids)))
+        whole_file(folder / CARD, json.dumps(card, indent=1).encode())
         files = {file.name: FileEntry(sha256=_sha256(file), bytes=file.stat().st_size) for file in folder.iterdir()}
         together = hashlib.sha256("".join(f"{name}{files[name].sha256}" for name in sorted(files)).encode())
         manifest = Manifest(format=FORMAT, package=package, version=together.hexdigest()[:12], files=files)
         whole_file(folder / MANIFEST, manifest.model_dump_json(indent=1).encode())
         put_in_place(folder, out)
-    return manifest
+    return manifest, card
 
 
 def is_bundle(folder: Path) -> bool:
@@ -166,17 +168,23 @@ def load_bundle(folder: Path, *, own_classes: bool = False) -> Bundle:
     if classes and not own_classes:
         raise InputError(f"{folder}: its model is {classes[0]}, which would be imported; --own-classes allows it")
     try:
-        ids = load_tensors((folder / IDS).read_bytes()) if IDS in manifest.files else {}
-        tables = ServedTables(schema, config.tables, config.precision, folder / TABLES, ids)
-        model = Scorer(tables, _diffusion(config, tables.widths))
-        dense = load_tensors((folder / DENSE).read_bytes())
-        for name, module in {"diffusion.": model.diffusion, "tables.columns.": tables.columns}.items():
-            own = {key.removeprefix(name): weight for key, weight in dense.items() if key.startswith(name)}
-            module.load_state_dict(own, assign=True)
+        model = _scorer(folder, config, schema, IDS in manifest.files)
     except (ValueError, RuntimeError, KeyError) as error:
         raise InputError(f"{folder}: cannot be rebuilt ({' '.join(str(error).split())})") from error
-    model.eval()
     return Bundle(folder, manifest, config, schema, _json(folder / CARD), model)
+
+
+def _scorer(folder: Path, config: ServedConfig, schema: Schema, has_ids: bool) -> Scorer:
+    """Of the weights in the folder."""
+    ids = load_tensors((folder / IDS).read_bytes()) if has_ids else {}
+    tables = ServedTables(schema, config.tables, config.precision, folder / TABLES, ids)
+    model = Scorer(tables, _diffusion(config, tables.widths))
+    dense = load_tensors((folder / DENSE).read_bytes())
+    for name, module in {"diffusion.": model.diffusion, "tables.columns.": tables.columns}.items():
+        own = {key.removeprefix(name): weight for key, weight in dense.items() if key.startswith(name)}
+        module.load_state_dict(own, assign=True)
+    model.eval()
+    return model
 
 
 def _diffusion(config: ServedConfig, widths: list[int]) -> AsymmetricDiffusion:

@@ -30,7 +30,7 @@ from asymdiffrec.trainer.job import Job, read_job, read_learned
 from asymdiffrec.trainer.loop import evaluation_batch
 from asymdiffrec.trainer.restore import score_run, seen_for
 from asymdiffrec.trainer.run import Run
-from asymdiffrec.trainer.scenarios import Asked
+from asymdiffrec.trainer.scenarios import Asked, Scenario
 
 SPLIT = "test"
 
@@ -55,6 +55,10 @@ class Task:
         """Its job; InputError where its settings do not fit."""
         return read_job(Path(self.job), [*self.settings, *self.contender.settings, f"train.seed={self.seed}"])
 
+    def scenarios(self, config: Job) -> list[Scenario]:
+        """Those that are asked for; InputError where the data have no such field."""
+        return self.asked.of(config.to_schema(read_learned(config)))
+
 
 def tasks(
     job: Path, contenders: Sequence[Contender], seeds: int, settings: Sequence[str], folder: Path, asked: Asked
@@ -68,7 +72,7 @@ def tasks(
     ]
     for task in found:
         config = task.configured()
-        asked.of(config.to_schema(read_learned(config)))
+        task.scenarios(config)
         require_same(Path(task.folder), config)
     return found
 
@@ -91,7 +95,7 @@ def require_same(folder: Path, config: Job) -> None:
 def run(task: Task) -> float:
     """Do what is not done yet of a task; the AUC of the first scenario."""
     folder, config = Path(task.folder), task.configured()
-    names = [scenario.name for scenario in task.asked.of(config.to_schema(read_learned(config)))]
+    names = [scenario.name for scenario in task.scenarios(config)]
     if (kept := _read(folder)) is None or kept[0] != names:
         scores = _rival(task, config) if task.contender.rival else _train(task, config)
         _write(folder, names, scores)
@@ -181,7 +185,7 @@ def compared(
     samples = Samples(first.label, first.weight, first.user)
     found = bootstrap.compare(models, samples, draws, advance=advance)
     config = work[0].configured()
-    scenarios = work[0].asked.of(config.to_schema(read_learned(config)))
+    scenarios = work[0].scenarios(config)
     return {
         "job": work[0].job,
         "name": config.name,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.schema import Learned
 from asymdiffrec.diffusion.model import AsymmetricDiffusion
-from asymdiffrec.diffusion.own import PATH
+from asymdiffrec.diffusion.own import PATH, load
 from asymdiffrec.trainer.job import Job
 from asymdiffrec.trainer.scenarios import Scenario
 
@@ -98,11 +97,10 @@ def load_rival(path: str) -> Rival:
 
 def _load(path: str) -> Any:
     """Raises InputError where there is neither a variant nor a function."""
-    module_name, name = path.split(":")
     try:
-        found = getattr(importlib.import_module(module_name), name, None)
-    except ImportError as error:
-        raise InputError(f"--variants: {path}: cannot import {module_name}: {error}") from error
+        found = load(path, "--variants:")
+    except ValueError as error:
+        raise InputError(str(error)) from error
     if isinstance(found, type) and issubclass(found, AsymmetricDiffusion):
         return found
     if isinstance(found, type) or not callable(found):

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.locations import filesystem_of
 from asymdiffrec.datasets.reader import EvaluationReader
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.embeddings.served import Precision
-from asymdiffrec.serving.bundle import Manifest, ServedConfig, load_bundle, write_bundle
+from asymdiffrec.serving.bundle import Manifest, Scorer, ServedConfig, write_bundle
 from asymdiffrec.trainer import scenarios
 from asymdiffrec.trainer.evaluate import evaluate
 from asymdiffrec.trainer.job import Job
@@ -27,38 +27,34 @@ SHARES = (0.0, 0.1, 0.3, 0.5)
 """Of missing fields, that the card tells the metrics for"""
 
 
-def export_run(folder: Path, out: Path, precision: Precision, console: Console) -> tuple[Manifest, dict[str, Any]]:
+def export_run(folder: Path, out: Path, precision: Precision, console: Console) -> tuple[Manifest, Mapping[str, Any]]:
     """Write the export `out` of a run's best step; its manifest and card.
 
     Raises InputError where `out` exists.
     """
     with restored(folder) as model:
-        parts = parts_of(model.trainee)
-        with console.status("judging"):
-            trained = _judged(model, model.trainee.recommender)
         learned = model.schema.learned
         assert learned is not None
-        config, package = _config(model.job, precision), version("asymdiffrec")
-        card: dict[str, Any] = {
-            "name": model.job.name,
-            "run": str(folder),
-            "step": model.step,
-            "package": package,
-            "precision": precision,
-            "rows": learned.rows,
-            "label_rate": learned.label_rate,
-            "trained": trained,
-            "profile": _profile(model.job),
-        }
-        with tempfile.TemporaryDirectory(dir=_parent(out), prefix=f".{out.name}.") as temporary:
-            draft = Path(temporary) / "draft"
-            write_bundle(draft, config, learned, *parts, card, package)
-            with console.status("judging what was exported"):
-                card["exported"] = _judged(model, load_bundle(draft, own_classes=True).model)
-        manifest = write_bundle(
-            out, config, learned, parts.dense, parts.tables, parts.ids, card, version("asymdiffrec")
-        )
-    return manifest, card
+        package = version("asymdiffrec")
+
+        def card_of(scorer: Scorer) -> dict[str, Any]:
+            with console.status("judging the model as trained, and as exported"):
+                trained, exported = (_judged(model, one) for one in (model.trainee.recommender, scorer))
+            return {
+                "name": model.job.name,
+                "run": str(folder),
+                "step": model.step,
+                "package": package,
+                "precision": precision,
+                "rows": learned.rows,
+                "label_rate": learned.label_rate,
+                "trained": trained,
+                "exported": exported,
+                "profile": _profile(model.job),
+            }
+
+        config = _config(model.job, precision)
+        return write_bundle(out, config, learned, *parts_of(model.trainee), card_of, package)
 
 
 def _config(job: Job, precision: Precision) -> ServedConfig:
@@ -93,11 +89,3 @@ def _profile(job: Job) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found
-
-
-def _parent(out: Path) -> Path:
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out}: cannot write there ({error.strerror}); choose another folder") from error
-    return out.parent

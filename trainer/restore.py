@@ -83,8 +83,8 @@ def evaluate_run(
     console: Console,
     tables: Precision | None = None,
 ) -> Evaluation:
-    """Evaluate a run's best step on a split under the scenarios for its schema, as it is served with
-    tables of that precision where it is given. Raises InputError where the run has no such split or scenario."""
+    """Evaluate a run's best step on a split under the scenarios for its schema, as it is served with `tables` of that
+    precision where it is given. Raises InputError where the run has no such split or scenario."""
     if split not in ("train", "valid", "test"):
         raise InputError(f"--split {split}: expected train, valid or test")
     with restored(folder) as model, tempfile.TemporaryDirectory(prefix="asymdiffrec-") as spill:
@@ -93,9 +93,9 @@ def evaluate_run(
         sizes = None
         if tables:
             file = Path(spill) / "tables.bin"
-            before = sum(weight.nbytes for weight in parts_of(model.trainee).tables.values())
-            scorer = scorer_of(model.trainee, model.schema, model.job.tables, tables, file)
-            sizes = before, file.stat().st_size
+            parts = parts_of(model.trainee)
+            scorer = scorer_of(model.trainee, parts, model.schema, model.job.tables, tables, file)
+            sizes = sum(weight.nbytes for weight in parts.tables.values()), file.stat().st_size
         settings = model.job.train
         reader = EvaluationReader(
             model.schema, open_shards(model.job.location(split)), evaluation_batch(settings.batch_size)

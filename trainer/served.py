@@ -39,9 +39,10 @@ def parts_of(trainee: Trainee) -> Parts:
     )
 
 
-def scorer_of(trainee: Trainee, schema: Schema, config: TablesConfig, precision: Precision, file: Path) -> Scorer:
-    """A scorer on CPU whose tables are written to `file`; it takes the dense part of the model over."""
-    parts = parts_of(trainee)
+def scorer_of(
+    trainee: Trainee, parts: Parts, schema: Schema, config: TablesConfig, precision: Precision, file: Path
+) -> Scorer:
+    """A scorer on CPU whose tables are written to `file`, of a model and its parts; it takes the dense part over."""
     write_tables(parts.tables, schema, config, precision, file)
     tables = ServedTables(schema, config, precision, file, parts.ids)
     tables.columns.load_state_dict(trainee.recommender.tables.get_submodule("columns").state_dict())
