@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
+import numpy as np
 import xxhash
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -90,11 +91,27 @@ class DataConfig(Config):
     )
 
 
+KNOTS = 128
+"""Most pieces that the knots of a number bound"""
+
+
 class Moments(Config):
-    """Mean and standard deviation of a number field, transformed, over the training rows that have it."""
+    """Of a number field, transformed, over the training rows that have it."""
 
     mean: float = 0.0
     std: float = Field(1.0, gt=0)
+    knots: list[float] = Field(
+        [], description="some of the transformed numbers, ascending: each frequent one, and quantiles of the others"
+    )
+
+    def standardised_knots(self, pieces: int) -> list[float]:
+        """Knots of at most so many pieces, evenly among those that were learned, as fp32 tells them apart."""
+        if not pieces or len(self.knots) < 2:
+            return []
+        places = np.linspace(0, len(self.knots) - 1, min(pieces + 1, len(self.knots))).round().astype(np.int64)
+        scaled = (np.array(self.knots)[places] - self.mean) / self.std
+        chosen: list[float] = np.unique(scaled.astype(np.float32)).tolist()
+        return chosen
 
 
 class Pattern(Config):

@@ -18,7 +18,7 @@ from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
 
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.embeddings.managed.ids import ManagedIds
-from asymdiffrec.embeddings.tables import FieldColumns, TablesConfig, embedding_bag_configs, number_widths
+from asymdiffrec.embeddings.tables import FieldColumns, TablesConfig, embedding_bag_configs
 
 Precision = Literal["fp32", "fp16", "int8", "int4"]
 ALIGNMENT = 1
@@ -94,9 +94,8 @@ class ServedTables(nn.Module):
         self.operator.weights_host, self.operator.weight_initialized = self.bytes, True
         dims = {table.name: table.embedding_dim for table in tables}
         self.dims = [dims[schema.table(name)] for name in self.hashed]
-        widths = number_widths(schema, config)
-        self.columns = FieldColumns(schema, widths, config.init_std)
-        self.widths = self.dims + widths
+        self.columns = FieldColumns(schema, config)
+        self.widths = self.dims + self.columns.number_widths
         self.managed = {name: _managed(schema, config, name, own) for name, own in (ids or {}).items()}
         self.table_of = {name: schema.table(name) for name in self.hashed}
 

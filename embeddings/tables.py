@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
@@ -12,7 +13,7 @@ from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
-from asymdiffrec.datasets.schema import Config, IdListConfig, Schema
+from asymdiffrec.datasets.schema import KNOTS, Config, IdListConfig, Schema
 from asymdiffrec.embeddings.initial import COLUMNS
 from asymdiffrec.embeddings.managed.ids import ManagedConfig
 from asymdiffrec.embeddings.managed.lookup import ManagedTables
@@ -70,6 +71,13 @@ class TablesConfig(Config):
     dtype: Dtype = Field("fp32", description="type of the weights; the optimizer's state is fp32 in any case")
     kernels: tuple[Kernel, ...] = Field(
         ("fused",), min_length=1, description="on GPUs, where the planner may put the rows of tables; see per_table"
+    )
+    number_pieces: int = Field(
+        64,
+        ge=0,
+        le=KNOTS,
+        description="pieces of the curve that a number's embedding follows, between values that are learned with the "
+        "schema; 0: a line",
     )
     communication: Dtype = Field(
         "fp32", description="how embeddings travel between ranks; with fp16 their gradients do as bf16, on CPUs as fp16"
@@ -144,9 +152,11 @@ def embedding_bag_configs(schema: Schema, config: TablesConfig) -> list[Embeddin
     return list(tables.values())
 
 
-def number_widths(schema: Schema, config: TablesConfig) -> list[int]:
-    """The columns of each number field."""
-    return [field.embedding_dim or config.embedding_dim for field in schema.numbers.values()]
+def number_embeddings(schema: Schema, config: TablesConfig) -> NumberEmbeddings:
+    """Of all number fields, in the schema's order."""
+    widths = [field.embedding_dim or config.embedding_dim for field in schema.numbers.values()]
+    knots = [schema.moments(name).standardised_knots(config.number_pieces) for name in schema.numbers]
+    return NumberEmbeddings(widths, config.init_std, knots)
 
 
 def _filled_when_sharded(weight: torch.Tensor) -> torch.Tensor:
@@ -155,20 +165,45 @@ def _filled_when_sharded(weight: torch.Tensor) -> torch.Tensor:
 
 
 class NumberEmbeddings(nn.Module):
-    """number * direction + bias, with both learned for each number field; zero where the number is missing."""
+    """A curve for each number field, number * direction + bias + its pieces; zero where the number is missing.
+
+    A piece k between two knots adds clamp((number - knot_k) / (knot_k+1 - knot_k), 0, 1) * piece_k: the encoding of
+    Gorishniy et al., "On Embeddings for Numerical Features" (NeurIPS 2022), beside the line, which goes on beyond the
+    knots. Pieces start at zero, so that a number begins as a line.
+    """
 
     field_of_column: torch.Tensor
+    start: torch.Tensor
+    length: torch.Tensor
+    kept: torch.Tensor | None
 
-    def __init__(self, widths: Sequence[int], std: float) -> None:
+    def __init__(self, widths: Sequence[int], std: float, knots: Sequence[Sequence[float]] = ()) -> None:
+        """widths: D_n of each field; knots: of each field, ascending, or none for lines."""
         super().__init__()
+        self.widths = list(widths)
         self.direction = nn.Parameter(torch.randn(sum(widths)) * std)
         self.bias = nn.Parameter(torch.zeros(sum(widths)))
-        fields = torch.arange(len(widths)).repeat_interleave(torch.tensor(widths))
+        fields = torch.arange(len(widths)).repeat_interleave(torch.tensor(widths, dtype=torch.int64))
         self.register_buffer("field_of_column", fields, persistent=False)
+        pieces = max((len(own) - 1 for own in knots), default=0)
+        self.pieces = nn.Parameter(torch.zeros(len(widths), pieces, max(widths))) if pieces > 0 else None
+        # Where a field has fewer, the rest are of infinite length: no number gets anywhere on them.
+        start, length = torch.zeros(len(widths), max(0, pieces)), torch.full((len(widths), max(0, pieces)), math.inf)
+        for field, own in enumerate(knots):
+            at = torch.tensor(own)
+            start[field, : len(at) - 1], length[field, : len(at) - 1] = at[:-1], at.diff()
+        self.register_buffer("start", start, persistent=False)
+        self.register_buffer("length", length, persistent=False)
+        kept = torch.cat([torch.arange(width) + max(widths) * field for field, width in enumerate(widths)])
+        self.register_buffer("kept", kept if len(set(widths)) > 1 else None, persistent=False)
 
     def forward(self, numbers: torch.Tensor, missing: torch.Tensor) -> torch.Tensor:
         """`numbers` and `missing`, both [B, number fields], to [B, sum of their D_n]."""
         value = numbers[:, self.field_of_column] * self.direction + self.bias
+        if self.pieces is not None:
+            passed = ((numbers[:, :, None] - self.start) / self.length).clamp(0, 1)
+            curves = torch.einsum("bnk,nkd->bnd", passed, self.pieces).flatten(1)
+            value = value + (curves if self.kept is None else curves[:, self.kept])
         return torch.where(missing[:, self.field_of_column], value.new_zeros(()), value)
 
 
@@ -180,7 +215,7 @@ class FieldColumns(nn.Module):
     weights, the weights are divided already, see `Batch.ids`.
     """
 
-    def __init__(self, schema: Schema, number_widths: Sequence[int], std: float) -> None:
+    def __init__(self, schema: Schema, config: TablesConfig) -> None:
         super().__init__()
         hashed = schema.hashed
         self.hashed = list(hashed)
@@ -189,7 +224,12 @@ class FieldColumns(nn.Module):
             for name, field in hashed.items()
             if isinstance(field, IdListConfig) and field.pooling == "mean" and not schema.weighted
         }
-        self.numbers = NumberEmbeddings(number_widths, std) if number_widths else None
+        self.numbers = number_embeddings(schema, config) if schema.numbers else None
+
+    @property
+    def number_widths(self) -> list[int]:
+        """The columns of each number field."""
+        return self.numbers.widths if self.numbers else []
 
     def forward(
         self, sums: Sequence[KeyedTensor], ids: KeyedJaggedTensor, numbers: torch.Tensor, missing: torch.Tensor
@@ -229,9 +269,9 @@ class FieldTables(nn.Module):
         if managed:
             self.managed = ManagedTables(managed, config.managed, schema.weighted)
         update_in_backward(config.optimizer, self.parameters())
-        widths = number_widths(schema, config)
-        self.columns = FieldColumns(schema, widths, config.init_std)
-        self.widths = [table.embedding_dim for table in tables for _ in table.feature_names] + widths
+        self.columns = FieldColumns(schema, config)
+        hashed_widths = [table.embedding_dim for table in tables for _ in table.feature_names]
+        self.widths = hashed_widths + self.columns.number_widths
 
     def forward(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """A batch with `ids`, `numbers` and `missing` to (clean [B, sum D_n], missing [B, N]); zeros where missing.

@@ -15,9 +15,10 @@ from asymdiffrec.datasets import columns
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.hashing import splitmix64
 from asymdiffrec.datasets.learn.distinct import Distinct
+from asymdiffrec.datasets.learn.distribution import Distribution
 from asymdiffrec.datasets.learn.frequent import RowCounts
 from asymdiffrec.datasets.lookups import Lookups
-from asymdiffrec.datasets.schema import IdConfig, IdListConfig, Moments, NumberConfig
+from asymdiffrec.datasets.schema import KNOTS, IdConfig, IdListConfig, Moments, NumberConfig
 from asymdiffrec.datasets.vocabulary import Vocabulary
 
 
@@ -68,6 +69,7 @@ class Numbers(Summary):
         self._field = field
         self._count, self._mean, self._squares = 0, 0.0, 0.0
         self._least, self._most = math.inf, -math.inf
+        self._distribution = Distribution(np.empty(0), np.empty(0, np.int64))
 
     def look(self, column: pa.Array, weights: pa.Array | None, place: str) -> Look:
         values = columns.floats(column)
@@ -85,27 +87,29 @@ class Numbers(Summary):
         scaled = columns.transformed(present, self._field.transform)
         mean = float(scaled.mean())
         squares = float(np.square(scaled - mean).sum())
-        return Look(missing, values, (len(present), mean, squares, float(present.min()), float(present.max())))
+        extremes = float(present.min()), float(present.max())
+        return Look(missing, values, (len(present), mean, squares, *extremes, Distribution.of(scaled)))
 
-    def _add(self, found: tuple[int, float, float, float, float] | None) -> None:
+    def _add(self, found: tuple[int, float, float, float, float, Distribution] | None) -> None:
         if found is None:
             return
-        count, mean, squares, least, most = found
+        count, mean, squares, least, most, distribution = found
         apart, together = mean - self._mean, self._count + count
         self._squares += squares + apart**2 * self._count * count / together
         self._mean += apart * count / together
         self._count = together
         self._least, self._most = min(self._least, least), max(self._most, most)
+        self._distribution = self._distribution.and_of(distribution)
 
     @property
     def moments(self) -> Moments:
         """A number that never varies gets a standard deviation of 1, so that it standardises to 0."""
         std = math.sqrt(self._squares / self._count) if self._least < self._most else 0.0
-        return Moments(mean=self._mean, std=std or 1.0)
+        return Moments(mean=self._mean, std=std or 1.0, knots=self._distribution.knots(KNOTS))
 
     def report(self) -> dict[str, Any]:
         extremes = {"min": self._least, "max": self._most} if self.present else {}
-        return self.moments.model_dump() | extremes
+        return self.moments.model_dump(exclude={"knots"}) | extremes
 
 
 HOT = 0.9

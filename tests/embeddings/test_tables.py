@@ -1,11 +1,12 @@
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from asymdiffrec.datasets.schema import FieldsConfig
+from asymdiffrec.datasets.schema import FieldsConfig, Learned
 from asymdiffrec.embeddings.tables import FieldTables, TablesConfig, embedding_bag_configs
 
 ID = {"type": "id", "rows": 5}
@@ -112,6 +113,34 @@ def test_numbers():
     y.sum().backward()
     assert not tables.columns.numbers.direction.grad[:3].any()
     assert torch.equal(tables.columns.numbers.bias.grad[3:], (~missing[:, 1]).sum().float().expand(16))
+
+
+KNOTS = {"x": [1.0, 2.0, 4.0, 4.5], "y": [-3.0, 0.0]}
+
+
+@pytest.mark.parametrize("dims", [{}, {"x": 3}])
+def test_a_number_follows_a_curve(dims):
+    fields = {name: {"type": "number", "embedding_dim": dims.get(name)} for name in ("x", "y")}
+    moments = {"x": {"mean": 1.0, "std": 2.0, "knots": KNOTS["x"]}, "y": {"knots": KNOTS["y"]}}
+    learned = Learned.model_validate({"rows": {"train": 9}, "label_rate": 0.5, "numbers": moments})
+    config = FieldsConfig.model_validate({"fields": {"a": ID, **fields}})
+    torch.manual_seed(0)
+    tables = FieldTables(config.to_schema(learned), TablesConfig())
+    curve = tables.columns.numbers
+    assert curve.pieces.shape == (2, 3, 16)
+    numbers, missing = torch.randn(50, 2) * 3, torch.zeros(50, 2, dtype=torch.bool)
+    line = numbers_only(tables, numbers, missing)
+    for (column, found), direction in zip(enumerate(line), curve.direction.split(tables.widths[1:]), strict=True):
+        assert torch.equal(found, numbers[:, column : column + 1] * direction), "it starts as a line"
+    with torch.no_grad():
+        curve.pieces.normal_()
+        bent = numbers_only(tables, numbers, missing)
+    scaled = {"x": (np.array(KNOTS["x"]) - 1) / 2, "y": np.array(KNOTS["y"])}
+    for place, (name, knots) in enumerate(scaled.items()):
+        pieces = curve.pieces[place, : len(knots) - 1, : tables.widths[1 + place]].detach().numpy()
+        heights = np.concatenate([np.zeros((1, pieces.shape[1])), pieces.cumsum(0)])
+        expected = np.stack([np.interp(numbers[:, place], knots, height) for height in heights.T], 1)
+        assert np.allclose((bent[place] - line[place]).detach(), expected, atol=1e-5), name
 
 
 def test_numbers_start_from_torchs_seed():
