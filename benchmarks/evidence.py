@@ -40,7 +40,8 @@ SHARES = (0.0, 0.1, 0.3, 0.5, 0.7)
 TREES = ("benchmarks.rivals.boosting:boosting", "benchmarks.rivals.boosting:boosting_dropped")
 NETWORKS = ("benchmarks.rivals.autoencoder:Autoencoder", "benchmarks.rivals.contrastive:Contrastive")
 RIVALS = ("base", "indicators", "mean", "dropout", "augment", *TREES, *NETWORKS, "gaussian")
-PARTS = ("no_recon", "no_aux", "no_distil", "no_step", "no_gate", "let_through", "symmetric")
+PARTS = ("with_recon", "no_aux", "no_distil", "no_step", "no_gate")
+PUBLISHED = ("published", "no_recon", "let_through", "symmetric")
 REFERENCES = ("base", "augment", "boosting_dropped")
 SPLITS = ("train", "valid", "test")
 
@@ -52,7 +53,7 @@ class Study:
     title: str
     prepare: Callable[[Path, Path], Any]
     """Makes it in a new folder, of the folder of raw data"""
-    variants: tuple[str, ...] = (*RIVALS, "asymdiff", *PARTS)
+    variants: tuple[str, ...] = (*RIVALS, "asymdiff", *PARTS, *PUBLISHED)
     seeds: int = 5
     outages: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
@@ -110,7 +111,7 @@ STUDIES = {
     "synthetic": Study(
         "A synthetic click log whose best is known",
         lambda out, data: prepare_synthetic(out, rows=200_000),
-        ("benchmarks.rivals.oracle:oracle", *RIVALS, "asymdiff", "no_recon", "no_aux", "no_distil"),
+        ("benchmarks.rivals.oracle:oracle", *RIVALS, "asymdiff", "with_recon", "no_aux", "no_distil", "published"),
     ),
 }
 

@@ -56,10 +56,12 @@ class AsymmetricDiffusion(nn.Module):
         latent_dim = self.extractor.latent_dim
         self.head = perceptron([latent_dim, *model.head, 1])
         if diffusion.variant == "asymdiff":
+            of_fields, sees = diffusion.space == "fields", diffusion.fields_in_denoiser and diffusion.noise == "fields"
             self.denoiser = Denoiser(
                 len(widths),
-                sum(widths) if diffusion.space == "fields" else latent_dim,
+                sum(widths) if of_fields else latent_dim,
                 diffusion.denoiser_hidden,
+                columns=sum(widths) if sees and not of_fields else 0,
                 gate=diffusion.gate,
                 told=diffusion.step_in_denoiser,
             )
@@ -88,7 +90,7 @@ class AsymmetricDiffusion(nn.Module):
             parts = self.parts(clean, missing, label, weight, sample_index)
             if self.config.fill == "mean":
                 parts["fill"] = self.fill.loss(clean, missing, weight)
-        # A weight of 0 multiplies, it does not skip: workers in step expect a gradient for every parameter.
+        # Of these a weight of 0 multiplies, it does not skip: workers in step expect a gradient for every parameter.
         loss = sum((self.weights.get(name, 1.0) * part for name, part in parts.items()), start=clean.new_zeros(()))
         return loss, {"loss": loss.detach(), **{f"loss_{name}": part.detach() for name, part in parts.items()}}
 
@@ -96,8 +98,9 @@ class AsymmetricDiffusion(nn.Module):
         """Logits [B] of samples with whatever they lack: f(g([m, h(x)])); x [B, sum D_n], missing [B, N] bool."""
         if self.config.variant != "asymdiff":
             return self.logit(self.latent(x, missing))
-        noisy = self.latent(x, missing) if self.config.space == "latent" else self._filled(x, missing)
-        return self._logit_of_denoised(self.denoiser(missing.to(x.dtype), noisy), missing)
+        filled, s = self._filled(x, missing), missing.to(x.dtype)
+        noisy = filled if self.config.space == "fields" else self._extracted(filled, missing)
+        return self._logit_of_denoised(self.denoiser(s, noisy, filled), missing)
 
     def parts(
         self, clean: Tensor, missing: Tensor, label: Tensor, weight: Tensor, sample_index: Tensor
@@ -110,47 +113,54 @@ class AsymmetricDiffusion(nn.Module):
             noisy_latent = self.latent(*self.process(clean, missing, sample_index))
             return {"main": prediction_loss(self.logit(noisy_latent), label, weight)}
         if variant == "augment":
-            clean_latent, noisy_latent, _ = self.both_latents(clean, missing, sample_index)
+            clean_latent, noisy_latent, *_ = self.both_latents(clean, missing, sample_index)
             return {
                 "main": prediction_loss(self.logit(clean_latent), label, weight),
                 "aux": prediction_loss(self.logit(noisy_latent), label, weight),
             }
-        clean_latent, origin, noisy, s = self._noised(clean, missing, sample_index)
+        clean_latent, origin, noisy, s, x = self._noised(clean, missing, sample_index)
         clean_logit = self.logit(clean_latent)
-        denoised = self.denoiser(s, noisy)
+        denoised = self.denoiser(s, noisy, x)
         denoised_logit = self._logit_of_denoised(denoised, s)
-        if self.config.detach_reconstruction:
-            # L_aux and L_distil go on to the extractor, so the denoiser, small beside it, runs twice.
-            denoised, origin = self.denoiser(s, noisy.detach()), origin.detach()
-        return {
+        found = {
             "main": prediction_loss(clean_logit, label, weight),
-            "recon": reconstruction_loss(denoised, origin, weight),
             "aux": prediction_loss(denoised_logit, label, weight),
             "distil": distillation_loss(clean_logit, denoised_logit, weight),
         }
+        if not self.weights["recon"]:
+            return found
+        if self.config.detach_reconstruction:
+            # L_aux and L_distil go on to the extractor, so the denoiser, small beside it, runs twice.
+            denoised, origin = self.denoiser(s, noisy.detach(), x.detach()), origin.detach()
+        return {**found, "recon": reconstruction_loss(denoised, origin, weight)}
 
-    def _noised(self, clean: Tensor, missing: Tensor, sample_index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """z_0, what the denoiser is to restore, it with noise, and s [B, N] in [0, 1]."""
+    def _noised(
+        self, clean: Tensor, missing: Tensor, sample_index: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """z_0, what the denoiser is to restore, it with noise, s [B, N] in [0, 1], and x_t."""
         if self.config.noise == "gaussian":
             clean_latent = self.latent(clean, missing)
             noisy, t = self.gaussian(clean_latent, sample_index)
-            return clean_latent, clean_latent, noisy, torch.maximum(missing.to(clean.dtype), t[:, None])
+            return clean_latent, clean_latent, noisy, torch.maximum(missing.to(clean.dtype), t[:, None]), clean
         if self.config.space == "fields":
             noisy, step = self.process(clean, missing, sample_index)
-            origin = self._filled(clean, missing)
-            return self.latent(clean, missing), origin, self._filled(noisy, step), step.to(clean.dtype)
-        clean_latent, noisy_latent, step = self.both_latents(clean, missing, sample_index)
-        return clean_latent, clean_latent, noisy_latent, step.to(clean.dtype)
+            filled = self._filled(noisy, step)
+            return self.latent(clean, missing), self._filled(clean, missing), filled, step.to(clean.dtype), filled
+        clean_latent, noisy_latent, step, noisy = self.both_latents(clean, missing, sample_index)
+        return clean_latent, clean_latent, noisy_latent, step.to(clean.dtype), noisy
 
-    def both_latents(self, clean: Tensor, missing: Tensor, sample_index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """z_0 and z_t [B, Z], and s [B, N] bool."""
+    def both_latents(
+        self, clean: Tensor, missing: Tensor, sample_index: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """z_0 and z_t [B, Z], s [B, N] bool, and x_t [B, sum D_n]."""
         if _goes_as_one_batch(clean):
             views, step = self.process(clean, missing, sample_index, both_as=_computed_in(clean))
-            clean_latent, noisy_latent = self.latent(views, torch.cat([missing, step])).chunk(2)
-        else:
-            noisy, step = self.process(clean, missing, sample_index)
-            noisy_latent, clean_latent = self.latent(noisy, step), self.latent(clean, missing)
-        return clean_latent, noisy_latent, step
+            views = self._filled(views, both := torch.cat([missing, step]))
+            clean_latent, noisy_latent = self._extracted(views, both).chunk(2)
+            return clean_latent, noisy_latent, step, views.chunk(2)[1]
+        noisy, step = self.process(clean, missing, sample_index)
+        noisy = self._filled(noisy, step)
+        return self.latent(clean, missing), self._extracted(noisy, step), step, noisy
 
     def latent(self, x: Tensor, step: Tensor) -> Tensor:
         """h [B, Z] of vectors of fields [B, sum D_n], zero where step [B, N] says that a field is missing."""

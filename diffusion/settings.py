@@ -35,7 +35,10 @@ class LossWeights(Config):
     """Weights of the parts of the objective; a variant uses those of the parts that it has."""
 
     main: NonNegativeFloat = Field(default=1.0, description="prediction from the sample as it is")
-    recon: NonNegativeFloat = Field(default=1.0, description="squared error of what was denoised")
+    recon: NonNegativeFloat = Field(
+        default=0.0,
+        description="squared error of what was denoised; published with 1, but it costs AUC: docs/evidence.md",
+    )
     aux: NonNegativeFloat = Field(default=1.0, description="prediction from the sample with fields dropped")
     distil: NonNegativeFloat = Field(
         default=1.0, description="divergence of that prediction from the one on the sample as it is"
@@ -70,8 +73,12 @@ class DiffusionConfig(Config):
     )
     denoiser_hidden: PositiveInt = Field(default=64, description="width of the denoiser's hidden layer")
     step_in_denoiser: bool = Field(default=True, description="tell the denoiser which fields are missing or dropped")
+    fields_in_denoiser: bool = Field(
+        default=True,
+        description="show the denoiser of a latent the vectors of the fields that are there, too; false: as published",
+    )
     gate: bool = Field(default=True, description="the denoiser passes on a complete sample as it is")
     detach_reconstruction: bool = Field(
         default=True,
-        description="the reconstruction loss trains the denoiser alone; false: the extractor, too (may diverge)",
+        description="a reconstruction loss trains the denoiser alone; false: the extractor, too (may diverge)",
     )

@@ -19,14 +19,16 @@ Rival = Callable[[Job, Learned, Sequence[Scenario], int], np.ndarray]
 """Learns from the training split of a job by other means, with a seed; what it gives are its scores as logits for the
 rows of the test split in order, [scenarios, rows]"""
 
+_PUBLISHED = "diffusion.fields_in_denoiser=false"
+
 NAMED: dict[str, tuple[str, str]] = {
     "base": ("diffusion.variant=base", "the base model"),
     "indicators": ("diffusion.variant=base diffusion.step_in_extractor=true", "base, told which fields are missing"),
     "mean": ("diffusion.variant=base diffusion.fill=mean", "base, with a field's mean vector where it is missing"),
     "dropout": ("diffusion.variant=dropout", "base, trained on samples with fields dropped"),
     "augment": ("diffusion.variant=augment", "on those and on samples as they are, told which fields are there"),
-    "asymdiff": ("diffusion.variant=asymdiff", "AsymDiffRec: augment with a denoiser"),
-    "no_recon": ("diffusion.weights.recon=0", "asymdiff without its reconstruction loss"),
+    "asymdiff": ("diffusion.variant=asymdiff", "augment with a denoiser (AsymDiffRec, improved)"),
+    "with_recon": ("diffusion.weights.recon=1", "asymdiff with a reconstruction loss, too"),
     "no_aux": ("diffusion.weights.aux=0", "asymdiff without its loss of predicting from what was denoised"),
     "no_distil": ("diffusion.weights.distil=0", "asymdiff without distillation"),
     "no_step": (
@@ -34,9 +36,23 @@ NAMED: dict[str, tuple[str, str]] = {
         "asymdiff told of no field",
     ),
     "no_gate": ("diffusion.gate=false", "asymdiff whose denoiser changes complete samples, too"),
-    "let_through": ("diffusion.detach_reconstruction=false", "asymdiff whose reconstruction trains the extractor, too"),
-    "symmetric": ("diffusion.space=fields", "asymdiff that restores the vectors of fields in place of the latent"),
-    "gaussian": ("diffusion.noise=gaussian", "asymdiff with normal noise on the latent (DiffRec)"),
+    "published": (
+        f"{_PUBLISHED} diffusion.weights.recon=1",
+        "AsymDiffRec as published: its denoiser sees the latent alone, and has a reconstruction loss",
+    ),
+    "no_recon": (_PUBLISHED, "published without its reconstruction loss"),
+    "let_through": (
+        f"{_PUBLISHED} diffusion.weights.recon=1 diffusion.detach_reconstruction=false",
+        "published, and the reconstruction loss trains the extractor, too",
+    ),
+    "symmetric": (
+        "diffusion.space=fields diffusion.weights.recon=1",
+        "published, but restores the vectors of fields in place of the latent",
+    ),
+    "gaussian": (
+        "diffusion.noise=gaussian diffusion.weights.recon=1",
+        "published, but with normal noise on the latent (DiffRec)",
+    ),
 }
 """Settings, and what they make"""
 

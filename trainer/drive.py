@@ -38,7 +38,8 @@ FIXED = (
     *("data.lanes", "data.window", "fields", "model", "train.seed", "train.batch_size", "train.accumulate"),
     *("tables.embedding_dim", "tables.optimizer.name", "tables.managed", "tables.managed_tables"),
     *("diffusion.variant", "diffusion.options", "diffusion.denoiser_hidden", "diffusion.space", "diffusion.fill"),
-    *("diffusion.step_in_extractor", "diffusion.step_in_denoiser"),
+    *("diffusion.step_in_extractor", "diffusion.step_in_denoiser", "diffusion.fields_in_denoiser"),
+    "tables.number_pieces",
 )
 """Values on which a checkpoint's shapes or the order of the samples depend: they are a run's for good."""
 

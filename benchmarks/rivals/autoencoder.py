@@ -36,7 +36,7 @@ class Autoencoder(AsymmetricDiffusion):
         return {
             "main": prediction_loss(self.score(clean, missing), label, weight),
             "aux": prediction_loss(self.score(noisy, step), label, weight),
-            "recon": (weight * error.sum(1) / known.sum(1).clamp(min=1)).mean(),
+            "made": (weight * error.sum(1) / known.sum(1).clamp(min=1)).mean(),
         }
 
     def score(self, x: Tensor, missing: Tensor) -> Tensor:

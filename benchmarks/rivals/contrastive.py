@@ -18,7 +18,7 @@ class Contrastive(AsymmetricDiffusion):
     def parts(
         self, clean: Tensor, missing: Tensor, label: Tensor, weight: Tensor, sample_index: Tensor
     ) -> dict[str, Tensor]:
-        clean_latent, noisy_latent, _ = self.both_latents(clean, missing, sample_index)
+        clean_latent, noisy_latent, *_ = self.both_latents(clean, missing, sample_index)
         likeness = F.normalize(clean_latent.float()) @ F.normalize(noisy_latent.float()).t()
         found = F.cross_entropy(
             likeness / self.config.options.get("temperature", TEMPERATURE),

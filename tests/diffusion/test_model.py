@@ -26,6 +26,8 @@ SETTINGS = {
     "filled": {"fill": "mean"},
     "gaussian": {"noise": "gaussian"},
     "symmetric": {"space": "fields"},
+    "published": {"fields_in_denoiser": False},
+    "without reconstruction": {"weights": {}},
     "no gate": {"gate": False},
     "told nothing": {"step_in_extractor": False, "step_in_denoiser": False},
 }
@@ -36,7 +38,8 @@ NO_WEIGHT = {"main": 0, "recon": 0, "aux": 0, "distil": 0}
 def build(name: str = "mlp", **diffusion) -> AsymmetricDiffusion:
     torch.manual_seed(1)
     model = ModelConfig.model_validate({"extractor": {"name": name, "latent": 16}, "head": [8]})
-    return AsymmetricDiffusion(WIDTHS, model, DiffusionConfig.model_validate(diffusion), seed=5)
+    settings = DiffusionConfig.model_validate({"weights": {"recon": 1}, **diffusion})
+    return AsymmetricDiffusion(WIDTHS, model, settings, seed=5)
 
 
 def shaken(model: AsymmetricDiffusion) -> AsymmetricDiffusion:
@@ -91,7 +94,7 @@ def test_the_parts_of_asymdiff_by_the_equations() -> None:
     noisy, step = model.process(clean, missing, index)
     assert (step & ~missing).any()
     m, s = missing.float(), step.float()
-    clean_latent, denoised = model.extractor(clean, m), model.denoiser(s, model.extractor(noisy, s))
+    clean_latent, denoised = model.extractor(clean, m), model.denoiser(s, model.extractor(noisy, s), noisy)
     p, q = (model.head(latent).squeeze(1).sigmoid() for latent in (clean_latent, denoised))
 
     def mean(part: Tensor) -> Tensor:
@@ -254,7 +257,7 @@ def test_scores_of_incomplete_samples_pass_the_denoiser() -> None:
     model = shaken(build())
     clean, missing, _, _, _ = samples(missing_rate=0.4)
     m = missing.float()
-    expected = model.head(model.denoiser(m, model.extractor(clean, m))).squeeze(1)
+    expected = model.head(model.denoiser(m, model.extractor(clean, m), clean)).squeeze(1)
     torch.testing.assert_close(model.score(clean, missing), expected)
 
 

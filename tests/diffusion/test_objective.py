@@ -1,3 +1,4 @@
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,32 +10,34 @@ from asymdiffrec.diffusion.objective import distillation_loss, prediction_loss, 
 logits = st.floats(-20, 20, width=32)
 
 
-def trained_denoiser(fields: int = 4, latent: int = 6) -> Denoiser:
+def trained_denoiser(fields: int = 4, latent: int = 6, columns: int = 0) -> Denoiser:
     torch.manual_seed(0)
-    denoiser = Denoiser(fields, latent, hidden=8)
+    denoiser = Denoiser(fields, latent, hidden=8, columns=columns)
     for parameter in denoiser.parameters():
         torch.nn.init.normal_(parameter)
     return denoiser
 
 
 def test_denoiser_passes_complete_samples_exactly_and_only_those() -> None:
-    z, s = torch.randn(32, 6), torch.zeros(32, 4)
+    z, s, x = torch.randn(32, 6), torch.zeros(32, 4), torch.randn(32, 5)
     s[16:, 2] = 1.0
-    denoised = trained_denoiser()(s, z)
+    denoised = trained_denoiser(columns=5)(s, z, x)
     assert torch.equal(denoised[:16], z[:16])
     assert (denoised[16:] != z[16:]).all()
 
 
-def test_denoiser_is_two_layers_of_the_concatenation() -> None:
-    denoiser, z, s = trained_denoiser(), torch.randn(9, 6), torch.ones(9, 4)
+@pytest.mark.parametrize("columns", [0, 5])
+def test_denoiser_is_two_layers_of_the_concatenation(columns: int) -> None:
+    denoiser, z, s, x = trained_denoiser(columns=columns), torch.randn(9, 6), torch.ones(9, 4), torch.randn(9, 5)
     first, last = denoiser.change.first, denoiser.change.rest[-1]
-    hidden = torch.cat([z, s], 1) @ torch.cat([first.x.weight, first.s.weight], 1).t() + first.x.bias
-    torch.testing.assert_close(denoiser(s, z), z + last(hidden.relu()))
+    weights = [first.x.weight, first.s.weight, *([denoiser.fields.weight] if columns else [])]
+    hidden = torch.cat([z, s, x[:, :columns]], 1) @ torch.cat(weights, 1).t() + first.x.bias
+    torch.testing.assert_close(denoiser(s, z, x), z + last(hidden.relu()))
 
 
 def test_denoiser_starts_as_the_identity_and_learns() -> None:
-    denoiser, z, s = Denoiser(4, 6, hidden=8), torch.randn(9, 6), torch.ones(9, 4)
-    denoised = denoiser(s, z)
+    denoiser, z, s = Denoiser(4, 6, hidden=8, columns=5), torch.randn(9, 6), torch.ones(9, 4)
+    denoised = denoiser(s, z, torch.randn(9, 5))
     assert torch.equal(denoised, z)
     denoised.sum().backward()
     assert all(parameter.grad is not None for parameter in denoiser.parameters())

@@ -72,7 +72,6 @@ def test_one_and_two_workers_and_every_sharding_agree(clicks: Path, tmp_path: Pa
     compared = {
         "loss",
         "loss_main",
-        "loss_recon",
         "loss_aux",
         "loss_distil",
         "valid/log_loss",

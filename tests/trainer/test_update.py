@@ -119,7 +119,7 @@ def test_products_in_bf16_learn_alike_and_leave_a_trace(clicks: Path, tmp_path: 
     rounded = train(clicks, tmp_path / "bf16", "train.precision=bf16", "train.profile=2")
     apart = [abs(mine["loss"] - theirs["loss"]) / theirs["loss"] for mine, theirs in zip(rounded, exact, strict=True)]
     assert 0 < max(apart) < 0.02
-    assert math.isfinite(rounded[-1]["loss_recon"])
+    assert math.isfinite(rounded[-1]["loss_distil"])
     trace = json.loads((tmp_path / "bf16" / "profile" / "worker-0.json").read_text())
     names = {event.get("name") for event in trace["traceEvents"]}
     assert {"## forward ##", "## backward ##", "aten::addmm"} <= names

@@ -17,7 +17,7 @@ def test_run_directory_holds_what_the_design_says(trained: Path) -> None:
     records = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     steps = [record for record in records if "loss" in record]
     assert [record["step"] for record in steps] == [*range(5, 36, 5), 36]
-    expected = {"epoch", "samples", "samples_per_second", "loss", "loss_main", "loss_recon", "loss_aux", "loss_distil"}
+    expected = {"epoch", "samples", "samples_per_second", "loss", "loss_main", "loss_aux", "loss_distil"}
     assert all(expected <= record.keys() for record in steps)
     assert all(0 < record["data_wait"] < 1 for record in steps)
     assert steps[-1]["samples"] == 36 * 256
