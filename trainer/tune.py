@@ -26,7 +26,7 @@ from asymdiffrec.cluster.side_by_side import side_by_side
 from asymdiffrec.datasets.documents import to_yaml
 from asymdiffrec.datasets.new_file import whole_file
 from asymdiffrec.datasets.reader import EvaluationReader
-from asymdiffrec.datasets.schema import IdConfig
+from asymdiffrec.datasets.schema import KNOTS, IdConfig
 from asymdiffrec.datasets.seen import seen_ids
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.trainer import drive
@@ -98,7 +98,7 @@ def space_of(job: Job) -> dict[str, list[Any]]:
     optimizer = job.tables.optimizer.model_dump(mode="json")
     space: dict[str, list[Any]] = {
         "diffusion.variant": ["base", "augment", "asymdiff", "asymdiff"],
-        "diffusion.weights.recon": [0.3, 1.0],
+        "diffusion.weights.recon": [0.0, 0.3],
         "diffusion.weights.aux": [0.3, 1.0],
         "diffusion.weights.distil": [0.0, 0.3, 1.0],
         "train.learning_rate": [scale * job.train.learning_rate for scale in (0.5, 1.0, 2.0)],
@@ -112,6 +112,8 @@ def space_of(job: Job) -> dict[str, list[Any]]:
         space["diffusion.forward.time"] = [
             {"law": "uniform", "low": 0.0, "high": high} for high in (0.3, 0.5, 0.8, 1.0)
         ]
+    if job.to_schema().numbers:
+        space["tables.number_pieces"] = sorted({0, 16, job.tables.number_pieces, KNOTS})
     if hidden is not None:
         space["model.extractor.hidden"] = [[scale * size for size in hidden] for scale in (1, 2)]
     for name in often_new(job):
