@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from asymdiffrec.diffusion.layers import StepMLP
+from asymdiffrec.diffusion.layers import StepMLP, Vectors, product
 
 
 class Denoiser(nn.Module):
@@ -27,10 +27,10 @@ class Denoiser(nn.Module):
         for parameter in self.change.rest.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, s: Tensor, z: Tensor, x: Tensor) -> Tensor:
+    def forward(self, s: Tensor, z: Tensor, x: Vectors) -> Tensor:
         """z'_0 [B, Z] of s [B, N], in [0, 1], z [B, Z] and x [B, columns]."""
         hidden = self.change.first(z, s[:, : self.step_width])
         if self.fields is not None:
-            hidden = torch.addmm(hidden, x, self.fields.weight.t())
+            hidden = hidden + product(self.fields, x)
         change = self.change.rest(hidden.relu_())
         return torch.addcmul(z, s.amax(dim=1, keepdim=True), change) if self.gate else z + change

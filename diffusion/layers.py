@@ -4,10 +4,47 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """x [B, C] of samples that differ in some columns alone: what is linear in x needs the common part once."""
+
+    common: Tensor
+    """[1, C], zero in the columns that differ"""
+    own: Tensor
+    """[B, the columns that differ]"""
+    columns: Tensor
+    """Which these are, int64"""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.own.dtype
+
+    def whole(self) -> Tensor:
+        """x [B, C]"""
+        return self.common.repeat(len(self.own), 1).index_copy_(1, self.columns, self.own)
+
+
+Vectors = Tensor | Candidates
+"""x [B, C], whole or in parts"""
+
+
+def whole(x: Vectors) -> Tensor:
+    return x.whole() if isinstance(x, Candidates) else x
+
+
+def product(layer: nn.Linear, x: Vectors) -> Tensor:
+    """The layer of x, [B, outputs]."""
+    if not isinstance(x, Candidates):
+        result: Tensor = layer(x)
+        return result
+    return torch.addmm(layer(x.common), x.own, layer.weight.t().index_select(0, x.columns))
 
 
 def perceptron(sizes: Sequence[int]) -> nn.Sequential:
@@ -35,9 +72,9 @@ class StepLinear(nn.Module):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
-    def forward(self, x: Tensor, s: Tensor) -> Tensor:
-        product = self.x(x)
-        return product if self.s is None else torch.addmm(product, s, self.s.weight.t())
+    def forward(self, x: Vectors, s: Tensor) -> Tensor:
+        of_x = product(self.x, x)
+        return of_x if self.s is None else torch.addmm(of_x, s, self.s.weight.t())
 
 
 class StepMLP(nn.Module):
@@ -48,5 +85,6 @@ class StepMLP(nn.Module):
         self.first = StepLinear(inputs, step_width, hidden[0])
         self.rest = perceptron([*hidden, outputs])
 
-    def forward(self, x: Tensor, s: Tensor) -> Tensor:
-        return self.rest(self.first(x, s).relu_())
+    def forward(self, x: Vectors, s: Tensor) -> Tensor:
+        hidden: Tensor = self.rest(self.first(x, s).relu_())
+        return hidden

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,12 @@ from asymdiffrec.diffusion.denoiser import Denoiser
 from asymdiffrec.diffusion.extractors.build import build_extractor
 from asymdiffrec.diffusion.forward import ForwardProcess, Patterns
 from asymdiffrec.diffusion.gaussian import GaussianProcess
-from asymdiffrec.diffusion.layers import perceptron
+from asymdiffrec.diffusion.layers import Candidates, Vectors, perceptron, whole
 from asymdiffrec.diffusion.objective import distillation_loss, prediction_loss, reconstruction_loss
 from asymdiffrec.diffusion.own import load_class
 from asymdiffrec.diffusion.settings import VARIANTS, DiffusionConfig, ModelConfig
+
+V = TypeVar("V", Tensor, Vectors)
 
 TOLD = ("augment", "asymdiff")
 """Variants whose extractor gets s where the settings do not say"""
@@ -95,11 +97,20 @@ class AsymmetricDiffusion(nn.Module):
         return loss, {"loss": loss.detach(), **{f"loss_{name}": part.detach() for name, part in parts.items()}}
 
     def score(self, x: Tensor, missing: Tensor) -> Tensor:
-        """Logits [B] of samples with whatever they lack: f(g([m, h(x)])); x [B, sum D_n], missing [B, N] bool."""
+        """Logits [B] of samples with whatever they lack: f(g([m, h(x), x])); x [B, sum D_n], missing [B, N] bool."""
+        return self._score(x, missing)
+
+    def score_candidates(self, x: Candidates, missing: Tensor) -> Tensor:
+        """As `score`, of samples that have fields in common; where the model allows it their part is computed once."""
+        shares = type(self) is AsymmetricDiffusion and self.extractor.takes_candidates
+        plain = self.config.fill == "zero" and self.config.space == "latent"
+        return self._score(x, missing) if shares and plain else self.score(x.whole(), missing)
+
+    def _score(self, x: Vectors, missing: Tensor) -> Tensor:
         if self.config.variant != "asymdiff":
             return self.logit(self.latent(x, missing))
         filled, s = self._filled(x, missing), missing.to(x.dtype)
-        noisy = filled if self.config.space == "fields" else self._extracted(filled, missing)
+        noisy = self._extracted(filled, missing) if self.config.space == "latent" else whole(filled)
         return self._logit_of_denoised(self.denoiser(s, noisy, filled), missing)
 
     def parts(
@@ -162,7 +173,7 @@ class AsymmetricDiffusion(nn.Module):
         noisy = self._filled(noisy, step)
         return self.latent(clean, missing), self._extracted(noisy, step), step, noisy
 
-    def latent(self, x: Tensor, step: Tensor) -> Tensor:
+    def latent(self, x: Vectors, step: Tensor) -> Tensor:
         """h [B, Z] of vectors of fields [B, sum D_n], zero where step [B, N] says that a field is missing."""
         return self._extracted(self._filled(x, step), step)
 
@@ -170,11 +181,11 @@ class AsymmetricDiffusion(nn.Module):
         """f [B] of latents [B, Z]"""
         return self.head(latent).squeeze(1).float()
 
-    def _extracted(self, x: Tensor, step: Tensor) -> Tensor:
+    def _extracted(self, x: Vectors, step: Tensor) -> Tensor:
         return self.extractor(x, step[:, : self.step_width].to(x.dtype))
 
-    def _filled(self, x: Tensor, step: Tensor) -> Tensor:
-        return self.fill(x, step) if self.config.fill == "mean" else x
+    def _filled(self, x: V, step: Tensor) -> V:
+        return self.fill(whole(x), step) if self.config.fill == "mean" else x
 
     def _logit_of_denoised(self, denoised: Tensor, step: Tensor) -> Tensor:
         return self.logit(self._extracted(denoised, step) if self.config.space == "fields" else denoised)

@@ -23,6 +23,8 @@ class Extractor(nn.Module, ABC):
     """
 
     latent_dim: int
+    takes_candidates = False
+    """Whether x may come as `Candidates`, where samples have columns in common"""
 
     @abstractmethod
     def forward(self, x: Tensor, s: Tensor) -> Tensor:

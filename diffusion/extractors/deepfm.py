@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from asymdiffrec.diffusion.extractors.base import Extractor, ExtractorConfig, Sizes, common_width
-from asymdiffrec.diffusion.layers import StepLinear, StepMLP
+from asymdiffrec.diffusion.layers import StepLinear, StepMLP, Vectors, whole
 
 
 class DeepFMConfig(ExtractorConfig):
@@ -26,6 +26,8 @@ class DeepFM(Extractor):
     FM is here weighed for each output (the paper's is the case of all ones).
     """
 
+    takes_candidates = True
+
     def __init__(self, widths: Sequence[int], step_width: int, *, hidden: Sequence[int], latent: int) -> None:
         super().__init__()
         self.latent_dim = latent
@@ -34,8 +36,9 @@ class DeepFM(Extractor):
         self.second = nn.Linear(self.width, latent, bias=False)
         self.deep = StepMLP(sum(widths), step_width, hidden, latent)
 
-    def forward(self, x: Tensor, s: Tensor) -> Tensor:
-        return self.first(x, s) + self.second(pair_products(x.unflatten(1, (-1, self.width)))) + self.deep(x, s)
+    def forward(self, x: Vectors, s: Tensor) -> Tensor:
+        pairs = pair_products(whole(x).unflatten(1, (-1, self.width)))
+        return self.first(x, s) + self.second(pairs) + self.deep(x, s)
 
 
 def pair_products(vectors: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from asymdiffrec.diffusion.extractors.base import Extractor, ExtractorConfig, Sizes, common_width
-from asymdiffrec.diffusion.layers import StepMLP, perceptron
+from asymdiffrec.diffusion.layers import StepMLP, Vectors, perceptron, whole
 
 
 class DLRMConfig(ExtractorConfig):
@@ -28,6 +28,8 @@ class DLRM(Extractor):
     it reads all of x, and s.
     """
 
+    takes_candidates = True
+
     def __init__(
         self, widths: Sequence[int], step_width: int, *, bottom: Sequence[int], top: Sequence[int], latent: int
     ) -> None:
@@ -38,9 +40,9 @@ class DLRM(Extractor):
         self.bottom = StepMLP(sum(widths), step_width, bottom, self.width)
         self.top = perceptron([self.width + vectors * (vectors - 1) // 2, *top, latent])
 
-    def forward(self, x: Tensor, s: Tensor) -> Tensor:
+    def forward(self, x: Vectors, s: Tensor) -> Tensor:
         dense = self.bottom(x, s)
-        vectors = torch.cat([dense, x], dim=1).unflatten(1, (-1, self.width))
+        vectors = torch.cat([dense, whole(x)], dim=1).unflatten(1, (-1, self.width))
         return self.top(torch.cat([dense, pair_dots(vectors)], dim=1))
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from asymdiffrec.diffusion.extractors.base import Extractor, ExtractorConfig, Sizes
-from asymdiffrec.diffusion.layers import StepMLP
+from asymdiffrec.diffusion.layers import StepMLP, Vectors
 
 
 class MLPConfig(ExtractorConfig):
@@ -22,10 +22,12 @@ class MLPConfig(ExtractorConfig):
 class MLP(Extractor):
     """z = MLP([x, s])."""
 
+    takes_candidates = True
+
     def __init__(self, widths: Sequence[int], step_width: int, *, hidden: Sequence[int], latent: int) -> None:
         super().__init__()
         self.latent_dim = latent
         self.deep = StepMLP(sum(widths), step_width, hidden, latent)
 
-    def forward(self, x: Tensor, s: Tensor) -> Tensor:
+    def forward(self, x: Vectors, s: Tensor) -> Tensor:
         return self.deep(x, s)

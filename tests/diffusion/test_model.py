@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from asymdiffrec.diffusion.extractors.build import EXTRACTORS
+from asymdiffrec.diffusion.layers import Candidates
 from asymdiffrec.diffusion.model import AsymmetricDiffusion, Recommender, diffusion_of
 from asymdiffrec.diffusion.objective import prediction_loss
 from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
@@ -374,3 +376,20 @@ def test_needs_neither_torchrec_nor_scipy_to_import() -> None:
         "import asymdiffrec.diffusion.model, asymdiffrec.diffusion.extractors.build"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
+
+
+@pytest.mark.parametrize("settings", [{"variant": "base"}, {"variant": "augment"}, {}, *SETTINGS.values()])
+@pytest.mark.parametrize("name", EXTRACTORS)
+def test_candidates_score_as_samples_of_their_own(name: str, settings: dict[str, Any]) -> None:
+    model = shaken(build(name, **settings))
+    clean, missing, *_ = samples()
+    own = [1, FIELDS - 1]
+    columns = torch.cat([torch.arange(WIDTH) + WIDTH * field for field in own])
+    shared = clean[:1].index_fill(1, columns, 0.0)
+    together = missing[:1].repeat(BATCH, 1).index_copy(1, torch.tensor(own), missing[:, own])
+    candidates = Candidates(shared, clean[:, columns], columns)
+    assert torch.equal(candidates.whole()[:, columns], clean[:, columns])
+    assert torch.equal(candidates.whole()[3].index_fill(0, columns, 0.0), shared[0])
+    with torch.no_grad():
+        found, expected = model.score_candidates(candidates, together), model.score(candidates.whole(), together)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
