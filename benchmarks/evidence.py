@@ -42,6 +42,7 @@ NETWORKS = ("benchmarks.rivals.autoencoder:Autoencoder", "benchmarks.rivals.cont
 RIVALS = ("base", "indicators", "mean", "dropout", "augment", *TREES, *NETWORKS, "gaussian")
 PARTS = ("with_recon", "no_aux", "no_distil", "no_step", "no_gate")
 PUBLISHED = ("published", "no_recon", "let_through", "symmetric")
+FEW = (*RIVALS, "asymdiff", "no_aux", "published")
 REFERENCES = ("base", "augment", "boosting_dropped")
 SPLITS = ("train", "valid", "test")
 
@@ -103,15 +104,16 @@ STUDIES = {
     "movielens-temporal": Study(
         "MovieLens-100K, the latest ratings to be predicted",
         partial(_movielens, split="temporal"),
+        FEW,
         seeds=8,
         unseen=("user_id",),
     ),
-    "movielens-gaps": Study("MovieLens-100K with 20 % of the fields missing, in training too", _with_gaps),
+    "movielens-gaps": Study("MovieLens-100K with 20 % of the fields missing, in training too", _with_gaps, FEW),
     "adult": Study("Adult (UCI)", _adult),
     "synthetic": Study(
         "A synthetic click log whose best is known",
         lambda out, data: prepare_synthetic(out, rows=200_000),
-        ("benchmarks.rivals.oracle:oracle", *RIVALS, "asymdiff", "with_recon", "no_aux", "no_distil", "published"),
+        ("benchmarks.rivals.oracle:oracle", *FEW),
     ),
 }
 

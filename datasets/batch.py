@@ -12,7 +12,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
 from asymdiffrec.datasets import gather
-from asymdiffrec.datasets.buffers import BufferPool
+from asymdiffrec.datasets.buffers import Buffers, Fresh
 from asymdiffrec.datasets.hashing import row_type
 from asymdiffrec.datasets.rows import Rows
 from asymdiffrec.datasets.schema import IdListConfig, Schema
@@ -75,7 +75,7 @@ def to_batches(
     schema: Schema,
     first_indices: Sequence[int],
     size: int | None = None,
-    buffers: BufferPool | None = None,
+    buffers: Buffers | None = None,
 ) -> list[Batch]:
     """S batches of L * E samples: batch s has from each lane, in their order, its rows `order[l, s]`.
 
@@ -83,7 +83,7 @@ def to_batches(
     padded to `size` samples where it is given, and lie in memory that `buffers` gives.
     """
     count, steps = order.shape[0] * order.shape[2], order.shape[1]
-    size, buffers = size or count, buffers or BufferPool()
+    size, buffers = size or count, buffers or Fresh()
     parts = {
         "lengths": buffers.empty(torch.int32, steps, len(schema.hashed), size),
         "numbers": buffers.empty(torch.float32, steps, size, len(schema.numbers)),
@@ -119,7 +119,7 @@ def to_batches(
 
 
 def _fill_ids(
-    sources: np.ndarray, order: np.ndarray, schema: Schema, parts: Mapping[str, torch.Tensor], buffers: BufferPool
+    sources: np.ndarray, order: np.ndarray, schema: Schema, parts: Mapping[str, torch.Tensor], buffers: Buffers
 ) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor] | None]:
     """Fills `lengths` and their rows of `missing`; gives the values of each step's KeyedJaggedTensor, and their weights
     where there are."""
@@ -130,6 +130,7 @@ def _fill_ids(
     for key, field in enumerate(fields):
         if isinstance(field, IdListConfig):
             gather.list_totals(sources[key, 1], order, most)
+    all_lengths, all_missing = Addresses(parts["lengths"]), Addresses(parts["missing"])
     starts = most.cumsum() - most
     together = buffers.empty(torch.int64, int(most.sum()))
     ends = together.data_ptr() + 8 * starts
@@ -137,11 +138,7 @@ def _fill_ids(
     for key, (name, field) in enumerate(schema.hashed.items()):
         found, offsets = sources[key]
         places.append((ends - together.data_ptr()) // 8)
-        lengths, missing, word = (
-            _addresses(parts["lengths"], key),
-            _addresses(parts["missing"], key),
-            row_type(schema.id_range(name)),
-        )
+        lengths, missing, word = all_lengths.of(key), all_missing.of(key), row_type(schema.id_range(name))
         if isinstance(field, IdListConfig):
             gather.fill_lists(found, offsets, order, ends, lengths, missing, word)
         else:
@@ -165,14 +162,20 @@ def _fill_others(sources: np.ndarray, order: np.ndarray, schema: Schema, parts: 
     """Fills `numbers` and their rows of `missing`, and what stands beside the fields."""
     width, skip = len(schema.numbers), len(schema.hashed)
     *_, label, weight, user = sources
+    numbers, all_missing = Addresses(parts["numbers"]).of(), Addresses(parts["missing"])
     for place, number in enumerate(sources[len(sources) - 3 - width : -3]):
-        missing = _addresses(parts["missing"], skip + place)
-        gather.fill_numbers(number[0], order, _addresses(parts["numbers"]), missing, place, width)
+        gather.fill_numbers(number[0], order, numbers, all_missing.of(skip + place), place, width)
     for name, column, word in (("label", label, np.int32), ("weight", weight, np.int32), ("user", user, np.int64)):
-        gather.fill_words(column[0], order, _addresses(parts[name]), word)
+        gather.fill_words(column[0], order, Addresses(parts[name]).of(), word)
 
 
-def _addresses(tensor: torch.Tensor, part: int = 0) -> np.ndarray:
-    """Where each tensor[step, part], or each tensor[step], lies in memory."""
-    inner = part * tensor.stride(1) if part else 0
-    return tensor.data_ptr() + (np.arange(len(tensor)) * tensor.stride(0) + inner) * tensor.itemsize
+class Addresses:
+    """Where the parts of a tensor [steps, parts, ...] lie in memory."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._steps = tensor.data_ptr() + np.arange(len(tensor)) * (tensor.stride(0) * tensor.itemsize)
+        self._part = tensor.stride(1) * tensor.itemsize if tensor.ndim > 1 else 0
+
+    def of(self, part: int = 0) -> np.ndarray:
+        """Of tensor[step, part], for each step."""
+        return self._steps + part * self._part

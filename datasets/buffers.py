@@ -5,9 +5,22 @@ from __future__ import annotations
 import weakref
 from math import prod
 from threading import Lock
+from typing import Protocol
 
 import numpy as np
 import torch
+
+
+class Buffers(Protocol):
+    def empty(self, dtype: torch.dtype, *shape: int) -> torch.Tensor:
+        """A tensor without content."""
+
+
+class Fresh:
+    """Memory that is used once."""
+
+    def empty(self, dtype: torch.dtype, *shape: int) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype)
 
 
 class BufferPool:

@@ -11,8 +11,10 @@ import torch
 from asymdiffrec.datasets.batch import to_batch
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.rows import decode
+from asymdiffrec.datasets.schema import Schema
+from asymdiffrec.diffusion.layers import Candidates
 from asymdiffrec.serving.bundle import Bundle
-from asymdiffrec.serving.requests import BadRequestError
+from asymdiffrec.serving.form import BadRequestError, Form, Query
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,13 @@ class Answer:
     """[B] float32, the probability of a 1"""
     missing: np.ndarray
     """[B, N] bool, fields in the schema's order"""
-    before: np.ndarray | None
+    before: np.ndarray | None = None
     """[B], what the scores would be without the denoiser; where it was asked for and there is one"""
+
+    def part(self, start: int, stop: int) -> Answer:
+        """Of samples [start, stop)."""
+        before = None if self.before is None else self.before[start:stop]
+        return Answer(self.scores[start:stop], self.missing[start:stop], before)
 
 
 class Engine:
@@ -33,6 +40,13 @@ class Engine:
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
         self.version = bundle.manifest.version
+        self.form = Form(bundle.schema)
+        widths = torch.tensor(bundle.model.tables.widths)
+        self._field_of_column = torch.arange(len(widths)).repeat_interleave(widths)
+
+    @property
+    def schema(self) -> Schema:
+        return self.bundle.schema
 
     def warm(self) -> None:
         """Read every page of the tables, and score a sample without any field: it has to be a probability.
@@ -40,22 +54,46 @@ class Engine:
         Raises InputError where it is not.
         """
         self.bundle.model.tables.touch()
-        columns = {name: pa.nulls(1) for name in self.bundle.schema.columns(labelled=False)}
-        score = self.score(pa.table(columns)).scores[0]
+        score = self.score(self.form.table([{}])).scores[0]
         if not 0 <= score <= 1:
             raise InputError(f"{self.bundle.folder}: scores a sample without fields with {score}")
 
     @torch.inference_mode()
     def score(self, table: pa.Table, before: bool = False) -> Answer:
         """The rows of a table with the columns of the schema; BadRequestError for a value that is not allowed."""
-        schema, model = self.bundle.schema, self.bundle.model
+        diffusion = self.bundle.model.diffusion
+        if not len(table):
+            return self._nothing()
+        x, missing = self._looked_up(table, "samples")
+        scores = diffusion.score(x, missing).sigmoid().numpy()
+        denoises = before and hasattr(diffusion, "denoiser")
+        plain = diffusion.logit(diffusion.latent(x, missing)).sigmoid().numpy() if denoises else None
+        return Answer(scores, missing.numpy(), plain)
+
+    @torch.inference_mode()
+    def rank(self, query: Query) -> Answer:
+        """Each candidate of the query, with what it shares with the others.
+
+        That is looked up once, and goes once through what the model does with it first. Raises as `score` does.
+        """
+        if len(query.table) == 1:
+            return self._nothing()
+        mine = torch.tensor([self.schema.column(name) in query.own for name in self.schema.names])
+        columns = mine[self._field_of_column].nonzero()[:, 0]
+        x, missing = self._looked_up(query.table, "candidates")
+        together = torch.where(mine, missing[1:], missing[:1])
+        candidates = Candidates(x[:1], x[1:].index_select(1, columns), columns)
+        logits = self.bundle.model.diffusion.score_candidates(candidates, together)
+        return Answer(logits.sigmoid().numpy(), together.numpy())
+
+    def _nothing(self) -> Answer:
+        return Answer(np.empty(0, np.float32), np.empty((0, len(self.schema.names)), bool))
+
+    def _looked_up(self, table: pa.Table, place: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """x [B, sum D_n] and missing [B, N]"""
         try:
-            rows = decode(table.select(schema.columns(labelled=False)), schema, "samples", labelled=False)
+            rows = decode(table.select(self.schema.columns(labelled=False)), self.schema, place, labelled=False)
         except InputError as error:
             raise BadRequestError(str(error)) from error
-        batch = to_batch(rows, schema, 0)
-        x, missing = model.tables(batch)
-        scores = model.diffusion.score(x, missing).sigmoid().numpy()
-        denoises = before and hasattr(model.diffusion, "denoiser")
-        plain = model.diffusion.logit(model.diffusion.latent(x, missing)).sigmoid().numpy() if denoises else None
-        return Answer(scores, missing.numpy(), plain)
+        found: tuple[torch.Tensor, torch.Tensor] = self.bundle.model.tables(to_batch(rows, self.schema, 0))
+        return found

@@ -73,6 +73,18 @@ def trained(clicks: Path, script: Path, small: list[str], tmp_path_factory: pyte
 
 
 @pytest.fixture(scope="session")
+def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The export of that run, unrounded."""
+    from rich.console import Console
+
+    from asymdiffrec.trainer.export import export_run
+
+    folder = tmp_path_factory.mktemp("exports") / "fp32"
+    export_run(trained, folder, "fp32", Console(quiet=True))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One small Ray cluster of this machine for all tests that want workers."""
     from asymdiffrec.cluster.launch import stay_on_loopback

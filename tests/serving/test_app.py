@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,25 +19,17 @@ from hypothesis import strategies as st
 from rich.console import Console
 from starlette.testclient import TestClient
 
-from asymdiffrec.serving.app import ARROW, Limits, Service
-from asymdiffrec.serving.bundle import load_bundle
+from asymdiffrec.serving.app import Limits, Service
+from asymdiffrec.serving.bodies import ARROW, JsonScores, RefusedError
 from asymdiffrec.serving.engine import Engine
-from asymdiffrec.trainer.export import export_run
+from asymdiffrec.serving.live import Live
 from asymdiffrec.trainer.restore import predict_run
 
 
-@pytest.fixture(scope="module")
-def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("served") / "export"
-    export_run(trained, folder, "fp32", Console(quiet=True))
-    return folder
-
-
 def service(exported: Path, token: str | None = None, **limits: int) -> Service:
-    made = Service(Limits(**limits), token, threads=2)
-    made.engine = Engine(load_bundle(exported))
-    made.engine.warm()
-    return made
+    live = Live(exported)
+    live.load()
+    return Service(live, Limits(**limits), token, threads=2)
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +86,8 @@ def test_absent_null_and_out_of_range_are_missing(client: TestClient, rows: pa.T
     ("body", "status", "message"),
     [
         (b"{", 400, "not JSON"),
-        (b"[]", 400, "found no list of samples"),
-        (b'{"samples": 3}', 400, "found no list of samples"),
+        (b"[]", 400, "found no object"),
+        (b'{"samples": 3}', 400, "found no samples"),
         (b'{"samples": [], "sample": 1}', 400, "sample: no such key"),
         (b'{"samples": [3]}', 422, "samples[0]: found 3; an object of columns is expected"),
         (b'{"samples": [{}, {"agee": 3}]}', 422, "samples[1].agee: no such column; did you mean age?"),
@@ -102,12 +96,95 @@ def test_absent_null_and_out_of_range_are_missing(client: TestClient, rows: pa.T
         (b'{"samples": [{"user_id": 1.5}]}', 422, "samples[0].user_id: found 1.5; an integer is expected"),
         (b'{"samples": [{"tags": 3}]}', 422, "samples[0].tags: found 3; a list of integers is expected"),
         (b'{"samples": [{"city": 3}]}', 422, "samples[0].city: found 3; a string is expected"),
+        (
+            b'{"samples": [{"tags": [1, null]}]}',
+            422,
+            "samples[0].tags: found [1, None]; a list of integers is expected",
+        ),
+        (b'{"samples": [{"age": 1e39}]}', 422, "samples[0].age: found 1e+39; a number is expected"),
+        (b'{"samples": {"age": [1, "old"]}}', 422, "samples.age[1]: found 'old'; a number is expected"),
+        (b'{"samples": {"age": 3}}', 422, "samples.age: found 3; a list of values is expected"),
+        (b'{"samples": {"age": [1], "city": []}}', 422, "samples: 0 values of city, 1 of age"),
+        (b'{"samples": {"agee": [1]}}', 422, "samples.agee: no such column; did you mean age?"),
     ],
 )
 def test_what_is_wrong_is_said(client: TestClient, body: bytes, status: int, message: str) -> None:
     answer = client.post("/v1/score", content=body)
     assert answer.status_code == status
     assert message in answer.json()["error"]
+
+
+USERS = ("user_id", "history", "age", "gender", "income", "city")
+
+
+def test_candidates_rank_as_samples_score(client: TestClient, rows: pa.Table) -> None:
+    samples = rows.drop_columns(["score"]).slice(0, 60)
+    columns = client.get("/v1/model").json()["columns"]
+    shared = {name: samples[name][0].as_py() for name in USERS}
+    own = samples.select([name for name in columns if name not in USERS])
+    whole = [shared | candidate for candidate in own.to_pylist()]
+    scores = np.array(client.post("/v1/score", json={"samples": whole}).json()["scores"])
+    best = np.argsort(-scores, kind="stable")
+
+    told = client.post("/v1/rank", json={"shared": shared, "candidates": own.to_pylist()}).json()
+    np.testing.assert_allclose(told["scores"], np.sort(scores)[::-1], atol=1e-6)
+    np.testing.assert_allclose(scores[told["candidates"]], told["scores"], atol=1e-6)
+    by_column = client.post("/v1/rank", json={"shared": shared, "candidates": own.to_pydict(), "top": 3}).json()
+    assert by_column["candidates"] == best[:3].tolist()
+    queries = [{"shared": shared, "candidates": own.to_pydict()}, {"candidates": []}]
+    first, second = client.post("/v1/rank", json=queries).json()
+    assert (first, second["scores"]) == (told, [])
+
+    described = own.replace_schema_metadata({"shared": orjson.dumps(shared), "top": "3"})
+    answer = client.post("/v1/rank", content=arrow(described), headers={"content-type": ARROW})
+    found = pa.ipc.open_stream(answer.content).read_all()
+    assert found["candidate"].to_pylist() == best[:3].tolist()
+    np.testing.assert_allclose(found["score"].to_numpy(), by_column["scores"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (b"{}", 400, "found no candidates"),
+        (b'{"candidates": [], "top": 0}', 400, "top: found 0; a number of candidates is expected"),
+        (b'{"shared": 3, "candidates": []}', 422, "shared: found 3; an object of columns is expected"),
+        (b'{"shared": {"ag": 3}, "candidates": []}', 422, "shared.ag: no such column; did you mean age?"),
+        (b'{"shared": {"age": 3}, "candidates": [{}, {"age": 4}]}', 422, "candidates: age is in shared, too"),
+        (b'[{"candidates": []}, {"candidates": [{"age": "x"}]}]', 422, "[1].candidates[0].age: found 'x'"),
+    ],
+)
+def test_what_is_wrong_with_a_query_is_said(client: TestClient, body: bytes, status: int, message: str) -> None:
+    answer = client.post("/v1/rank", content=body)
+    assert answer.status_code == status
+    assert message in answer.json()["error"]
+
+
+def test_who_is_scored_together_with_a_wrong_request_is_answered(exported: Path) -> None:
+    """One thread is held by the first request while the others gather."""
+    made = service(exported)
+    bodies = [b'{"samples": [{"user_id": %d}]}' % user for user in range(8)]
+    bodies[3:3] = [b'{"samples": [{"user_id": "me"}]}', b"{"]
+    alone = [made.live.engine().score(made.live.engine().form.table([{"user_id": user}])) for user in range(8)]
+    futures = [made._scoring.submit(JsonScores, body) for body in bodies]
+    wrong = [future.exception(20) for future in futures[3:5]]
+    assert [error.status for error in wrong if isinstance(error, RefusedError)] == [422, 400]
+    found = [orjson.loads(future.result(20))["scores"][0] for future in futures[:3] + futures[5:]]
+    np.testing.assert_allclose(found, [answer.scores[0] for answer in alone], atol=1e-6)
+
+
+def test_it_describes_itself(client: TestClient, exported: Path) -> None:
+    document = client.get("/openapi.json").json()
+    columns = client.get("/v1/model").json()["columns"]
+    assert list(document["components"]["schemas"]["Sample"]["properties"]) == columns
+    page = client.get("/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    lines = re.findall(r"<pre>curl http://testserver(/v1/\w+) -H .*? -d (.*?)</pre>", page.text)
+    assert [path for path, _ in lines] == ["/v1/score", "/v1/rank"]
+    for path, body in lines:
+        answer = client.post(path, content=html.unescape(body).strip("'"), headers={"content-type": "application/json"})
+        assert answer.status_code == 200, answer.text
+    with TestClient(service(exported, token="secret").application()) as guarded:
+        assert guarded.get("/openapi.json").json()["security"] == [{"token": []}]
 
 
 def test_arrow_that_is_wrong(client: TestClient) -> None:
@@ -196,13 +273,14 @@ def test_too_many_are_refused_at_once(exported: Path, monkeypatch: pytest.Monkey
 
 
 def test_ready_only_with_a_model(exported: Path) -> None:
-    made = Service(Limits(), None, threads=1)
+    live = Live(exported)
+    made = Service(live, Limits(), None, threads=1)
     with TestClient(made.application()) as client:
         assert client.get("/health").status_code == 200
         assert client.get("/ready").status_code == 503
         assert client.post("/v1/score", json={"samples": [{}]}).status_code == 503
-        made.engine = Engine(load_bundle(exported))
-        assert client.get("/ready").json()["version"] == made.engine.version
+        version = live.load().version
+        assert client.get("/ready").json() == {"status": "ready", "version": version}
         told = client.get("/v1/model").json()
         assert told["card"]["precision"] == "fp32"
         assert "user_id" in told["columns"]

@@ -6,23 +6,32 @@ import contextlib
 import ipaddress
 import os
 import socket
+import threading
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.trainer.commands.shell import console
 
+if TYPE_CHECKING:
+    from asymdiffrec.serving.start import Serving
+
 TOKEN = "ASYMDIFFREC_TOKEN"
 
 
 def serve(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="folder of `export`")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL", help="folder of `export`, or a link to one: what comes to be there is swapped in"
+        ),
+    ],
     host: Annotated[str, typer.Option(help="address to listen on; this machine alone when left out")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="requests that are scored at once; one for each core when left out")
+        int | None, typer.Option(min=1, help="threads that score; one for every second core when left out")
     ] = None,
     waiting: Annotated[int, typer.Option(min=1, help="requests at once, beyond which they are refused")] = 64,
     samples: Annotated[int, typer.Option(min=1, help="samples of a request, at most")] = 10_000,
@@ -30,31 +39,80 @@ def serve(
     own_classes: Annotated[
         bool, typer.Option("--own-classes", help="import the classes of its own that the export names")
     ] = False,
+    ray: Annotated[bool, typer.Option("--ray", help="as replicas under Ray Serve, behind HAProxy")] = False,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster for --ray; one of this machine alone when left out")
+    ] = None,
+    replicas: Annotated[
+        str, typer.Option(metavar="N|LEAST:MOST", help="of --ray, with a CPU each; by load between two numbers")
+    ] = "1",
 ) -> None:
-    """Answer POST /v1/score, JSON or Arrow, with scores; also /health, /ready, /metrics and /v1/model.
+    """Answer POST /v1/score and /v1/rank, JSON or Arrow; also /docs, /ready, /health, /metrics and /v1/model.
 
     Where ASYMDIFFREC_TOKEN is set, requests need it: Authorization: Bearer TOKEN. Ctrl-C ends it.
     """
-    import torch
+    from asymdiffrec.serving.app import Limits
+    from asymdiffrec.serving.start import Serving, half_of_the_cores
+
+    token = os.environ.get(TOKEN)
+    # A replica has one core.
+    scoring = threads or (1 if ray else half_of_the_cores())
+    serving = Serving(model.absolute(), Limits(body << 20, samples, waiting), token, scoring, own_classes)
+    if not token and not _is_loopback(host):
+        _say(f"Whoever reaches {host} may ask: set {TOKEN}")
+    if ray:
+        _under_ray(serving, host, port, address, *_between(replicas))
+    else:
+        _in_this_process(serving, host, port)
+
+
+def _in_this_process(serving: Serving, host: str, port: int) -> None:
     import uvicorn
 
-    from asymdiffrec.serving.app import Limits, Service
-    from asymdiffrec.serving.bundle import load_bundle
-    from asymdiffrec.serving.engine import Engine
-
-    torch.set_num_threads(1)  # a request is small; several of them are answered at once
-    token = os.environ.get(TOKEN)
-    engine = Engine(load_bundle(model, own_classes=own_classes))
-    engine.warm()
-    service = Service(Limits(body << 20, samples, waiting), token, threads or len(os.sched_getaffinity(0)))
-    service.engine = engine
+    service = serving.service(_say)
     with _listening(host, port) as listening:
         where = f"http://{host}:{listening.getsockname()[1]}"
-        console.print(f"Version {engine.version} of {model} at {where}", highlight=False, soft_wrap=True)
-        if not token and not _is_loopback(host):
-            console.print(f"Whoever reaches {host} may ask: set {TOKEN}", highlight=False, soft_wrap=True)
+        _say(f"Version {service.live.engine().version} of {serving.folder} at {where}")
+        config = uvicorn.Config(service.application(), log_level="warning")
         with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(uvicorn.Config(service.application(), log_level="warning")).run(sockets=[listening])
+            uvicorn.Server(config).run(sockets=[listening])
+
+
+def _under_ray(serving: Serving, host: str, port: int, address: str | None, least: int, most: int) -> None:
+    from asymdiffrec.cluster.launch import stay_on_loopback
+    from asymdiffrec.serving.bundle import load_bundle
+    from asymdiffrec.serving.deployment import deploy, until, use_haproxy
+
+    version = load_bundle(serving.folder, own_classes=serving.own_classes).manifest.version
+    _listening(host, port).close()
+    use_haproxy()
+    if address is None:
+        stay_on_loopback()
+    from asymdiffrec.cluster.ray_cluster import connected  # Ray takes seconds to import
+
+    with connected(address, most), contextlib.suppress(KeyboardInterrupt):
+        with console.status("starting replicas"):
+            deploy(serving, host, port, least, most)
+        _say(f"Version {version} of {serving.folder} at http://{host}:{port}")
+        _say(
+            "Ray Serve's replicas and HAProxy's own ports listen on all addresses of their machines, whatever --host is"
+        )
+        until(threading.Event())
+
+
+def _between(replicas: str) -> tuple[int, int]:
+    least, colon, most = replicas.partition(":")
+    try:
+        found = int(least), int(most) if colon else int(least)
+    except ValueError:
+        found = (0, 0)
+    if not 1 <= found[0] <= found[1]:
+        raise InputError(f"--replicas {replicas}: expected a number such as 2, or two such as 1:4")
+    return found
+
+
+def _say(line: str) -> None:
+    console.print(line, highlight=False, soft_wrap=True)
 
 
 def _listening(host: str, port: int) -> socket.socket:

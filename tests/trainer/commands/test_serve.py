@@ -13,16 +13,6 @@ from typing import Any
 
 import httpx2
 import pytest
-from rich.console import Console
-
-from asymdiffrec.trainer.export import export_run
-
-
-@pytest.fixture(scope="module")
-def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("served") / "export"
-    export_run(trained, folder, "int8", Console(quiet=True))
-    return folder
 
 
 def test_it_answers_until_it_is_told_to_end(exported: Path) -> None:
