@@ -30,6 +30,7 @@ from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
 from asymdiffrec.embeddings.managed.ids import with_id_ranges
 from asymdiffrec.embeddings.served import Precision, ServedTables, write_tables
 from asymdiffrec.embeddings.tables import TablesConfig
+from asymdiffrec.serving.check import check_of
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -129,7 +130,8 @@ def write_bundle(
             whole_file(folder / IDS, save_tensors({name: own.contiguous() for name, own in ids.items()}))
         schema = config.to_schema(learned)
         write_tables(tables, schema, config.tables, config.precision, folder / TABLES)
-        card = card_of(_scorer(folder, config, schema, bool(ids)))
+        scorer = _scorer(folder, config, schema, bool(ids))
+        card = {**card_of(scorer), "check": check_of(scorer, schema)}
         whole_file(folder / CARD, json.dumps(card, indent=1).encode())
         files = {file.name: FileEntry(sha256=_sha256(file), bytes=file.stat().st_size) for file in folder.iterdir()}
         together = hashlib.sha256("".join(f"{name}{files[name].sha256}" for name in sorted(files)).encode())

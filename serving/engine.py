@@ -14,6 +14,7 @@ from asymdiffrec.datasets.rows import decode
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.diffusion.layers import Candidates
 from asymdiffrec.serving.bundle import Bundle
+from asymdiffrec.serving.check import TOLERANCE, difference
 from asymdiffrec.serving.form import BadRequestError, Form, Query
 
 
@@ -49,14 +50,17 @@ class Engine:
         return self.bundle.schema
 
     def warm(self) -> None:
-        """Read every page of the tables, and score a sample without any field: it has to be a probability.
+        """Read every page of the tables, and score the samples of the export's check.
 
-        Raises InputError where it is not.
+        Raises InputError where the scores are not those that it scored them with when it was exported.
         """
         self.bundle.model.tables.touch()
-        score = self.score(self.form.table([{}])).scores[0]
-        if not 0 <= score <= 1:
-            raise InputError(f"{self.bundle.folder}: scores a sample without fields with {score}")
+        try:
+            off = difference(self.bundle.model, self.schema, self.bundle.card["check"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{self.bundle.folder}: its card has no check that can be made") from error
+        if not off <= TOLERANCE:
+            raise InputError(f"{self.bundle.folder}: scores differ by {off:.2g} from those when it was exported")
 
     @torch.inference_mode()
     def score(self, table: pa.Table, before: bool = False) -> Answer:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import pyarrow as pa
 import torch
 
+from asymdiffrec.datasets.ahead import ahead
 from asymdiffrec.datasets.batch import Batch, to_batch
 from asymdiffrec.datasets.check import check_columns
 from asymdiffrec.datasets.errors import InputError
@@ -36,11 +38,13 @@ def predict(
     batch_size: int,
     device: torch.device,
     advance: Callable[[int], None] = lambda rows: None,
+    threads: int = 1,
 ) -> int:
     """Write all columns of the rows of `shards`, in order, and the probability of a 1 as `score`; returns their number.
 
     A field that a row lacks is the noise that the model was trained to see through. `out` appears when it is complete.
-    Raises InputError where a column is lacking or wrong, or where `out` exists or the data have a column `score`.
+    Row groups are read and scored by `threads` threads, ahead of the one that is written. Raises InputError where a
+    column is lacking or wrong, or where `out` exists or the data have a column `score`.
     """
     check_columns(schema, shards, labelled=False)
     for file, arrow in zip(shards.files, shards.schemas, strict=True):
@@ -50,15 +54,20 @@ def predict(
             raise InputError(f"{file}: its columns differ from those of {shards.files[0]}; predict them one at a time")
     arrow = shards.schemas[0].append(pa.field(SCORE, pa.float32()))
     model.eval()
-    with new_parquet(out, arrow) as writer, torch.no_grad():
-        for group in range(len(shards.row_groups)):
-            table = shards.read(group, shards.schemas[0].names)
-            rows = decode(table.select(schema.columns(labelled=False)), schema, shards.place(group), labelled=False)
-            scores = []
-            for start in range(0, len(rows), batch_size):
-                piece = rows.slice(start, min(start + batch_size, len(rows)))
-                scores.append(model.score(to_batch(piece, schema, start).to(device)).sigmoid().cpu())
-            scored = table.append_column(arrow.field(SCORE), pa.array(torch.cat(scores).numpy()))
-            writer.write_table(scored.cast(arrow))
-            advance(len(rows))
+
+    @torch.no_grad()  # which is the thread's own
+    def scored(group: int) -> pa.Table:
+        table = shards.read(group, shards.schemas[0].names)
+        rows = decode(table.select(schema.columns(labelled=False)), schema, shards.place(group), labelled=False)
+        scores = []
+        for start in range(0, len(rows), batch_size):
+            piece = rows.slice(start, min(start + batch_size, len(rows)))
+            scores.append(model.score(to_batch(piece, schema, start).to(device)).sigmoid().cpu())
+        return table.append_column(arrow.field(SCORE), pa.array(torch.cat(scores).numpy())).cast(arrow)
+
+    jobs = (partial(scored, group) for group in range(len(shards.row_groups)))
+    with new_parquet(out, arrow) as writer:
+        for table in ahead(jobs, threads) if threads > 1 else (job() for job in jobs):
+            writer.write_table(table)
+            advance(len(table))
     return shards.rows

@@ -131,17 +131,20 @@ def score_run(folder: Path, split: str, asked: Asked) -> Scored:
 
 
 def predict_run(folder: Path, data: str, out: Path, console: Console, *, own_classes: bool = False) -> int:
-    """Score every row of `data` with a run's best step, or with an export; returns their number."""
+    """Score every row of `data` with a run's best step, or, on all cores, with an export; returns their number."""
     with ExitStack() as stack:
         model: Recommender | Scorer
         if is_bundle(folder):
             bundle = load_bundle(folder, own_classes=own_classes)
             model, schema, size, device = bundle.model, bundle.schema, PREDICTED, torch.device("cpu")
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            stack.callback(torch.set_num_threads, threads)
         else:
             run = stack.enter_context(restored(folder))
-            size = evaluation_batch(run.job.train.batch_size)
+            size, threads = evaluation_batch(run.job.train.batch_size), 1
             model, schema, device = run.trainee.recommender, run.schema, run.trainee.device
         shards = open_shards(data)
         progress = stack.enter_context(Progress(console=console, transient=True, disable=not console.is_terminal))
         task = progress.add_task("predicting", total=shards.rows)
-        return predict(model, schema, shards, out, size, device, lambda rows: progress.advance(task, rows))
+        return predict(model, schema, shards, out, size, device, lambda rows: progress.advance(task, rows), threads)

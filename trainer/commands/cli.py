@@ -161,16 +161,39 @@ def predict(
     own_classes: Annotated[
         bool, typer.Option("--own-classes", help="import the classes of its own that an export names")
     ] = False,
+    parallel: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="files of DATA at a time, under Ray, with a CPU each; OUT is a folder then, and what is there stays",
+        ),
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster for --parallel; one of this machine when left out")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score samples with a run's best step, or with an export."""
     from asymdiffrec.trainer.restore import predict_run
 
-    rows = predict_run(run, data, out, console, own_classes=own_classes)
+    if parallel is None:
+        rows = predict_run(run, data, out, console, own_classes=own_classes)
+    else:
+        rows = _predict_files(run, data, out, own_classes, parallel, address)
     if as_json:
         print_json({"run": str(run), "rows": rows, "out": str(out)})
     else:
         console.print(f"{rows:,} rows scored: {out}", soft_wrap=True)
+
+
+def _predict_files(run: Path, data: str, out: Path, own_classes: bool, parallel: int, address: str | None) -> int:
+    from asymdiffrec.trainer.predict import files, predict_files
+
+    todo, total = files(run, data, out, own_classes), 0
+    for number, (file, rows) in enumerate(predict_files(todo, parallel, address), start=1):
+        console.print(f"{number}/{len(todo)}  {rows:,} rows  {file}", highlight=False, soft_wrap=True)
+        total += rows
+    return total
 
 
 @app.command()

@@ -109,3 +109,22 @@ def test_doctor_finds_this_environment_sound(command: Callable[..., Any]) -> Non
     assert outcome.status == 0, outcome.out
     assert outcome.document["sound"]
     assert len(outcome.document["checks"]) == 6
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_many_files_are_predicted_side_by_side(
+    exported: Path, clicks: Path, command: Callable[..., Any], tmp_path: Path
+) -> None:
+    rows = pq.read_table(clicks / "test")
+    data, out, whole = tmp_path / "data", tmp_path / "out", tmp_path / "whole.parquet"
+    data.mkdir()
+    for number in range(3):
+        pq.write_table(rows.slice(200 * number, 200), data / f"part-{number}.parquet", row_group_size=60)
+    assert command("predict", exported, data, whole).status == 0
+    outcome = command("predict", exported, data, out, "--parallel", 2, "--json")
+    assert outcome.status == 0, outcome.err
+    assert outcome.document["rows"] == 600
+    assert pq.read_table(out).equals(pq.read_table(whole))
+    (out / "part-1.parquet").unlink()
+    assert command("predict", exported, data, out, "--parallel", 2, "--json").document["rows"] == 200, "what is lacking"
+    assert "is a file" in command("predict", exported, data, whole, "--parallel", 2).err
