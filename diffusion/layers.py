@@ -13,10 +13,13 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Candidates:
-    """x [B, C] of samples that differ in some columns alone: what is linear in x needs the common part once."""
+    """x [B, C] of samples of Q queries, those of a query differing in some columns alone: what is linear in x needs the
+    common part once."""
 
     common: Tensor
-    """[1, C], zero in the columns that differ"""
+    """[Q, C], zero in the columns that differ"""
+    query: Tensor
+    """[B] int64, whose each is"""
     own: Tensor
     """[B, the columns that differ]"""
     columns: Tensor
@@ -28,7 +31,7 @@ class Candidates:
 
     def whole(self) -> Tensor:
         """x [B, C]"""
-        return self.common.repeat(len(self.own), 1).index_copy_(1, self.columns, self.own)
+        return self.common.index_select(0, self.query).index_copy_(1, self.columns, self.own)
 
 
 Vectors = Tensor | Candidates
@@ -44,7 +47,8 @@ def product(layer: nn.Linear, x: Vectors) -> Tensor:
     if not isinstance(x, Candidates):
         result: Tensor = layer(x)
         return result
-    return torch.addmm(layer(x.common), x.own, layer.weight.t().index_select(0, x.columns))
+    of_query = layer(x.common).index_select(0, x.query)
+    return torch.addmm(of_query, x.own, layer.weight.t().index_select(0, x.columns))
 
 
 def perceptron(sizes: Sequence[int]) -> nn.Sequential:

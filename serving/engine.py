@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,19 +76,39 @@ class Engine:
         return Answer(scores, missing.numpy(), plain)
 
     @torch.inference_mode()
-    def rank(self, query: Query) -> Answer:
-        """Each candidate of the query, with what it shares with the others.
+    def rank(self, queries: Sequence[Query]) -> list[Answer]:
+        """Of each query its candidates, with what they share.
 
-        That is looked up once, and goes once through what the model does with it first. Raises as `score` does.
+        That is looked up once, and goes once through what the model does with it first. Queries whose candidates have
+        the same columns are answered together. Raises as `score` does.
         """
-        if len(query.table) == 1:
+        alike: dict[frozenset[str], list[int]] = {}
+        for place, query in enumerate(queries):
+            alike.setdefault(query.own, []).append(place)
+        found: dict[int, Answer] = {}
+        for own, places in alike.items():
+            answer = self._rank(own, [queries[place].table for place in places])
+            start = 0
+            for place in places:
+                stop = start + len(queries[place].table) - 1
+                found[place] = answer.part(start, stop)
+                start = stop
+        return [found[place] for place in range(len(queries))]
+
+    def _rank(self, own: frozenset[str], tables: Sequence[pa.Table]) -> Answer:
+        """The candidates of all tables, the first row of each being what its others share."""
+        lengths = torch.tensor([len(table) for table in tables])
+        if lengths.sum() == len(tables):
             return self._nothing()
-        mine = torch.tensor([self.schema.column(name) in query.own for name in self.schema.names])
+        mine = torch.tensor([self.schema.column(name) in own for name in self.schema.names])
         columns = mine[self._field_of_column].nonzero()[:, 0]
-        x, missing = self._looked_up(query.table, "candidates")
-        together = torch.where(mine, missing[1:], missing[:1])
-        candidates = Candidates(x[:1], x[1:].index_select(1, columns), columns)
-        logits = self.bundle.model.diffusion.score_candidates(candidates, together)
+        x, missing = self._looked_up(pa.concat_tables(tables), "candidates")
+        first = lengths.cumsum(0) - lengths
+        candidates = torch.ones(len(x), dtype=torch.bool).index_fill_(0, first, 0).nonzero()[:, 0]
+        query = torch.arange(len(tables)).repeat_interleave(lengths - 1)
+        together = torch.where(mine, missing[candidates], missing[first].index_select(0, query))
+        parts = Candidates(x[first], query, x[candidates][:, columns], columns)
+        logits = self.bundle.model.diffusion.score_candidates(parts, together)
         return Answer(logits.sigmoid().numpy(), together.numpy())
 
     def _nothing(self) -> Answer:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from itertools import chain
+from itertools import accumulate, chain, islice
+from typing import Any
 
 import pyarrow as pa
 
@@ -20,6 +21,7 @@ TOGETHER = 1024
 
 Read = Callable[[bytes], Scores | Rankings]
 Job = tuple[Read, bytes, Future[bytes]]
+Answering = Callable[[Engine, Sequence[Any]], list[bytes]]
 
 
 class Scoring:
@@ -44,58 +46,67 @@ class Scoring:
 
     def _work(self) -> None:
         while True:
-            engine, waiting = None, [self._jobs.get()]
-            scores: list[tuple[Scores, Future[bytes]]] = []
-            count = 0
-            while waiting:
-                read, body, future = waiting.pop()
-                try:
-                    engine = engine or self._live()
-                    asked = read(body)
-                    if len(asked) > self._most:
-                        raise RefusedError(413, f"{len(asked):,} samples; {self._most:,} are allowed in a request")
-                    if isinstance(asked, Scores):
-                        scores.append((asked, future))
-                    else:
-                        future.set_result(self._ranked(engine, asked))
-                except Exception as error:
-                    future.set_exception(_told(error))
-                    continue
+            asked = list(self._waiting())
+            try:
+                engine = self._live()
+            except Exception as error:
+                for _, future in asked:
+                    future.set_exception(error)
+                continue
+            for kind, answer in ((Scores, _score), (Rankings, _rank)):
+                alike = [(one, future) for one, future in asked if isinstance(one, kind)]
+                if alike:
+                    self._answer(engine, answer, alike)
+
+    def _waiting(self) -> Iterator[tuple[Any, Future[bytes]]]:
+        """What the next body asks for, and what those that wait behind it do."""
+        job, count = self._jobs.get(), 0
+        while True:
+            read, body, future = job
+            try:
+                asked = read(body)
+                if len(asked) > self._most:
+                    raise RefusedError(413, f"{len(asked):,} samples; {self._most:,} are allowed in a request")
+            except Exception as error:
+                future.set_exception(error)
+            else:
                 count += len(asked)
-                if count < TOGETHER:
-                    try:
-                        waiting.append(self._jobs.get_nowait())
-                    except queue.Empty:
-                        break
-            if scores and engine:
-                self._score(engine, scores)
+                yield asked, future
+            try:
+                if count >= TOGETHER:
+                    return
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return
 
-    def _ranked(self, engine: Engine, asked: Rankings) -> bytes:
-        answers = [engine.rank(query) for query in asked.queries(engine.form)]
-        self._scored(len(asked))
-        return asked.answer(engine, answers)
-
-    def _score(self, engine: Engine, asked: Sequence[tuple[Scores, Future[bytes]]]) -> None:
+    def _answer(self, engine: Engine, answer: Answering, asked: Sequence[tuple[Any, Future[bytes]]]) -> None:
         """All of them at once; where one is wrong, one by one, so that the others are answered."""
         try:
-            table = _together(engine, [one for one, _ in asked])
-            answer = engine.score(table, any(one.before for one, _ in asked))
+            answers = answer(engine, [one for one, _ in asked])
         except Exception as error:
             if len(asked) == 1:
-                asked[0][1].set_exception(_told(error))
+                asked[0][1].set_exception(
+                    RefusedError(422, str(error)) if isinstance(error, BadRequestError) else error
+                )
             else:
                 for alone in asked:
-                    self._score(engine, [alone])
+                    self._answer(engine, answer, [alone])
             return
-        self._scored(len(answer.scores))
-        start = 0
-        for one, future in asked:
-            stop = start + len(one)
-            try:
-                future.set_result(one.answer(engine, answer.part(start, stop)))
-            except Exception as error:
-                future.set_exception(_told(error))
-            start = stop
+        self._scored(sum(len(one) for one, _ in asked))
+        for (_, future), body in zip(asked, answers, strict=True):
+            future.set_result(body)
+
+
+def _score(engine: Engine, asked: Sequence[Scores]) -> list[bytes]:
+    answer = engine.score(_together(engine, asked), any(one.before for one in asked))
+    ends = list(accumulate(map(len, asked)))
+    return [one.answer(engine, answer.part(end - len(one), end)) for one, end in zip(asked, ends, strict=True)]
+
+
+def _rank(engine: Engine, asked: Sequence[Rankings]) -> list[bytes]:
+    queries = [one.queries(engine.form) for one in asked]
+    answers = iter(engine.rank(list(chain.from_iterable(queries))))
+    return [one.answer(engine, list(islice(answers, len(own)))) for one, own in zip(asked, queries, strict=True)]
 
 
 def _together(engine: Engine, asked: Sequence[Scores]) -> pa.Table:
@@ -103,7 +114,3 @@ def _together(engine: Engine, asked: Sequence[Scores]) -> pa.Table:
     if all(type(one.samples) is list for one in asked):
         return engine.form.table(list(chain.from_iterable(one.samples for one in asked)))
     return pa.concat_tables([one.table(engine.form) for one in asked])
-
-
-def _told(error: Exception) -> Exception:
-    return RefusedError(422, str(error)) if isinstance(error, BadRequestError) else error

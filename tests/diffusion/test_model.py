@@ -385,11 +385,12 @@ def test_candidates_score_as_samples_of_their_own(name: str, settings: dict[str,
     clean, missing, *_ = samples()
     own = [1, FIELDS - 1]
     columns = torch.cat([torch.arange(WIDTH) + WIDTH * field for field in own])
-    shared = clean[:1].index_fill(1, columns, 0.0)
-    together = missing[:1].repeat(BATCH, 1).index_copy(1, torch.tensor(own), missing[:, own])
-    candidates = Candidates(shared, clean[:, columns], columns)
+    query = torch.arange(BATCH) % 3
+    shared = clean[:3].index_fill(1, columns, 0.0)
+    together = missing[:3][query].index_copy(1, torch.tensor(own), missing[:, own])
+    candidates = Candidates(shared, query, clean[:, columns], columns)
     assert torch.equal(candidates.whole()[:, columns], clean[:, columns])
-    assert torch.equal(candidates.whole()[3].index_fill(0, columns, 0.0), shared[0])
+    assert torch.equal(candidates.whole()[4].index_fill(0, columns, 0.0), shared[1])
     with torch.no_grad():
         found, expected = model.score_candidates(candidates, together), model.score(candidates.whole(), together)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

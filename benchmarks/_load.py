@@ -1,0 +1,109 @@
+"""A load on an HTTP server of this machine: as many requests as it answers, or so many a second."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Load:
+    """What came of it."""
+
+    rate: float
+    """Answers a second"""
+    seconds: np.ndarray
+    """Of each answer; under a given rate from when the request was due, so that a late start counts"""
+    failed: int
+    """Requests without an answer of status 200"""
+
+    def quantile(self, share: float) -> float:
+        """Milliseconds"""
+        return 1e3 * float(np.quantile(self.seconds, share))
+
+
+class Connection:
+    """Speaks HTTP/1.1 and no more of it than a server's answers need: the load must cost less than the server."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def ask(self, request: bytes) -> bool:
+        """Whether the answer's status was 200."""
+        try:
+            if self._writer is None:
+                self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+            self._writer.write(request)
+            head = await self._reader.readuntil(b"\r\n\r\n")
+            lines = head.lower().split(b"\r\n")
+            length = next(int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length"))
+            await self._reader.readexactly(length)
+            return b" 200 " in lines[0]
+        except (OSError, asyncio.IncompleteReadError):
+            self.close()
+            return False
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def post(path: str, body: bytes, kind: str) -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def saturate(port: int, request: bytes, seconds: float, connections: int = 16) -> Load:
+    """Each connection asks again as soon as it is answered."""
+
+    async def main() -> Load:
+        taken: list[float] = []
+        failed, start = 0, time.perf_counter()
+
+        async def one() -> None:
+            nonlocal failed
+            connection = Connection(port)
+            while (asked := time.perf_counter()) < start + seconds:
+                if await connection.ask(request):
+                    taken.append(time.perf_counter() - asked)
+                else:
+                    failed += 1
+            connection.close()
+
+        await asyncio.gather(*(one() for _ in range(connections)))
+        return Load(len(taken) / (time.perf_counter() - start), np.array(taken), failed)
+
+    return asyncio.run(main())
+
+
+def steady(port: int, request: bytes, rate: float, seconds: float, connections: int = 16) -> Load:
+    """So many requests a second, at times that are drawn, whether the server keeps up or not."""
+    rng = np.random.default_rng(0)
+    due = np.cumsum(rng.exponential(1 / rate, int(rate * seconds)))
+
+    async def main() -> Load:
+        taken: list[float] = []
+        failed, start = 0, time.perf_counter()
+        waiting = iter(due.tolist())
+
+        async def one() -> None:
+            nonlocal failed
+            connection = Connection(port)
+            for at in waiting:
+                if (early := start + at - time.perf_counter()) > 0:
+                    await asyncio.sleep(early)
+                if await connection.ask(request):
+                    taken.append(time.perf_counter() - start - at)
+                else:
+                    failed += 1
+            connection.close()
+
+        await asyncio.gather(*(one() for _ in range(connections)))
+        return Load(len(taken) / (time.perf_counter() - start), np.array(taken), failed)
+
+    return asyncio.run(main())

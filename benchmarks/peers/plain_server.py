@@ -1,0 +1,102 @@
+"""What one writes at first: FastAPI, pydantic bodies, and the model with a plain embedding bag for each field.
+
+python -m benchmarks.peers.plain_server EXPORT PORT VOCABULARY, where VOCABULARY is a JSON object: by column of strings,
+the row of each string.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import uvicorn
+from fastapi import FastAPI
+from pydantic import BaseModel, create_model
+from torch import nn
+
+from asymdiffrec.datasets.schema import IdListConfig, Schema
+from asymdiffrec.serving.bundle import load_bundle
+from asymdiffrec.serving.form import Form
+
+
+class Plain(nn.Module):
+    """The exported model, its unrounded tables in `nn.EmbeddingBag`."""
+
+    def __init__(self, folder: Path, vocabulary: dict[str, dict[str, int]]) -> None:
+        super().__init__()
+        bundle = load_bundle(folder)
+        self.schema, self.vocabulary = bundle.schema, vocabulary
+        self.diffusion, self.numbers = bundle.model.diffusion, bundle.model.tables.columns.numbers
+        tables = dict(zip(bundle.model.tables.operator.feature_names, _weights(bundle.model.tables), strict=True))
+        self.bags = nn.ModuleDict()
+        for name, field in self.schema.hashed.items():
+            mode = "mean" if isinstance(field, IdListConfig) and field.pooling == "mean" else "sum"
+            self.bags[name] = nn.EmbeddingBag.from_pretrained(tables[self.schema.table(name)], mode=mode)
+        self.moments = {name: self.schema.moments(name) for name in self.schema.numbers}
+
+    @torch.inference_mode()
+    def forward(self, samples: list[dict[str, Any]]) -> list[float]:
+        vectors, missing = [], []
+        for name, field in self.schema.hashed.items():
+            column = self.schema.column(name)
+            ids: list[int] = []
+            offsets, absent = [], []
+            for sample in samples:
+                offsets.append(len(ids))
+                value = sample[column]
+                found = [] if value is None else value if isinstance(field, IdListConfig) else [value]
+                if column in self.vocabulary:
+                    found = [self.vocabulary[column][one] for one in found if one in self.vocabulary[column]]
+                absent.append(not found)
+                ids += found
+            vectors.append(self.bags[name](torch.tensor(ids, dtype=torch.int64), torch.tensor(offsets)))
+            missing.append(absent)
+        scaled = []
+        for name, moments in self.moments.items():
+            values = [sample[self.schema.column(name)] for sample in samples]
+            missing.append([value is None for value in values])
+            scaled.append([0.0 if value is None else (value - moments.mean) / moments.std for value in values])
+        absent_all = torch.tensor(missing).t()
+        if self.numbers is not None:
+            vectors.append(self.numbers(torch.tensor(scaled).t(), absent_all[:, len(self.schema.hashed) :]))
+        scores: list[float] = self.diffusion.score(torch.cat(vectors, 1), absent_all).sigmoid().tolist()
+        return scores
+
+
+def _weights(tables: Any) -> list[torch.Tensor]:
+    """[rows, D] of each table, fp32"""
+    found = []
+    for place, (_, rows, dim, _, _) in zip(
+        tables.operator.weights_physical_offsets, tables.operator.embedding_specs, strict=True
+    ):
+        found.append(tables.bytes[place : place + 4 * rows * dim].view(torch.float32).view(rows, dim).clone())
+    return found
+
+
+def sample_model(schema: Schema) -> type[BaseModel]:
+    kinds = {
+        name: (list[column.kind] if column.is_list else column.kind)  # type: ignore[name-defined]
+        for name, column in Form(schema).columns.items()
+    }
+    fields: dict[str, Any] = {name: (kind | None, None) for name, kind in kinds.items()}
+    return create_model("Sample", **fields)
+
+
+def application(model: Plain) -> FastAPI:
+    app = FastAPI()
+    sample = sample_model(model.schema)
+    asked = create_model("Asked", samples=(list[sample], ...))  # type: ignore[valid-type]
+
+    @app.post("/score")
+    def score(body: asked) -> dict[str, list[float]]:
+        return {"scores": model([one.model_dump() for one in body.samples])}  # type: ignore[attr-defined]
+
+    return app
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    export, port, vocabulary = sys.argv[1:]
+    made = Plain(Path(export), json.loads(Path(vocabulary).read_text()))
+    uvicorn.run(application(made), port=int(port), log_level="warning")

@@ -1,0 +1,321 @@
+"""Serving: requests a second and milliseconds of one sample and of a hundred candidates, against a plain server of the
+same model, bare calls and Ray Serve; and rows a second of batch prediction against the model's bare forward pass."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from rich.console import Console
+
+from asymdiffrec.datasets.batch import to_batch
+from asymdiffrec.datasets.columns import id_rows
+from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
+from asymdiffrec.datasets.rows import decode
+from asymdiffrec.datasets.schema import table_seed
+from asymdiffrec.embeddings.quiet import quiet_torchrec
+from asymdiffrec.serving.bodies import ARROW, JSON
+from asymdiffrec.serving.bundle import load_bundle
+from asymdiffrec.serving.engine import Engine
+from asymdiffrec.trainer.restore import PREDICTED, predict_run
+from benchmarks._load import Load, post, saturate, steady
+from benchmarks._report import Result, alternate, arguments, show
+
+ROOT = Path(__file__).parents[1]
+CANDIDATES = 100
+ROUNDS = 5
+
+
+@dataclass
+class Server:
+    port: int
+    requests: Mapping[str, bytes]
+    """By what is asked"""
+    loads: dict[str, list[Load]] = field(default_factory=dict)
+
+    def rate(self, asked: str) -> float:
+        return statistics.median(load.rate for load in self.loads[asked])
+
+    def failed(self) -> int:
+        return sum(load.failed for loads in self.loads.values() for load in loads)
+
+
+def main() -> None:
+    quiet_torchrec()
+    options = arguments(
+        __doc__ or "", ray={"action": "store_true", "help": "also under Ray Serve, which takes minutes"}
+    )
+    seconds, rounds = (0.5, 1) if options.quick else (4.0, ROUNDS)
+    with tempfile.TemporaryDirectory(prefix="asymdiffrec-") as temporary:
+        folder = Path(temporary)
+        data = trained(folder, rows=3_000 if options.quick else 40_000)
+        show(results(folder, data, seconds, rounds, options.ray), options)
+
+
+def trained(folder: Path, rows: int) -> Path:
+    """A data set, whose short run is exported to folder/export."""
+    data = folder / "data"
+    prepare_synthetic(data, rows=rows)
+    run = [sys.executable, "-m", "asymdiffrec"]
+    settings = ["--set", "train.epochs=1", "--set", "train.batch_size=256"]
+    subprocess.run(
+        [*run, "train", data / "job.yaml", "--run", folder / "run", *settings],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    subprocess.run([*run, "export", folder / "run", folder / "export"], cwd=ROOT, check=True, capture_output=True)
+    return data
+
+
+def results(folder: Path, data: Path, seconds: float, rounds: int, under_ray: bool) -> Iterator[Result]:
+    bundle = load_bundle(folder / "export")
+    engine = Engine(bundle)
+    table = pq.read_table(data / "test").select(bundle.schema.columns(labelled=False)).slice(0, CANDIDATES)
+    ours, plain = bodies(engine, table)
+    (folder / "vocabulary.json").write_text(json.dumps(vocabulary(engine, data)))
+    with ExitStack() as stack:
+        start = stack.enter_context
+        default = Server(start(served(folder)), ours)
+        peer = Server(start(plainly_served(folder)), plain)
+        require_same_scores(default, peer)
+        measure([default, peer], seconds, rounds)
+        yield from against_plain(default, peer, seconds)
+        yield from against_calls(engine, table, default)
+    if under_ray:
+        yield from with_ray(folder, ours, seconds, rounds)
+    yield from offline(folder, data, rounds)
+
+
+def bodies(engine: Engine, table: pa.Table) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """What is asked of our server, and of the plain one: each as it reads it best."""
+    samples = table.to_pylist()
+    schema = engine.schema
+    shared = [schema.column(name) for name, one in schema.fields.items() if one.group in ("user", "context")]
+    common = {name: samples[0][name] for name in shared}
+    own = table.drop_columns(shared)
+    hundred = [common | one for one in own.to_pylist()]
+    query = orjson.dumps({"shared": common, "candidates": own.to_pydict()})
+    sink = pa.BufferOutputStream()
+    described = own.replace_schema_metadata({"shared": orjson.dumps(common)})
+    with pa.ipc.new_stream(sink, described.schema) as writer:
+        writer.write_table(described)
+    one = orjson.dumps({"samples": samples[:1]})
+    ours = {
+        "one sample": post("/v1/score", one, JSON),
+        "100 candidates": post("/v1/rank", query, JSON),
+        "100 candidates, Arrow": post("/v1/rank", bytes(sink.getvalue()), ARROW),
+        "100 samples": post("/v1/score", orjson.dumps({"samples": hundred, "missing": False}), JSON),
+    }
+    whole = post("/score", orjson.dumps({"samples": hundred}), JSON)
+    plain = {"one sample": post("/score", one, JSON)} | dict.fromkeys(
+        [name for name in ours if name != "one sample"], whole
+    )
+    return ours, plain
+
+
+def vocabulary(engine: Engine, data: Path) -> dict[str, dict[str, int]]:
+    """Of each column of strings, the row of each string of the training split."""
+    schema, found = engine.schema, {}
+    for name, one in schema.hashed.items():
+        if one.values == "string":
+            column = schema.column(name)
+            values = pa.array(pq.read_table(data / "train", columns=[column])[column].drop_null().unique().to_pylist())
+            rows = id_rows(values, one, table_seed(schema.table(name)), None, "", id_range=schema.id_range(name))
+            found[column] = dict(zip(values.to_pylist(), rows.tolist(), strict=True))
+    return found
+
+
+def require_same_scores(ours: Server, plain: Server) -> None:
+    told = [
+        httpx2.post(
+            f"http://127.0.0.1:{server.port}{path}",
+            content=server.requests[asked].partition(b"\r\n\r\n")[2],
+            headers={"content-type": JSON},
+        ).json()
+        for server, path, asked in (
+            (ours, "/v1/score", "100 samples"),
+            (plain, "/score", "100 samples"),
+            (ours, "/v1/rank", "100 candidates"),
+        )
+    ]
+    expected = np.array(told[1]["scores"])
+    np.testing.assert_allclose(told[0]["scores"], expected, atol=1e-5)
+    np.testing.assert_allclose(told[2]["scores"], expected[told[2]["candidates"]], atol=1e-5)
+
+
+def measure(servers: list[Server], seconds: float, rounds: int) -> None:
+    """In turn, so that a drift of the machine's speed meets all of them; the first round warms up."""
+    for number in range(rounds + 1):
+        for server in servers:
+            for asked, request in server.requests.items():
+                load = saturate(server.port, request, seconds / 4 if number == 0 else seconds)
+                if number:
+                    server.loads.setdefault(asked, []).append(load)
+
+
+def against_plain(ours: Server, plain: Server, seconds: float) -> Iterator[Result]:
+    goals = {"one sample": 1.3, "100 candidates": 2.0}
+    for asked in ours.requests:
+        rates, goal = (ours.rate(asked), plain.rate(asked)), goals.get(asked)
+        holds = None if goal is None else rates[0] >= goal * rates[1]
+        yield Result(
+            f"requests, {asked}", rates[0], "/s", "plain server", rates[1], f">= {goal}" if goal else "", holds
+        )
+    for asked in ("one sample", "100 candidates"):
+        halves = [
+            steady(server.port, server.requests[asked], server.rate(asked) / 2, 2 * seconds) for server in (ours, plain)
+        ]
+        for share in (0.5, 0.99):
+            value, other = (load.quantile(share) for load in halves)
+            is_goal = asked == "one sample" and share == 0.99
+            name = f"p{100 * share:g} at half the load, {asked}"
+            yield Result(
+                name, value, "ms", "plain server", other, "< 10 ms" if is_goal else "", value < 10 if is_goal else None
+            )
+    assert not ours.failed(), f"{ours.failed()} requests failed"
+
+
+def against_calls(engine: Engine, table: pa.Table, ours: Server) -> Iterator[Result]:
+    for asked, rows in (("one sample", 1), ("100 samples", CANDIDATES)):
+        samples = table.slice(0, rows).to_pylist()
+        taken, _ = alternate(partial(_call, engine, samples), lambda: None, 200)
+        yield Result(f"requests, {asked}", ours.rate(asked), "/s", "calls of a function", 1 / taken)
+
+
+def _call(engine: Engine, samples: list[dict[str, Any]]) -> None:
+    engine.score(engine.form.table(samples))
+
+
+def with_ray(folder: Path, requests: Mapping[str, bytes], seconds: float, rounds: int) -> Iterator[Result]:
+    requests = {asked: requests[asked] for asked in ("one sample", "100 candidates")}
+    found = {}
+    for name, haproxy in (("out of the box", "0"), ("--ray", "1")):
+        with ExitStack() as stack:
+            default = Server(stack.enter_context(served(folder)), requests)
+            ray = Server(
+                stack.enter_context(served(folder, "--ray", "--replicas", "2", RAY_SERVE_ENABLE_HA_PROXY=haproxy)),
+                requests,
+            )
+            measure([default, ray], seconds, rounds)
+            found[name] = (ray, default)
+    for asked in requests:
+        (ray, default), (box, _) = found["--ray"], found["out of the box"]
+        rate = ray.rate(asked)
+        yield Result(
+            f"requests with --ray, {asked}",
+            rate,
+            "/s",
+            "default server",
+            default.rate(asked),
+            ">= 0.6",
+            rate >= 0.6 * default.rate(asked),
+        )
+        yield Result(
+            f"requests with --ray, {asked}",
+            rate,
+            "/s",
+            "Ray Serve out of the box",
+            box.rate(asked),
+            ">= 5",
+            rate >= 5 * box.rate(asked),
+        )
+
+
+def offline(folder: Path, data: Path, rounds: int) -> Iterator[Result]:
+    """Of as many rows as two row groups for each core."""
+    bundle = load_bundle(folder / "export")
+    schema, cores = bundle.schema, len(os.sched_getaffinity(0))
+    part = pq.read_table(data / "train").select(schema.columns(labelled=False)).slice(0, 8 * PREDICTED)
+    many = pa.concat_tables([part] * (2 * cores * 8 * PREDICTED // len(part) // 4 or 1))
+    pq.write_table(many, folder / "many.parquet", row_group_size=max(1, len(many) // (2 * cores)))
+    rows = decode(part.combine_chunks(), schema, "", labelled=False)
+    batches = [
+        to_batch(rows.slice(at, min(at + PREDICTED, len(rows))), schema, at) for at in range(0, len(rows), PREDICTED)
+    ]
+
+    @torch.inference_mode()
+    def forward(batch: Any) -> None:
+        bundle.model.score(batch).sigmoid()
+
+    def predicted() -> None:
+        out = folder / "scores.parquet"
+        out.unlink(missing_ok=True)
+        predict_run(folder / "export", str(folder / "many.parquet"), out, Console(quiet=True))
+
+    torch.set_num_threads(1)
+    with ThreadPoolExecutor(cores) as pool:
+        predicting, bare = alternate(predicted, lambda: list(pool.map(forward, batches)), rounds)
+    rates = len(many) / predicting, sum(map(len, batches)) / bare
+    yield Result("rows of predict", rates[0], "/s", "bare forward pass", rates[1], ">= 0.8", rates[0] >= 0.8 * rates[1])
+
+
+@contextmanager
+def served(folder: Path, *options: str, **environment: str) -> Iterator[int]:
+    port = free_port()
+    command = [sys.executable, "-m", "asymdiffrec", "serve", str(folder / "export"), "--port", str(port), *options]
+    with process(command, environment):
+        wait(lambda: httpx2.get(f"http://127.0.0.1:{port}/ready").status_code == 200)
+        yield port
+
+
+@contextmanager
+def plainly_served(folder: Path) -> Iterator[int]:
+    port = free_port()
+    module = [sys.executable, "-m", "benchmarks.peers.plain_server"]
+    with process([*module, str(folder / "export"), str(port), str(folder / "vocabulary.json")], {}):
+        wait(lambda: httpx2.get(f"http://127.0.0.1:{port}/openapi.json").status_code == 200)
+        yield port
+
+
+@contextmanager
+def process(command: list[str], environment: Mapping[str, str]) -> Iterator[None]:
+    running = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        running.terminate()
+        running.wait(60)
+
+
+def wait(until: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while True:
+        try:
+            if until():
+                return
+        except httpx2.TransportError:
+            pass
+        if time.monotonic() > end:
+            raise TimeoutError("the server does not answer")
+        time.sleep(0.2)
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port: int = found.getsockname()[1]
+        return port
+
+
+if __name__ == "__main__":
+    main()
