@@ -32,6 +32,9 @@ class Samples:
     weight: np.ndarray
     user: np.ndarray | None
     """[R] int64; without users each sample is drawn by itself"""
+    period: np.ndarray | None = None
+    """[R]; where models of other periods judged other samples: a metric is the mean of its values in each, weighted by
+    their samples, for scores of several models are not in one order"""
 
 
 class Judged(NamedTuple):
@@ -106,7 +109,7 @@ def compare(
         by_seed = []
         for run in runs:
             found = [
-                _metrics(logits[counts], samples, counts, user, group, times)
+                _of_periods(logits, samples, counts, user, group, times)
                 for logits, counts in zip(run.logits, run.counts, strict=True)
             ]
             by_seed.append(np.stack(found))  # [K, metrics, 1 + draws]
@@ -115,6 +118,18 @@ def compare(
         values[name] = together[..., 0]
         replicates[name] = np.einsum("skmd,ds->kmd", together[..., 1:], shares)
     return Comparison(values, replicates)
+
+
+def _of_periods(
+    logits: np.ndarray, samples: Samples, counts: np.ndarray, user: np.ndarray, group: np.ndarray, times: np.ndarray
+) -> np.ndarray:
+    """[metrics, 1 + draws]"""
+    if samples.period is None:
+        return _metrics(logits[counts], samples, counts, user, group, times)
+    parts = [counts & (samples.period == period) for period in np.unique(samples.period)]
+    found = [_metrics(logits[part], samples, part, user, group, times) for part in parts]
+    means: np.ndarray = np.average(found, axis=0, weights=[part.sum() for part in parts])
+    return means
 
 
 def _metrics(

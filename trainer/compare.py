@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from rich.console import Console
 from asymdiffrec.datasets.documents import difference
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.new_file import whole_file
+from asymdiffrec.datasets.prepare.periods import write_periods
 from asymdiffrec.datasets.reader import EvaluationReader
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.trainer import bootstrap, drive
@@ -25,7 +26,7 @@ from asymdiffrec.trainer.bootstrap import METRICS, Judged, Samples
 from asymdiffrec.trainer.checkpoints import Checkpoints
 from asymdiffrec.trainer.contenders import Contender, load_rival
 from asymdiffrec.trainer.errors import TrainingError
-from asymdiffrec.trainer.evaluate import Scored, split_samples
+from asymdiffrec.trainer.evaluate import Scored, joined, split_samples
 from asymdiffrec.trainer.job import Job, read_job, read_learned
 from asymdiffrec.trainer.loop import evaluation_batch
 from asymdiffrec.trainer.restore import score_run, seen_for
@@ -46,10 +47,13 @@ class Task:
     settings: tuple[str, ...]
     folder: str
     asked: Asked
+    period: int | None = None
+    """Which part of the rows it is judged on, where these are parts"""
 
     @property
     def name(self) -> str:
-        return f"{self.contender.name}, seed {self.seed}"
+        period = f", period {self.period}" if self.period else ""
+        return f"{self.contender.name}, seed {self.seed}{period}"
 
     def configured(self) -> Job:
         """Its job; InputError where its settings do not fit."""
@@ -75,6 +79,32 @@ def tasks(
         task.scenarios(config)
         require_same(Path(task.folder), config)
     return found
+
+
+def progressive(
+    job: Path,
+    contenders: Sequence[Contender],
+    seeds: int,
+    settings: Sequence[str],
+    folder: Path,
+    asked: Asked,
+    count: int,
+) -> list[Task]:
+    """As `tasks`, for each of `count` periods: judged on the rows of it, trained on those of earlier times.
+
+    Raises InputError where the job names no column of times.
+    """
+    config = read_job(job, settings)
+    if config.data.time is None:
+        raise InputError(f"{job}: data.time: names no column; periods are in its order")
+    sources = [open_shards(config.location(split)) for split in ("train", "valid", SPLIT)]
+    document = config.model_dump(mode="json", exclude_unset=True)
+    jobs = write_periods(folder / "periods", sources, document, config.data.time, count)
+    return [
+        replace(task, period=number)
+        for number, own in enumerate(jobs, start=1)
+        for task in tasks(own, contenders, seeds, (), folder / f"period-{number}", asked)
+    ]
 
 
 def require_same(folder: Path, config: Job) -> None:
@@ -112,9 +142,11 @@ def _train(task: Task, config: Job) -> Scored:
         try:
             result = drive.train(config, read_learned(config), run, Console(quiet=True))
         except TrainingError as error:
-            if Checkpoints(run.checkpoints(config)).best() is None:
-                raise
-            whole_file(_diverged(task), str(error).encode())  # and is judged at its best step, as one that has ended
+            learned = Checkpoints(run.checkpoints(config)).best() is not None
+            how = "at its best step before that" if learned else "as a constant, for it had no checkpoint"
+            whole_file(_diverged(task), f"{how}: {error}".encode())
+            if not learned:
+                return _of_rows(task, config, _constant(config))
         else:
             if result["state"] == "interrupted":
                 raise KeyboardInterrupt
@@ -122,18 +154,29 @@ def _train(task: Task, config: Job) -> Scored:
 
 
 def _diverged(task: Task) -> Path:
-    """Says how training failed, where it has."""
+    """Says what is judged in place of a model whose training has ended, and how it failed."""
     return Path(task.folder) / "diverged.txt"
+
+
+def _constant(config: Job) -> Callable[[list[Scenario], int], np.ndarray]:
+    """The same logit for all, that of the training rows' rate."""
+    rate = read_learned(config).label_rate
+    return lambda scenarios, rows: np.full((len(scenarios), rows), np.log(rate / (1 - rate)))
 
 
 def _rival(task: Task, config: Job) -> Scored:
     assert task.contender.rival is not None
-    learned = read_learned(config)
-    schema = config.to_schema(learned)
+    rival = load_rival(task.contender.rival)
+    return _of_rows(task, config, lambda scenarios, _: rival(config, read_learned(config), scenarios, task.seed))
+
+
+def _of_rows(task: Task, config: Job, logits_of: Callable[[list[Scenario], int], np.ndarray]) -> Scored:
+    """The rows of the split, with logits [scenarios, rows] by other means than a run."""
+    schema = config.to_schema(read_learned(config))
     scenarios = task.asked.of(schema)
-    logits = load_rival(task.contender.rival)(config, learned, scenarios, task.seed)
     reader = EvaluationReader(schema, open_shards(config.location(SPLIT)), evaluation_batch(config.train.batch_size))
     counts, label, weight, user = split_samples(reader, scenarios, seen_for(scenarios, schema, config))
+    logits = logits_of(scenarios, len(label))
     if logits.shape != counts.shape or not np.isfinite(logits).all():
         raise InputError(
             f"{task.contender.rival}: gave {list(logits.shape)} scores, {int((~np.isfinite(logits)).sum())} of them "
@@ -173,16 +216,21 @@ def compared(
 
     Raises InputError where the runs were judged on different rows.
     """
-    scores = [_scores(task) for task in work]
-    first = scores[0]
-    for task, own in zip(work, scores, strict=True):
-        if not np.array_equal(own.label, first.label):
-            raise InputError(f"{task.folder}: was judged on other rows than {work[0].folder}; choose another --out")
+    trained: dict[tuple[str, int], list[Task]] = {}
+    for task in work:
+        trained.setdefault((task.contender.name, task.seed), []).append(task)
+    scores = {pair: joined([_scores(task) for task in parts]) for pair, parts in trained.items()}
+    first = next(iter(scores.values()))
     models: dict[str, list[Judged]] = {}
-    for task, own in zip(work, scores, strict=True):
-        models.setdefault(task.contender.name, []).append(Judged(own.logits, own.counts))
+    for (name, seed), own in scores.items():
+        if not np.array_equal(own.label, first.label):
+            folder = trained[name, seed][0].folder
+            raise InputError(f"{folder}: was judged on other rows than {work[0].folder}; choose another --out")
+        models.setdefault(name, []).append(Judged(own.logits, own.counts))
     names = list(models)
-    samples = Samples(first.label, first.weight, first.user)
+    lengths = {task.period: len(_scores(task).label) for task in next(iter(trained.values()))}
+    period = None if None in lengths else np.repeat(list(lengths), list(lengths.values()))
+    samples = Samples(first.label, first.weight, first.user, period)
     found = bootstrap.compare(models, samples, draws, advance=advance)
     config = work[0].configured()
     scenarios = work[0].scenarios(config)
@@ -198,8 +246,22 @@ def compared(
         "diverged": {task.name: _diverged(task).read_text() for task in work if _diverged(task).exists()},
         "scenarios": [{"scenario": one.name, "missing": one.share} for one in scenarios],
         "results": list(_results(found.values, scenarios)),
+        "periods": list(_periods(work, scenarios)),
         "differences": [cell for name in references for cell in _differences(name, found.differences(name), scenarios)],
     }
+
+
+def _periods(work: Sequence[Task], scenarios: Sequence[Scenario]) -> Iterator[dict[str, Any]]:
+    """The results of each period, where there are."""
+    for period in dict.fromkeys(task.period for task in work if task.period):
+        models: dict[str, list[Judged]] = {}
+        for task in work:
+            if task.period == period:
+                own = _scores(task)
+                models.setdefault(task.contender.name, []).append(Judged(own.logits, own.counts))
+                samples = Samples(own.label, own.weight, own.user)
+        values = bootstrap.compare(models, samples, draws=0).values
+        yield {"period": period, "rows": len(samples.label), "results": list(_results(values, scenarios))}
 
 
 def _scores(task: Task) -> Scored:

@@ -33,6 +33,14 @@ def compare(
     outage: Outages = None,
     as_in_training: AsInTraining = False,
     unseen: Unseen = None,
+    progressive: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="judge on N periods in place of the test split, each time trained on what is earlier by data.time",
+        ),
+    ] = None,
     settings: Settings = None,
     define: Annotated[
         list[str] | None,
@@ -60,20 +68,23 @@ def compare(
             print(f"{name:12}{told}")
         return
     from asymdiffrec.datasets.new_file import whole_file
-    from asymdiffrec.trainer.compare import compared, tasks
+    from asymdiffrec.trainer import compare as comparison
     from asymdiffrec.trainer.job import read_job
     from asymdiffrec.trainer.scenarios import Asked
 
     folder = out or Path("comparisons") / read_job(job, settings or ()).name
     asked = Asked(shares_of(missing), outage or (), {}, as_in_training, unseen or ())
     chosen = contenders([name.strip() for name in variants.split(",")], define or ())
-    work = tasks(job, chosen, seeds, settings or (), folder, asked)
+    common = (job, chosen, seeds, settings or (), folder, asked)
+    work = comparison.progressive(*common, progressive) if progressive else comparison.tasks(*common)
     for number, (task, auc, seconds) in enumerate(_done(work, parallel, address), start=1):
         took = f", {seconds:.0f} s" if seconds >= 1 else ""
         console.print(f"{number}/{len(work)}  {task.name}: AUC {auc:.4f}{took}", highlight=False, soft_wrap=True)
     with progress() as show:
         counted = iter(range(1, len(work) + 1))
-        document = compared(work, [chosen[0].name], draws, lambda: show("bootstrap", next(counted) / len(work)))
+        document = comparison.compared(
+            work, [chosen[0].name], draws, lambda: show("bootstrap", next(counted) / len(work))
+        )
     from asymdiffrec.trainer.commands.compare_page import picture, write_page
 
     whole_file(folder / "comparison.json", json.dumps(document, indent=2).encode())
@@ -84,6 +95,8 @@ def compare(
         return
     for metric in SHOWN:
         output().print(table(document, metric))
+    if document["periods"]:
+        output().print(periods(document))
     for line in diverged(document):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"More, and curves: {folder / 'comparison.html'}", highlight=False, soft_wrap=True)
@@ -117,12 +130,26 @@ def table(document: Mapping[str, Any], metric: str) -> Table:
     return found
 
 
+def periods(document: Mapping[str, Any]) -> Table:
+    """The AUC of each variant in each period, under the first scenario."""
+    scenario = document["scenarios"][0]["scenario"]
+    found = Table("variant", title=f"AUC period by period, {scenario}")
+    for period in document["periods"]:
+        found.add_column(f"{period['period']}", justify="right")
+    for variant in document["variants"]:
+        aucs = [
+            one["auc"]
+            for period in document["periods"]
+            for one in period["results"]
+            if (one["variant"], one["scenario"]) == (variant, scenario)
+        ]
+        found.add_row(variant, *("-" if auc is None else f"{auc:.4f}" for auc in aucs))
+    return found
+
+
 def diverged(document: Mapping[str, Any]) -> list[str]:
-    """A line on each training that did not end, and is judged at its best step before."""
-    return [
-        f"{name} diverged, and is judged at its best step before that: {why}"
-        for name, why in document["diverged"].items()
-    ]
+    """A line on each training that did not end."""
+    return [f"{name} diverged, and is judged {why}" for name, why in document["diverged"].items()]
 
 
 def held(document: Mapping[str, Any]) -> str:

@@ -101,6 +101,13 @@ def test_a_training_that_diverges_is_judged_at_its_best_step(compare: Callable[.
     assert outcome.status == 0, outcome.err
     assert "wild, seed 0 diverged, and is judged at its best step before that: the loss of step" in outcome.err
 
+    options = [part for setting in (*wild, "train.max_loss=0.1") for part in ("--define", f"wilder:{setting}")]
+    outcome = compare("--variants", "base,wilder", "--seeds", 1, *options, "--json")
+    assert outcome.status == 0, outcome.err
+    aucs = [one["auc"] for one in outcome.document["results"] if one["variant"] == "wilder"]
+    assert aucs == [0.5, 0.5]
+    assert "as a constant, for it had no checkpoint" in outcome.document["diverged"]["wilder, seed 0"]
+
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_side_by_side_under_ray(compare: Callable[..., Any]) -> None:
@@ -139,3 +146,23 @@ def test_the_list_says_what_each_is(command: Callable[..., Any], clicks: Path) -
     outcome = command("compare", clicks / "job.yaml", "--list")
     assert outcome.status == 0
     assert "DiffRec" in outcome.out
+
+
+def test_periods_in_order_of_time(
+    command: Callable[..., Any], clicks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[3])
+    options = (clicks / "job.yaml", "--out", tmp_path / "out", "--variants", "base,augment", "--seeds", 1, *SMALL)
+    outcome = command("compare", *options, "--progressive", 2, "--json")
+    assert outcome.status == 0, outcome.err
+    document = outcome.document
+    assert [period["period"] for period in document["periods"]] == [1, 2]
+    assert document["rows"] == sum(period["rows"] for period in document["periods"])
+    whole = next(one for one in document["results"] if (one["variant"], one["scenario"]) == ("augment", "0%"))
+    parts = [one for period in document["periods"] for one in period["results"] if one["variant"] == "augment"]
+    aucs = [one["auc"] for one in parts if one["scenario"] == "0%"]
+    sizes = [period["rows"] for period in document["periods"]]
+    assert whole["auc"] == pytest.approx(np.average(aucs, weights=sizes))
+    assert "AUC period by period" in command("compare", *options, "--progressive", 2).out
+    timeless = command("compare", *options, "--progressive", 2, "--set", "data.time=null")
+    assert (timeless.status, "data.time: names no column" in timeless.err) == (2, True)
