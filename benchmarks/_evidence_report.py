@@ -76,7 +76,7 @@ def _study(name: str, document: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield from _differences(document, "auc", "base")
     if document["diverged"]:
-        yield f"Diverged, and judged at the best step before, or as a constant where there was none: {', '.join(document['diverged'])}."
+        yield f"Diverged, and judged at the best step before, or else as a constant: {', '.join(document['diverged'])}."
         yield ""
     yield f"![curves](evidence-{name}.png)"
     yield ""
