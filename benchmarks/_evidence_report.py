@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from asymdiffrec.trainer.commands.compare import rows
 from asymdiffrec.trainer.commands.compare_page import picture
+from asymdiffrec.trainer.commands.compare_text import rows
 from asymdiffrec.trainer.commands.evaluate import METRICS
 from asymdiffrec.trainer.contenders import NAMED
 from benchmarks._report import Result

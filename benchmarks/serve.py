@@ -3,6 +3,7 @@ same model, bare calls and Ray Serve; and rows a second of batch prediction agai
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
@@ -21,6 +22,7 @@ from typing import Any
 import httpx2
 import numpy as np
 import orjson
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -42,6 +44,7 @@ from benchmarks._report import Result, alternate, arguments, show
 ROOT = Path(__file__).parents[1]
 CANDIDATES = 100
 ROUNDS = 5
+SWAPS, KILLS = 20, 10
 
 
 @dataclass
@@ -100,8 +103,10 @@ def results(folder: Path, data: Path, seconds: float, rounds: int, under_ray: bo
         measure([default, peer], seconds, rounds)
         yield from against_plain(default, peer, seconds)
         yield from against_calls(engine, table, default)
+    yield from swaps(folder, ours["one sample"], 2 if rounds == 1 else SWAPS)
     if under_ray:
         yield from with_ray(folder, ours, seconds, rounds)
+        yield from kills(folder, ours["one sample"])
     yield from offline(folder, data, rounds)
 
 
@@ -240,6 +245,75 @@ def with_ray(folder: Path, requests: Mapping[str, bytes], seconds: float, rounds
         )
 
 
+def swaps(folder: Path, request: bytes, count: int) -> Iterator[Result]:
+    """Versions that are swapped under load, each once the one before is live."""
+    other, link = folder / "rounded", folder / "live"
+    command = [sys.executable, "-m", "asymdiffrec", "export", str(folder / "run"), str(other), "--tables", "int8"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    versions = {one: load_bundle(one).manifest.version for one in (folder / "export", other)}
+    point(link, folder / "export")
+    with served(folder, model=link) as port, ThreadPoolExecutor(1) as pool:
+        load = pool.submit(steady, port, request, 100, 4 * count)
+        for number in range(count):
+            target = list(versions)[(number + 1) % 2]
+            point(link, target)
+            wait(lambda target=target: ready(port)["version"] == versions[target])  # type: ignore[misc]
+        found = load.result()
+    worst = found.quantile(1)
+    yield Result(f"worst answer under {count} swaps", worst, "ms", "asked", 200, "< 200 ms", worst < 200)
+    yield Result(
+        f"answers under {count} swaps",
+        len(found.seconds),
+        "",
+        "requests",
+        len(found.seconds) + found.failed,
+        "all",
+        not found.failed,
+    )
+
+
+def kills(folder: Path, request: bytes) -> Iterator[Result]:
+    """Replicas that are killed under load, each once all are there again."""
+    with served(folder, "--ray", "--replicas", "2") as port, ThreadPoolExecutor(1) as pool:
+        load, back = pool.submit(steady, port, request, 100, 25 * KILLS), []
+        for _ in range(KILLS):
+            wait(lambda: len(replicas()) == 2)
+            time.sleep(2)
+            gone = replicas()[0]
+            gone.kill()
+            start = time.monotonic()
+            wait(lambda gone=gone: len(set(replicas()) - {gone}) == 2)  # type: ignore[misc]
+            back.append(time.monotonic() - start)
+        found = load.result()
+    yield Result(f"slowest of {KILLS} replicas to come back", max(back), "s", "asked", 20, "< 20 s", max(back) < 20)
+    yield Result(
+        f"answers under {KILLS} kills",
+        len(found.seconds),
+        "",
+        "requests",
+        len(found.seconds) + found.failed,
+        "all",
+        not found.failed,
+    )
+
+
+def replicas() -> list[psutil.Process]:
+    """Those that have loaded their model: they listen."""
+    found = []
+    for one in psutil.process_iter(["cmdline"]):
+        if (one.info["cmdline"] or [""])[0].startswith("ray::ServeReplica:asymdiffrec"):
+            with contextlib.suppress(psutil.Error):
+                if any(connection.status == psutil.CONN_LISTEN for connection in one.net_connections()):
+                    found.append(one)
+    return found
+
+
+def point(link: Path, folder: Path) -> None:
+    other = link.with_name("other")
+    other.symlink_to(folder)
+    other.rename(link)
+
+
 def offline(folder: Path, data: Path, rounds: int) -> Iterator[Result]:
     """Of as many rows as two row groups for each core."""
     bundle = load_bundle(folder / "export")
@@ -269,12 +343,17 @@ def offline(folder: Path, data: Path, rounds: int) -> Iterator[Result]:
 
 
 @contextmanager
-def served(folder: Path, *options: str, **environment: str) -> Iterator[int]:
+def served(folder: Path, *options: str, model: Path | None = None, **environment: str) -> Iterator[int]:
     port = free_port()
-    command = [sys.executable, "-m", "asymdiffrec", "serve", str(folder / "export"), "--port", str(port), *options]
-    with process(command, environment):
-        wait(lambda: httpx2.get(f"http://127.0.0.1:{port}/ready").status_code == 200)
+    served = str(model or folder / "export")
+    with process([sys.executable, "-m", "asymdiffrec", "serve", served, "--port", str(port), *options], environment):
+        wait(lambda: "version" in ready(port))
         yield port
+
+
+def ready(port: int) -> dict[str, Any]:
+    found: dict[str, Any] = httpx2.get(f"http://127.0.0.1:{port}/ready").json()
+    return found
 
 
 @contextmanager

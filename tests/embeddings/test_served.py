@@ -1,7 +1,11 @@
 """Tables as they are served, against what their rows are rounded to, written out."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -111,3 +115,52 @@ def test_sums_are_those_of_rounded_rows(alone, precision, levels, bits, dtype, t
     elements = sum(weight.numel() for weight in weights.values())
     least = elements * bits // 8 + (0 if levels is None else 4 * ROWS * len(weights))
     assert least <= (tmp_path / "tables.bin").stat().st_size < least + 128 * len(weights)
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+import torch
+from asymdiffrec.datasets.schema import FieldsConfig
+from asymdiffrec.embeddings.served import ServedTables
+from asymdiffrec.embeddings.tables import TablesConfig
+from types import SimpleNamespace
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+file, rows = Path(sys.argv[1]), int(sys.argv[2])
+data = int(next(line for line in open("/proc/self/status") if line.startswith("VmData")).split()[1]) << 10
+resource.setrlimit(resource.RLIMIT_DATA, (data + (64 << 20),) * 2)
+try:
+    np.fromfile(file, np.uint8)
+except MemoryError:
+    print("too large to be read")
+fields = {"item": {"type": "id", "rows": rows, "hash": False}}
+schema = FieldsConfig.model_validate({"fields": fields}).to_schema()
+tables = ServedTables(schema, TablesConfig(embedding_dim=64), "fp32", file)
+ids = KeyedJaggedTensor(["item"], torch.tensor([0, rows - 1]), lengths=torch.tensor([1, 1]))
+found, _ = tables(SimpleNamespace(ids=ids, numbers=torch.zeros(2, 0), missing=torch.zeros(2, 1, dtype=torch.bool)))
+print(found[:, 0].tolist())
+"""
+
+
+def test_a_table_larger_than_the_memory_that_a_process_may_have(tmp_path: Path) -> None:
+    rows, file = 1 << 20, tmp_path / "tables.bin"  # 256 MB, of which two rows take room on the disk
+    with file.open("wb") as out:
+        out.truncate(256 * rows)
+        out.write(np.full(64, 3, np.float32).tobytes())
+        out.seek(256 * (rows - 1))
+        out.write(np.full(64, 5, np.float32).tobytes())
+    command = [sys.executable, "-c", LIMITED, str(file), str(rows)]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert ended.stdout.splitlines() == ["too large to be read", "[3.0, 5.0]"], ended.stderr
+
+
+@pytest.mark.parametrize("dim", [24, 32, 128])
+def test_rounded_tables_take_less_than_a_third(tmp_path: Path, dim: int) -> None:
+    fields = {"item": {"type": "id", "rows": 1000}}
+    schema, config = FieldsConfig.model_validate({"fields": fields}).to_schema(), TablesConfig(embedding_dim=dim)
+    for precision in ("fp32", "int8"):
+        write_tables({"item": torch.randn(1000, dim)}, schema, config, precision, tmp_path / precision)
+    sizes = [(tmp_path / precision).stat().st_size for precision in ("int8", "fp32")]
+    assert sizes[0] <= 0.3 * sizes[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from starlette.testclient import TestClient
 
 from asymdiffrec.serving.app import Limits, Service
 from asymdiffrec.serving.bodies import ARROW, JsonScores, RefusedError
+from asymdiffrec.serving.bodies import JSON as JSON_KIND
 from asymdiffrec.serving.engine import Engine
 from asymdiffrec.serving.live import Live
 from asymdiffrec.trainer.restore import predict_run
@@ -200,26 +202,54 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
+
+
+def _arrow_of(columns: list[Any]) -> bytes:
+    """A table of columns of any names and types, or half of it."""
+    made = arrow(
+        pa.table({str(place): pa.array([value, None]) for place, values in enumerate(columns) for value in values[:1]})
+    )
+    return made[: len(made) // (1 + len(columns) % 2)]
+
+
 NAMES = ("user_id", "history", "age", "city", "tags", "price", "hour", "nobody")
+SAMPLE = st.dictionaries(st.sampled_from(NAMES), JSON, max_size=4)
+EXAMPLES = int(os.environ.get("ASYMDIFFREC_FUZZ", "300"))
+"""Of malformed requests; many for an hour in which there is time"""
 BODY = st.one_of(
     st.binary(max_size=60),
     JSON,
+    st.fixed_dictionaries({"samples": JSON | st.lists(SAMPLE, max_size=3)}),
     st.fixed_dictionaries(
-        {"samples": JSON | st.lists(st.dictionaries(st.sampled_from(NAMES), JSON, max_size=4), max_size=3)}
+        {"shared": JSON | SAMPLE, "candidates": JSON | SAMPLE | st.lists(SAMPLE, max_size=3), "top": JSON}
     ),
+    st.lists(st.lists(st.integers() | st.text(max_size=3), min_size=2, max_size=2), max_size=3).map(_arrow_of),
 )
 
 
-@settings(deadline=None, derandomize=True, max_examples=400, suppress_health_check=list(HealthCheck))
-@given(body=BODY, kind=st.sampled_from(["application/json", ARROW]))
-def test_nothing_that_is_sent_breaks_it(client: TestClient, body: Any, kind: str) -> None:
+@settings(deadline=None, derandomize=True, max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
+@given(body=BODY, kind=st.sampled_from([JSON_KIND, ARROW]), path=st.sampled_from(["/v1/score", "/v1/rank"]))
+def test_nothing_that_is_sent_breaks_it(
+    client: TestClient, known: tuple[Any, Any], body: Any, kind: str, path: str
+) -> None:
     try:
         content = body if isinstance(body, bytes) else orjson.dumps(body)
     except TypeError:
         content = repr(body).encode()
-    answer = client.post("/v1/score", content=content, headers={"content-type": kind})
+    answer = client.post(path, content=content, headers={"content-type": kind})
     assert answer.status_code in (200, 400, 413, 422)
-    assert ("scores" in answer.json()) if answer.status_code == 200 and kind == "application/json" else True
+    if answer.status_code != 200:
+        assert answer.json()["error"]
+    elif kind == JSON_KIND and answer.json():
+        assert "scores" in (answer.json() if isinstance(answer.json(), dict) else answer.json()[0])
+    asked, scores = known
+    assert client.post("/v1/score", json=asked).json()["scores"] == scores, "and others are answered as before"
+
+
+@pytest.fixture(scope="module")
+def known(client: TestClient) -> tuple[Any, Any]:
+    asked = {"samples": [{"user_id": 5, "age": 0.5}, {}]}
+    return asked, client.post("/v1/score", json=asked).json()["scores"]
 
 
 def test_limits(exported: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from asymdiffrec.trainer.commands.compare_text import diverged, held, plural, rows
 from asymdiffrec.trainer.commands.page import html_table, page, svg
 
 DRAWN = ("auc", "uauc", "log_loss", "calibration")
@@ -46,10 +47,8 @@ def picture(document: Mapping[str, Any], names: Mapping[str, str]) -> Figure:
 
 def write_page(document: Mapping[str, Any], names: Mapping[str, str], file: Path) -> None:
     """The picture, and a table of each metric."""
-    from asymdiffrec.trainer.commands.compare import diverged, held, rows
-
     headings = ["variant", *(one["scenario"] for one in document["scenarios"])]
-    seeds = f"{document['seeds']} seed{'s' if document['seeds'] > 1 else ''}"
+    seeds = plural(document["seeds"], "seed")
     told = held(document)
     lines = [
         f"{document['rows']:,} rows of the {document['split']} split, mean of {seeds}; {told}.",
