@@ -190,8 +190,9 @@ class NumberEmbeddings(nn.Module):
         # Where a field has fewer, the rest are of infinite length: no number gets anywhere on them.
         start, length = torch.zeros(len(widths), max(0, pieces)), torch.full((len(widths), max(0, pieces)), math.inf)
         for field, own in enumerate(knots):
-            at = torch.tensor(own)
-            start[field, : len(at) - 1], length[field, : len(at) - 1] = at[:-1], at.diff()
+            if len(own) > 1:
+                at = torch.tensor(own)
+                start[field, : len(at) - 1], length[field, : len(at) - 1] = at[:-1], at.diff()
         self.register_buffer("start", start, persistent=False)
         self.register_buffer("length", length, persistent=False)
         kept = torch.cat([torch.arange(width) + max(widths) * field for field, width in enumerate(widths)])

@@ -14,26 +14,28 @@ import orjson
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from asymdiffrec.serving.bodies import (
     ARROW,
     JSON,
-    ArrowRankings,
-    ArrowScores,
-    JsonRankings,
-    JsonScores,
+    ArrowRankRequest,
+    ArrowScoreRequest,
+    JsonRankRequest,
+    JsonScoreRequest,
     RefusedError,
 )
 from asymdiffrec.serving.live import Live
 from asymdiffrec.serving.openapi import description, page
 from asymdiffrec.serving.scoring import Read, Scoring
 
+GONE = 499
+"""Status of a request whose client did not wait, as nginx counts it"""
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-SCORES: Mapping[str, Read] = {JSON: JsonScores, ARROW: ArrowScores}
-RANKINGS: Mapping[str, Read] = {JSON: JsonRankings, ARROW: ArrowRankings}
+SCORES: Mapping[str, Read] = {JSON: JsonScoreRequest, ARROW: ArrowScoreRequest}
+RANKINGS: Mapping[str, Read] = {JSON: JsonRankRequest, ARROW: ArrowRankRequest}
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Limits:
     """Of a request; candidates count as samples"""
     waiting: int = 64
     """Requests that are answered or wait for it; more are refused at once, for a queue only makes all of them late"""
+    seconds: float = 10.0
+    """That a body may take to arrive"""
 
 
 class Service:
@@ -81,6 +85,9 @@ class Service:
         except HTTPException as error:
             status = error.status_code
             raise
+        except (ClientDisconnect, asyncio.CancelledError):
+            status = GONE
+            raise
         finally:
             self._requests.labels(str(status)).inc()
             self._seconds.observe(time.perf_counter() - start)
@@ -92,11 +99,14 @@ class Service:
         self._taken += 1
         try:
             self.live.engine()
-            body = await self._body(request)
+            async with asyncio.timeout(self.limits.seconds):
+                body = await self._body(request)
             kind = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
             if kind not in readers:
                 raise HTTPException(415, f"content-type {kind}: {JSON} or {ARROW} is expected")
             answer = await asyncio.wrap_future(self._scoring.submit(readers[kind], body))
+        except TimeoutError as error:
+            raise HTTPException(408, f"the body was not there after {self.limits.seconds:g} seconds") from error
         except RefusedError as error:
             raise HTTPException(error.status, str(error), _RETRY if error.status == 503 else None) from error
         finally:
@@ -139,10 +149,12 @@ class Service:
 
     async def openapi(self, request: Request) -> Response:
         """GET /openapi.json: the interface, with the columns of what is live."""
+        self._require_token(request)
         return _json(description(self.live.engine(), self.limits.samples, self._token is not None))
 
     async def docs(self, request: Request) -> Response:
         """GET /docs: the same to read, and lines to try."""
+        self._require_token(request)
         told = description(self.live.engine(), self.limits.samples, self._token is not None)
         return Response(page(told, str(request.base_url).rstrip("/")), media_type="text/html")
 
@@ -164,7 +176,7 @@ class Service:
             Route("/openapi.json", self.openapi),
             Route("/docs", self.docs),
         ]
-        handlers = {HTTPException: _refused, RefusedError: _refused}
+        handlers = {HTTPException: _refused, RefusedError: _refused, ClientDisconnect: _gone}
         return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
 
 
@@ -178,6 +190,11 @@ async def _refused(request: Request, error: Exception) -> Response:
     response = _json({"error": error.detail}, error.status_code)
     response.headers.update(error.headers or {})
     return response
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    """To nobody"""
+    return Response(status_code=GONE)
 
 
 def _json(document: Any, status: int = 200) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,7 +25,7 @@ class RefusedError(Exception):
         self.status = status
 
 
-class Scores(ABC):
+class ScoreRequest(ABC):
     """Samples of a request that are to be scored, and the answer to it."""
 
     samples: Sequence[Any] | Mapping[str, Any] | pa.Table
@@ -41,13 +42,13 @@ class Scores(ABC):
         return form.checked(self.samples) if isinstance(self.samples, pa.Table) else form.table(self.samples)
 
 
-class JsonScores(Scores):
+class JsonScoreRequest(ScoreRequest):
     """{"samples": ..., "before": false, "missing": true}"""
 
     def __init__(self, body: bytes) -> None:
         document = _object(body, {"samples", "before", "missing"}, '{"samples": [{"COLUMN": VALUE}]}')
         self.samples = _samples(document, "samples", '{"samples": [{"COLUMN": VALUE}]}')
-        self.before, self.missing = bool(document.get("before")), bool(document.get("missing", True))
+        self.before, self.missing = _flag(document, "before", False), _flag(document, "missing", True)
 
     def answer(self, engine: Engine, answer: Answer) -> bytes:
         told: dict[str, Any] = {"version": engine.version, "scores": answer.scores}
@@ -59,7 +60,7 @@ class JsonScores(Scores):
         return orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-class ArrowScores(Scores):
+class ArrowScoreRequest(ScoreRequest):
     """A table with the columns of samples; the answer is one with `score`."""
 
     def __init__(self, body: bytes) -> None:
@@ -69,12 +70,12 @@ class ArrowScores(Scores):
         return _written({"score": answer.scores}, engine)
 
 
-class Rankings(ABC):
+class RankRequest(ABC):
     """Candidates of a request that are to be ranked, and the answer to it."""
 
     @abstractmethod
     def __len__(self) -> int:
-        """Candidates of all queries"""
+        """Candidates of all queries, each counting as one at least"""
 
     @abstractmethod
     def queries(self, form: Form) -> list[Query]: ...
@@ -83,7 +84,7 @@ class Rankings(ABC):
     def answer(self, engine: Engine, answers: Sequence[Answer]) -> bytes: ...
 
 
-class JsonRankings(Rankings):
+class JsonRankRequest(RankRequest):
     """{"shared": {...}, "candidates": ..., "top": 10}, or a list of such: then the answer is a list, too."""
 
     EXPECTED = '{"shared": {"COLUMN": VALUE}, "candidates": [{"COLUMN": VALUE}], "top": 10}'
@@ -94,13 +95,10 @@ class JsonRankings(Rankings):
         documents = found if isinstance(found, list) else [found]
         self.documents = [_known(one, {"shared", "candidates", "top"}, self.EXPECTED) for one in documents]
         self.candidates = [_samples(one, "candidates", self.EXPECTED) for one in self.documents]
-        for document in self.documents:
-            top = document.get("top", 1)
-            if type(top) is not int or top < 1:
-                raise RefusedError(400, f"top: found {top!r}; a number of candidates is expected")
+        self.tops = [_top(document.get("top")) for document in self.documents]
 
     def __len__(self) -> int:
-        return sum(map(length, self.candidates))
+        return sum(max(1, length(own)) for own in self.candidates)
 
     def queries(self, form: Form) -> list[Query]:
         found = []
@@ -113,13 +111,13 @@ class JsonRankings(Rankings):
 
     def answer(self, engine: Engine, answers: Sequence[Answer]) -> bytes:
         told = []
-        for document, answer in zip(self.documents, answers, strict=True):
-            best = ranked(answer.scores, document.get("top"))
+        for top, answer in zip(self.tops, answers, strict=True):
+            best = ranked(answer.scores, top)
             told.append({"version": engine.version, "candidates": best, "scores": answer.scores[best]})
         return orjson.dumps(told if self.is_batch else told[0], option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-class ArrowRankings(Rankings):
+class ArrowRankRequest(RankRequest):
     """A table of candidates, with what they share and `top` as JSON in the schema's metadata; the answer is one with
     `candidate` and `score`."""
 
@@ -127,9 +125,7 @@ class ArrowRankings(Rankings):
         self.table = _read(body)
         metadata = self.table.schema.metadata or {}
         self.shared = _loaded(metadata.get(b"shared", b"{}"))
-        self.top = _loaded(metadata.get(b"top", b"null"))
-        if self.top is not None and (type(self.top) is not int or self.top < 1):
-            raise RefusedError(400, f"top: found {self.top!r}; a number of candidates is expected")
+        self.top = _top(_loaded(metadata.get(b"top", b"null")))
 
     def __len__(self) -> int:
         return len(self.table)
@@ -153,6 +149,19 @@ def length(samples: Sequence[Any] | Mapping[str, Any] | pa.Table) -> int:
         return len(samples)
     first: Any = next(iter(samples.values()), [])
     return len(first) if isinstance(first, list) else 0
+
+
+def _top(value: Any) -> int | None:
+    if value is not None and (type(value) is not int or value < 1):
+        raise RefusedError(400, f"top: found {value!r}; a number of candidates is expected")
+    return value
+
+
+def _flag(document: Mapping[str, Any], key: str, default: bool) -> bool:
+    value = document.get(key, default)
+    if type(value) is not bool:
+        raise RefusedError(400, f"{key}: found {value!r}; true or false is expected")
+    return value
 
 
 def _object(body: bytes, keys: set[str], expected: str) -> dict[str, Any]:
@@ -184,11 +193,45 @@ def _samples(document: Mapping[str, Any], key: str, expected: str) -> list[Any] 
 
 def _read(body: bytes) -> pa.Table:
     try:
-        table = pa.ipc.open_stream(body).read_all()
-        table.validate(full=True)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ValueError) as error:
-        raise RefusedError(400, f"not an Arrow stream: {str(error).splitlines()[0]}") from error
+        compressed = any(map(_is_compressed, pa.ipc.MessageReader.open_stream(body)))
+        table = None if compressed else pa.ipc.open_stream(body).read_all()
+        if table is not None:
+            table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError, LookupError, struct.error) as error:
+        raise RefusedError(400, f"not an Arrow stream: {' '.join(str(error).split())[:200]}") from error
+    if table is None:
+        raise RefusedError(415, "a compressed Arrow stream; send it as it is")
     return table
+
+
+RECORDS, DICTIONARY = 3, 2
+"""Kinds of messages that hold values"""
+
+
+def _is_compressed(message: pa.ipc.Message) -> bool:
+    """Whether a message's values are: then nobody knows how large they are before they are read.
+
+    Of the format's flatbuffers (Message.fbs): fields are at offsets that a table's own table of them tells.
+    """
+    data = memoryview(message.metadata)
+
+    def place(table: int, field: int) -> int:
+        fields = table - struct.unpack_from("<i", data, table)[0]
+        size = struct.unpack_from("<H", data, fields)[0]
+        offset = struct.unpack_from("<H", data, fields + 4 + 2 * field)[0] if 4 + 2 * field < size else 0
+        return table + int(offset) if offset else 0
+
+    def follow(at: int) -> int:
+        return at + int(struct.unpack_from("<I", data, at)[0])
+
+    root = follow(0)
+    kind = data[place(root, 1)] if place(root, 1) else 0
+    if kind not in (RECORDS, DICTIONARY):
+        return False
+    batch = follow(place(root, 2))
+    if kind == DICTIONARY:
+        batch = follow(place(batch, 1))
+    return bool(place(batch, 3))
 
 
 def _written(columns: Mapping[str, np.ndarray], engine: Engine) -> bytes:

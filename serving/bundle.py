@@ -32,7 +32,7 @@ from asymdiffrec.embeddings.served import Precision, ServedTables, write_tables
 from asymdiffrec.embeddings.tables import TablesConfig
 from asymdiffrec.serving.check import check_of
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 CONFIG, LEARNED, CARD, DENSE, IDS, TABLES = (
     "config.json",
@@ -87,7 +87,7 @@ class Scorer(nn.Module):
         self.tables, self.diffusion = tables, diffusion
 
     def score(self, batch: Any) -> torch.Tensor:
-        """Logits [B] of a `Batch`: f(g([m, h(x)]))"""
+        """Logits [B] of a `Batch`: f(g([m, h(x), x]))"""
         return self.diffusion.score(*self.tables(batch))
 
 

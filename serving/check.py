@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
-from asymdiffrec.datasets.batch import Batch, to_batch
+from asymdiffrec.datasets.batch import to_batch
 from asymdiffrec.datasets.rows import decode
-from asymdiffrec.datasets.schema import IdListConfig, NumberConfig, Schema
+from asymdiffrec.datasets.schema import IdListConfig, Moments, NumberConfig, Schema
 from asymdiffrec.serving.form import Form
+from asymdiffrec.serving.predict import Scores
 
 SAMPLES = 32
 MISSING = 0.3
 """Of their fields"""
 TOLERANCE = 1e-4
 """Of a score: processors add in other orders"""
-
-
-class Scores(Protocol):
-    def score(self, batch: Batch) -> torch.Tensor: ...
 
 
 def check_of(model: Scores, schema: Schema) -> dict[str, Any]:
@@ -52,22 +49,37 @@ def made_up(schema: Schema) -> list[dict[str, Any]]:
         found = rng.integers(min(field.rows, 2**31), size=count).tolist()
         return [str(one) for one in found] if field.values == "string" else found
 
-    def one(name: str, field: Any) -> dict[str, Any]:
+    def one(name: str, field: Any, count: int) -> dict[str, Any]:
         column = schema.column(name)
         if isinstance(field, NumberConfig):
-            return {column: round(float(rng.normal()), 3)}
+            return {column: _number(schema.moments(name), float(rng.normal()), field.transform)}
         if not isinstance(field, IdListConfig):
             return {column: ids(field, 1)[0]}
-        count = int(rng.integers(1, 6))
         weights = {field.weights: [1.0] * count} if field.weights else {}
         return {column: ids(field, count), **weights}
 
-    return [
-        {
-            key: value
-            for name, field in schema.fields.items()
-            if rng.random() >= MISSING
-            for key, value in one(name, field).items()
-        }
-        for _ in range(SAMPLES)
-    ]
+    samples = []
+    for _ in range(SAMPLES):
+        sample: dict[str, Any] = {}
+        count = int(rng.integers(1, 6))  # of all lists, whose weights may be one column
+        for name, field in schema.fields.items():
+            if rng.random() >= MISSING:
+                sample |= one(name, field, count)
+        samples.append(sample)
+    shared = [name for name in schema.columns(labelled=False) if _has_an_id_and_a_number(schema, name)]
+    return [{**sample, **{name: int(sample[name]) for name in shared if name in sample}} for sample in samples]
+
+
+def _has_an_id_and_a_number(schema: Schema, column: str) -> bool:
+    kinds = {isinstance(field, NumberConfig) for name, field in schema.fields.items() if schema.column(name) == column}
+    return len(kinds) == 2
+
+
+def _number(moments: Moments, normal: float, transform: str) -> float:
+    """A number that standardises to a normal one, as near as its transform can be undone."""
+    value = moments.mean + moments.std * normal
+    if transform == "log1p":
+        return float(np.copysign(np.expm1(min(abs(value), 80)), value))
+    if transform == "log_squared":
+        return float(np.exp(min(np.sqrt(value), 80))) if value > np.log(2) ** 2 else min(value, 2.0)
+    return value

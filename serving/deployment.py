@@ -51,11 +51,11 @@ def deploy(serving: Serving, host: str, port: int, least: int, most: int) -> Non
     serve.run(deployment.bind(), name=NAME, route_prefix="/")
 
 
-def until(end: threading.Event) -> None:
-    """Serve until then, and end the application."""
+def until(end: threading.Event, alone: bool) -> None:
+    """Serve until then, and end the application; and Serve with it, where it is alone on its cluster."""
     from ray import serve
 
     try:
         end.wait()
     finally:
-        serve.shutdown()
+        serve.shutdown() if alone else serve.delete(NAME)

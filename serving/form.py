@@ -18,6 +18,8 @@ MOST_IDS = 10_000
 """Of one list"""
 LARGEST = 3.4e38
 """Of a number"""
+MOST_BYTES = 64 << 20
+"""Of a column that a dictionary stands for"""
 
 
 class BadRequestError(ValueError):
@@ -53,40 +55,110 @@ class Column:
         return {**one, "type": [one["type"], "null"]}
 
     def array(self, values: Sequence[Any]) -> pa.Array | None:
-        """The values [B], None where one is missing; None where one of them is no value of the column."""
-        if not self._fit(values):
-            return None
-        try:
-            return self.within(pa.array(values, self.arrow))
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeError):
-            return None
+        """The values [B], None where one is missing; None where one of them is no value of the column.
 
-    def _fit(self, values: Sequence[Any]) -> bool:
+        As in training, an integer may be a string and the other way round where that loses nothing.
+        """
+        if not self._fit(values, {int, float} if self.kind is float else {self.kind}):
+            if self.kind is float or not self._fit(values, {int, str}):
+                return None
+            values = self._converted(values)
+        try:
+            return pa.array(values, self.arrow)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeError):
+            return self._of_large(values)
+
+    def cast(self, array: pa.Array) -> pa.Array:
+        """An Arrow array as one of the column; raises what pyarrow raises, or ValueError, where it is none."""
+        value = array.type
+        if self.is_list and not pa.types.is_null(value):
+            if not (pa.types.is_list(value) or pa.types.is_large_list(value) or pa.types.is_fixed_size_list(value)):
+                raise ValueError("no list")
+            longest = pc.max(pc.list_value_length(array)).as_py()
+            if longest is not None and longest > MOST_IDS:
+                raise ValueError("too long a list")
+            value = value.value_type
+        if pa.types.is_dictionary(value):
+            if self.is_list or value.value_type not in (pa.string(), pa.large_string(), pa.int64()):
+                raise ValueError("dictionaries are of strings or integers, and not within lists")
+            sizes = pc.binary_length(array.dictionary) if value.value_type != pa.int64() else None
+            if sizes is not None and len(array) * (pc.max(sizes).as_py() or 0) > MOST_BYTES:
+                raise ValueError("too large a column, once it is decoded")
+        # Integers become numbers, and ids from 2^63 on ids, as in training; nothing else is rounded.
+        made = array.cast(self.arrow, safe=not pa.types.is_integer(value))
+        made.validate(full=True)
+        return made
+
+    def _fit(self, values: Sequence[Any], kinds: set[type]) -> bool:
         """By their types, all at once: a bool is no number, and a number is no id."""
         if self.is_list:
             lists = [value for value in values if value is not None]
             if not {list} >= set(map(type, lists)) or max(map(len, lists), default=0) > MOST_IDS:
                 return False
             values = list(chain.from_iterable(lists))
-        allowed = {int, float} if self.kind is float else {self.kind}
-        if not allowed | {type(None)} >= set(map(type, values)) or (self.is_list and None in values):
+        if not kinds | {type(None)} >= set(map(type, values)) or (self.is_list and None in values):
             return False
         return self.kind is not float or all(value is None or abs(value) < LARGEST for value in values)
 
-    def within(self, array: pa.Array) -> pa.Array:
-        """The array without ids that are no rows, where ids are rows."""
-        if self.rows is None:
-            return array
+    def _converted(self, values: Sequence[Any]) -> list[Any]:
+        """Ids in the kind of the column; what is no integer as it was."""
+
+        def one(value: Any) -> Any:
+            if value is None or type(value) is self.kind:
+                return value
+            return str(value) if self.kind is str else _integer(value)
+
         if not self.is_list:
-            inside = pc.and_(pc.greater_equal(array, 0), pc.less(array, self.rows))
-            return pc.if_else(inside, array, pa.scalar(None, array.type))
-        flat, parents = array.flatten(), pc.list_parent_indices(array)
-        inside = pc.fill_null(pc.and_(pc.greater_equal(flat, 0), pc.less(flat, self.rows)), False)
-        if pc.all(inside).as_py() in (True, None):
-            return array
-        kept = np.bincount(parents.filter(inside).to_numpy(), minlength=len(array))
-        offsets = pa.array(np.concatenate([[0], np.cumsum(kept)]), pa.int32())
-        return pa.ListArray.from_arrays(offsets, flat.filter(inside), mask=array.is_null())
+            return [one(value) for value in values]
+        return [None if value is None else [one(part) for part in value] for value in values]
+
+    def _of_large(self, values: Sequence[Any]) -> pa.Array | None:
+        """Integers that floats only round to, and ids from 2^63 on, by the same bits as in training."""
+        try:
+            if self.kind is float:
+                rounded = [
+                    value and [float(one) for one in value]
+                    if self.is_list
+                    else float(value)
+                    if value is not None
+                    else None
+                    for value in values
+                ]
+                return pa.array(rounded, self.arrow)
+            if self.kind is int:
+                unsigned = pa.list_(pa.uint64()) if self.is_list else pa.uint64()
+                return pa.array(values, unsigned).cast(self.arrow, safe=False)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+            pass
+        return None
+
+    def strangers(self, array: pa.Array) -> np.ndarray | None:
+        """Which of an array's ids, of a list's all one after the other, are no rows, where ids are rows and some are
+        not."""
+        if self.rows is None:
+            return None
+        flat = array.flatten() if self.is_list else array
+        outside = pc.fill_null(pc.or_(pc.less(flat, 0), pc.greater_equal(flat, self.rows)), False)
+        found: np.ndarray = outside.to_numpy(zero_copy_only=False)
+        return found if found.any() else None
+
+
+def _integer(text: str) -> Any:
+    """Of digits as an integer is written; else the text."""
+    try:
+        return int(text) if str(int(text)) == text else text
+    except ValueError:
+        return text
+
+
+def _without(array: pa.Array, gone: np.ndarray, is_list: bool) -> pa.Array:
+    """The array without some of its values, or of its lists' values."""
+    if not is_list:
+        return pc.if_else(pa.array(gone), pa.scalar(None, array.type), array)
+    parents = pc.list_parent_indices(array).to_numpy()
+    kept = np.bincount(parents[~gone], minlength=len(array))
+    offsets = pa.array(np.concatenate([[0], np.cumsum(kept)]), pa.int32())
+    return pa.ListArray.from_arrays(offsets, array.flatten().filter(pa.array(~gone)), mask=array.is_null())
 
 
 class Query(NamedTuple):
@@ -105,18 +177,29 @@ class Form:
     def __init__(self, schema: Schema) -> None:
         data = schema.data
         self.columns: dict[str, Column] = {}
+        self.weights = {
+            schema.column(name): field.weights
+            for name, field in schema.fields.items()
+            if isinstance(field, IdListConfig) and field.weights
+        }
         for name, field in schema.fields.items():
-            is_list = isinstance(field, IdListConfig)
-            if not isinstance(field, HashedConfig):
-                self.columns[schema.column(name)] = Column(float, False, None)
-            elif field.values == "string":
-                self.columns[schema.column(name)] = Column(str, is_list, None)
-            else:
-                self.columns[schema.column(name)] = Column(int, is_list, None if field.hash else field.rows)
-            if isinstance(field, IdListConfig) and field.weights:
-                self.columns[field.weights] = Column(float, True, None)
+            is_list, rows = isinstance(field, IdListConfig), None
+            kind: type = float
+            if isinstance(field, HashedConfig):
+                kind = str if field.values == "string" else int
+                rows = None if field.hash or kind is str else field.rows
+            self._add(schema.column(name), Column(kind, is_list, rows))
+        for weights in self.weights.values():
+            self._add(weights, Column(float, True, None))
         beside = {name for name in (data.label, data.user, data.time, data.weight) if name}
         self._known = beside | self.columns.keys()
+
+    def _add(self, name: str, column: Column) -> None:
+        """Fields may share a column: then it has integers where they do not agree, which all of them take."""
+        known = self.columns.setdefault(name, column)
+        if known != column:
+            rows = [one.rows for one in (known, column) if one.rows is not None]
+            self.columns[name] = Column(int, column.is_list, min(rows, default=None))
 
     def table(self, samples: Sequence[Any] | Mapping[str, Any]) -> pa.Table:
         """All columns of some samples: an object of values by column for each, or one object with a list of values for
@@ -146,14 +229,44 @@ class Form:
 
     def _arrays(self, samples: Sequence[Any] | Mapping[str, Any], place: str) -> tuple[dict[str, pa.Array], int]:
         """Of the columns that some samples have; and the number of samples."""
-        by_column = isinstance(samples, Mapping)
-        values = self._listed(samples, place) if isinstance(samples, Mapping) else self._gathered(samples, place)
+        if isinstance(samples, Mapping):
+            values, shown = self._listed(samples, place), f"{place}.{{name}}[{{number}}]"
+            count = len(next(iter(samples.values()), ()))
+        else:
+            values, shown, count = self._gathered(samples, place), f"{place}[{{number}}].{{name}}", len(samples)
         arrays = {}
         for name, own in values.items():
             arrays[name] = self.columns[name].array(own)
             if arrays[name] is None:
-                raise self._wrong(own, name, place, by_column)
-        return arrays, len(next(iter(values.values()), ())) if by_column else len(samples)
+                raise self._wrong(own, name, shown)
+        self._check_weights(arrays, shown)
+        return self._of_rows(arrays), count
+
+    def _check_weights(self, arrays: Mapping[str, pa.Array], shown: str) -> None:
+        """A weight for each id, none below 0."""
+        for name, weights in self.weights.items():
+            if name not in arrays or weights not in arrays:
+                continue
+            lengths = [pc.fill_null(pc.list_value_length(arrays[one]), 0).to_numpy() for one in (name, weights)]
+            if (different := lengths[0] != lengths[1]).any():
+                number = int(np.argmax(different))
+                where = shown.format(name=weights, number=number)
+                raise BadRequestError(f"{where}: {lengths[1][number]} weights of {lengths[0][number]} ids")
+            negative = pc.less(arrays[weights].flatten(), 0).to_numpy(zero_copy_only=False)
+            if negative.any():
+                number = int(pc.list_parent_indices(arrays[weights])[int(np.argmax(negative))].as_py())
+                raise BadRequestError(f"{shown.format(name=weights, number=number)}: a weight is below 0")
+
+    def _of_rows(self, arrays: dict[str, pa.Array]) -> dict[str, pa.Array]:
+        """Without the ids that are no rows, nor their weights."""
+        for name, array in list(arrays.items()):
+            column = self.columns[name]
+            gone = column.strangers(array)
+            if gone is not None:
+                arrays[name] = _without(array, gone, column.is_list)
+                if (weights := self.weights.get(name)) in arrays:
+                    arrays[weights] = _without(arrays[weights], gone, True)
+        return arrays
 
     def _gathered(self, samples: Sequence[Any], place: str) -> dict[str, list[Any]]:
         found: set[str] = set()
@@ -184,11 +297,11 @@ class Form:
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(self.columns)}"
         return BadRequestError(f"{place}.{name}: no such column; {hint}")
 
-    def _wrong(self, values: Sequence[Any], name: str, place: str, by_column: bool) -> BadRequestError:
+    def _wrong(self, values: Sequence[Any], name: str, shown: str) -> BadRequestError:
         """Of the first value that does not fit by itself."""
         column = self.columns[name]
         number = next(number for number, value in enumerate(values) if column.array([value]) is None)
-        where = f"{place}.{name}[{number}]" if by_column else f"{place}[{number}].{name}"
+        where = shown.format(name=name, number=number)
         if type(values[number]) is list and len(values[number]) > MOST_IDS:
             return BadRequestError(f"{where}: {len(values[number]):,} ids; {MOST_IDS:,} are allowed")
         return BadRequestError(f"{where}: found {_shown(values[number])}; {column.described} is expected")
@@ -204,15 +317,21 @@ class Form:
 
     def _cast(self, table: pa.Table) -> dict[str, pa.Array]:
         made = {}
-        for name, column in self.columns.items():
-            if name not in table.column_names:
+        names = table.column_names
+        for place, name in enumerate(names):
+            if name not in self._known:
+                raise self._no_such("column", name)
+            if names.count(name) > 1:
+                raise BadRequestError(f"{name}: {names.count(name)} columns have this name")
+            if name not in self.columns:
                 continue
-            found = table.column(name).combine_chunks()
+            found, column = table.column(place).combine_chunks(), self.columns[name]
             try:
-                made[name] = column.within(found.cast(column.arrow))
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                made[name] = column.cast(found)
+            except (pa.ArrowException, ValueError, TypeError, LookupError) as error:
                 raise BadRequestError(f"{name}: a column of {found.type}; {column.described} is expected") from error
-        return made
+        self._check_weights(made, "{name}[{number}]")
+        return self._of_rows(made)
 
 
 def _or_nulls(array: pa.Array | None, count: int, column: Column) -> pa.Array:

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.serving.bodies import RefusedError
 from asymdiffrec.serving.bundle import MANIFEST, load_bundle
 from asymdiffrec.serving.engine import Engine
@@ -63,7 +62,7 @@ class Live:
             before = self._engine.version if self._engine else "nothing"
             try:
                 version = self.load().version
-            except (InputError, OSError, ValueError, RuntimeError) as error:
+            except Exception as error:  # whatever it is, what is live stays so, and the next one is looked at
                 self._seen, self.refused = seen, str(error)
                 self._tell(f"Still version {before}, for the new one cannot be served: {error}")
             else:

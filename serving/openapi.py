@@ -26,7 +26,8 @@ def description(engine: Engine, most: int, token: bool) -> dict[str, Any]:
     numbers = {"type": "array", "items": {"type": "number"}}
     version = {"type": "string", "description": "of the model that answered"}
     names = {"type": "array", "items": {"type": "array", "items": {"type": "string"}}}
-    query = _object({"shared": _ref("Sample"), "candidates": samples, "top": {"type": "integer", "minimum": 1}})
+    top = {"type": ["integer", "null"], "minimum": 1}
+    query = _object({"shared": _ref("Sample"), "candidates": samples, "top": top}, ["candidates"])
     ranking = _object(
         {"version": version, "candidates": {"type": "array", "items": {"type": "integer"}}, "scores": numbers}
     )

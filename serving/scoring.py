@@ -12,14 +12,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from asymdiffrec.serving.bodies import Rankings, RefusedError, Scores
+from asymdiffrec.serving.bodies import RankRequest, RefusedError, ScoreRequest
 from asymdiffrec.serving.engine import Engine
 from asymdiffrec.serving.form import BadRequestError
 
 TOGETHER = 1024
 """Samples that are scored together, but for a request of more"""
 
-Read = Callable[[bytes], Scores | Rankings]
+Read = Callable[[bytes], ScoreRequest | RankRequest]
 Job = tuple[Read, bytes, Future[bytes]]
 Answering = Callable[[Engine, Sequence[Any]], list[bytes]]
 
@@ -53,7 +53,7 @@ class Scoring:
                 for _, future in asked:
                     future.set_exception(error)
                 continue
-            for kind, answer in ((Scores, _score), (Rankings, _rank)):
+            for kind, answer in ((ScoreRequest, _score), (RankRequest, _rank)):
                 alike = [(one, future) for one, future in asked if isinstance(one, kind)]
                 if alike:
                     self._answer(engine, answer, alike)
@@ -63,15 +63,16 @@ class Scoring:
         job, count = self._jobs.get(), 0
         while True:
             read, body, future = job
-            try:
-                asked = read(body)
-                if len(asked) > self._most:
-                    raise RefusedError(413, f"{len(asked):,} samples; {self._most:,} are allowed in a request")
-            except Exception as error:
-                future.set_exception(error)
-            else:
-                count += len(asked)
-                yield asked, future
+            if future.set_running_or_notify_cancel():  # who has gone is not answered
+                try:
+                    asked = read(body)
+                    if len(asked) > self._most:
+                        raise RefusedError(413, f"{len(asked):,} samples; {self._most:,} are allowed in a request")
+                except Exception as error:
+                    future.set_exception(error)
+                else:
+                    count += len(asked)
+                    yield asked, future
             try:
                 if count >= TOGETHER:
                     return
@@ -97,20 +98,27 @@ class Scoring:
             future.set_result(body)
 
 
-def _score(engine: Engine, asked: Sequence[Scores]) -> list[bytes]:
-    answer = engine.score(_together(engine, asked), any(one.before for one in asked))
-    ends = list(accumulate(map(len, asked)))
-    return [one.answer(engine, answer.part(end - len(one), end)) for one, end in zip(asked, ends, strict=True)]
+def _score(engine: Engine, asked: Sequence[ScoreRequest]) -> list[bytes]:
+    table, lengths = _together(engine, asked)
+    answer = engine.score(table, any(one.before for one in asked))
+    ends = list(accumulate(lengths))
+    assert len(answer.scores) == ends[-1], "each answer is its own request's"
+    return [
+        one.answer(engine, answer.part(end - length, end))
+        for one, length, end in zip(asked, lengths, ends, strict=True)
+    ]
 
 
-def _rank(engine: Engine, asked: Sequence[Rankings]) -> list[bytes]:
+def _rank(engine: Engine, asked: Sequence[RankRequest]) -> list[bytes]:
     queries = [one.queries(engine.form) for one in asked]
     answers = iter(engine.rank(list(chain.from_iterable(queries))))
     return [one.answer(engine, list(islice(answers, len(own)))) for one, own in zip(asked, queries, strict=True)]
 
 
-def _together(engine: Engine, asked: Sequence[Scores]) -> pa.Table:
-    """The samples of all requests, in order; lists of objects that follow each other are read as one."""
+def _together(engine: Engine, asked: Sequence[ScoreRequest]) -> tuple[pa.Table, list[int]]:
+    """The samples of all requests, in order, and how many each has; lists of objects are read as one."""
     if all(type(one.samples) is list for one in asked):
-        return engine.form.table(list(chain.from_iterable(one.samples for one in asked)))
-    return pa.concat_tables([one.table(engine.form) for one in asked])
+        table = engine.form.table(list(chain.from_iterable(one.samples for one in asked)))
+        return table, [len(one.samples) for one in asked]
+    tables = [one.table(engine.form) for one in asked]
+    return pa.concat_tables(tables), [len(table) for table in tables]

@@ -99,11 +99,13 @@ def progressive(
         raise InputError(f"{job}: data.time: names no column; periods are in its order")
     sources = [open_shards(config.location(split)) for split in ("train", "valid", SPLIT)]
     document = config.model_dump(mode="json", exclude_unset=True)
-    jobs = write_periods(folder / "periods", sources, document, config.data.time, count)
+    apart = folder / f"progressive-{count}"
+    require_same(apart, config)
+    jobs = write_periods(apart / "periods", sources, document, config.data.time, count)
     return [
         replace(task, period=number)
         for number, own in enumerate(jobs, start=1)
-        for task in tasks(own, contenders, seeds, (), folder / f"period-{number}", asked)
+        for task in tasks(own, contenders, seeds, (), apart / f"period-{number}", asked)
     ]
 
 

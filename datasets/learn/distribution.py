@@ -13,7 +13,7 @@ KEPT = 4096
 class Distribution(NamedTuple):
     """Distinct values [V] float64, ascending, and how many rows each stands for [V].
 
-    Each is a value of the data and stands for itself and, where there were more than KEPT, for rare ones below it.
+    Each is a value of the data and stands for itself and, where there were more than KEPT, for rare ones around it.
     """
 
     values: np.ndarray
@@ -36,15 +36,20 @@ class Distribution(NamedTuple):
         if len(self.values) <= most:
             return self
         frequent = self.rows * most >= self.rows.sum()
+        if frequent.sum() + 2 < most:
+            frequent[[0, -1]] = True  # the least and the largest stay, too
         rare, rows = self.values[~frequent], self.rows[~frequent]
         room, share = most - int(frequent.sum()), rows.cumsum()
         bucket = (share - rows) * room // share[-1]
-        ends = np.flatnonzero(np.diff(bucket, append=room))
-        values = np.concatenate([self.values[frequent], rare[ends]])
-        together = np.concatenate([self.rows[frequent], np.diff(share[ends], prepend=0)])
+        starts = np.flatnonzero(np.diff(bucket, prepend=-1))
+        ends = np.append(starts[1:], len(rare)) - 1
+        together = np.diff(share[ends], prepend=0)
+        middle = np.searchsorted(share, share[ends] - together / 2)
+        values = np.concatenate([self.values[frequent], rare[middle]])
         order = values.argsort()
-        return type(self)(values[order], together[order])
+        return type(self)(values[order], np.concatenate([self.rows[frequent], together])[order])
 
     def knots(self, most: int) -> list[float]:
         """Where a piecewise linear curve through the values may bend: the least value, and at most so many others."""
-        return np.union1d(self.values[:1], self.within(most).values).tolist()
+        found: list[float] = self.within(most + 1).values.tolist()
+        return found

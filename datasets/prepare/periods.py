@@ -33,7 +33,10 @@ def write_periods(out: Path, sources: Sequence[Shards], job: Mapping[str, Any], 
     for number in range(1, count + 1):
         folder = out / str(number)
         before = every[: np.searchsorted(every, ends[number - 1], side="right")]
-        cut = before[int((1 - VALIDATION) * len(before)) - 1]
+        earlier = before[before < before[-1]]
+        if not len(earlier):
+            raise InputError(f"{time}: too few different times before period {number} to train and to validate")
+        cut = min(before[int((1 - VALIDATION) * len(before)) - 1], earlier[-1])
         bounds = {"train": (-np.inf, cut), "valid": (cut, ends[number - 1]), "test": (ends[number - 1], ends[number])}
         if not folder.exists():
             splits = {name: _between(sources, times, *pair) for name, pair in bounds.items()}
@@ -45,11 +48,14 @@ def write_periods(out: Path, sources: Sequence[Shards], job: Mapping[str, Any], 
 def _times(shards: Shards, group: int, time: str) -> np.ndarray:
     """[R] float64"""
     column = shards.read(group, [time]).column(time)
-    if column.null_count:
-        raise InputError(f"{shards.place(group)}: {column.null_count} rows have no {time}")
-    if pa.types.is_temporal(column.type):
-        column = column.cast(pa.int64())
+    kind = shards.schemas[0].field(time).type
+    if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
+        column = column.cast(pa.timestamp("us"), safe=False).cast(pa.int64())
+    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        raise InputError(f"{shards.place(group)}: {time} is {kind}; a date, a timestamp or a number is needed")
     found: np.ndarray = column.cast(pa.float64(), safe=False).to_numpy()
+    if lacking := int(np.isnan(found).sum()):
+        raise InputError(f"{shards.place(group)}: {lacking} rows have no {time}")
     return found
 
 

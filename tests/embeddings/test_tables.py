@@ -118,6 +118,20 @@ def test_numbers():
 KNOTS = {"x": [1.0, 2.0, 4.0, 4.5], "y": [-3.0, 0.0]}
 
 
+@pytest.mark.parametrize("knots", [[], [2.0]])
+def test_a_number_that_never_varies_beside_one_that_does(knots):
+    moments = {"x": {"knots": knots}, "y": {"knots": KNOTS["y"]}}
+    learned = Learned.model_validate({"rows": {"train": 9}, "label_rate": 0.5, "numbers": moments})
+    config = FieldsConfig.model_validate({"fields": {"a": ID, "x": {"type": "number"}, "y": {"type": "number"}}})
+    tables = FieldTables(config.to_schema(learned), TablesConfig())
+    with torch.no_grad():
+        tables.columns.numbers.pieces.fill_(1)
+        x, y = numbers_only(tables, torch.full((3, 2), 9.0), torch.zeros(3, 2, dtype=torch.bool))
+    line = 9 * tables.columns.numbers.direction
+    assert torch.equal(x, line[:16].expand(3, 16))
+    torch.testing.assert_close(y, (line[16:] + 1).expand(3, 16))
+
+
 @pytest.mark.parametrize("dims", [{}, {"x": 3}])
 def test_a_number_follows_a_curve(dims):
     fields = {name: {"type": "number", "embedding_dim": dims.get(name)} for name in ("x", "y")}

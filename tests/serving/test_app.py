@@ -21,7 +21,7 @@ from rich.console import Console
 from starlette.testclient import TestClient
 
 from asymdiffrec.serving.app import Limits, Service
-from asymdiffrec.serving.bodies import ARROW, JsonScores, RefusedError
+from asymdiffrec.serving.bodies import ARROW, JsonScoreRequest, RefusedError
 from asymdiffrec.serving.bodies import JSON as JSON_KIND
 from asymdiffrec.serving.engine import Engine
 from asymdiffrec.serving.live import Live
@@ -97,7 +97,9 @@ def test_absent_null_and_out_of_range_are_missing(client: TestClient, rows: pa.T
         (b'{"samples": [{"age": true}]}', 422, "samples[0].age: found True; a number is expected"),
         (b'{"samples": [{"user_id": 1.5}]}', 422, "samples[0].user_id: found 1.5; an integer is expected"),
         (b'{"samples": [{"tags": 3}]}', 422, "samples[0].tags: found 3; a list of integers is expected"),
-        (b'{"samples": [{"city": 3}]}', 422, "samples[0].city: found 3; a string is expected"),
+        (b'{"samples": [{"city": 3.5}]}', 422, "samples[0].city: found 3.5; a string is expected"),
+        (b'{"samples": [{"user_id": "x"}]}', 422, "samples[0].user_id: found 'x'; an integer is expected"),
+        (b'{"samples": [], "before": "no"}', 400, "before: found 'no'; true or false is expected"),
         (
             b'{"samples": [{"tags": [1, null]}]}',
             422,
@@ -114,6 +116,68 @@ def test_what_is_wrong_is_said(client: TestClient, body: bytes, status: int, mes
     answer = client.post("/v1/score", content=body)
     assert answer.status_code == status
     assert message in answer.json()["error"]
+
+
+def test_values_are_converted_as_in_training(client: TestClient) -> None:
+    pairs = [
+        ({"user_id": "5", "city": "7", "tags": [1, 2]}, {"user_id": 5, "city": 7, "tags": ["1", "2"]}),
+        ({"income": 1700000000000000001}, {"income": 1.7e18}),
+    ]
+    for first, second in pairs:
+        one, other = client.post("/v1/score", json={"samples": [first, second]}).json()["scores"]
+        assert one == pytest.approx(other, abs=1e-6)
+    table = pa.table({"user_id": pa.array([5], pa.int32()), "income": pa.array([2**60 + 1])})
+    answer = client.post("/v1/score", content=arrow(table), headers={"content-type": ARROW})
+    assert answer.status_code == 200, answer.text
+
+
+def test_a_request_without_a_field_gets_its_own_scores(exported: Path) -> None:
+    """Its columns stand beside the fields; it is scored together with another one."""
+    made = service(exported)
+    bodies = [b'{"samples": {"label": [0, 1, 0]}}', b'{"samples": [{"user_id": 7}]}'] * 8
+    futures = [made._scoring.submit(JsonScoreRequest, body) for body in bodies]
+    lengths = [len(orjson.loads(future.result(20))["scores"]) for future in futures]
+    assert lengths == [3, 1] * 8
+
+
+def test_who_does_not_wait_takes_nobody_with_them(exported: Path) -> None:
+    made = service(exported)
+    for _ in range(20):
+        made._scoring.submit(JsonScoreRequest, b'{"samples": [{}]}').cancel()
+    future = made._scoring.submit(JsonScoreRequest, b'{"samples": [{}]}')
+    assert len(orjson.loads(future.result(20))["scores"]) == 1
+    assert sum(thread.name.startswith("scoring") and thread.is_alive() for thread in threading.enumerate()) >= 2
+
+
+@pytest.mark.parametrize(
+    ("table", "status", "message"),
+    [
+        (pa.table([[1], [2]], names=["age", "age"]), 422, "age: 2 columns have this name"),
+        (pa.table({"agee": [1]}), 422, "column.agee: no such column; did you mean age?"),
+        (pa.table({"tags": pa.array([[None] * 20_000])}), 422, "tags: a column of list<item: null>"),
+        (pa.table({"city": pa.array(["x" * 2**20] * 100).dictionary_encode()}), 422, "city: a column of dictionary"),
+        (pa.table({"tags": pa.array([{"a": 1}])}), 422, "tags: a column of struct"),
+        (pa.table({"user_id": [1.5]}), 422, "user_id: a column of double; an integer is expected"),
+    ],
+)
+def test_arrow_columns_that_are_wrong(client: TestClient, table: pa.Table, status: int, message: str) -> None:
+    answer = client.post("/v1/score", content=arrow(table), headers={"content-type": ARROW})
+    assert (answer.status_code, message in answer.json()["error"]) == (status, True), answer.text
+
+
+def test_arrow_whose_size_nobody_knows(client: TestClient) -> None:
+    sink, table = pa.BufferOutputStream(), pa.table({"age": np.zeros(1_000)})
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_table(table)
+    answer = client.post("/v1/score", content=bytes(sink.getvalue()), headers={"content-type": ARROW})
+    assert (answer.status_code, answer.json()["error"]) == (415, "a compressed Arrow stream; send it as it is")
+    whole = arrow(pa.table({"age": np.zeros(10), "city": pa.array(["a"] * 10).dictionary_encode()}))
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        spoilt = bytearray(whole)
+        spoilt[rng.integers(len(spoilt))] = rng.integers(256)
+        answer = client.post("/v1/score", content=bytes(spoilt), headers={"content-type": ARROW})
+        assert answer.status_code in (200, 400, 413, 415, 422), answer.text
 
 
 USERS = ("user_id", "history", "age", "gender", "income", "city")
@@ -167,7 +231,7 @@ def test_who_is_scored_together_with_a_wrong_request_is_answered(exported: Path)
     bodies = [b'{"samples": [{"user_id": %d}]}' % user for user in range(8)]
     bodies[3:3] = [b'{"samples": [{"user_id": "me"}]}', b"{"]
     alone = [made.live.engine().score(made.live.engine().form.table([{"user_id": user}])) for user in range(8)]
-    futures = [made._scoring.submit(JsonScores, body) for body in bodies]
+    futures = [made._scoring.submit(JsonScoreRequest, body) for body in bodies]
     wrong = [future.exception(20) for future in futures[3:5]]
     assert [error.status for error in wrong if isinstance(error, RefusedError)] == [422, 400]
     found = [orjson.loads(future.result(20))["scores"][0] for future in futures[:3] + futures[5:]]
@@ -186,7 +250,9 @@ def test_it_describes_itself(client: TestClient, exported: Path) -> None:
         answer = client.post(path, content=html.unescape(body).strip("'"), headers={"content-type": "application/json"})
         assert answer.status_code == 200, answer.text
     with TestClient(service(exported, token="secret").application()) as guarded:
-        assert guarded.get("/openapi.json").json()["security"] == [{"token": []}]
+        assert guarded.get("/openapi.json").status_code == 401
+        told = guarded.get("/openapi.json", headers={"authorization": "Bearer secret"}).json()
+        assert told["security"] == [{"token": []}]
 
 
 def test_arrow_that_is_wrong(client: TestClient) -> None:
@@ -204,14 +270,20 @@ JSON = st.recursive(
 )
 
 
-def _arrow_of(columns: list[Any]) -> bytes:
-    """A table of columns of any names and types, or half of it."""
-    made = arrow(
-        pa.table({str(place): pa.array([value, None]) for place, values in enumerate(columns) for value in values[:1]})
-    )
+def _arrow_of(columns: dict[str, list[Any]]) -> bytes:
+    """A table of two rows, or half of it."""
+    made = arrow(pa.table({name: pa.array(values) for name, values in columns.items()}))
     return made[: len(made) // (1 + len(columns) % 2)]
 
 
+def _two(values: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
+    return st.lists(st.none() | values, min_size=2, max_size=2)
+
+
+INTEGERS = st.integers(-(2**63), 2**63 - 1)
+COLUMN = st.one_of(
+    *map(_two, (INTEGERS, st.floats(), st.text(max_size=3), st.booleans(), st.lists(INTEGERS, max_size=3)))
+)
 NAMES = ("user_id", "history", "age", "city", "tags", "price", "hour", "nobody")
 SAMPLE = st.dictionaries(st.sampled_from(NAMES), JSON, max_size=4)
 EXAMPLES = int(os.environ.get("ASYMDIFFREC_FUZZ", "300"))
@@ -223,7 +295,7 @@ BODY = st.one_of(
     st.fixed_dictionaries(
         {"shared": JSON | SAMPLE, "candidates": JSON | SAMPLE | st.lists(SAMPLE, max_size=3), "top": JSON}
     ),
-    st.lists(st.lists(st.integers() | st.text(max_size=3), min_size=2, max_size=2), max_size=3).map(_arrow_of),
+    st.dictionaries(st.sampled_from(NAMES), COLUMN, max_size=4).map(_arrow_of),
 )
 
 

@@ -102,7 +102,7 @@ def test_a_file_that_was_altered_is_refused(exported: dict[str, Path], tmp_path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda manifest: manifest.update(format=2), "an export of format 2; this package reads format 1"),
+        (lambda manifest: manifest.update(format=1), "an export of format 1; this package reads format 2"),
         (lambda manifest: manifest["files"].update({"../x": manifest["files"]["card.json"]}), "no file of an export"),
         (lambda manifest: manifest["files"].pop("tables.bin"), "names no tables.bin"),
         (lambda manifest: manifest.update(files=3), "manifest.json: files: "),

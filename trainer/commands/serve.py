@@ -25,7 +25,8 @@ def serve(
     model: Annotated[
         Path,
         typer.Argument(
-            metavar="MODEL", help="folder of `export`, or a link to one: what comes to be there is swapped in"
+            metavar="MODEL",
+            help="folder of `export`, or a link to one; what the link is pointed at later is swapped in",
         ),
     ],
     host: Annotated[str, typer.Option(help="address to listen on; this machine alone when left out")] = "127.0.0.1",
@@ -54,7 +55,11 @@ def serve(
     from asymdiffrec.serving.app import Limits
     from asymdiffrec.serving.start import Serving, half_of_the_cores
 
-    token = os.environ.get(TOKEN)
+    token = os.environ.get(TOKEN) or None
+    if not ray and (address or replicas != "1"):
+        raise InputError("--replicas and --address are for --ray")
+    if ray and port == 0:
+        raise InputError("--port 0: with --ray it has to be a number")
     # A replica has one core.
     scoring = threads or (1 if ray else half_of_the_cores())
     serving = Serving(model.absolute(), Limits(body << 20, samples, waiting), token, scoring, own_classes)
@@ -97,7 +102,7 @@ def _under_ray(serving: Serving, host: str, port: int, address: str | None, leas
         _say(
             "Ray Serve's replicas and HAProxy's own ports listen on all addresses of their machines, whatever --host is"
         )
-        until(threading.Event())
+        until(threading.Event(), alone=address is None)
 
 
 def _between(replicas: str) -> tuple[int, int]:

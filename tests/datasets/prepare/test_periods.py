@@ -34,11 +34,12 @@ def sources(folder: Path, times: pa.Array) -> list[Shards]:
     return [open_shards(str(folder / name)) for name in ("train", "test")]
 
 
-@pytest.mark.parametrize("kind", ["int64", "timestamp"])
+@pytest.mark.parametrize("kind", ["int64", "timestamp", "date"])
 def test_each_period_is_later_than_what_is_learned_from(tmp_path: Path, kind: str) -> None:
     ticks = np.repeat(np.arange(60), 2)  # two rows of each time
     start = datetime.datetime(2026, 1, 1)
     times = pa.array(ticks if kind == "int64" else [start + datetime.timedelta(days=int(tick)) for tick in ticks])
+    times = times.cast(pa.date32()) if kind == "date" else times
     files = write_periods(tmp_path / "out", sources(tmp_path / "raw", times), JOB, "at", 3)
     assert [file.parent.name for file in files] == ["1", "2", "3"]
     judged = []
@@ -63,5 +64,11 @@ def test_each_period_is_later_than_what_is_learned_from(tmp_path: Path, kind: st
 def test_what_cannot_be_cut(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at: too few different times for 4 periods"):
         write_periods(tmp_path / "out", sources(tmp_path / "few", pa.array([1, 2, 3] * 20)), JOB, "at", 3)
+    with pytest.raises(InputError, match="too few different times before period 1"):
+        write_periods(
+            tmp_path / "one", sources(tmp_path / "coarse", pa.array(np.repeat([1, 2, 3, 4], 10))), JOB, "at", 3
+        )
+    with pytest.raises(InputError, match="at is string; a date, a timestamp or a number is needed"):
+        write_periods(tmp_path / "out", sources(tmp_path / "text", pa.array(["a", "b"] * 20)), JOB, "at", 1)
     with pytest.raises(InputError, match="rows have no at"):
         write_periods(tmp_path / "out", sources(tmp_path / "gaps", pa.array([1, None] * 20)), JOB, "at", 1)
