@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,41 +61,27 @@ def post(path: str, body: bytes, kind: str) -> bytes:
 
 def saturate(port: int, request: bytes, seconds: float, connections: int = 16) -> Load:
     """Each connection asks again as soon as it is answered."""
-
-    async def main() -> Load:
-        taken: list[float] = []
-        failed, start = 0, time.perf_counter()
-
-        async def one() -> None:
-            nonlocal failed
-            connection = Connection(port)
-            while (asked := time.perf_counter()) < start + seconds:
-                if await connection.ask(request):
-                    taken.append(time.perf_counter() - asked)
-                else:
-                    failed += 1
-            connection.close()
-
-        await asyncio.gather(*(one() for _ in range(connections)))
-        return Load(len(taken) / (time.perf_counter() - start), np.array(taken), failed)
-
-    return asyncio.run(main())
+    return _load(port, request, connections, lambda passed: passed if passed < seconds else None)
 
 
 def steady(port: int, request: bytes, rate: float, seconds: float, connections: int = 16) -> Load:
     """So many requests a second, at times that are drawn, whether the server keeps up or not."""
-    rng = np.random.default_rng(0)
-    due = np.cumsum(rng.exponential(1 / rate, int(rate * seconds)))
+    gaps = np.random.default_rng(0).exponential(1 / rate, int(rate * seconds))
+    due = iter(np.cumsum(gaps).tolist())
+    return _load(port, request, connections, lambda passed: next(due, None))
+
+
+def _load(port: int, request: bytes, connections: int, due: Callable[[float], float | None]) -> Load:
+    """`due` gives, of the seconds that have passed, those at which the next request is sent; None ends it."""
 
     async def main() -> Load:
         taken: list[float] = []
         failed, start = 0, time.perf_counter()
-        waiting = iter(due.tolist())
 
         async def one() -> None:
             nonlocal failed
             connection = Connection(port)
-            for at in waiting:
+            while (at := due(time.perf_counter() - start)) is not None:
                 if (early := start + at - time.perf_counter()) > 0:
                     await asyncio.sleep(early)
                 if await connection.ask(request):
