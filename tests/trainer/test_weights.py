@@ -54,7 +54,7 @@ def test_equal_weights_are_as_none(clicks: Path, tmp_path: Path) -> None:
 
 def test_weights_go_where_their_ids_go(clicks: Path, tmp_path: Path) -> None:
     data = weighted(clicks, tmp_path / "data", lambda count: np.random.default_rng(count).exponential(size=count))
-    settings = [*WEIGHTS, "fields.history.pooling=sum", "tables.init_std=0.5"]
+    settings = [*WEIGHTS, "fields.history.pooling=sum", "tables.init_std=2"]
     alone = losses(data, tmp_path / "one", *settings)
     together = losses_in(train_on_two(data, tmp_path / "two", [*SETTINGS, *settings]))
     assert together == pytest.approx(alone, rel=1e-3)
