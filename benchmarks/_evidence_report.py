@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ EXPLAINED = {
     "boosting": "gradient boosted trees with native missing values, on the fields, and counts and rates of their ids",
     "boosting_dropped": "the same, trained also on copies of the rows with fields dropped",
     "autoencoder": "a denoising autoencoder before the extractor makes the vectors of missing fields",
+    "tuned": "what `tune` chose on the validation rows",
     "contrastive": "augment, with InfoNCE between the latents of both views",
 }
 
@@ -77,6 +79,12 @@ def _study(name: str, document: Mapping[str, Any]) -> Iterator[str]:
     yield from _differences(document, "auc", "base")
     if document["diverged"]:
         yield f"Diverged, and judged at the best step before, or else as a constant: {', '.join(document['diverged'])}."
+        yield ""
+    if tuning := document.get("tuning"):
+        settings = ", ".join(
+            f"{path.removeprefix('diffusion.')} {json.dumps(value)}" for path, value in tuning["chosen"].items()
+        )
+        yield f"`tune` chose, of {tuning['trials']} trainings: {settings}; for {tuning['why']}."
         yield ""
     yield f"![curves](evidence-{name}.png)"
     yield ""
