@@ -228,6 +228,7 @@ def tune(
         "seconds": time.monotonic() - start,
         "trials": len(found) + len(work),
         "chosen": chosen.settings,
+        "is": described(chosen.settings, anchors[0]),
         "why": why,
         "finalists": [_told(one, base, anchors[0]) for one in sorted(finalists, key=lambda one: one.mean)],
         "others": [_told(one, base, anchors[0]) for one in ranked if one not in finalists],
@@ -243,8 +244,8 @@ def choose(base: Candidate, finalists: Sequence[Candidate]) -> tuple[Candidate, 
         mean, error = _from(one, base)
         if mean + error < 0:
             return one, (
-                f"its validation log loss is {-mean:.4f} below base's {base.mean:.4f} (mean of {seeds}, standard "
-                f"error {error:.4f})"
+                f"its validation log loss is {-mean:.4f} below that of base with the job's settings, {base.mean:.4f} "
+                f"(mean of {seeds}, standard error {error:.4f})"
             )
     return base, f"no other was below its validation log loss of {base.mean:.4f} by more than chance ({seeds})"
 

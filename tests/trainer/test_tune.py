@@ -24,7 +24,7 @@ def test_base_is_chosen_unless_another_is_better_by_more_than_chance() -> None:
     assert choose(base, [base, maybe])[0] is base
     assert choose(base, [base, maybe, surely])[0] is surely
     assert choose(base, [base, failed])[0] is base
-    assert "0.0100 below base's 0.5100" in choose(base, [base, surely])[1]
+    assert "0.0100 below that of base with the job's settings, 0.5100" in choose(base, [base, surely])[1]
 
 
 def test_settings_of_one_training_are_known_as_one(clicks: Path) -> None:

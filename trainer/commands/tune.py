@@ -57,8 +57,7 @@ def tune(
         print_json(document)
         return
     output().print(_table(document))
-    variant = document["chosen"]["diffusion.variant"]
-    console.print(f"{variant}: {document['why']}", highlight=False, soft_wrap=True)
+    console.print(f"{document['is']}: {document['why']}", highlight=False, soft_wrap=True)
     console.print(f"Train it with: asymdiffrec train {written}", highlight=False, soft_wrap=True)
 
 
