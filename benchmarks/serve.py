@@ -34,7 +34,7 @@ from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
 from asymdiffrec.datasets.rows import decode
 from asymdiffrec.datasets.schema import table_seed
 from asymdiffrec.embeddings.quiet import quiet_torchrec
-from asymdiffrec.serving.bodies import ARROW, JSON
+from asymdiffrec.serving.bodies import ARROW, JSON, stream_of
 from asymdiffrec.serving.bundle import load_bundle
 from asymdiffrec.serving.engine import Engine
 from asymdiffrec.trainer.restore import PREDICTED, predict_run
@@ -119,15 +119,12 @@ def bodies(engine: Engine, table: pa.Table) -> tuple[dict[str, bytes], dict[str,
     own = table.drop_columns(shared)
     hundred = [common | one for one in own.to_pylist()]
     query = orjson.dumps({"shared": common, "candidates": own.to_pydict()})
-    sink = pa.BufferOutputStream()
     described = own.replace_schema_metadata({"shared": orjson.dumps(common)})
-    with pa.ipc.new_stream(sink, described.schema) as writer:
-        writer.write_table(described)
     one = orjson.dumps({"samples": samples[:1]})
     ours = {
         "one sample": post("/v1/score", one, JSON),
         "100 candidates": post("/v1/rank", query, JSON),
-        "100 candidates, Arrow": post("/v1/rank", bytes(sink.getvalue()), ARROW),
+        "100 candidates, Arrow": post("/v1/rank", stream_of(described), ARROW),
         "100 samples": post("/v1/score", orjson.dumps({"samples": hundred, "missing": False}), JSON),
     }
     whole = post("/score", orjson.dumps({"samples": hundred}), JSON)
@@ -261,15 +258,7 @@ def swaps(folder: Path, request: bytes, count: int) -> Iterator[Result]:
         found = load.result()
     worst = found.quantile(1)
     yield Result(f"worst answer under {count} swaps", worst, "ms", "asked", 200, "< 200 ms", worst < 200)
-    yield Result(
-        f"answers under {count} swaps",
-        len(found.seconds),
-        "",
-        "requests",
-        len(found.seconds) + found.failed,
-        "all",
-        not found.failed,
-    )
+    yield all_answered(found, f"{count} swaps")
 
 
 def kills(folder: Path, request: bytes) -> Iterator[Result]:
@@ -286,15 +275,12 @@ def kills(folder: Path, request: bytes) -> Iterator[Result]:
             back.append(time.monotonic() - start)
         found = load.result()
     yield Result(f"slowest of {KILLS} replicas to come back", max(back), "s", "asked", 20, "< 20 s", max(back) < 20)
-    yield Result(
-        f"answers under {KILLS} kills",
-        len(found.seconds),
-        "",
-        "requests",
-        len(found.seconds) + found.failed,
-        "all",
-        not found.failed,
-    )
+    yield all_answered(found, f"{KILLS} kills")
+
+
+def all_answered(load: Load, under: str) -> Result:
+    answers = len(load.seconds)
+    return Result(f"answers under {under}", answers, "", "requests", answers + load.failed, "all", not load.failed)
 
 
 def replicas() -> list[psutil.Process]:

@@ -235,7 +235,11 @@ def _is_compressed(message: pa.ipc.Message) -> bool:
 
 
 def _written(columns: Mapping[str, np.ndarray], engine: Engine) -> bytes:
-    table = pa.table(dict(columns)).replace_schema_metadata({"version": engine.version})
+    return stream_of(pa.table(dict(columns)).replace_schema_metadata({"version": engine.version}))
+
+
+def stream_of(table: pa.Table) -> bytes:
+    """The table as an Arrow stream."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)

@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from asymdiffrec.serving.bodies import ARROW, JSON
+from asymdiffrec.serving.bodies import ARROW, JSON, stream_of
 
 Sample = Mapping[str, Any]
 """Values by column; one that is absent or None is missing"""
@@ -128,10 +128,7 @@ class Client:
         return orjson.loads(self._sent("POST", path, body, JSON))
 
     def _arrow(self, path: str, table: pa.Table) -> pa.Table:
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(table)
-        return pa.ipc.open_stream(self._sent("POST", path, bytes(sink.getvalue()), ARROW)).read_all()
+        return pa.ipc.open_stream(self._sent("POST", path, stream_of(table), ARROW)).read_all()
 
     def _sent(self, method: str, path: str, body: bytes | None, kind: str) -> bytes:
         for attempt in range(self._retries + 1):

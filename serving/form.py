@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
@@ -104,33 +104,29 @@ class Column:
         """Ids in the kind of the column; what is no integer as it was."""
 
         def one(value: Any) -> Any:
-            if value is None or type(value) is self.kind:
+            if type(value) is self.kind:
                 return value
             return str(value) if self.kind is str else _integer(value)
 
-        if not self.is_list:
-            return [one(value) for value in values]
-        return [None if value is None else [one(part) for part in value] for value in values]
+        return self._each(values, one)
 
     def _of_large(self, values: Sequence[Any]) -> pa.Array | None:
         """Integers that floats only round to, and ids from 2^63 on, by the same bits as in training."""
         try:
             if self.kind is float:
-                rounded = [
-                    value and [float(one) for one in value]
-                    if self.is_list
-                    else float(value)
-                    if value is not None
-                    else None
-                    for value in values
-                ]
-                return pa.array(rounded, self.arrow)
+                return pa.array(self._each(values, float), self.arrow)
             if self.kind is int:
                 unsigned = pa.list_(pa.uint64()) if self.is_list else pa.uint64()
                 return pa.array(values, unsigned).cast(self.arrow, safe=False)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
             pass
         return None
+
+    def _each(self, values: Sequence[Any], convert: Callable[[Any], Any]) -> list[Any]:
+        """The values, or their elements, converted; None stays."""
+        if not self.is_list:
+            return [None if value is None else convert(value) for value in values]
+        return [None if value is None else list(map(convert, value)) for value in values]
 
     def strangers(self, array: pa.Array) -> np.ndarray | None:
         """Which of an array's ids, of a list's all one after the other, are no rows, where ids are rows and some are
@@ -215,10 +211,7 @@ class Form:
         return self._query(shared, *self._arrays(candidates, "candidates"))
 
     def _query(self, shared: Any, own: Mapping[str, pa.Array], count: int) -> Query:
-        try:
-            common, _ = self._arrays([shared], "shared")
-        except BadRequestError as error:
-            raise BadRequestError(str(error).replace("shared[0]", "shared", 1)) from error
+        common, _ = self._arrays([shared], "shared", one="shared")
         if both := common.keys() & own.keys():
             raise BadRequestError(f"candidates: {min(both)} is in shared, too")
         together = {
@@ -227,13 +220,17 @@ class Form:
         }
         return Query(pa.table(together), frozenset(own))
 
-    def _arrays(self, samples: Sequence[Any] | Mapping[str, Any], place: str) -> tuple[dict[str, pa.Array], int]:
-        """Of the columns that some samples have; and the number of samples."""
+    def _arrays(
+        self, samples: Sequence[Any] | Mapping[str, Any], place: str, one: str | None = None
+    ) -> tuple[dict[str, pa.Array], int]:
+        """Of the columns that some samples have; and the number of samples. Messages call them `place`, and each of a
+        list `one`, with its number."""
+        one = one or f"{place}[{{number}}]"
         if isinstance(samples, Mapping):
             values, shown = self._listed(samples, place), f"{place}.{{name}}[{{number}}]"
             count = len(next(iter(samples.values()), ()))
         else:
-            values, shown, count = self._gathered(samples, place), f"{place}[{{number}}].{{name}}", len(samples)
+            values, shown, count = self._gathered(samples, one), f"{one}.{{name}}", len(samples)
         arrays = {}
         for name, own in values.items():
             arrays[name] = self.columns[name].array(own)
@@ -268,16 +265,17 @@ class Form:
                     arrays[weights] = _without(arrays[weights], gone, True)
         return arrays
 
-    def _gathered(self, samples: Sequence[Any], place: str) -> dict[str, list[Any]]:
+    def _gathered(self, samples: Sequence[Any], one: str) -> dict[str, list[Any]]:
         found: set[str] = set()
         for number, sample in enumerate(samples):
             if type(sample) is not dict:
-                raise BadRequestError(f"{place}[{number}]: found {_shown(sample)}; an object of columns is expected")
+                where = one.format(number=number)
+                raise BadRequestError(f"{where}: found {_shown(sample)}; an object of columns is expected")
             found |= sample.keys()
         if not found <= self._known:
             unknown = min(found - self._known)
             number = next(number for number, sample in enumerate(samples) if unknown in sample)
-            raise self._no_such(f"{place}[{number}]", unknown)
+            raise self._no_such(one.format(number=number), unknown)
         return {name: [sample.get(name) for sample in samples] for name in self.columns if name in found}
 
     def _listed(self, columns: Mapping[str, Any], place: str) -> dict[str, list[Any]]:

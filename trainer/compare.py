@@ -221,7 +221,8 @@ def compared(
     trained: dict[tuple[str, int], list[Task]] = {}
     for task in work:
         trained.setdefault((task.contender.name, task.seed), []).append(task)
-    scores = {pair: joined([_scores(task) for task in parts]) for pair, parts in trained.items()}
+    kept = {task.folder: _scores(task) for task in work}
+    scores = {pair: joined([kept[task.folder] for task in parts]) for pair, parts in trained.items()}
     first = next(iter(scores.values()))
     models: dict[str, list[Judged]] = {}
     for (name, seed), own in scores.items():
@@ -230,7 +231,7 @@ def compared(
             raise InputError(f"{folder}: was judged on other rows than {work[0].folder}; choose another --out")
         models.setdefault(name, []).append(Judged(own.logits, own.counts))
     names = list(models)
-    lengths = {task.period: len(_scores(task).label) for task in next(iter(trained.values()))}
+    lengths = {task.period: len(kept[task.folder].label) for task in next(iter(trained.values()))}
     period = None if None in lengths else np.repeat(list(lengths), list(lengths.values()))
     samples = Samples(first.label, first.weight, first.user, period)
     found = bootstrap.compare(models, samples, draws, advance=advance)
@@ -248,18 +249,20 @@ def compared(
         "diverged": {task.name: _diverged(task).read_text() for task in work if _diverged(task).exists()},
         "scenarios": [{"scenario": one.name, "missing": one.share} for one in scenarios],
         "results": list(_results(found.values, scenarios)),
-        "periods": list(_periods(work, scenarios)),
+        "periods": list(_periods(work, kept, scenarios)),
         "differences": [cell for name in references for cell in _differences(name, found.differences(name), scenarios)],
     }
 
 
-def _periods(work: Sequence[Task], scenarios: Sequence[Scenario]) -> Iterator[dict[str, Any]]:
-    """The results of each period, where there are."""
+def _periods(
+    work: Sequence[Task], kept: Mapping[str, Scored], scenarios: Sequence[Scenario]
+) -> Iterator[dict[str, Any]]:
+    """The results of each period, where there are; `kept` has the scores by the task's folder."""
     for period in dict.fromkeys(task.period for task in work if task.period):
         models: dict[str, list[Judged]] = {}
         for task in work:
             if task.period == period:
-                own = _scores(task)
+                own = kept[task.folder]
                 models.setdefault(task.contender.name, []).append(Judged(own.logits, own.counts))
                 samples = Samples(own.label, own.weight, own.user)
         values = bootstrap.compare(models, samples, draws=0).values

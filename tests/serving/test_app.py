@@ -21,7 +21,7 @@ from rich.console import Console
 from starlette.testclient import TestClient
 
 from asymdiffrec.serving.app import Limits, Service
-from asymdiffrec.serving.bodies import ARROW, JsonScoreRequest, RefusedError
+from asymdiffrec.serving.bodies import ARROW, JsonScoreRequest, RefusedError, stream_of
 from asymdiffrec.serving.bodies import JSON as JSON_KIND
 from asymdiffrec.serving.engine import Engine
 from asymdiffrec.serving.live import Live
@@ -48,13 +48,6 @@ def rows(clicks: Path, exported: Path, tmp_path_factory: pytest.TempPathFactory)
     return pq.read_table(out)
 
 
-def arrow(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
-
-
 def test_json_and_arrow_score_as_batch_prediction_does(client: TestClient, rows: pa.Table) -> None:
     samples = rows.drop_columns(["score"])
     answer = client.post("/v1/score", json={"samples": samples.to_pylist(), "before": True})
@@ -66,7 +59,7 @@ def test_json_and_arrow_score_as_batch_prediction_does(client: TestClient, rows:
     for row, missing in zip(samples.to_pylist()[:50], told["missing"], strict=False):
         assert set(missing) == {name for name, value in row.items() if value is None or value == []}
 
-    answer = client.post("/v1/score", content=arrow(samples), headers={"content-type": ARROW})
+    answer = client.post("/v1/score", content=stream_of(samples), headers={"content-type": ARROW})
     assert answer.status_code == 200, answer.text
     found = pa.ipc.open_stream(answer.content).read_all()
     np.testing.assert_allclose(found["score"].to_numpy(), rows["score"].to_numpy(), atol=1e-6)
@@ -127,7 +120,7 @@ def test_values_are_converted_as_in_training(client: TestClient) -> None:
         one, other = client.post("/v1/score", json={"samples": [first, second]}).json()["scores"]
         assert one == pytest.approx(other, abs=1e-6)
     table = pa.table({"user_id": pa.array([5], pa.int32()), "income": pa.array([2**60 + 1])})
-    answer = client.post("/v1/score", content=arrow(table), headers={"content-type": ARROW})
+    answer = client.post("/v1/score", content=stream_of(table), headers={"content-type": ARROW})
     assert answer.status_code == 200, answer.text
 
 
@@ -161,7 +154,7 @@ def test_who_does_not_wait_takes_nobody_with_them(exported: Path) -> None:
     ],
 )
 def test_arrow_columns_that_are_wrong(client: TestClient, table: pa.Table, status: int, message: str) -> None:
-    answer = client.post("/v1/score", content=arrow(table), headers={"content-type": ARROW})
+    answer = client.post("/v1/score", content=stream_of(table), headers={"content-type": ARROW})
     assert (answer.status_code, message in answer.json()["error"]) == (status, True), answer.text
 
 
@@ -171,7 +164,7 @@ def test_arrow_whose_size_nobody_knows(client: TestClient) -> None:
         writer.write_table(table)
     answer = client.post("/v1/score", content=bytes(sink.getvalue()), headers={"content-type": ARROW})
     assert (answer.status_code, answer.json()["error"]) == (415, "a compressed Arrow stream; send it as it is")
-    whole = arrow(pa.table({"age": np.zeros(10), "city": pa.array(["a"] * 10).dictionary_encode()}))
+    whole = stream_of(pa.table({"age": np.zeros(10), "city": pa.array(["a"] * 10).dictionary_encode()}))
     rng = np.random.default_rng(0)
     for _ in range(300):
         spoilt = bytearray(whole)
@@ -202,7 +195,7 @@ def test_candidates_rank_as_samples_score(client: TestClient, rows: pa.Table) ->
     assert (first, second["scores"]) == (told, [])
 
     described = own.replace_schema_metadata({"shared": orjson.dumps(shared), "top": "3"})
-    answer = client.post("/v1/rank", content=arrow(described), headers={"content-type": ARROW})
+    answer = client.post("/v1/rank", content=stream_of(described), headers={"content-type": ARROW})
     found = pa.ipc.open_stream(answer.content).read_all()
     assert found["candidate"].to_pylist() == best[:3].tolist()
     np.testing.assert_allclose(found["score"].to_numpy(), by_column["scores"], atol=1e-6)
@@ -258,7 +251,7 @@ def test_it_describes_itself(client: TestClient, exported: Path) -> None:
 def test_arrow_that_is_wrong(client: TestClient) -> None:
     headers = {"content-type": ARROW}
     assert "not an Arrow stream" in client.post("/v1/score", content=b"x" * 40, headers=headers).json()["error"]
-    answer = client.post("/v1/score", content=arrow(pa.table({"age": ["old"]})), headers=headers)
+    answer = client.post("/v1/score", content=stream_of(pa.table({"age": ["old"]})), headers=headers)
     assert (answer.status_code, answer.json()["error"]) == (422, "age: a column of string; a number is expected")
     assert client.post("/v1/score", content=b"", headers={"content-type": "text/plain"}).status_code == 415
 
@@ -272,7 +265,7 @@ JSON = st.recursive(
 
 def _arrow_of(columns: dict[str, list[Any]]) -> bytes:
     """A table of two rows, or half of it."""
-    made = arrow(pa.table({name: pa.array(values) for name, values in columns.items()}))
+    made = stream_of(pa.table({name: pa.array(values) for name, values in columns.items()}))
     return made[: len(made) // (1 + len(columns) % 2)]
 
 

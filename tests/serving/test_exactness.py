@@ -15,7 +15,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from asymdiffrec.serving.app import Limits
-from asymdiffrec.serving.bodies import ARROW
+from asymdiffrec.serving.bodies import ARROW, stream_of
 from asymdiffrec.serving.start import Serving
 
 TOLERANCE = 1e-5
@@ -48,13 +48,6 @@ def client(folder: Path) -> Iterator[TestClient]:
         yield client
 
 
-def arrow(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
-
-
 @pytest.mark.parametrize("removed", [0.0, 0.5])
 def test_every_way_to_ask_agrees(
     folder: Path, client: TestClient, command: Callable[..., Any], tmp_path: Path, removed: float
@@ -81,7 +74,7 @@ def test_every_way_to_ask_agrees(
         some = samples[start : start + AT_ONCE]
         answer = client.post("/v1/score", json={"samples": some, "missing": False})
         found["JSON"].append(answer.json()["scores"])
-        content = arrow(table.slice(start, AT_ONCE))
+        content = stream_of(table.slice(start, AT_ONCE))
         answer = client.post("/v1/score", content=content, headers={"content-type": ARROW})
         found["Arrow"].append(pa.ipc.open_stream(answer.content).read_all()["score"].to_numpy())
         queries = [
