@@ -19,7 +19,9 @@ class Load:
     seconds: np.ndarray
     """Of each answer; under a given rate from when the request was due, so that a late start counts"""
     failed: int
-    """Requests without an answer of status 200"""
+    """Requests without a right answer of status 200"""
+    again: int
+    """Requests that were sent once more, for their connection ended before an answer began"""
 
     def quantile(self, share: float) -> float:
         """Milliseconds"""
@@ -32,21 +34,38 @@ class Connection:
     def __init__(self, port: int) -> None:
         self._port = port
         self._writer: asyncio.StreamWriter | None = None
+        self.again = 0
 
-    async def ask(self, request: bytes) -> bool:
-        """Whether the answer's status was 200."""
-        try:
-            if self._writer is None:
-                self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
-            self._writer.write(request)
-            head = await self._reader.readuntil(b"\r\n\r\n")
-            lines = head.lower().split(b"\r\n")
-            length = next(int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length"))
-            await self._reader.readexactly(length)
-            return b" 200 " in lines[0]
-        except (OSError, asyncio.IncompleteReadError):
+    async def ask(self, request: bytes) -> bytes | None:
+        """The body of an answer of status 200.
+
+        As `serving.client` and HTTP clients in general do, it asks once more where a connection ends without a word,
+        which is how a proxy asks for it.
+        """
+        for _ in range(2):
+            try:
+                return await self._asked(request)
+            except asyncio.IncompleteReadError as error:
+                self.close()
+                if error.partial:
+                    break
+                self.again += 1
+            except OSError:
+                self.close()
+                break
+        return None
+
+    async def _asked(self, request: bytes) -> bytes | None:
+        if self._writer is None:
+            self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self._writer.write(request)
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        lines = head.lower().split(b"\r\n")
+        length = next(int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length"))
+        body = await self._reader.readexactly(length)
+        if b"connection: close" in lines:  # as a proxy says before its successor takes over
             self.close()
-            return False
+        return body if b" 200 " in lines[0] else None
 
     def close(self) -> None:
         if self._writer is not None:
@@ -64,33 +83,49 @@ def saturate(port: int, request: bytes, seconds: float, connections: int = 16) -
     return _load(port, request, connections, lambda passed: passed if passed < seconds else None)
 
 
-def steady(port: int, request: bytes, rate: float, seconds: float, connections: int = 16) -> Load:
-    """So many requests a second, at times that are drawn, whether the server keeps up or not."""
+def steady(
+    port: int,
+    request: bytes,
+    rate: float,
+    seconds: float,
+    connections: int = 16,
+    right: Callable[[bytes], bool] = lambda body: True,
+) -> Load:
+    """So many requests a second, at times that are drawn, whether the server keeps up or not; answers that are not
+    `right` have failed."""
     gaps = np.random.default_rng(0).exponential(1 / rate, int(rate * seconds))
     due = iter(np.cumsum(gaps).tolist())
-    return _load(port, request, connections, lambda passed: next(due, None))
+    return _load(port, request, connections, lambda passed: next(due, None), right)
 
 
-def _load(port: int, request: bytes, connections: int, due: Callable[[float], float | None]) -> Load:
+def _load(
+    port: int,
+    request: bytes,
+    connections: int,
+    due: Callable[[float], float | None],
+    right: Callable[[bytes], bool] = lambda body: True,
+) -> Load:
     """`due` gives, of the seconds that have passed, those at which the next request is sent; None ends it."""
 
     async def main() -> Load:
         taken: list[float] = []
-        failed, start = 0, time.perf_counter()
+        failed, again, start = 0, 0, time.perf_counter()
 
         async def one() -> None:
-            nonlocal failed
+            nonlocal failed, again
             connection = Connection(port)
             while (at := due(time.perf_counter() - start)) is not None:
                 if (early := start + at - time.perf_counter()) > 0:
                     await asyncio.sleep(early)
-                if await connection.ask(request):
+                body = await connection.ask(request)
+                if body is not None and right(body):
                     taken.append(time.perf_counter() - start - at)
                 else:
                     failed += 1
+            again += connection.again
             connection.close()
 
         await asyncio.gather(*(one() for _ in range(connections)))
-        return Load(len(taken) / (time.perf_counter() - start), np.array(taken), failed)
+        return Load(len(taken) / (time.perf_counter() - start), np.array(taken), failed, again)
 
     return asyncio.run(main())

@@ -3,7 +3,6 @@ same model, bare calls and Ray Serve; and rows a second of batch prediction agai
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import statistics
@@ -13,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,6 @@ from typing import Any
 import httpx2
 import numpy as np
 import orjson
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -40,8 +38,8 @@ from asymdiffrec.serving.engine import Engine
 from asymdiffrec.trainer.restore import PREDICTED, predict_run
 from benchmarks._load import Load, post, saturate, steady
 from benchmarks._report import Result, alternate, arguments, show
+from benchmarks._servers import ROOT, plainly_served, ready, replicas, served, wait
 
-ROOT = Path(__file__).parents[1]
 CANDIDATES = 100
 ROUNDS = 5
 SWAPS, KILLS = 20, 10
@@ -250,21 +248,22 @@ def swaps(folder: Path, request: bytes, count: int) -> Iterator[Result]:
     versions = {one: load_bundle(one).manifest.version for one in (folder / "export", other)}
     point(link, folder / "export")
     with served(folder, model=link) as port, ThreadPoolExecutor(1) as pool:
-        load = pool.submit(steady, port, request, 100, 4 * count)
+        load = pool.submit(steady, port, request, 100, 4 * count, right=right(request, *versions))
         for number in range(count):
             target = list(versions)[(number + 1) % 2]
             point(link, target)
-            wait(lambda target=target: ready(port)["version"] == versions[target])  # type: ignore[misc]
+            wait(lambda target=target: ready(port).get("version") == versions[target])  # type: ignore[misc]
         found = load.result()
     worst = found.quantile(1)
     yield Result(f"worst answer under {count} swaps", worst, "ms", "asked", 200, "< 200 ms", worst < 200)
-    yield all_answered(found, f"{count} swaps")
+    yield from all_answered(found, f"{count} swaps")
 
 
 def kills(folder: Path, request: bytes) -> Iterator[Result]:
     """Replicas that are killed under load, each once all are there again."""
     with served(folder, "--ray", "--replicas", "2") as port, ThreadPoolExecutor(1) as pool:
-        load, back = pool.submit(steady, port, request, 100, 25 * KILLS), []
+        load = pool.submit(steady, port, request, 100, 25 * KILLS, right=right(request, folder / "export"))
+        back = []
         for _ in range(KILLS):
             wait(lambda: len(replicas()) == 2)
             time.sleep(2)
@@ -275,23 +274,26 @@ def kills(folder: Path, request: bytes) -> Iterator[Result]:
             back.append(time.monotonic() - start)
         found = load.result()
     yield Result(f"slowest of {KILLS} replicas to come back", max(back), "s", "asked", 20, "< 20 s", max(back) < 20)
-    yield all_answered(found, f"{KILLS} kills")
+    yield from all_answered(found, f"{KILLS} kills")
 
 
-def all_answered(load: Load, under: str) -> Result:
-    answers = len(load.seconds)
-    return Result(f"answers under {under}", answers, "", "requests", answers + load.failed, "all", not load.failed)
+def right(request: bytes, *exports: Path) -> Callable[[bytes], bool]:
+    """Whether an answer's scores are those of its version, which is one of these."""
+    samples = orjson.loads(request.partition(b"\r\n\r\n")[2])["samples"]
+    engines = [Engine(load_bundle(folder)) for folder in exports]
+    expected = {one.version: one.score(one.form.table(samples)).scores for one in engines}
+
+    def holds(body: bytes) -> bool:
+        told = orjson.loads(body)
+        return np.allclose(told["scores"], expected[told["version"]], atol=1e-5)
+
+    return holds
 
 
-def replicas() -> list[psutil.Process]:
-    """Those that have loaded their model: they listen."""
-    found = []
-    for one in psutil.process_iter(["cmdline"]):
-        if (one.info["cmdline"] or [""])[0].startswith("ray::ServeReplica:asymdiffrec"):
-            with contextlib.suppress(psutil.Error):
-                if any(connection.status == psutil.CONN_LISTEN for connection in one.net_connections()):
-                    found.append(one)
-    return found
+def all_answered(load: Load, under: str) -> Iterator[Result]:
+    answers, asked = len(load.seconds), len(load.seconds) + load.failed
+    yield Result(f"right answers under {under}", answers, "", "requests", asked, "all", not load.failed)
+    yield Result(f"sent once more under {under}", load.again, "", "requests", asked, "", None)
 
 
 def point(link: Path, folder: Path) -> None:
@@ -326,60 +328,6 @@ def offline(folder: Path, data: Path, rounds: int) -> Iterator[Result]:
         predicting, bare = alternate(predicted, lambda: list(pool.map(forward, batches)), rounds)
     rates = len(many) / predicting, sum(map(len, batches)) / bare
     yield Result("rows of predict", rates[0], "/s", "bare forward pass", rates[1], ">= 0.8", rates[0] >= 0.8 * rates[1])
-
-
-@contextmanager
-def served(folder: Path, *options: str, model: Path | None = None, **environment: str) -> Iterator[int]:
-    port = free_port()
-    served = str(model or folder / "export")
-    with process([sys.executable, "-m", "asymdiffrec", "serve", served, "--port", str(port), *options], environment):
-        wait(lambda: "version" in ready(port))
-        yield port
-
-
-def ready(port: int) -> dict[str, Any]:
-    found: dict[str, Any] = httpx2.get(f"http://127.0.0.1:{port}/ready").json()
-    return found
-
-
-@contextmanager
-def plainly_served(folder: Path) -> Iterator[int]:
-    port = free_port()
-    module = [sys.executable, "-m", "benchmarks.peers.plain_server"]
-    with process([*module, str(folder / "export"), str(port), str(folder / "vocabulary.json")], {}):
-        wait(lambda: httpx2.get(f"http://127.0.0.1:{port}/openapi.json").status_code == 200)
-        yield port
-
-
-@contextmanager
-def process(command: list[str], environment: Mapping[str, str]) -> Iterator[None]:
-    running = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, stderr=subprocess.DEVNULL)
-    try:
-        yield
-    finally:
-        running.terminate()
-        running.wait(60)
-
-
-def wait(until: Callable[[], bool]) -> None:
-    end = time.monotonic() + 120
-    while True:
-        try:
-            if until():
-                return
-        except httpx2.TransportError:
-            pass
-        if time.monotonic() > end:
-            raise TimeoutError("the server does not answer")
-        time.sleep(0.2)
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port: int = found.getsockname()[1]
-        return port
 
 
 if __name__ == "__main__":

@@ -4,34 +4,67 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from starlette.applications import Starlette
 
+from asymdiffrec.cluster.errors import ClusterError, last_line
 from asymdiffrec.serving.start import Serving
 
 NAME = "asymdiffrec"
 
 
-def use_haproxy() -> None:
-    """Have Ray Serve hand requests to replicas by HAProxy, without which it is several times slower; a request whose
-    replica dies before it answers is asked of another one, for scoring twice changes nothing.
+def use_haproxy(own_ports: bool) -> None:
+    """Have Ray Serve hand requests to replicas by HAProxy, without which it is several times slower, and to the
+    application in the thread that reads them, for it scores in threads of its own. A request whose replica dies before
+    it answers is asked of another one: scoring twice changes nothing.
 
-    To be called before Ray is imported, and where Ray is started.
+    HAProxy's own ports are the same for all clusters of a machine, unless each has its `own_ports`. To be called before
+    Ray is imported, and where Ray is started.
     """
     os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "1")
+    os.environ.setdefault("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "0")
     os.environ.setdefault("RAY_SERVE_HAPROXY_RETRY_ON", "conn-failure empty-response")
     os.environ.setdefault("RAY_SERVE_HAPROXY_RETRIES", "3")
+    if own_ports:
+        for use in ("HAPROXY_METRICS", "HAPROXY_STATS", "FALLBACK_PROXY_HTTP"):
+            os.environ.setdefault(f"RAY_SERVE_{use}_PORT", str(_free_port()))
 
 
-def deploy(serving: Serving, host: str, port: int, least: int, most: int) -> None:
-    """Start it on the cluster that this process is connected to, with between `least` and `most` replicas as there are
-    requests; returns once it answers."""
+def _free_port() -> int:
+    with socket.create_server(("", 0)) as found:
+        port: int = found.getsockname()[1]
+        return port
+
+
+@contextmanager
+def deployed(serving: Serving, host: str, port: int, least: int, most: int, alone: bool) -> Iterator[None]:
+    """On the cluster that this process is connected to, with between `least` and `most` replicas as there are requests;
+    entered once it answers. Ends the application, and Serve with it where it is `alone` on its cluster: HAProxy would
+    outlive Ray. Raises ClusterError where Ray Serve cannot start it."""
+    from ray import serve
+
+    try:
+        try:
+            _deploy(serving, host, port, least, most)
+        except RuntimeError as error:
+            raise ClusterError(f"Ray Serve does not start: {last_line(error)}") from error
+        yield
+    finally:
+        serve.shutdown() if alone else serve.delete(NAME)
+
+
+def _deploy(serving: Serving, host: str, port: int, least: int, most: int) -> None:
     from ray import serve
     from ray.serve.config import HTTPOptions
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    serve.start(http_options=HTTPOptions(host=host, port=port), logging_config={"log_level": "ERROR"})
+    serve.start(
+        http_options=HTTPOptions(host=host, port=port),
+        logging_config={"log_level": "ERROR", "enable_access_log": False},
+    )
 
     def build() -> Starlette:
         return serving.service(logging.getLogger("ray.serve").error).application()
@@ -49,13 +82,3 @@ def deploy(serving: Serving, host: str, port: int, least: int, most: int) -> Non
         **replicas,
     )
     serve.run(deployment.bind(), name=NAME, route_prefix="/")
-
-
-def until(end: threading.Event, alone: bool) -> None:
-    """Serve until then, and end the application; and Serve with it, where it is alone on its cluster."""
-    from ray import serve
-
-    try:
-        end.wait()
-    finally:
-        serve.shutdown() if alone else serve.delete(NAME)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import signal
 import socket
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -86,23 +88,25 @@ def _in_this_process(serving: Serving, host: str, port: int) -> None:
 def _under_ray(serving: Serving, host: str, port: int, address: str | None, least: int, most: int) -> None:
     from asymdiffrec.cluster.launch import stay_on_loopback
     from asymdiffrec.serving.bundle import load_bundle
-    from asymdiffrec.serving.deployment import deploy, until, use_haproxy
+    from asymdiffrec.serving.deployment import deployed, use_haproxy
 
     version = load_bundle(serving.folder, own_classes=serving.own_classes).manifest.version
     _listening(host, port).close()
-    use_haproxy()
+    use_haproxy(own_ports=address is None)
     if address is None:
         stay_on_loopback()
     from asymdiffrec.cluster.ray_cluster import connected  # Ray takes seconds to import
 
-    with connected(address, most), contextlib.suppress(KeyboardInterrupt):
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what has been started is ended then, too
+    with contextlib.suppress(KeyboardInterrupt), ExitStack() as stack:
         with console.status("starting replicas"):
-            deploy(serving, host, port, least, most)
+            stack.enter_context(connected(address, most))
+            stack.enter_context(deployed(serving, host, port, least, most, alone=address is None))
         _say(f"Version {version} of {serving.folder} at http://{host}:{port}")
         _say(
             "Ray Serve's replicas and HAProxy's own ports listen on all addresses of their machines, whatever --host is"
         )
-        until(threading.Event(), alone=address is None)
+        threading.Event().wait()
 
 
 def _between(replicas: str) -> tuple[int, int]:
