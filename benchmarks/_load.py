@@ -21,7 +21,7 @@ class Load:
     failed: int
     """Requests without a right answer of status 200"""
     again: int
-    """Requests that were sent once more, for their connection ended before an answer began"""
+    """Requests that were sent once more, for the server or the connection broke"""
 
     def quantile(self, share: float) -> float:
         """Milliseconds"""
@@ -37,25 +37,23 @@ class Connection:
         self.again = 0
 
     async def ask(self, request: bytes) -> bytes | None:
-        """The body of an answer of status 200.
+        """The body of an answer of status 200. Asks once more where the server or the connection breaks, as
+        `serving.client` does."""
+        status, body = await self._asked(request)
+        if status >= 500:
+            self.again += 1
+            status, body = await self._asked(request)
+        return body if status == 200 else None
 
-        As `serving.client` and HTTP clients in general do, it asks once more where a connection ends without a word,
-        which is how a proxy asks for it.
-        """
-        for _ in range(2):
-            try:
-                return await self._asked(request)
-            except asyncio.IncompleteReadError as error:
-                self.close()
-                if error.partial:
-                    break
-                self.again += 1
-            except OSError:
-                self.close()
-                break
-        return None
+    async def _asked(self, request: bytes) -> tuple[int, bytes]:
+        """Status and body; 503 where the connection breaks."""
+        try:
+            return await self._told(request)
+        except (OSError, asyncio.IncompleteReadError):
+            self.close()
+            return 503, b""
 
-    async def _asked(self, request: bytes) -> bytes | None:
+    async def _told(self, request: bytes) -> tuple[int, bytes]:
         if self._writer is None:
             self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
         self._writer.write(request)
@@ -65,7 +63,7 @@ class Connection:
         body = await self._reader.readexactly(length)
         if b"connection: close" in lines:  # as a proxy says before its successor takes over
             self.close()
-        return body if b" 200 " in lines[0] else None
+        return int(lines[0].split()[1]), body
 
     def close(self) -> None:
         if self._writer is not None:

@@ -56,8 +56,8 @@ class Client:
     """Of the server at an address, such as http://127.0.0.1:8080.
 
     token: where the server asks for one; timeout: seconds; retries: how often a request is sent again, a while later,
-    when the server has too much to do or the connection breaks: scoring twice changes nothing. Every method raises
-    ServingError where the server refuses.
+    when the server has too much to do, or it or the connection breaks: scoring twice changes nothing. Every method
+    raises ServingError where the server refuses.
 
         with Client("http://127.0.0.1:8080") as client:
             client.score([{"user_id": 5, "item_id": 7}]).scores
@@ -141,7 +141,7 @@ class Client:
             else:
                 if answer.status_code == 200:
                     return answer.content
-                if answer.status_code != 503 or last:
+                if answer.status_code < 500 or last:
                     raise ServingError(answer.status_code, _message(answer))
             time.sleep(0.1 * 2**attempt)
         raise AssertionError("the last attempt returns or raises")

@@ -28,6 +28,8 @@ def use_haproxy(own_ports: bool) -> None:
     os.environ.setdefault("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "0")
     os.environ.setdefault("RAY_SERVE_HAPROXY_RETRY_ON", "conn-failure empty-response")
     os.environ.setdefault("RAY_SERVE_HAPROXY_RETRIES", "3")
+    # Seconds that a replica goes on before it ends: HAProxy, which is told within one, needs no half a minute.
+    os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "5")
     if own_ports:
         for use in ("HAPROXY_METRICS", "HAPROXY_STATS", "FALLBACK_PROXY_HTTP"):
             os.environ.setdefault(f"RAY_SERVE_{use}_PORT", str(_free_port()))
