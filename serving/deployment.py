@@ -10,7 +10,6 @@ from contextlib import contextmanager
 
 from starlette.applications import Starlette
 
-from asymdiffrec.cluster.errors import ClusterError, last_line
 from asymdiffrec.serving.start import Serving
 
 NAME = "asymdiffrec"
@@ -45,14 +44,11 @@ def _free_port() -> int:
 def deployed(serving: Serving, host: str, port: int, least: int, most: int, alone: bool) -> Iterator[None]:
     """On the cluster that this process is connected to, with between `least` and `most` replicas as there are requests;
     entered once it answers. Ends the application, and Serve with it where it is `alone` on its cluster: HAProxy would
-    outlive Ray. Raises ClusterError where Ray Serve cannot start it."""
+    outlive Ray. Raises RuntimeError where Ray Serve cannot start it."""
     from ray import serve
 
     try:
-        try:
-            _deploy(serving, host, port, least, most)
-        except RuntimeError as error:
-            raise ClusterError(f"Ray Serve does not start: {last_line(error)}") from error
+        _deploy(serving, host, port, least, most)
         yield
     finally:
         serve.shutdown() if alone else serve.delete(NAME)

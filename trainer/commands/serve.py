@@ -86,6 +86,7 @@ def _in_this_process(serving: Serving, host: str, port: int) -> None:
 
 
 def _under_ray(serving: Serving, host: str, port: int, address: str | None, least: int, most: int) -> None:
+    from asymdiffrec.cluster.errors import ClusterError, last_line
     from asymdiffrec.cluster.launch import stay_on_loopback
     from asymdiffrec.serving.bundle import load_bundle
     from asymdiffrec.serving.deployment import deployed, use_haproxy
@@ -101,7 +102,10 @@ def _under_ray(serving: Serving, host: str, port: int, address: str | None, leas
     with contextlib.suppress(KeyboardInterrupt), ExitStack() as stack:
         with console.status("starting replicas"):
             stack.enter_context(connected(address, most))
-            stack.enter_context(deployed(serving, host, port, least, most, alone=address is None))
+            try:
+                stack.enter_context(deployed(serving, host, port, least, most, alone=address is None))
+            except RuntimeError as error:
+                raise ClusterError(f"Ray Serve does not start: {last_line(error)}") from error
         _say(f"Version {version} of {serving.folder} at http://{host}:{port}")
         _say(
             "Ray Serve's replicas and HAProxy's own ports listen on all addresses of their machines, whatever --host is"
