@@ -21,7 +21,7 @@ class Load:
     failed: int
     """Requests without a right answer of status 200"""
     again: int
-    """Requests that were sent once more, for the server or the connection broke"""
+    """Requests that were answered only when they were sent once more, for the server or the connection broke"""
 
     def quantile(self, share: float) -> float:
         """Milliseconds"""
@@ -41,8 +41,8 @@ class Connection:
         `serving.client` does."""
         status, body = await self._asked(request)
         if status >= 500:
-            self.again += 1
             status, body = await self._asked(request)
+            self.again += status == 200
         return body if status == 200 else None
 
     async def _asked(self, request: bytes) -> tuple[int, bytes]:

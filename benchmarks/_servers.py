@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ from typing import Any
 
 import httpx2
 import psutil
+
+from asymdiffrec.serving.deployment import free_port
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,12 +66,6 @@ def wait(until: Callable[[], bool]) -> None:
         if time.monotonic() > end:
             raise TimeoutError("the server does not answer")
         time.sleep(0.2)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port: int = found.getsockname()[1]
-        return port
 
 
 def replicas() -> list[psutil.Process]:

@@ -31,10 +31,11 @@ def use_haproxy(own_ports: bool) -> None:
     os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "5")
     if own_ports:
         for use in ("HAPROXY_METRICS", "HAPROXY_STATS", "FALLBACK_PROXY_HTTP"):
-            os.environ.setdefault(f"RAY_SERVE_{use}_PORT", str(_free_port()))
+            os.environ.setdefault(f"RAY_SERVE_{use}_PORT", str(free_port()))
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Of this machine, at this moment."""
     with socket.create_server(("", 0)) as found:
         port: int = found.getsockname()[1]
         return port

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from asymdiffrec.serving.client import Client
+from asymdiffrec.serving.deployment import free_port
 
 
 def test_it_answers_until_it_is_told_to_end(exported: Path) -> None:
@@ -37,8 +38,7 @@ def test_it_answers_until_it_is_told_to_end(exported: Path) -> None:
 
 
 def test_under_ray_it_answers_though_a_replica_dies_and_leaves_nothing(exported: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "asymdiffrec", "serve", str(exported), "--port", str(port)]
     root = Path(__file__).parents[3]
     with subprocess.Popen(
