@@ -13,7 +13,6 @@ from torchrec.streamable import Pipelineable
 
 from asymdiffrec.datasets import gather
 from asymdiffrec.datasets.buffers import Buffers, Fresh
-from asymdiffrec.datasets.hashing import row_type
 from asymdiffrec.datasets.rows import Rows
 from asymdiffrec.datasets.schema import IdListConfig, Schema
 
@@ -95,9 +94,10 @@ def to_batches(
     if size > count:
         for name, tensor in parts.items():
             (tensor[..., count:] if name in ("lengths", "missing") else tensor[:, count:]).zero_()
-    sources = np.stack([rows.buffers for rows in lanes], axis=2)  # [columns, 2, L]
+    sources = np.stack([rows.buffers for rows in lanes], axis=2)  # [columns, 3, L]
     values, weights = _fill_ids(sources, order, schema, parts, buffers)
-    _fill_others(sources, order, schema, parts)
+    beside = (parts[name].numpy() for name in ("numbers", "missing", "label", "weight", "user"))
+    gather.fill_others(sources, order, *beside)
     parts["missing"][..., count:] = True
     lengths, missing = parts.pop("lengths"), parts.pop("missing")
     return [
@@ -123,59 +123,22 @@ def _fill_ids(
 ) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor] | None]:
     """Fills `lengths` and their rows of `missing`; gives the values of each step's KeyedJaggedTensor, and their weights
     where there are."""
-    fields = list(schema.hashed.values())
-    steps, count = order.shape[1], order.shape[0] * order.shape[2]
-    # Room for a value of each id, missing or not, and for one more.
-    most = np.full(steps, 1 + count * sum(not isinstance(field, IdListConfig) for field in fields))
-    for key, field in enumerate(fields):
-        if isinstance(field, IdListConfig):
-            gather.list_totals(sources[key, 1], order, most)
-    all_lengths, all_missing = Addresses(parts["lengths"]), Addresses(parts["missing"])
-    starts = most.cumsum() - most
-    together = buffers.empty(torch.int64, int(most.sum()))
-    ends = together.data_ptr() + 8 * starts
-    places = []  # of each key's first value, [keys, S]
-    for key, (name, field) in enumerate(schema.hashed.items()):
-        found, offsets = sources[key]
-        places.append((ends - together.data_ptr()) // 8)
-        lengths, missing, word = all_lengths.of(key), all_missing.of(key), row_type(schema.id_range(name))
-        if isinstance(field, IdListConfig):
-            gather.fill_lists(found, offsets, order, ends, lengths, missing, word)
-        else:
-            gather.fill_ids(found, order, ends, lengths, missing, word)
-    spans = list(zip(starts.tolist(), ((ends - together.data_ptr()) // 8).tolist(), strict=True))
+    lengths, missing = parts["lengths"].numpy(), parts["missing"].numpy()
+    room = gather.id_totals(sources, order, len(schema.hashed))
+    ends = room.cumsum()
+    begins = ends - room
+    together = buffers.empty(torch.int64, int(ends[-1]))
+    ends = begins.copy()
+    starts = gather.fill_ids(sources, order, together.numpy(), ends, lengths, missing)
+    spans = list(zip(begins.tolist(), ends.tolist(), strict=True))
     values = [together[start:end] for start, end in spans]
     if not schema.weighted:
         return values, None
 
     shares = buffers.empty(torch.float32, len(together)).fill_(1)
-    given = iter(sources[len(fields) :])
-    for key, field in enumerate(fields):
+    given = iter(sources[len(schema.hashed) :])
+    for key, field in enumerate(schema.hashed.values()):
         if isinstance(field, IdListConfig):
             found = next(given)[0] if field.weights else np.zeros(len(order), np.int64)
-            targets = shares.data_ptr() + 4 * places[key]
-            gather.fill_weights(found, sources[key, 1], order, targets, field.pooling == "mean")
+            gather.fill_weights(found, sources[key, 1], order, shares.numpy(), starts[key], field.pooling == "mean")
     return values, [shares[start:end] for start, end in spans]
-
-
-def _fill_others(sources: np.ndarray, order: np.ndarray, schema: Schema, parts: Mapping[str, torch.Tensor]) -> None:
-    """Fills `numbers` and their rows of `missing`, and what stands beside the fields."""
-    width, skip = len(schema.numbers), len(schema.hashed)
-    *_, label, weight, user = sources
-    numbers, all_missing = Addresses(parts["numbers"]).of(), Addresses(parts["missing"])
-    for place, number in enumerate(sources[len(sources) - 3 - width : -3]):
-        gather.fill_numbers(number[0], order, numbers, all_missing.of(skip + place), place, width)
-    for name, column, word in (("label", label, np.int32), ("weight", weight, np.int32), ("user", user, np.int64)):
-        gather.fill_words(column[0], order, Addresses(parts[name]).of(), word)
-
-
-class Addresses:
-    """Where the parts of a tensor [steps, parts, ...] lie in memory."""
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self._steps = tensor.data_ptr() + np.arange(len(tensor)) * (tensor.stride(0) * tensor.itemsize)
-        self._part = tensor.stride(1) * tensor.itemsize if tensor.ndim > 1 else 0
-
-    def of(self, part: int = 0) -> np.ndarray:
-        """Of tensor[step, part], for each step."""
-        return self._steps + part * self._part

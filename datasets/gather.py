@@ -1,9 +1,10 @@
 """Copying drawn rows into batches: each value is read once where Arrow decoded it and written once where it stays.
 
 The rows come from L lanes and go to S steps, E of each lane to each step: `order` [L, S, E] int32 says which. Row b of
-a step, b = l * E + e, is row `order[l, s, e]` of lane l. `sources` [L] and `targets` [S] are addresses. A lane is
-walked as a whole before the next one, so that what is read at random stays in the processor's cache. Indices have no
-sign, which spares the check whether they count from the end.
+a step, b = l * E + e, is row `order[l, s, e]` of lane l. `sources` [columns, 3, L] are `Rows.buffers` of the lanes. A
+lane is walked as a whole before the next one, so that what is read at random stays in the processor's cache. Indices
+have no sign, which spares the check whether they count from the end. One call fills all columns: of few rows a call
+costs more than what it does.
 """
 
 from __future__ import annotations
@@ -14,37 +15,77 @@ from asymdiffrec.datasets.native import compiled, view
 
 
 @compiled
-def list_totals(offsets: np.ndarray, order: np.ndarray, totals: np.ndarray) -> None:
-    """Adds the number of ids in the lists of each step to totals [S]."""
+def id_totals(sources: np.ndarray, order: np.ndarray, keys: int) -> np.ndarray:
+    """Room for the values of the first `keys` columns, [S]: one for each id, missing or not, those of all lists, and
+    one more."""
     lanes, steps, each = order.shape
-    for lane in range(lanes):
-        ends = view(offsets[lane], np.int64)
-        for step in range(steps):
-            drawn = order[lane, step]
-            total = np.int64(0)
-            for e in range(each):
-                row = np.uint32(drawn[e])
-                total += ends[row + np.uint32(1)] - ends[row]
-            totals[step] += total
+    totals = np.ones(steps, np.int64)
+    for key in range(keys):
+        if sources[key, 1, 0] == 0:
+            totals += lanes * each
+            continue
+        for lane in range(lanes):
+            ends = view(sources[key, 1, lane], np.int64)
+            for step in range(steps):
+                drawn = order[lane, step]
+                total = np.int64(0)
+                for e in range(each):
+                    row = np.uint32(drawn[e])
+                    total += ends[row + np.uint32(1)] - ends[row]
+                totals[step] += total
+    return totals
 
 
 @compiled
 def fill_ids(
-    sources: np.ndarray, order: np.ndarray, ids: np.ndarray, lengths: np.ndarray, missing: np.ndarray, word: type
-) -> None:
-    """The ids that are not missing, int64, from each address of `ids` [S] on, which is moved behind them; 1 or 0 for
-    each row that has one or has not, int32 from `lengths` [S] on; and whether it has not, from `missing` [S] on.
+    sources: np.ndarray,
+    order: np.ndarray,
+    values: np.ndarray,
+    ends: np.ndarray,
+    lengths: np.ndarray,
+    missing: np.ndarray,
+) -> np.ndarray:
+    """The ids and lists: what is not missing into `values` int64, for step s from place `ends[s]` on, which is moved
+    behind it; their numbers into `lengths` [S, keys, B] int32; and which are missing into `missing` [S, N, B].
 
-    The sources are of the integer type `word`, -1 where an id is missing. Such a one is written too, and then
-    overwritten: a target has room for one more than it will hold.
+    Returns where the values of each key begin, [keys, S].
     """
+    keys = lengths.shape[1]
+    starts = np.empty((keys, len(ends)), np.int64)
+    for key in range(keys):
+        starts[key] = ends
+        found, offsets, widths = sources[key]
+        if offsets[0]:
+            if widths[0] == 4:
+                _fill_lists(found, offsets, order, values, ends, lengths, missing, key, np.int32)
+            else:
+                _fill_lists(found, offsets, order, values, ends, lengths, missing, key, np.int64)
+        elif widths[0] == 4:
+            _fill_ids(found, order, values, ends, lengths, missing, key, np.int32)
+        else:
+            _fill_ids(found, order, values, ends, lengths, missing, key, np.int64)
+    return starts
+
+
+@compiled
+def _fill_ids(
+    sources: np.ndarray,
+    order: np.ndarray,
+    values: np.ndarray,
+    ends: np.ndarray,
+    lengths: np.ndarray,
+    missing: np.ndarray,
+    key: int,
+    word: type,
+) -> None:
+    """An id is of the integer type `word`, -1 where it is missing. Such a one is written too, and then overwritten,
+    which needs room for one more."""
     lanes, steps, each = order.shape
     for lane in range(lanes):
         rows = view(sources[lane], word)
         for step in range(steps):
-            found = view(ids[step], np.int64)
-            length = view(lengths[step] + 4 * lane * each, np.int32)
-            absent = view(missing[step] + lane * each, np.uint8)
+            found = values[ends[step] :]
+            length, absent = lengths[step, key, lane * each :], missing[step, key, lane * each :]
             drawn = order[lane, step]
             count = np.uint64(0)
             for e in range(np.uint64(each)):
@@ -54,88 +95,109 @@ def fill_ids(
                 length[e] = there
                 absent[e] = not there
                 count += np.uint64(there)
-            ids[step] += 8 * np.int64(count)
+            ends[step] += np.int64(count)
 
 
 @compiled
-def fill_lists(
+def _fill_lists(
     sources: np.ndarray,
     offsets: np.ndarray,
     order: np.ndarray,
-    ids: np.ndarray,
+    values: np.ndarray,
+    ends: np.ndarray,
     lengths: np.ndarray,
     missing: np.ndarray,
+    key: int,
     word: type,
 ) -> None:
-    """As `fill_ids` does, for lists; one is missing when it is empty."""
+    """A list is missing when it is empty."""
     lanes, steps, each = order.shape
     for lane in range(lanes):
-        rows, ends = view(sources[lane], word), view(offsets[lane], np.int64)
+        rows, borders = view(sources[lane], word), view(offsets[lane], np.int64)
         for step in range(steps):
-            found = view(ids[step], np.int64)
-            length = view(lengths[step] + 4 * lane * each, np.int32)
-            absent = view(missing[step] + lane * each, np.uint8)
+            found = values[ends[step] :]
+            length, absent = lengths[step, key, lane * each :], missing[step, key, lane * each :]
             drawn = order[lane, step]
             count = np.uint64(0)
             for e in range(np.uint64(each)):
                 row = np.uint32(drawn[e])
-                start, end = np.uint64(ends[row]), np.uint64(ends[row + np.uint32(1)])
+                start, end = np.uint64(borders[row]), np.uint64(borders[row + np.uint32(1)])
                 length[e] = end - start
                 absent[e] = end == start
                 for place in range(start, end):
                     found[count] = rows[place]
                     count += np.uint64(1)
-            ids[step] += 8 * np.int64(count)
+            ends[step] += np.int64(count)
 
 
 @compiled
-def fill_weights(sources: np.ndarray, offsets: np.ndarray, order: np.ndarray, targets: np.ndarray, mean: bool) -> None:
-    """The weights of lists, float32 from each address of `targets` [S] on, which is moved behind them; without
-    `sources` (0), of a list pooled by sum ones, of one pooled by `mean` one over its length."""
+def fill_weights(
+    sources: np.ndarray, offsets: np.ndarray, order: np.ndarray, weights: np.ndarray, starts: np.ndarray, mean: bool
+) -> None:
+    """The weights of lists, into `weights` float32 from each place of `starts` [S] on; without `sources` (0), of a
+    list pooled by sum ones, of one pooled by `mean` one over its length."""
     lanes, steps, each = order.shape
+    ends = starts.copy()
     for lane in range(lanes):
-        weights, ends = view(sources[lane], np.float32), view(offsets[lane], np.int64)
+        given, borders = view(sources[lane], np.float32), view(offsets[lane], np.int64)
         for step in range(steps):
-            found = view(targets[step], np.float32)
+            found = weights[ends[step] :]
             drawn = order[lane, step]
             count = np.uint64(0)
             for e in range(each):
                 row = np.uint32(drawn[e])
-                start, end = np.uint64(ends[row]), np.uint64(ends[row + np.uint32(1)])
+                start, end = np.uint64(borders[row]), np.uint64(borders[row + np.uint32(1)])
                 share = np.float32(1 / (end - start) if mean and end > start else 1)
                 for place in range(start, end):
-                    found[count] = weights[place] if sources[lane] else share
+                    found[count] = given[place] if sources[lane] else share
                     count += np.uint64(1)
-            targets[step] += 4 * np.int64(count)
+            ends[step] += np.int64(count)
 
 
 @compiled
-def fill_numbers(
-    sources: np.ndarray, order: np.ndarray, numbers: np.ndarray, missing: np.ndarray, place: int, width: int
+def fill_others(
+    sources: np.ndarray,
+    order: np.ndarray,
+    numbers: np.ndarray,
+    missing: np.ndarray,
+    label: np.ndarray,
+    weight: np.ndarray,
+    user: np.ndarray,
 ) -> None:
-    """A number field: column `place` of targets `numbers` [B, width] float32, 0 where it is NaN, and whether it is,
-    from `missing` [S] on."""
+    """The last columns of `sources`: numbers into `numbers` [S, B, fields] float32, 0 where they are NaN, and whether
+    they are into the last of `missing` [S, N, B]; then label and weight [S, B] float32, and user [S, B] int64."""
+    width = numbers.shape[2]
+    first, skip = len(sources) - 3 - width, missing.shape[1] - width
+    for place in range(width):
+        _fill_numbers(sources[first + place, 0], order, numbers, missing, place, skip + place)
+    _fill_words(sources[first + width, 0], order, label, np.float32)
+    _fill_words(sources[first + width + 1, 0], order, weight, np.float32)
+    _fill_words(sources[first + width + 2, 0], order, user, np.int64)
+
+
+@compiled
+def _fill_numbers(
+    sources: np.ndarray, order: np.ndarray, numbers: np.ndarray, missing: np.ndarray, place: int, field: int
+) -> None:
     lanes, steps, each = order.shape
     for lane in range(lanes):
         values = view(sources[lane], np.float32)
         for step in range(steps):
-            found, absent = view(numbers[step], np.float32), view(missing[step] + lane * each, np.uint8)
+            found, absent = numbers[step, lane * each :], missing[step, field, lane * each :]
             drawn = order[lane, step]
             for e in range(np.uint64(each)):
                 value = values[np.uint32(drawn[e])]
                 lost = np.isnan(value)
-                found[(lane * each + e) * width + place] = np.float32(0) if lost else value
+                found[e, place] = np.float32(0) if lost else value
                 absent[e] = lost
 
 
 @compiled
-def fill_words(sources: np.ndarray, order: np.ndarray, targets: np.ndarray, word: type) -> None:
-    """A column of values as they are, whatever they mean, `word` being an integer of their size."""
+def _fill_words(sources: np.ndarray, order: np.ndarray, targets: np.ndarray, word: type) -> None:
     lanes, steps, each = order.shape
     for lane in range(lanes):
         values = view(sources[lane], word)
         for step in range(steps):
-            found = view(targets[step] + lane * each * values.itemsize, word)
-            drawn = order[lane, step]
-            for e in range(each):
+            found, drawn = targets[step, lane * each :], order[lane, step]
+            for e in range(np.uint64(each)):
                 found[e] = values[np.uint32(drawn[e])]

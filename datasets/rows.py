@@ -44,17 +44,19 @@ class Rows:
 
     @cached_property
     def buffers(self) -> np.ndarray:
-        """Where row 0 of each column lies in memory, [columns, 2] int64: the address of the value, for a list that of
-        the first of all values; and for a list the address of its offset."""
+        """Where row 0 of each column lies in memory, [columns, 3] int64: the address of the value, for a list that of
+        the first of all values; for a list the address of its offset, else 0; and the bytes of a value."""
         return np.array([_buffers(column) for column in self.columns.columns], dtype=np.int64)
 
 
-def _buffers(column: pa.Array) -> tuple[int, int]:
+def _buffers(column: pa.Array) -> tuple[int, int, int]:
     buffers, kind = column.buffers(), column.type
     if pa.types.is_large_list(kind):
-        values = buffers[3].address + column.values.offset * kind.value_type.bit_width // 8 if buffers[3] else 0
-        return values, buffers[1].address + column.offset * 8
-    return buffers[1].address + column.offset * kind.bit_width // 8, 0
+        width = kind.value_type.bit_width // 8
+        values = buffers[3].address + column.values.offset * width if buffers[3] else 0
+        return values, buffers[1].address + column.offset * 8, width
+    width = kind.bit_width // 8
+    return buffers[1].address + column.offset * width, 0, width
 
 
 def decode(table: pa.Table, schema: Schema, place: str, labelled: bool) -> Rows:

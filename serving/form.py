@@ -134,9 +134,9 @@ class Column:
         if self.rows is None:
             return None
         flat = array.flatten() if self.is_list else array
-        outside = pc.fill_null(pc.or_(pc.less(flat, 0), pc.greater_equal(flat, self.rows)), False)
-        found: np.ndarray = outside.to_numpy(zero_copy_only=False)
-        return found if found.any() else None
+        ids = (flat.fill_null(0) if flat.null_count else flat).to_numpy()
+        outside: np.ndarray = ids.view(np.uint64) >= self.rows  # one below 0 is beyond all rows there
+        return outside if outside.any() else None
 
 
 def _integer(text: str) -> Any:
