@@ -11,10 +11,12 @@ import pyarrow.compute as pc
 
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.hashing import hash_rows, row_type, splitmix64, string_ids, taken
+from asymdiffrec.datasets.native import compiled
 from asymdiffrec.datasets.schema import AnyField, IdConfig, IdListConfig, Moments, NumberConfig
 from asymdiffrec.datasets.vocabulary import Vocabulary
 
 LARGEST = float(np.finfo(np.float32).max)
+INT64, FLOAT64 = pa.int64(), pa.float64()
 
 
 def accepts(field: AnyField, kind: pa.DataType) -> bool:
@@ -83,22 +85,25 @@ def id_rows(
     if _is_in_dictionary(column) and field.values == "string" and field.hash:
         entries = id_rows(column.dictionary, field, seed, vocabulary, place, id_range=id_range)
         return taken(entries, column.indices)
-    if column.type == pa.int64() and field.values == "int" and vocabulary is None:
+    if column.type == INT64 and field.values == "int" and vocabulary is None:
         ids = column
     else:
         numbers = as_int64(column, field.values, place, row_of)
         ids = _as_missing(vocabulary.fold(numbers) if vocabulary else numbers, column)
     if field.hash:
         return hash_rows(ids, seed, id_range or field.rows)
-    rows = _filled(ids, -1).to_numpy()
-    wrong = (rows >= field.rows) | (rows < -1) | ((rows == -1) & validity(column))
+    rows = _filled(ids, 0).to_numpy()
+    wrong = rows.view(np.uint64) >= field.rows  # one below 0 is beyond all rows there
     if wrong.any():
         index = int(np.argmax(wrong))
         raise InputError(
             f"{place}, row {row_of(index)}: id {column[index].as_py()} with hash: false; "
             f"allowed is 0 to {field.rows - 1} (rows: {field.rows})"
         )
-    return rows.astype(row_type(field.rows))
+    found = rows.astype(row_type(field.rows))
+    if ids.null_count:
+        found[~validity(ids)] = -1
+    return found
 
 
 def _is_in_dictionary(column: pa.Array) -> bool:
@@ -176,13 +181,14 @@ def ragged(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
 def _flattened(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
     """The values of a list column, null elements too, and each row's number of them, [R] int64."""
     if pa.types.is_null(column.type):
-        column = column.cast(pa.list_(pa.int64()))
-    if not column.null_count and not pa.types.is_fixed_size_list(column.type):
-        offsets = column.offsets.to_numpy()
-        start, stop = offsets[[0, -1]].tolist()
-        return _typed(column.values.slice(start, stop - start)), np.diff(offsets).astype(np.int64)
+        column = column.cast(pa.list_(INT64))
+    values = column.flatten()
+    if not pa.types.is_fixed_size_list(column.type):
+        lengths = np.diff(column.offsets.to_numpy())
+        if not column.null_count or lengths.sum() == len(values):  # else there are values behind a null
+            return _typed(values), lengths.astype(np.int64)
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False).astype(np.int64)
-    return _typed(column.flatten()), lengths
+    return _typed(values), lengths
 
 
 def _counts(marked: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -249,7 +255,9 @@ def _weights(column: pa.Array, lengths: np.ndarray, place: str) -> np.ndarray:
 
 def floats(column: pa.Array) -> np.ndarray:
     """A numeric column as float64 with NaN where it is null, [R]; integers beyond 2^53 are rounded."""
-    return column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    if column.type != FLOAT64:
+        column = column.cast(FLOAT64, safe=False)
+    return column.to_numpy(zero_copy_only=False)
 
 
 def transformed(values: np.ndarray, transform: str) -> np.ndarray:
@@ -263,12 +271,26 @@ def transformed(values: np.ndarray, transform: str) -> np.ndarray:
 
 def standardised(column: pa.Array, field: NumberConfig, moments: Moments, place: str) -> np.ndarray:
     """A number column, transformed and standardised, [R] float32, NaN where it is missing, finite elsewhere."""
-    with np.errstate(over="ignore"):
-        values = (transformed(floats(column), field.transform) - moments.mean) / moments.std
-    _require(
-        ~(np.abs(values) > LARGEST), column, place, "number", "null, NaN or a finite 32-bit float once standardised"
-    )
-    return values.astype(np.float32)
+    values = floats(column)
+    if field.transform != "standardise":
+        values = transformed(values, field.transform)
+    found = np.empty(len(values), np.float32)
+    if _standardise(values, moments.mean, moments.std, found):
+        with np.errstate(over="ignore"):
+            right = ~(np.abs((values - moments.mean) / moments.std) > LARGEST)
+        _require(right, column, place, "number", "null, NaN or a finite 32-bit float once standardised")
+    return found
+
+
+@compiled
+def _standardise(values: np.ndarray, mean: float, std: float, found: np.ndarray) -> bool:
+    """Whether any is too large for `found`."""
+    wrong = False
+    for place in range(np.uint64(len(values))):
+        value = (values[place] - mean) / std
+        wrong |= abs(value) > LARGEST
+        found[place] = value
+    return wrong
 
 
 def labels(column: pa.Array, place: str) -> np.ndarray:

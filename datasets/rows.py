@@ -64,7 +64,7 @@ def decode(table: pa.Table, schema: Schema, place: str, labelled: bool) -> Rows:
 
     Raises InputError with `place`, the column and the row where a value is out of what its field allows.
     """
-    arrays = {name: whole(table.column(name)) for name in table.column_names}
+    arrays = dict(zip(table.column_names, map(whole, table.columns), strict=True))
     count, data = table.num_rows, schema.data
     ids: list[pa.Array] = []
     weights: list[pa.Array] = []

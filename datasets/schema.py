@@ -191,7 +191,8 @@ class Schema:
 
     def moments(self, name: str) -> Moments:
         """How to standardise a number field; the identity where nothing was learned."""
-        return self.learned.numbers.get(name, Moments()) if self.learned else Moments()
+        found = self.learned.numbers.get(name) if self.learned else None
+        return found or Moments()
 
 
 class FieldsConfig(Config):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -36,7 +37,7 @@ class Column:
     rows: int | None
     """Where ids are rows of a table: which of them there are"""
 
-    @property
+    @cached_property
     def arrow(self) -> pa.DataType:
         value = {int: pa.int64(), str: pa.string(), float: pa.float64()}[self.kind]
         return pa.list_(value) if self.is_list else value
