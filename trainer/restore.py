@@ -35,8 +35,8 @@ from asymdiffrec.trainer.run import open_run
 from asymdiffrec.trainer.scenarios import Asked, Scenario
 from asymdiffrec.trainer.served import parts_of, scorer_of
 
-PREDICTED = 8192
-"""Rows that an export scores at a time"""
+PREDICTED = 2048
+"""Rows that an export scores at a time: what a layer makes of them stays in a core's cache"""
 
 
 @dataclass(frozen=True)
