@@ -14,7 +14,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode
 from fbgemm_gpu.split_table_batched_embeddings_ops_inference import IntNBitTableBatchedEmbeddingBagsCodegen
 from torch import nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
-from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
+from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.embeddings.managed.ids import ManagedIds
@@ -73,6 +73,22 @@ def _operator(
     )
 
 
+class Join(nn.Module):
+    """The embeddings of all fields side by side. dims: D_n of those with ids."""
+
+    def __init__(self, columns: FieldColumns, dims: list[int]) -> None:
+        super().__init__()
+        self.columns, self.dims = columns, dims
+
+    def forward(
+        self, sums: torch.Tensor, lengths: torch.Tensor, numbers: torch.Tensor, missing: torch.Tensor
+    ) -> torch.Tensor:
+        """[B, sum D_n] of the sums of ids [B, their D_n], `lengths` [their fields, B], `numbers` [B, number fields] and
+        `missing` [B, N]."""
+        parts = sums.split(self.dims, dim=1) if self.columns.means else [sums]
+        return self.columns.joined(parts, lengths, numbers, missing)
+
+
 class ServedTables(nn.Module):
     """As `FieldTables`, on CPU and for look-ups alone: a batch to the pooled embeddings of its fields."""
 
@@ -95,19 +111,23 @@ class ServedTables(nn.Module):
         dims = {table.name: table.embedding_dim for table in tables}
         self.dims = [dims[schema.table(name)] for name in self.hashed]
         self.columns = FieldColumns(schema, config)
+        self.join = Join(self.columns, self.dims)
         self.widths = self.dims + self.columns.number_widths
         self.managed = {name: _managed(schema, config, name, own) for name, own in (ids or {}).items()}
         self.table_of = {name: schema.table(name) for name in self.hashed}
 
     def forward(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """A `Batch` to (clean [B, sum D_n], missing [B, N]); zeros where missing."""
+        return self.join(*self.looked_up(batch)), batch.missing
+
+    def looked_up(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What `join` takes."""
         ids = batch.ids
         values = ids.values()
         if self.managed:
             values = torch.cat([self._rows(name, ids[name]) for name in self.hashed])
-        pooled = self.operator(values, ids.offsets(), ids.weights() if self.weighted else None)
-        sums = [KeyedTensor(self.hashed, self.dims, pooled)]
-        return self.columns(sums, ids, batch.numbers, batch.missing), batch.missing
+        sums = self.operator(values, ids.offsets(), ids.weights() if self.weighted else None)
+        return sums, ids.lengths().view(len(self.hashed), -1), batch.numbers, batch.missing
 
     def touch(self) -> int:
         """Read every page of the tables, so that no request waits for the disk; the sum of what was read."""

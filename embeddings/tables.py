@@ -240,14 +240,22 @@ class FieldColumns(nn.Module):
             parts = [sums[0].values()]
         else:
             embedding = {name: pooled for part in sums for name, pooled in part.to_dict().items()}
-            lengths = dict(zip(ids.keys(), ids.lengths().view(len(ids.keys()), -1, 1), strict=True))
+            parts = [embedding[name] for name in self.hashed]
+        return self.joined(parts, ids.lengths().view(len(self.hashed), -1), numbers, missing)
+
+    def joined(
+        self, parts: Sequence[torch.Tensor], lengths: torch.Tensor, numbers: torch.Tensor, missing: torch.Tensor
+    ) -> torch.Tensor:
+        """The sums of each field [B, D_n], or where no list is pooled by mean of all of them in one piece, to
+        [B, sum D_n]; `lengths` [hashed fields, B]."""
+        if self.means:
             parts = [
-                embedding[name] / lengths[name].clamp(min=1) if name in self.means else embedding[name]
-                for name in self.hashed
+                part / own.clamp(min=1).unsqueeze(1) if name in self.means else part
+                for name, part, own in zip(self.hashed, parts, lengths, strict=True)
             ]
         if self.numbers:
-            parts.append(self.numbers(numbers, missing[:, len(self.hashed) :]))
-        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+            parts = [*parts, self.numbers(numbers, missing[:, len(self.hashed) :])]
+        return torch.cat(list(parts), dim=1) if len(parts) > 1 else parts[0]
 
 
 class FieldTables(nn.Module):

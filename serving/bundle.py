@@ -79,16 +79,36 @@ class ServedConfig(FieldsConfig):
         return with_id_ranges(super().to_schema(learned), self.tables.managed_tables)
 
 
+@dataclass(frozen=True)
+class Compiled:
+    """Machine code for parts of a `Scorer`."""
+
+    join: Callable[..., torch.Tensor]
+    """`ServedTables.join`"""
+    score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    """`AsymmetricDiffusion.score`"""
+
+
 class Scorer(nn.Module):
     """A model that scores, on CPU, by tables that are mapped from a file."""
 
     def __init__(self, tables: ServedTables, diffusion: AsymmetricDiffusion) -> None:
         super().__init__()
         self.tables, self.diffusion = tables, diffusion
+        self.compiled: Compiled | None = None
+
+    def vectors(self, batch: Any) -> torch.Tensor:
+        """x [B, sum D_n] of a `Batch`"""
+        join = self.compiled.join if self.compiled else self.tables.join
+        return join(*self.tables.looked_up(batch))
+
+    def logits(self, x: torch.Tensor, missing: torch.Tensor) -> torch.Tensor:
+        """[B] of x [B, sum D_n] and missing [B, N]: f(g([m, h(x), x]))"""
+        return (self.compiled or self.diffusion).score(x, missing)
 
     def score(self, batch: Any) -> torch.Tensor:
-        """Logits [B] of a `Batch`: f(g([m, h(x), x]))"""
-        return self.diffusion.score(*self.tables(batch))
+        """Logits [B] of a `Batch`"""
+        return self.logits(self.vectors(batch), batch.missing)
 
 
 @dataclass(frozen=True)

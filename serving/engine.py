@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from asymdiffrec.datasets.batch import to_batch
+from asymdiffrec.datasets.batch import Batch, to_batch
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.rows import decode
 from asymdiffrec.datasets.schema import Schema
@@ -66,11 +66,11 @@ class Engine:
     @torch.inference_mode()
     def score(self, table: pa.Table, before: bool = False) -> Answer:
         """The rows of a table with the columns of the schema; BadRequestError for a value that is not allowed."""
-        diffusion = self.bundle.model.diffusion
         if not len(table):
             return self._nothing()
         x, missing = self._looked_up(table, "samples")
-        scores = diffusion.score(x, missing).sigmoid().numpy()
+        scores = self.bundle.model.logits(x, missing).sigmoid().numpy()
+        diffusion = self.bundle.model.diffusion
         denoises = before and hasattr(diffusion, "denoiser")
         plain = diffusion.logit(diffusion.latent(x, missing)).sigmoid().numpy() if denoises else None
         return Answer(scores, missing.numpy(), plain)
@@ -116,9 +116,13 @@ class Engine:
 
     def _looked_up(self, table: pa.Table, place: str) -> tuple[torch.Tensor, torch.Tensor]:
         """x [B, sum D_n] and missing [B, N]"""
+        batch = self.batch(table, place)
+        return self.bundle.model.vectors(batch), batch.missing
+
+    def batch(self, table: pa.Table, place: str) -> Batch:
+        """The rows of a table with the columns of the schema; BadRequestError for a value that is not allowed."""
         try:
             rows = decode(table.select(self.schema.columns(labelled=False)), self.schema, place, labelled=False)
         except InputError as error:
             raise BadRequestError(str(error)) from error
-        found: tuple[torch.Tensor, torch.Tensor] = self.bundle.model.tables(to_batch(rows, self.schema, 0))
-        return found
+        return to_batch(rows, self.schema, 0)

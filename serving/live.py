@@ -18,13 +18,18 @@ EVERY = 1.0
 class Live:
     """Serves what a folder, or a link to one, holds, and from `watch` on what it comes to hold.
 
-    tell: is told in a line what was swapped in or refused.
+    tell: is told in a line what was swapped in or refused; prepare: is called with what was loaded, before it is live.
     """
 
     def __init__(
-        self, folder: Path, *, own_classes: bool = False, tell: Callable[[str], None] = lambda line: None
+        self,
+        folder: Path,
+        *,
+        own_classes: bool = False,
+        tell: Callable[[str], None] = lambda line: None,
+        prepare: Callable[[Engine], None] = lambda engine: None,
     ) -> None:
-        self._folder, self._own_classes, self._tell = folder, own_classes, tell
+        self._folder, self._own_classes, self._tell, self._prepare = folder, own_classes, tell, prepare
         self._engine: Engine | None = None
         self._seen: object = None
         self._end = threading.Event()
@@ -44,6 +49,7 @@ class Live:
         seen = self._look()
         engine = Engine(load_bundle(self._folder.resolve(), own_classes=self._own_classes))
         engine.warm()
+        self._prepare(engine)
         self._engine, self._seen, self.refused = engine, seen, None
         return engine
 

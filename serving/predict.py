@@ -55,7 +55,7 @@ def predict(
     arrow = shards.schemas[0].append(pa.field(SCORE, pa.float32()))
     model.eval()
 
-    @torch.inference_mode()  # which is the thread's own
+    @torch.no_grad()  # which is the thread's own
     def scored(group: int) -> pa.Table:
         table = shards.read(group, shards.schemas[0].names)
         rows = decode(table.select(schema.columns(labelled=False)), schema, shards.place(group), labelled=False)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from asymdiffrec.serving.app import Limits, Service
+from asymdiffrec.serving.compiled import use_compiled
+from asymdiffrec.serving.engine import Engine
 from asymdiffrec.serving.live import Live
 
 
@@ -18,6 +20,7 @@ class Serving:
     token: str | None = None
     threads: int = 1
     own_classes: bool = False
+    compiled: bool = False
 
     def service(self, tell: Callable[[str], None]) -> Service:
         """With the export loaded and checked; InputError where it cannot be served. From then on what comes to be in
@@ -25,7 +28,12 @@ class Serving:
         import torch
 
         torch.set_num_threads(1)  # a request is small; several of them are answered at once
-        live = Live(self.folder, own_classes=self.own_classes, tell=tell)
+
+        def prepare(engine: Engine) -> None:
+            if self.compiled:
+                use_compiled(engine, self.threads, tell, own_classes=self.own_classes)
+
+        live = Live(self.folder, own_classes=self.own_classes, tell=tell, prepare=prepare)
         live.load()
         live.watch()
         return Service(live, self.limits, self.token, self.threads)

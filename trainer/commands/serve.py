@@ -42,6 +42,14 @@ def serve(
     own_classes: Annotated[
         bool, typer.Option("--own-classes", help="import the classes of its own that the export names")
     ] = False,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="compile the dense part for this host, which takes a C++ compiler and half a minute for each version; "
+            "used where it measures faster",
+        ),
+    ] = False,
     ray: Annotated[bool, typer.Option("--ray", help="as replicas under Ray Serve, behind HAProxy")] = False,
     address: Annotated[
         str | None, typer.Option(help="Ray cluster for --ray; one of this machine alone when left out")
@@ -64,7 +72,7 @@ def serve(
         raise InputError("--port 0: with --ray it has to be a number")
     # A replica has one core.
     scoring = threads or (1 if ray else half_of_the_cores())
-    serving = Serving(model.absolute(), Limits(body << 20, samples, waiting), token, scoring, own_classes)
+    serving = Serving(model.absolute(), Limits(body << 20, samples, waiting), token, scoring, own_classes, compiled)
     if not token and not _is_loopback(host):
         _say(f"Whoever reaches {host} may ask: set {TOKEN}")
     if ray:

@@ -1,0 +1,118 @@
+"""Machine code for the dense part, against the model that it was compiled from."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from asymdiffrec.diffusion.model import AsymmetricDiffusion
+from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
+from asymdiffrec.serving import compiled
+from asymdiffrec.serving.bundle import Compiled, Scorer, load_bundle
+from asymdiffrec.serving.check import made_up
+from asymdiffrec.serving.engine import Engine
+
+needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
+
+
+@pytest.fixture
+def engine(exported: Path) -> Engine:
+    return Engine(load_bundle(exported))
+
+
+def samples(engine: Engine, count: int) -> Any:
+    made = made_up(engine.schema)
+    return engine.form.table([made[place % len(made)] for place in range(count)])
+
+
+@pytest.mark.parametrize(
+    ("extractor", "settings"),
+    [
+        *(("mlp", one) for one in ({"variant": "base"}, {"space": "fields"}, {"noise": "gaussian"}, {"fill": "mean"})),
+        *((name, {}) for name in ("mlp", "dcn", "deepfm", "dlrm")),
+    ],
+    ids=str,
+)
+@torch.no_grad()
+def test_a_program_is_for_any_number_of_samples(engine: Engine, extractor: str, settings: dict[str, Any]) -> None:
+    tables = engine.bundle.model.tables
+    config = ModelConfig.model_validate({"extractor": {"name": extractor}})
+    model = Scorer(tables, AsymmetricDiffusion(tables.widths, config, DiffusionConfig(**settings), seed=0)).eval()
+    programs = compiled.programs(model, engine.batch(samples(engine, 5), ""))
+    join, score = (programs[name].module() for name in (compiled.JOIN, compiled.SCORE))
+    for count in (2, 9):
+        batch = engine.batch(samples(engine, count), "")
+        x = join(*tables.looked_up(batch))
+        torch.testing.assert_close(x, model.vectors(batch))
+        torch.testing.assert_close(score(x, batch.missing), model.score(batch))
+
+
+@needs_compiler
+def test_machine_code_scores_as_the_model_does(engine: Engine, exported: Path) -> None:
+    made = made_up(engine.schema)
+    shared, own = {"user": made[0].get("user")}, [{"item_id": place} for place in range(20)]
+    query = engine.form.query(shared, own)
+    tables = [samples(engine, count) for count in (1, 2, 32, 100)]
+    expected = [engine.score(table, before=True) for table in tables]
+    ranked = engine.rank([query])[0].scores
+
+    model = engine.bundle.model
+    model.compiled = compiled.compiled_for(exported, threads=2)
+    model.tables.join.forward = model.diffusion.score = None  # type: ignore[method-assign, assignment]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda table: engine.score(table, before=True), tables * 10))
+    for answer, right in zip(found, expected * 10, strict=True):
+        np.testing.assert_allclose(answer.scores, right.scores, atol=1e-6)
+        assert answer.before is not None
+        assert right.before is not None
+        np.testing.assert_allclose(answer.before, right.before, atol=1e-6)
+    np.testing.assert_allclose(engine.rank([query])[0].scores, ranked, atol=1e-6)
+
+
+@needs_compiler
+def test_without_a_compiler_the_model_scores(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "/bin/false")
+    told: list[str] = []
+    compiled.use_compiled(engine, 1, told.append)
+    assert told[0] == f"Compiling version {engine.version} for this host"
+    assert told[1].startswith("Not compiled: ")
+    assert "No working C++ compiler" in told[1]
+    assert engine.bundle.model.compiled is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "more", "line"),
+    [
+        (0.0, 0.0, "Compiled in 0 s: 1 sample in"),
+        (0.01, 0.0, "; not used, for it is no faster"),
+        (0.0, 0.1, "Not compiled: its scores differ by 0.02"),
+    ],
+    ids=["faster", "slower", "wrong"],
+)
+def test_only_what_is_faster_and_right_is_used(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, seconds: float, more: float, line: str
+) -> None:
+    model, score = engine.bundle.model, AsymmetricDiffusion.score
+
+    def slow(self: AsymmetricDiffusion, x: torch.Tensor, missing: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.002)
+        return score(self, x, missing)
+
+    def code(x: torch.Tensor, missing: torch.Tensor) -> torch.Tensor:
+        time.sleep(seconds)
+        return score(model.diffusion, x, missing) + more
+
+    monkeypatch.setattr(AsymmetricDiffusion, "score", slow)
+    monkeypatch.setattr(compiled, "CALLS", 8)
+    monkeypatch.setattr(compiled, "compiled_for", lambda *given, **named: Compiled(model.tables.join, code))
+    told: list[str] = []
+    compiled.use_compiled(engine, 1, told.append)
+    assert line in told[1]
+    assert (model.compiled is not None) == (seconds == more == 0)
