@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -15,6 +15,9 @@ from asymdiffrec.datasets import gather
 from asymdiffrec.datasets.buffers import Buffers, Fresh
 from asymdiffrec.datasets.rows import Rows
 from asymdiffrec.datasets.schema import IdListConfig, Schema
+
+AT_ONCE = 16
+"""Batches"""
 
 
 @dataclass
@@ -66,6 +69,17 @@ def to_batch(rows: Rows, schema: Schema, first_index: int, size: int | None = No
     """The batch of some samples, in order; padded at the end to `size` samples where it is given."""
     order = np.arange(len(rows), dtype=np.int32).reshape(1, 1, -1)
     return to_batches([rows], order, schema, [first_index], size)[0]
+
+
+def cut(rows: Rows, schema: Schema, size: int) -> Iterator[Batch]:
+    """Batches of some samples, in order, of `size` but for the last one; many are made at once."""
+    count = len(rows) // size
+    for first in range(0, count, AT_ONCE):
+        starts = np.arange(first, min(first + AT_ONCE, count)) * size
+        order = (starts[:, None] + np.arange(size)).astype(np.int32)
+        yield from to_batches([rows], order[None], schema, starts.tolist())
+    if count * size < len(rows):
+        yield to_batch(rows.slice(count * size, len(rows)), schema, count * size)
 
 
 def to_batches(

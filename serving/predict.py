@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 
 from asymdiffrec.datasets.ahead import ahead
-from asymdiffrec.datasets.batch import Batch, to_batch
+from asymdiffrec.datasets.batch import Batch, cut
 from asymdiffrec.datasets.check import check_columns
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.new_file import new_parquet
@@ -59,10 +59,7 @@ def predict(
     def scored(group: int) -> pa.Table:
         table = shards.read(group, shards.schemas[0].names)
         rows = decode(table.select(schema.columns(labelled=False)), schema, shards.place(group), labelled=False)
-        scores = []
-        for start in range(0, len(rows), batch_size):
-            piece = rows.slice(start, min(start + batch_size, len(rows)))
-            scores.append(model.score(to_batch(piece, schema, start).to(device)).sigmoid().cpu())
+        scores = [model.score(batch.to(device)).sigmoid().cpu() for batch in cut(rows, schema, batch_size)]
         return table.append_column(arrow.field(SCORE), pa.array(torch.cat(scores).numpy())).cast(arrow)
 
     jobs = (partial(scored, group) for group in range(len(shards.row_groups)))

@@ -10,7 +10,8 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asymdiffrec.datasets.batch import to_batch, to_batches
+import asymdiffrec.datasets.batch as batch_module
+from asymdiffrec.datasets.batch import cut, to_batch, to_batches
 from asymdiffrec.datasets.errors import InputError
 from asymdiffrec.datasets.rows import Rows, decode, no_rows
 from asymdiffrec.datasets.schema import FieldsConfig, Learned, Moments
@@ -369,3 +370,18 @@ def test_the_parts_of_a_batch_move_together():
     assert moved.ids.values().device.type == moved.sample_index.device.type == moved.missing.device.type == "meta"
     assert moved.counted == 2
     assert batch.label.device.type == "cpu"
+
+
+@quick
+@given(samples, st.integers(1, 4))
+def test_samples_are_cut_into_batches_in_order(found, size):
+    rows = decoded(found)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batch_module, "AT_ONCE", 2)
+        batches = list(cut(rows, SCHEMA, size))
+    assert [len(batch) for batch in batches] == [len(found[at : at + size]) for at in range(0, len(found), size)]
+    one = to_batch(rows, SCHEMA, 0) if found else None
+    for at, batch in zip(range(0, len(found), size), batches, strict=True):
+        assert bags(batch) == {name: own[at : at + size] for name, own in bags(one).items()}
+        for name in ("numbers", "missing", "label", "weight", "user", "sample_index"):
+            assert torch.equal(getattr(batch, name), getattr(one, name)[at : at + size])
