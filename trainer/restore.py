@@ -36,8 +36,8 @@ from asymdiffrec.trainer.scenarios import Asked, Scenario
 from asymdiffrec.trainer.served import parts_of, scorer_of
 
 PREDICTED = 4096
-"""Rows that an export scores at a time: what a layer makes of more leaves the caches, and of fewer threads wait for each
-other more often"""
+"""Rows that an export scores at a time: what a layer makes of more leaves the caches, and with fewer threads wait for
+each other more often"""
 
 
 @dataclass(frozen=True)
