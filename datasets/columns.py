@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.hashing import hash_rows, row_type, splitmix64, string_ids, taken
-from asymdiffrec.datasets.native import compiled
+from asymdiffrec.datasets.hashing import hash_rows, own_rows, splitmix64, string_ids, taken
+from asymdiffrec.datasets.native import compiled, view
 from asymdiffrec.datasets.schema import AnyField, IdConfig, IdListConfig, Moments, NumberConfig
 from asymdiffrec.datasets.vocabulary import Vocabulary
 
@@ -92,17 +92,13 @@ def id_rows(
         ids = _as_missing(vocabulary.fold(numbers) if vocabulary else numbers, column)
     if field.hash:
         return hash_rows(ids, seed, id_range or field.rows)
-    rows = _filled(ids, 0).to_numpy()
-    wrong = rows.view(np.uint64) >= field.rows  # one below 0 is beyond all rows there
-    if wrong.any():
+    found, suspect = own_rows(ids, field.rows)
+    if suspect and (wrong := _filled(ids, 0).to_numpy().view(np.uint64) >= field.rows).any():
         index = int(np.argmax(wrong))
         raise InputError(
             f"{place}, row {row_of(index)}: id {column[index].as_py()} with hash: false; "
             f"allowed is 0 to {field.rows - 1} (rows: {field.rows})"
         )
-    found = rows.astype(row_type(field.rows))
-    if ids.null_count:
-        found[~validity(ids)] = -1
     return found
 
 
@@ -271,11 +267,9 @@ def transformed(values: np.ndarray, transform: str) -> np.ndarray:
 
 def standardised(column: pa.Array, field: NumberConfig, moments: Moments, place: str) -> np.ndarray:
     """A number column, transformed and standardised, [R] float32, NaN where it is missing, finite elsewhere."""
-    values = floats(column)
-    if field.transform != "standardise":
-        values = transformed(values, field.transform)
+    values = transformed(floats(column), field.transform)
     found = np.empty(len(values), np.float32)
-    if _standardise(values, moments.mean, moments.std, found):
+    if _standardise(values.ctypes.data, moments.mean, moments.std, found):
         with np.errstate(over="ignore"):
             right = ~(np.abs((values - moments.mean) / moments.std) > LARGEST)
         _require(right, column, place, "number", "null, NaN or a finite 32-bit float once standardised")
@@ -283,10 +277,10 @@ def standardised(column: pa.Array, field: NumberConfig, moments: Moments, place:
 
 
 @compiled
-def _standardise(values: np.ndarray, mean: float, std: float, found: np.ndarray) -> bool:
-    """Whether any is too large for `found`."""
-    wrong = False
-    for place in range(np.uint64(len(values))):
+def _standardise(address: int, mean: float, std: float, found: np.ndarray) -> bool:
+    """Of float64 from an address on, be they read-only or not; whether any is too large for `found`."""
+    values, wrong = view(address, np.float64), False
+    for place in range(np.uint64(len(found))):
         value = (values[place] - mean) / std
         wrong |= abs(value) > LARGEST
         found[place] = value

@@ -76,6 +76,19 @@ def hash_rows(ids: pa.Array, seed: int, rows: int) -> np.ndarray:
     return found
 
 
+def own_rows(ids: pa.Array, rows: int) -> tuple[np.ndarray, bool]:
+    """Ids [V] int64 that are rows themselves, in the smallest type that holds those of a table, -1 where null; and
+    whether one is none of its `rows`. Then, as values behind a null count too, there may be none after all."""
+    found = np.empty(len(ids), row_type(rows))
+    validity, values = ids.buffers()
+    if not len(ids):
+        return found, False
+    wrong = _copy_rows(values.address + 8 * ids.offset, found, np.uint64(rows))
+    if ids.null_count:
+        _mark_nulls(validity.address, ids.offset, found)
+    return found, wrong
+
+
 def taken(entries: np.ndarray, indices: pa.Array) -> np.ndarray:
     """The entries of a dictionary that a column's indices, int32, say, in a new array of their type; -1 where null."""
     found = np.empty(len(indices), entries.dtype)
@@ -107,6 +120,15 @@ def _hash_each(values: int, found: np.ndarray, seed: np.uint64, rows: np.uint64)
     ids = view(values, np.uint64)
     for place in range(np.uint64(len(found))):
         found[place] = row_of(ids[place], seed, rows)
+
+
+@compiled
+def _copy_rows(values: int, found: np.ndarray, rows: np.uint64) -> bool:
+    ids, wrong = view(values, np.uint64), False
+    for place in range(np.uint64(len(found))):
+        wrong |= ids[place] >= rows  # one below 0 is beyond all of them there
+        found[place] = ids[place]
+    return wrong
 
 
 @compiled

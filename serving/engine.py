@@ -84,30 +84,27 @@ class Engine:
         """
         alike: dict[frozenset[str], list[int]] = {}
         for place, query in enumerate(queries):
-            alike.setdefault(query.own, []).append(place)
+            alike.setdefault(frozenset(query.own), []).append(place)
         found: dict[int, Answer] = {}
         for own, places in alike.items():
-            answer = self._rank(own, [queries[place].table for place in places])
-            start = 0
-            for place in places:
-                stop = start + len(queries[place].table) - 1
+            together = [queries[place] for place in places]
+            answer, stop = self._rank(own, together), 0
+            for place, query in zip(places, together, strict=True):
+                start, stop = stop, stop + query.candidates
                 found[place] = answer.part(start, stop)
-                start = stop
         return [found[place] for place in range(len(queries))]
 
-    def _rank(self, own: frozenset[str], tables: Sequence[pa.Table]) -> Answer:
-        """The candidates of all tables, the first row of each being what its others share."""
-        lengths = torch.tensor([len(table) for table in tables])
-        if lengths.sum() == len(tables):
+    def _rank(self, own: frozenset[str], queries: Sequence[Query]) -> Answer:
+        """The candidates of all queries, whose own columns are these."""
+        lengths = torch.tensor([query.candidates for query in queries])
+        if not lengths.sum():
             return self._nothing()
         mine = torch.tensor([self.schema.column(name) in own for name in self.schema.names])
         columns = mine[self._field_of_column].nonzero()[:, 0]
-        x, missing = self._looked_up(pa.concat_tables(tables), "candidates")
-        first = lengths.cumsum(0) - lengths
-        candidates = torch.ones(len(x), dtype=torch.bool).index_fill_(0, first, 0).nonzero()[:, 0]
-        query = torch.arange(len(tables)).repeat_interleave(lengths - 1)
-        together = torch.where(mine, missing[candidates], missing[first].index_select(0, query))
-        parts = Candidates(x[first], query, x[candidates][:, columns], columns)
+        x, missing = self._looked_up(self.form.table_of(queries), "candidates")
+        count, query = len(queries), torch.arange(len(queries)).repeat_interleave(lengths)
+        together = torch.where(mine, missing[count:], missing[:count].index_select(0, query))
+        parts = Candidates(x[:count], query, x[count:].index_select(1, columns), columns)
         logits = self.bundle.model.diffusion.score_candidates(parts, together)
         return Answer(logits.sigmoid().numpy(), together.numpy())
 

@@ -135,8 +135,12 @@ class Column:
         if self.rows is None:
             return None
         flat = array.flatten() if self.is_list else array
-        ids = (flat.fill_null(0) if flat.null_count else flat).to_numpy()
-        outside: np.ndarray = ids.view(np.uint64) >= self.rows  # one below 0 is beyond all rows there
+        if not len(flat):
+            return None
+        ids = np.frombuffer(flat.buffers()[1], np.uint64)[flat.offset : flat.offset + len(flat)]
+        outside: np.ndarray = ids >= self.rows  # one below 0 is beyond all rows there
+        if outside.any() and flat.null_count:  # whose value may be any
+            outside &= flat.is_valid().to_numpy(zero_copy_only=False)
         return outside if outside.any() else None
 
 
@@ -148,23 +152,36 @@ def _integer(text: str) -> Any:
         return text
 
 
+def _lengths(lists: pa.Array) -> np.ndarray:
+    """Of each list; 0 where it is null."""
+    lengths: np.ndarray = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+    return lengths
+
+
+def _parents(lists: pa.Array) -> np.ndarray:
+    """The number of the list that each value of `flatten` is of: there may be values behind a null, which Arrow's own
+    parent indices count."""
+    return np.repeat(np.arange(len(lists)), _lengths(lists))
+
+
 def _without(array: pa.Array, gone: np.ndarray, is_list: bool) -> pa.Array:
     """The array without some of its values, or of its lists' values."""
     if not is_list:
         return pc.if_else(pa.array(gone), pa.scalar(None, array.type), array)
-    parents = pc.list_parent_indices(array).to_numpy()
-    kept = np.bincount(parents[~gone], minlength=len(array))
+    kept = np.bincount(_parents(array)[~gone], minlength=len(array))
     offsets = pa.array(np.concatenate([[0], np.cumsum(kept)]), pa.int32())
     return pa.ListArray.from_arrays(offsets, array.flatten().filter(pa.array(~gone)), mask=array.is_null())
 
 
 class Query(NamedTuple):
-    """Candidates, and what they share."""
+    """Candidates, and what they share; each has its columns by name."""
 
-    table: pa.Table
-    """What they share, and then a row for each"""
-    own: frozenset[str]
-    """The columns that each has for itself"""
+    shared: Mapping[str, pa.Array]
+    """Of one value"""
+    own: Mapping[str, pa.Array]
+    """Of a value for each candidate"""
+    candidates: int
+    """How many"""
 
 
 class Form:
@@ -201,59 +218,73 @@ class Form:
     def table(self, samples: Sequence[Any] | Mapping[str, Any]) -> pa.Table:
         """All columns of some samples: an object of values by column for each, or one object with a list of values for
         each column. Raises BadRequestError with the place, the column, what was found and what is allowed."""
-        arrays, count = self._arrays(samples, "samples")
-        return pa.table({name: _or_nulls(arrays.get(name), count, one) for name, one in self.columns.items()})
+        values, count, place = self._values(samples, "samples")
+        return self._table(self._arrays(values, place), count)
 
     def query(self, shared: Any, candidates: Sequence[Any] | Mapping[str, Any]) -> Query:
         """An object of values by column that all candidates share, and those of each, given as `table` takes samples.
 
         Raises BadRequestError as `table` does, and where a column is in both.
         """
-        return self._query(shared, *self._arrays(candidates, "candidates"))
+        own, count, place = self._values(candidates, "candidates")
+        return self._query(shared, self._arrays(own, place), count)
 
     def _query(self, shared: Any, own: Mapping[str, pa.Array], count: int) -> Query:
-        common, _ = self._arrays([shared], "shared", one="shared")
+        values = self._gathered([shared], lambda number: "shared")
+        common = self._arrays(values, lambda column, number: f"shared.{column}")
         if both := common.keys() & own.keys():
             raise BadRequestError(f"candidates: {min(both)} is in shared, too")
-        together = {
-            name: pa.concat_arrays([_or_nulls(common.get(name), 1, one), _or_nulls(own.get(name), count, one)])
-            for name, one in self.columns.items()
-        }
-        return Query(pa.table(together), frozenset(own))
+        return Query(common, own, count)
 
-    def _arrays(
-        self, samples: Sequence[Any] | Mapping[str, Any], place: str, one: str | None = None
-    ) -> tuple[dict[str, pa.Array], int]:
-        """Of the columns that some samples have; and the number of samples. Messages call them `place`, and each of a
-        list `one`, with its number."""
-        one = one or f"{place}[{{number}}]"
+    def table_of(self, queries: Sequence[Query]) -> pa.Table:
+        """A row for each query with what its candidates share, and then, query by query, one for each candidate with
+        what it has for itself."""
+        count = sum(query.candidates for query in queries)
+        columns = {}
+        for name, one in self.columns.items():
+            shared = [_or_nulls(query.shared.get(name), 1, one) for query in queries]
+            own = [query.own[name] for query in queries if name in query.own] or [_or_nulls(None, count, one)]
+            columns[name] = pa.concat_arrays([*shared, *own])
+        return pa.table(columns)
+
+    def _table(self, arrays: Mapping[str, pa.Array], count: int) -> pa.Table:
+        return pa.table({name: _or_nulls(arrays.get(name), count, one) for name, one in self.columns.items()})
+
+    def _values(
+        self, samples: Sequence[Any] | Mapping[str, Any], name: str
+    ) -> tuple[dict[str, list[Any]], int, Callable[[str, int], str]]:
+        """The values of some samples by column, the number of samples, and what messages call the place of a column's
+        value."""
         if isinstance(samples, Mapping):
-            values, shown = self._listed(samples, place), f"{place}.{{name}}[{{number}}]"
-            count = len(next(iter(samples.values()), ()))
-        else:
-            values, shown, count = self._gathered(samples, one), f"{one}.{{name}}", len(samples)
+            values, count = self._listed(samples, name)
+            return values, count, lambda column, number: f"{name}.{column}[{number}]"
+        values = self._gathered(samples, lambda number: f"{name}[{number}]")
+        return values, len(samples), lambda column, number: f"{name}[{number}].{column}"
+
+    def _arrays(self, values: Mapping[str, list[Any]], place: Callable[[str, int], str]) -> dict[str, pa.Array]:
+        """Of values by column."""
         arrays = {}
         for name, own in values.items():
             arrays[name] = self.columns[name].array(own)
             if arrays[name] is None:
-                raise self._wrong(own, name, shown)
-        self._check_weights(arrays, shown)
-        return self._of_rows(arrays), count
+                raise self._wrong(own, name, place)
+        self._check_weights(arrays, place)
+        return self._of_rows(arrays)
 
-    def _check_weights(self, arrays: Mapping[str, pa.Array], shown: str) -> None:
+    def _check_weights(self, arrays: Mapping[str, pa.Array], place: Callable[[str, int], str]) -> None:
         """A weight for each id, none below 0."""
         for name, weights in self.weights.items():
             if name not in arrays or weights not in arrays:
                 continue
-            lengths = [pc.fill_null(pc.list_value_length(arrays[one]), 0).to_numpy() for one in (name, weights)]
+            lengths = [_lengths(arrays[one]) for one in (name, weights)]
             if (different := lengths[0] != lengths[1]).any():
                 number = int(np.argmax(different))
-                where = shown.format(name=weights, number=number)
-                raise BadRequestError(f"{where}: {lengths[1][number]} weights of {lengths[0][number]} ids")
-            negative = pc.less(arrays[weights].flatten(), 0).to_numpy(zero_copy_only=False)
+                counts = f"{lengths[1][number]} weights of {lengths[0][number]} ids"
+                raise BadRequestError(f"{place(weights, number)}: {counts}")
+            negative = pc.fill_null(pc.less(arrays[weights].flatten(), 0), False).to_numpy(zero_copy_only=False)
             if negative.any():
-                number = int(pc.list_parent_indices(arrays[weights])[int(np.argmax(negative))].as_py())
-                raise BadRequestError(f"{shown.format(name=weights, number=number)}: a weight is below 0")
+                number = int(_parents(arrays[weights])[int(np.argmax(negative))])
+                raise BadRequestError(f"{place(weights, number)}: a weight is below 0")
 
     def _of_rows(self, arrays: dict[str, pa.Array]) -> dict[str, pa.Array]:
         """Without the ids that are no rows, nor their weights."""
@@ -266,20 +297,20 @@ class Form:
                     arrays[weights] = _without(arrays[weights], gone, True)
         return arrays
 
-    def _gathered(self, samples: Sequence[Any], one: str) -> dict[str, list[Any]]:
+    def _gathered(self, samples: Sequence[Any], place: Callable[[int], str]) -> dict[str, list[Any]]:
         found: set[str] = set()
         for number, sample in enumerate(samples):
             if type(sample) is not dict:
-                where = one.format(number=number)
-                raise BadRequestError(f"{where}: found {_shown(sample)}; an object of columns is expected")
+                raise BadRequestError(f"{place(number)}: found {_shown(sample)}; an object of columns is expected")
             found |= sample.keys()
         if not found <= self._known:
             unknown = min(found - self._known)
             number = next(number for number, sample in enumerate(samples) if unknown in sample)
-            raise self._no_such(one.format(number=number), unknown)
+            raise self._no_such(place(number), unknown)
         return {name: [sample.get(name) for sample in samples] for name in self.columns if name in found}
 
-    def _listed(self, columns: Mapping[str, Any], place: str) -> dict[str, list[Any]]:
+    def _listed(self, columns: Mapping[str, Any], place: str) -> tuple[dict[str, list[Any]], int]:
+        """And how many values each column has."""
         if not columns.keys() <= self._known:
             raise self._no_such(place, min(columns.keys() - self._known))
         for name, values in columns.items():
@@ -289,26 +320,26 @@ class Form:
         if len(set(lengths.values())) > 1:
             least, most = (choose(lengths, key=lambda name: lengths[name]) for choose in (min, max))
             raise BadRequestError(f"{place}: {lengths[least]} values of {least}, {lengths[most]} of {most}")
-        return {name: values for name, values in columns.items() if name in self.columns}
+        values = {name: own for name, own in columns.items() if name in self.columns}
+        return values, next(iter(lengths.values()), 0)
 
     def _no_such(self, place: str, name: str) -> BadRequestError:
         close = difflib.get_close_matches(name, self.columns, 1)
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(self.columns)}"
         return BadRequestError(f"{place}.{name}: no such column; {hint}")
 
-    def _wrong(self, values: Sequence[Any], name: str, shown: str) -> BadRequestError:
+    def _wrong(self, values: Sequence[Any], name: str, place: Callable[[str, int], str]) -> BadRequestError:
         """Of the first value that does not fit by itself."""
         column = self.columns[name]
         number = next(number for number, value in enumerate(values) if column.array([value]) is None)
-        where = shown.format(name=name, number=number)
+        where = place(name, number)
         if type(values[number]) is list and len(values[number]) > MOST_IDS:
             return BadRequestError(f"{where}: {len(values[number]):,} ids; {MOST_IDS:,} are allowed")
         return BadRequestError(f"{where}: found {_shown(values[number])}; {column.described} is expected")
 
     def checked(self, table: pa.Table) -> pa.Table:
         """All columns of an Arrow table of samples. BadRequestError where one is of a type that it cannot be."""
-        arrays = self._cast(table)
-        return pa.table({name: _or_nulls(arrays.get(name), len(table), one) for name, one in self.columns.items()})
+        return self._table(self._cast(table), len(table))
 
     def checked_query(self, shared: Any, candidates: pa.Table) -> Query:
         """As `query`, of an Arrow table of candidates."""
@@ -329,7 +360,7 @@ class Form:
                 made[name] = column.cast(found)
             except (pa.ArrowException, ValueError, TypeError, LookupError) as error:
                 raise BadRequestError(f"{name}: a column of {found.type}; {column.described} is expected") from error
-        self._check_weights(made, "{name}[{number}]")
+        self._check_weights(made, lambda column, number: f"{column}[{number}]")
         return self._of_rows(made)
 
 
