@@ -104,6 +104,7 @@ def results(folder: Path, data: Path, seconds: float, rounds: int, under_ray: bo
         require_same_scores(default, peer)
         require_same_scores(compiled, peer)
         measure([default, compiled, peer], seconds, rounds)
+        assert not compiled.failed(), f"{compiled.failed()} requests failed"
         yield from against_plain(default, peer)
         yield from at_half_the_load([default, compiled, peer], seconds, rounds)
         yield from against_calls(engine, table, default)

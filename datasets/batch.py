@@ -139,9 +139,8 @@ def _fill_ids(
     where there are."""
     lengths, missing = parts["lengths"].numpy(), parts["missing"].numpy()
     room = gather.id_totals(sources, order, len(schema.hashed))
-    ends = room.cumsum()
-    begins = ends - room
-    together = buffers.empty(torch.int64, int(ends[-1]))
+    together = buffers.empty(torch.int64, int(room.sum()))
+    begins = room.cumsum() - room
     ends = begins.copy()
     starts = gather.fill_ids(sources, order, together.numpy(), ends, lengths, missing)
     spans = list(zip(begins.tolist(), ends.tolist(), strict=True))

@@ -17,7 +17,7 @@ from asymdiffrec.datasets.native import compiled, view
 @compiled
 def id_totals(sources: np.ndarray, order: np.ndarray, keys: int) -> np.ndarray:
     """Room for the values of the first `keys` columns, [S]: one for each id, missing or not, those of all lists, and
-    one more."""
+    one more, for without any there would be nothing to point to."""
     lanes, steps, each = order.shape
     totals = np.ones(steps, np.int64)
     for key in range(keys):
@@ -78,8 +78,7 @@ def _fill_ids(
     key: int,
     word: type,
 ) -> None:
-    """An id is of the integer type `word`, -1 where it is missing. Such a one is written too, and then overwritten,
-    which needs room for one more."""
+    """An id is of the integer type `word`, -1 where it is missing. Such a one is written too, and then overwritten."""
     lanes, steps, each = order.shape
     for lane in range(lanes):
         rows = view(sources[lane], word)

@@ -79,12 +79,16 @@ class ServedConfig(FieldsConfig):
         return with_id_ranges(super().to_schema(learned), self.tables.managed_tables)
 
 
+LARGEST = 128
+"""Samples that machine code is used for: while it runs no other thread of Python does, and beyond it gains little"""
+
+
 @dataclass(frozen=True)
 class Compiled:
     """Machine code for parts of a `Scorer`."""
 
     join: Callable[..., torch.Tensor]
-    """`ServedTables.join`"""
+    """`ServedTables.join`, of rankings too"""
     score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     """`AsymmetricDiffusion.score`"""
 
@@ -99,12 +103,14 @@ class Scorer(nn.Module):
 
     def vectors(self, batch: Any) -> torch.Tensor:
         """x [B, sum D_n] of a `Batch`"""
-        join = self.compiled.join if self.compiled else self.tables.join
+        code = self.compiled if len(batch) <= LARGEST else None
+        join = code.join if code else self.tables.join
         return join(*self.tables.looked_up(batch))
 
     def logits(self, x: torch.Tensor, missing: torch.Tensor) -> torch.Tensor:
         """[B] of x [B, sum D_n] and missing [B, N]: f(g([m, h(x), x]))"""
-        return (self.compiled or self.diffusion).score(x, missing)
+        code = self.compiled if len(x) <= LARGEST else None
+        return (code or self.diffusion).score(x, missing)
 
     def score(self, batch: Any) -> torch.Tensor:
         """Logits [B] of a `Batch`"""

@@ -1,95 +1,112 @@
 """The dense part of an export as machine code for this host, by AOTInductor; used where it measures faster.
 
-It is compiled here and lies in a temporary folder: of an export nothing is executed.
+It is compiled here, into a temporary folder: of an export nothing is executed.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from asymdiffrec.serving.bundle import Compiled, Scorer, load_bundle
-from asymdiffrec.serving.check import TOLERANCE, difference, made_up
+from asymdiffrec.serving.bundle import LARGEST, Bundle, Compiled, Scorer, load_bundle
+from asymdiffrec.serving.check import TOLERANCE, made_up
 from asymdiffrec.serving.engine import Engine
 
 JOIN, SCORE = "join.pt2", "score.pt2"
-TIMED = (1, 128)
+TIMED = (1, LARGEST)
 """Samples of a call, when it is measured what is faster"""
-CALLS = 200
-"""For each measurement"""
+ROUNDS, CALLS, LEAST = 15, 8, 0.02
+"""Of a measurement, calls of a round, and the share of the time that has to be spared"""
 
 
 class CompileError(Exception):
     """Why there is no machine code, in a line."""
 
 
-def use_compiled(engine: Engine, threads: int, tell: Callable[[str], None], *, own_classes: bool = False) -> None:
+def use_compiled(engine: Engine, tell: Callable[[str], None], *, own_classes: bool = False) -> None:
     """Compile the dense part of an engine's model for this host, in another process that gives way to all others, and
-    score by it where it gives the same scores in less time, `threads` threads calling. What came of it is told;
-    where nothing did, the engine is as it was."""
-    model = engine.bundle.model
+    score by it where it gives the same scores in less time. What came of it is told; where nothing did, for whatever
+    reason, the engine is as it was."""
     tell(f"Compiling version {engine.version} for this host")
     start = time.perf_counter()
+    model = engine.bundle.model
     try:
-        compiled = compiled_for(engine.bundle.folder, threads, own_classes=own_classes)
+        compiled = compiled_for(engine.bundle, own_classes=own_classes)
         took = time.perf_counter() - start
-        before = _milliseconds(engine, threads)
-        model.compiled = compiled
-        off = difference(model, engine.schema, engine.bundle.card["check"])
-        if not off <= TOLERANCE:
-            raise CompileError(f"its scores differ by {off:.2g}")
-        after = _milliseconds(engine, threads)
-    except CompileError as error:
+        times = [_milliseconds(engine, compiled, count) for count in TIMED]
+    except Exception as error:  # the model scores without it
         model.compiled = None
-        tell(f"Not compiled: {error}")
+        tell(f"Not compiled: {' '.join(str(error).split())[:300]}")
         return
-    is_faster = sum(new / old for new, old in zip(after, before, strict=True)) < len(TIMED)
-    if not is_faster:
-        model.compiled = None
+    is_faster = all(new < (1 - LEAST) * old for new, old in times)
+    model.compiled = compiled if is_faster else None
     told = ", ".join(
         f"{count} {'sample' if count == 1 else 'samples'} in {new:.2f} ms for {old:.2f}"
-        for count, new, old in zip(TIMED, after, before, strict=True)
+        for count, (new, old) in zip(TIMED, times, strict=True)
     )
     tell(f"Compiled in {took:.0f} s: {told}{'' if is_faster else '; not used, for it is no faster'}")
 
 
-def compiled_for(folder: Path, threads: int, *, own_classes: bool = False) -> Compiled:
-    """The dense part of an export, compiled for this host, for so many threads that call at once. CompileError where
-    it cannot be."""
-    from torch._inductor.package import load_package
-
+def compiled_for(bundle: Bundle, *, own_classes: bool = False) -> Compiled:
+    """The dense part of an export, compiled for this host. CompileError where it cannot be."""
+    arguments = [str(bundle.folder), bundle.manifest.version, *(["--own-classes"] if own_classes else [])]
     with tempfile.TemporaryDirectory(prefix="asymdiffrec-") as out:
-        command = [sys.executable, "-m", __name__, str(folder), out, *(["--own-classes"] if own_classes else [])]
-        outcome = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-        if outcome.returncode:
-            lines = outcome.stderr.strip().splitlines() or [f"it ended with status {outcome.returncode}"]
-            raise CompileError(lines[-1])
-        join, score = (load_package(str(Path(out) / name), num_runners=threads) for name in (JOIN, SCORE))
-    return Compiled(join, score)
+        command = ["nice", "-n19", sys.executable, "-P", "-m", __name__, out, *arguments]
+        modules = {"PYTHONPATH": os.pathsep.join(sys.path), "TORCHINDUCTOR_CACHE_DIR": out}
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | modules
+        ) as child:
+            assert child.stderr is not None
+            lines = child.stderr.read().decode(errors="replace").strip().splitlines()
+        if child.returncode:
+            raise CompileError(lines[-1] if child.returncode > 0 and lines else f"ended with {child.returncode}")
+        return Compiled(*(_loaded(Path(out) / name) for name in (JOIN, SCORE)))
 
 
-def _milliseconds(engine: Engine, threads: int) -> list[float]:
-    """Of a call with as many samples as TIMED says, while `threads` threads make such calls."""
-    samples = made_up(engine.schema)
-    found = []
-    with ThreadPoolExecutor(threads) as pool:
-        for count in TIMED:
-            table = engine.form.table([samples[place % len(samples)] for place in range(count)])
-            for calls in (CALLS // 4, CALLS):  # the first ones warm up
-                start = time.perf_counter()
-                list(pool.map(engine.score, [table] * calls * threads))
-            found.append(1e3 * (time.perf_counter() - start) / CALLS)
-    return found
+def _loaded(package: Path) -> Callable[..., torch.Tensor]:
+    """What is in a package, unpacked beside it: torch would leave it in a folder of its own. Called with tensors alone,
+    it is spared reading at each call how others would be laid out."""
+    folder = package.with_suffix("")
+    shutil.unpack_archive(package, folder, "zip")
+    run = torch._C._aoti.AOTIModelPackageLoader(str(folder), "model", False, 1, -1).boxed_run
+
+    def call(*tensors: torch.Tensor) -> torch.Tensor:
+        (result,) = run(list(tensors))
+        return result
+
+    return call
+
+
+def _milliseconds(engine: Engine, compiled: Compiled, count: int) -> tuple[float, float]:
+    """Of a call with so many samples, by machine code and without, in turn. CompileError where the scores differ."""
+    samples, model = made_up(engine.schema), engine.bundle.model
+    table = engine.form.table([samples[place % len(samples)] for place in range(count)])
+    taken: dict[Compiled | None, list[float]] = {compiled: [], None: []}
+    scores = {}
+    for _ in range(ROUNDS):
+        for code, seconds in taken.items():
+            model.compiled = code
+            start = time.perf_counter()
+            for _ in range(CALLS):
+                scores[code] = engine.score(table).scores
+            seconds.append((time.perf_counter() - start) / CALLS)
+    off = float(np.abs(scores[compiled] - scores[None]).max())
+    if not off <= TOLERANCE:
+        raise CompileError(f"its scores differ by {off:.2g}")
+    return 1e3 * statistics.median(taken[compiled]), 1e3 * statistics.median(taken[None])
 
 
 class _Score(nn.Module):
@@ -105,11 +122,11 @@ class _Score(nn.Module):
 
 @torch.no_grad()
 def programs(model: Scorer, batch: Any) -> dict[str, torch.export.ExportedProgram]:
-    """`ServedTables.join` and `AsymmetricDiffusion.score` of a model, for any number of samples, by the names of
-    their files; `batch` is a `Batch` of some."""
+    """`ServedTables.join` and `AsymmetricDiffusion.score` of a model, for any number of samples, by the names of their
+    files; `batch` is a `Batch` of some."""
     parts = model.tables.looked_up(batch)
     x = model.tables.join(*parts)
-    size = torch.export.Dim("samples", min=2)
+    size = torch.export.Dim("samples", min=2)  # one is taken, too; as a number of its own it would be all that is
     by_row = {0: size}
     return {
         JOIN: torch.export.export(model.tables.join, parts, dynamic_shapes=(by_row, {1: size}, by_row, by_row)),
@@ -117,13 +134,23 @@ def programs(model: Scorer, batch: Any) -> dict[str, torch.export.ExportedProgra
     }
 
 
-def main(folder: str, out: str, *options: str) -> None:
+def main(out: str, folder: str, version: str, *options: str) -> None:
     """Compile the dense part of an export into two files of a folder."""
-    os.nice(19)
-    engine = Engine(load_bundle(Path(folder), own_classes="--own-classes" in options))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)  # as in the server: how many there are is compiled in
+    bundle = load_bundle(Path(folder), own_classes="--own-classes" in options)
+    if bundle.manifest.version != version:
+        raise CompileError(f"{folder} has become version {bundle.manifest.version}")
+    engine = Engine(bundle)
     batch = engine.batch(engine.form.table(made_up(engine.schema)), "")
     for name, program in programs(engine.bundle.model, batch).items():
         torch._inductor.aoti_compile_and_package(program, package_path=str(Path(out) / name))
+
+
+def _end_with_parent() -> None:
+    """However that ends, its end of the pipe is closed then."""
+    sys.stdin.read()
+    os._exit(1)
 
 
 if __name__ == "__main__":

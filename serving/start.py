@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from asymdiffrec.serving.app import Limits, Service
 from asymdiffrec.serving.compiled import use_compiled
 from asymdiffrec.serving.engine import Engine
@@ -20,18 +22,16 @@ class Serving:
     token: str | None = None
     threads: int = 1
     own_classes: bool = False
-    compiled: bool = False
+    compiles: bool = False
 
     def service(self, tell: Callable[[str], None]) -> Service:
         """With the export loaded and checked; InputError where it cannot be served. From then on what comes to be in
         the folder is served, and `tell` is told of it."""
-        import torch
-
         torch.set_num_threads(1)  # a request is small; several of them are answered at once
 
         def prepare(engine: Engine) -> None:
-            if self.compiled:
-                use_compiled(engine, self.threads, tell, own_classes=self.own_classes)
+            if self.compiles:
+                use_compiled(engine, tell, own_classes=self.own_classes)
 
         live = Live(self.folder, own_classes=self.own_classes, tell=tell, prepare=prepare)
         live.load()

@@ -385,3 +385,45 @@ def test_samples_are_cut_into_batches_in_order(found, size):
         assert bags(batch) == {name: own[at : at + size] for name, own in bags(one).items()}
         for name in ("numbers", "missing", "label", "weight", "user", "sample_index"):
             assert torch.equal(getattr(batch, name), getattr(one, name)[at : at + size])
+
+
+def weights_by_id(batch):
+    """{field: [(id, weight) of a sample]}"""
+    lengths = batch.ids.lengths().view(len(batch.ids.keys()), -1).tolist()
+    pairs = zip(batch.ids.values().tolist(), batch.ids.weights().tolist(), strict=True)
+    return {
+        name: [list(itertools.islice(pairs, length)) for length in own]
+        for name, own in zip(batch.ids.keys(), lengths, strict=True)
+    }
+
+
+@quick
+@given(st.lists(st.fixed_dictionaries({"seen": pairs, "bought": pairs}), min_size=4, max_size=9), st.data())
+def test_weights_stay_with_their_ids_in_every_lane_and_step(found, data):
+    rows = decode(weighted(found), WEIGHTED, "p", labelled=False)
+    middle = len(found) // 2
+    lanes = [rows.slice(0, middle), rows.slice(middle, len(found))]
+    order = np.array(
+        [[[data.draw(st.integers(0, len(lane) - 1)) for _ in range(2)] for _ in range(3)] for lane in lanes],
+        dtype=np.int32,
+    )
+    alone = [weights_by_id(to_batch(rows.slice(at, at + 1), WEIGHTED, 0)) for at in range(len(found))]
+    for step, batch in enumerate(to_batches(lanes, order, WEIGHTED, [0, 4, 8])):
+        drawn = [start + row for start, own in zip((0, middle), order[:, step], strict=True) for row in own.tolist()]
+        assert weights_by_id(batch) == {name: [alone[row][name][0] for row in drawn] for name in WEIGHTED.hashed}
+    cuts = [weights_by_id(batch) for batch in cut(rows, WEIGHTED, 3)]
+    for name in WEIGHTED.hashed:
+        assert [bag for part in cuts for bag in part[name]] == [one[name][0] for one in alone]
+
+
+def test_ids_of_tables_beyond_32_bits_keep_their_rows():
+    far = 2**33 - 1
+    fields = {
+        "item": {"type": "id", "rows": 2**33, "hash": False},
+        "seen": {"type": "id_list", "rows": 2**33, "hash": False, "pooling": "sum"},
+    }
+    schema = FieldsConfig.model_validate({"fields": fields}).to_schema()
+    table = pa.table({"item": [far, None, 7], "seen": [[far, 1], [], [2**31]]})
+    batch = to_batch(decode(table, schema, "p", labelled=False), schema, 0)
+    assert batch.ids.lengths().tolist() == [1, 0, 1, 2, 0, 1]
+    assert batch.ids.values().tolist() == [far, 7, far, 1, 2**31]

@@ -201,6 +201,24 @@ def test_candidates_rank_as_samples_score(client: TestClient, rows: pa.Table) ->
     np.testing.assert_allclose(found["score"].to_numpy(), by_column["scores"], atol=1e-6)
 
 
+def test_queries_that_are_answered_together_keep_apart(client: TestClient) -> None:
+    items = {"candidates": {"item_id": [3, 4, 5], "price": [1.0, None, 9.5]}}
+    queries = [
+        {"shared": {"user_id": 5, "history": [3, 8]}, **items},
+        {"shared": {"item_id": 3}, "candidates": {"tags": [[1], None, [2, 3]]}},
+        {"shared": {"user_id": 6, "age": 40.0}, "candidates": {"item_id": [9], "price": [2.5]}},
+        {"candidates": {"item_id": [], "price": []}},
+        {"shared": {"user_id": 7}, "candidates": [{}, {}]},
+        {"shared": {"income": 1e4}, **items},
+    ]
+    together = client.post("/v1/rank", json=queries).json()
+    for query, told in zip(queries, together, strict=True):
+        alone = client.post("/v1/rank", json=query).json()
+        assert told["candidates"] == alone["candidates"]
+        np.testing.assert_allclose(told["scores"], alone["scores"], atol=1e-6)
+    assert len({one["scores"][0] for one in together if one["scores"]}) == 5
+
+
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [

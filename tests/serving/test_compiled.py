@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import torch
 from asymdiffrec.diffusion.model import AsymmetricDiffusion
 from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
 from asymdiffrec.serving import compiled
-from asymdiffrec.serving.bundle import Compiled, Scorer, load_bundle
+from asymdiffrec.serving.bundle import LARGEST, Compiled, Scorer, load_bundle
 from asymdiffrec.serving.check import made_up
 from asymdiffrec.serving.engine import Engine
 
@@ -55,16 +57,15 @@ def test_a_program_is_for_any_number_of_samples(engine: Engine, extractor: str, 
 
 
 @needs_compiler
-def test_machine_code_scores_as_the_model_does(engine: Engine, exported: Path) -> None:
-    made = made_up(engine.schema)
-    shared, own = {"user": made[0].get("user")}, [{"item_id": place} for place in range(20)]
-    query = engine.form.query(shared, own)
-    tables = [samples(engine, count) for count in (1, 2, 32, 100)]
+def test_machine_code_scores_as_the_model_does(engine: Engine) -> None:
+    query = engine.form.query({"user_id": 5, "history": [3, 8]}, [{"item_id": place} for place in range(20)])
+    tables = [samples(engine, count) for count in (1, 2, 32, LARGEST)]
     expected = [engine.score(table, before=True) for table in tables]
     ranked = engine.rank([query])[0].scores
 
     model = engine.bundle.model
-    model.compiled = compiled.compiled_for(exported, threads=2)
+    model.compiled = compiled.compiled_for(engine.bundle)
+    eager = model.tables.join.forward, model.diffusion.score
     model.tables.join.forward = model.diffusion.score = None  # type: ignore[method-assign, assignment]
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda table: engine.score(table, before=True), tables * 10))
@@ -74,13 +75,16 @@ def test_machine_code_scores_as_the_model_does(engine: Engine, exported: Path) -
         assert right.before is not None
         np.testing.assert_allclose(answer.before, right.before, atol=1e-6)
     np.testing.assert_allclose(engine.rank([query])[0].scores, ranked, atol=1e-6)
+    with pytest.raises(TypeError):
+        engine.score(samples(engine, LARGEST + 1))  # the model's own
+    model.tables.join.forward, model.diffusion.score = eager  # type: ignore[method-assign]
+    assert len(engine.score(samples(engine, LARGEST + 1)).scores) == LARGEST + 1
 
 
-@needs_compiler
 def test_without_a_compiler_the_model_scores(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "/bin/false")
     told: list[str] = []
-    compiled.use_compiled(engine, 1, told.append)
+    compiled.use_compiled(engine, told.append)
     assert told[0] == f"Compiling version {engine.version} for this host"
     assert told[1].startswith("Not compiled: ")
     assert "No working C++ compiler" in told[1]
@@ -93,8 +97,9 @@ def test_without_a_compiler_the_model_scores(engine: Engine, monkeypatch: pytest
         (0.0, 0.0, "Compiled in 0 s: 1 sample in"),
         (0.01, 0.0, "; not used, for it is no faster"),
         (0.0, 0.1, "Not compiled: its scores differ by 0.02"),
+        (0.0, math.nan, "Not compiled: its scores differ by nan"),
     ],
-    ids=["faster", "slower", "wrong"],
+    ids=["faster", "slower", "wrong", "nan"],
 )
 def test_only_what_is_faster_and_right_is_used(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, seconds: float, more: float, line: str
@@ -102,7 +107,7 @@ def test_only_what_is_faster_and_right_is_used(
     model, score = engine.bundle.model, AsymmetricDiffusion.score
 
     def slow(self: AsymmetricDiffusion, x: torch.Tensor, missing: torch.Tensor) -> torch.Tensor:
-        time.sleep(0.002)
+        time.sleep(0.005)
         return score(self, x, missing)
 
     def code(x: torch.Tensor, missing: torch.Tensor) -> torch.Tensor:
@@ -110,9 +115,27 @@ def test_only_what_is_faster_and_right_is_used(
         return score(model.diffusion, x, missing) + more
 
     monkeypatch.setattr(AsymmetricDiffusion, "score", slow)
-    monkeypatch.setattr(compiled, "CALLS", 8)
     monkeypatch.setattr(compiled, "compiled_for", lambda *given, **named: Compiled(model.tables.join, code))
     told: list[str] = []
-    compiled.use_compiled(engine, 1, told.append)
+    compiled.use_compiled(engine, told.append)
     assert line in told[1]
     assert (model.compiled is not None) == (seconds == more == 0)
+
+
+def test_whatever_fails_the_model_scores(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*given: Any, **named: Any) -> Any:
+        raise RuntimeError("cannot be\n  mapped")
+
+    told: list[str] = []
+    for broken in (fails, lambda *given, **named: Compiled(fails, fails)):
+        monkeypatch.setattr(compiled, "compiled_for", broken)
+        compiled.use_compiled(engine, told.append)
+        assert told.pop() == "Not compiled: cannot be mapped"
+        assert engine.bundle.model.compiled is None
+
+
+def test_another_version_in_its_place_is_not_compiled(exported: Path) -> None:
+    bundle = load_bundle(exported)
+    older = bundle.manifest.model_copy(update={"version": "older"})
+    with pytest.raises(compiled.CompileError, match=f"has become version {bundle.manifest.version}"):
+        compiled.compiled_for(replace(bundle, manifest=older))

@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 from asymdiffrec.serving import live as module
 from asymdiffrec.serving.app import Limits, Service
 from asymdiffrec.serving.bundle import load_bundle
+from asymdiffrec.serving.engine import Engine
 from asymdiffrec.serving.live import Live
 from asymdiffrec.trainer.export import export_run
 
@@ -104,3 +105,20 @@ def test_what_is_not_fit_does_not_become_live(link: Path, exported: Path, rounde
         link.unlink()
         time.sleep(0.1)
         assert client.get("/ready").json()["version"] == load_bundle(rounded).manifest.version, "nothing there"
+
+
+def test_what_is_loaded_is_prepared_before_it_is_live(link: Path, exported: Path, rounded: Path) -> None:
+    seen: list[tuple[str, str | None]] = []
+
+    def prepare(engine: Engine) -> None:
+        before = live._engine.version if live._engine else None
+        seen.append((engine.version, before))
+
+    live = Live(link, prepare=prepare)
+    live.load()
+    live.watch()
+    point(link, rounded)
+    wait(lambda: live.swaps == 1)
+    live.close()
+    first, second = (load_bundle(folder).manifest.version for folder in (exported, rounded))
+    assert seen == [(first, None), (second, first)]

@@ -42,12 +42,12 @@ def serve(
     own_classes: Annotated[
         bool, typer.Option("--own-classes", help="import the classes of its own that the export names")
     ] = False,
-    compiled: Annotated[
+    compile_: Annotated[
         bool,
         typer.Option(
             "--compile",
             help="compile the dense part for this host, which takes a C++ compiler and half a minute for each version; "
-            "used where it measures faster",
+            "used for small requests where it measures faster",
         ),
     ] = False,
     ray: Annotated[bool, typer.Option("--ray", help="as replicas under Ray Serve, behind HAProxy")] = False,
@@ -72,7 +72,8 @@ def serve(
         raise InputError("--port 0: with --ray it has to be a number")
     # A replica has one core.
     scoring = threads or (1 if ray else half_of_the_cores())
-    serving = Serving(model.absolute(), Limits(body << 20, samples, waiting), token, scoring, own_classes, compiled)
+    limits = Limits(body << 20, samples, waiting)
+    serving = Serving(model.absolute(), limits, token, scoring, own_classes=own_classes, compiles=compile_)
     if not token and not _is_loopback(host):
         _say(f"Whoever reaches {host} may ask: set {TOKEN}")
     if ray:
@@ -84,12 +85,13 @@ def serve(
 def _in_this_process(serving: Serving, host: str, port: int) -> None:
     import uvicorn
 
-    service = serving.service(_say)
-    with _listening(host, port) as listening:
-        where = f"http://{host}:{listening.getsockname()[1]}"
-        _say(f"Version {service.live.engine().version} of {serving.folder} at {where}")
-        config = uvicorn.Config(service.application(), log_level="warning")
-        with contextlib.suppress(KeyboardInterrupt):
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what is under way is put away
+    with contextlib.suppress(KeyboardInterrupt):
+        service = serving.service(_say)
+        with _listening(host, port) as listening:
+            where = f"http://{host}:{listening.getsockname()[1]}"
+            _say(f"Version {service.live.engine().version} of {serving.folder} at {where}")
+            config = uvicorn.Config(service.application(), log_level="warning")
             uvicorn.Server(config).run(sockets=[listening])
 
 
