@@ -97,9 +97,11 @@ class Column:
             if not {list} >= set(map(type, lists)) or max(map(len, lists), default=0) > MOST_IDS:
                 return False
             values = list(chain.from_iterable(lists))
-        if not kinds | {type(None)} >= set(map(type, values)) or (self.is_list and None in values):
+        found, null = set(map(type, values)), type(None)
+        if not (kinds if self.is_list else kinds | {null}) >= found:
             return False
-        return self.kind is not float or all(value is None or abs(value) < LARGEST for value in values)
+        numbers = [value for value in values if value is not None] if null in found else values
+        return self.kind is not float or max(map(abs, numbers), default=0) < LARGEST
 
     def _converted(self, values: Sequence[Any]) -> list[Any]:
         """Ids in the kind of the column; what is no integer as it was."""
@@ -245,10 +247,11 @@ class Form:
             shared = [_or_nulls(query.shared.get(name), 1, one) for query in queries]
             own = [query.own[name] for query in queries if name in query.own] or [_or_nulls(None, count, one)]
             columns[name] = pa.concat_arrays([*shared, *own])
-        return pa.table(columns)
+        return pa.table(self._of_rows(columns))
 
     def _table(self, arrays: Mapping[str, pa.Array], count: int) -> pa.Table:
-        return pa.table({name: _or_nulls(arrays.get(name), count, one) for name, one in self.columns.items()})
+        known = self._of_rows(arrays)
+        return pa.table({name: _or_nulls(known.get(name), count, one) for name, one in self.columns.items()})
 
     def _values(
         self, samples: Sequence[Any] | Mapping[str, Any], name: str
@@ -269,7 +272,7 @@ class Form:
             if arrays[name] is None:
                 raise self._wrong(own, name, place)
         self._check_weights(arrays, place)
-        return self._of_rows(arrays)
+        return arrays
 
     def _check_weights(self, arrays: Mapping[str, pa.Array], place: Callable[[str, int], str]) -> None:
         """A weight for each id, none below 0."""
@@ -286,9 +289,10 @@ class Form:
                 number = int(_parents(arrays[weights])[int(np.argmax(negative))])
                 raise BadRequestError(f"{place(weights, number)}: a weight is below 0")
 
-    def _of_rows(self, arrays: dict[str, pa.Array]) -> dict[str, pa.Array]:
+    def _of_rows(self, columns: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
         """Without the ids that are no rows, nor their weights."""
-        for name, array in list(arrays.items()):
+        arrays = dict(columns)
+        for name, array in columns.items():
             column = self.columns[name]
             gone = column.strangers(array)
             if gone is not None:
@@ -361,7 +365,7 @@ class Form:
             except (pa.ArrowException, ValueError, TypeError, LookupError) as error:
                 raise BadRequestError(f"{name}: a column of {found.type}; {column.described} is expected") from error
         self._check_weights(made, lambda column, number: f"{column}[{number}]")
-        return self._of_rows(made)
+        return made
 
 
 def _or_nulls(array: pa.Array | None, count: int, column: Column) -> pa.Array:
