@@ -290,14 +290,15 @@ class Form:
                 raise BadRequestError(f"{place(weights, number)}: a weight is below 0")
 
     def _of_rows(self, columns: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
-        """Without the ids that are no rows, nor their weights."""
+        """Without the ids that are no rows, nor their weights; `decode` refuses lists that have not one for each id."""
         arrays = dict(columns)
         for name, array in columns.items():
             column = self.columns[name]
             gone = column.strangers(array)
             if gone is not None:
                 arrays[name] = _without(array, gone, column.is_list)
-                if (weights := self.weights.get(name)) in arrays:
+                weights = self.weights.get(name)
+                if weights in arrays and np.array_equal(_lengths(array), _lengths(arrays[weights])):
                     arrays[weights] = _without(arrays[weights], gone, True)
         return arrays
 

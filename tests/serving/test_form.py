@@ -5,20 +5,22 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
+from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.datasets.rows import decode
 from asymdiffrec.datasets.schema import FieldsConfig
 from asymdiffrec.serving.form import BadRequestError, Form
 
-FORM = Form(
-    FieldsConfig.model_validate(
-        {
-            "fields": {
-                "slot": {"type": "id", "rows": 9, "hash": False},
-                "tags": {"type": "id_list", "rows": 9, "hash": False},
-                "seen": {"type": "id_list", "rows": 9, "weights": "shares"},
-            }
+SCHEMA = FieldsConfig.model_validate(
+    {
+        "fields": {
+            "slot": {"type": "id", "rows": 9, "hash": False},
+            "tags": {"type": "id_list", "rows": 9, "hash": False},
+            "seen": {"type": "id_list", "rows": 9, "weights": "shares"},
+            "bought": {"type": "id_list", "rows": 9, "hash": False, "weights": "prices"},
         }
-    ).to_schema()
-)
+    }
+).to_schema()
+FORM = Form(SCHEMA)
 
 
 def with_a_hidden_value(values: pa.Array) -> pa.Array:
@@ -45,3 +47,15 @@ def test_a_weight_below_zero_is_named_with_its_row() -> None:
     unknown = pa.table({"seen": pa.array([[1, 2], [3]]), "shares": pa.array([[None, 1.0], [-1.0]])})
     with pytest.raises(BadRequestError, match=r"^shares\[1\]: a weight is below 0$"):
         FORM.checked(unknown)
+
+
+def test_weights_of_ids_that_are_no_rows_go_with_them_and_stay_where_they_are_not_theirs() -> None:
+    both, lacking = {"bought": [1, 99], "prices": [0.5, 2.0]}, {"bought": [1, 99]}
+    table = FORM.table_of([FORM.query(both, [{"slot": 1}, {"slot": 99}])])
+    assert table["bought"].to_pylist() == [[1], None, None]
+    assert table["prices"].to_pylist() == [[0.5], None, None]
+    assert table["slot"].to_pylist() == [None, 1, None]
+    for shared, candidate in ((lacking, {"slot": 1}), (lacking, {"prices": [0.5, 2.0]})):
+        table = FORM.table_of([FORM.query(shared, [candidate])])
+        with pytest.raises(InputError, match="row 0: 1 ids but 0 weights"):
+            decode(table.select(SCHEMA.columns(labelled=False)), SCHEMA, "candidates", labelled=False)
