@@ -93,13 +93,22 @@ def id_rows(
     if field.hash:
         return hash_rows(ids, seed, id_range or field.rows)
     found, suspect = own_rows(ids, field.rows)
-    if suspect and (wrong := _filled(ids, 0).to_numpy().view(np.uint64) >= field.rows).any():
+    if suspect and (wrong := strangers(ids, field.rows)).any():
         index = int(np.argmax(wrong))
         raise InputError(
             f"{place}, row {row_of(index)}: id {column[index].as_py()} with hash: false; "
             f"allowed is 0 to {field.rows - 1} (rows: {field.rows})"
         )
     return found
+
+
+def strangers(ids: pa.Array, rows: int) -> np.ndarray:
+    """Which ids [V] int64 are none of a table's rows, [V] bool; a null is not."""
+    if not len(ids):
+        return np.zeros(0, dtype=bool)
+    values = np.frombuffer(ids.buffers()[1], np.uint64)[ids.offset : ids.offset + len(ids)]
+    found: np.ndarray = values >= rows  # one below 0 is beyond all of them there
+    return found & validity(ids) if ids.null_count and found.any() else found
 
 
 def _is_in_dictionary(column: pa.Array) -> bool:
@@ -183,8 +192,12 @@ def _flattened(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
         lengths = np.diff(column.offsets.to_numpy())
         if not column.null_count or lengths.sum() == len(values):  # else there are values behind a null
             return _typed(values), lengths.astype(np.int64)
-    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False).astype(np.int64)
-    return _typed(values), lengths
+    return _typed(values), list_lengths(column)
+
+
+def list_lengths(column: pa.Array) -> np.ndarray:
+    """How many elements each row of a list column has, 0 where it is null, [R] int64."""
+    return pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def _counts(marked: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from asymdiffrec.datasets.columns import list_lengths, strangers
 from asymdiffrec.datasets.schema import HashedConfig, IdListConfig, Schema
 
 MOST_IDS = 10_000
@@ -136,14 +137,8 @@ class Column:
         not."""
         if self.rows is None:
             return None
-        flat = array.flatten() if self.is_list else array
-        if not len(flat):
-            return None
-        ids = np.frombuffer(flat.buffers()[1], np.uint64)[flat.offset : flat.offset + len(flat)]
-        outside: np.ndarray = ids >= self.rows  # one below 0 is beyond all rows there
-        if outside.any() and flat.null_count:  # whose value may be any
-            outside &= flat.is_valid().to_numpy(zero_copy_only=False)
-        return outside if outside.any() else None
+        found = strangers(array.flatten() if self.is_list else array, self.rows)
+        return found if found.any() else None
 
 
 def _integer(text: str) -> Any:
@@ -154,16 +149,10 @@ def _integer(text: str) -> Any:
         return text
 
 
-def _lengths(lists: pa.Array) -> np.ndarray:
-    """Of each list; 0 where it is null."""
-    lengths: np.ndarray = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
-    return lengths
-
-
 def _parents(lists: pa.Array) -> np.ndarray:
     """The number of the list that each value of `flatten` is of: there may be values behind a null, which Arrow's own
     parent indices count."""
-    return np.repeat(np.arange(len(lists)), _lengths(lists))
+    return np.repeat(np.arange(len(lists)), list_lengths(lists))
 
 
 def _without(array: pa.Array, gone: np.ndarray, is_list: bool) -> pa.Array:
@@ -279,7 +268,7 @@ class Form:
         for name, weights in self.weights.items():
             if name not in arrays or weights not in arrays:
                 continue
-            lengths = [_lengths(arrays[one]) for one in (name, weights)]
+            lengths = [list_lengths(arrays[one]) for one in (name, weights)]
             if (different := lengths[0] != lengths[1]).any():
                 number = int(np.argmax(different))
                 counts = f"{lengths[1][number]} weights of {lengths[0][number]} ids"
@@ -298,7 +287,7 @@ class Form:
             if gone is not None:
                 arrays[name] = _without(array, gone, column.is_list)
                 weights = self.weights.get(name)
-                if weights in arrays and np.array_equal(_lengths(array), _lengths(arrays[weights])):
+                if weights in arrays and np.array_equal(list_lengths(array), list_lengths(arrays[weights])):
                     arrays[weights] = _without(arrays[weights], gone, True)
         return arrays
 
