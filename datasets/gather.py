@@ -50,83 +50,57 @@ def fill_ids(
 
     Returns where the values of each key begin, [keys, S].
     """
+    lanes, steps, each = order.shape
     keys = lengths.shape[1]
-    starts = np.empty((keys, len(ends)), np.int64)
+    starts = np.empty((keys, steps), np.int64)
     for key in range(keys):
         starts[key] = ends
-        found, offsets, widths = sources[key]
-        if offsets[0]:
-            if widths[0] == 4:
-                _fill_lists(found, offsets, order, values, ends, lengths, missing, key, np.int32)
-            else:
-                _fill_lists(found, offsets, order, values, ends, lengths, missing, key, np.int64)
-        elif widths[0] == 4:
-            _fill_ids(found, order, values, ends, lengths, missing, key, np.int32)
-        else:
-            _fill_ids(found, order, values, ends, lengths, missing, key, np.int64)
+        for lane in range(lanes):
+            source, offsets, width = sources[key, :, lane]
+            for step in range(steps):
+                drawn, found = order[lane, step], values[ends[step] :]
+                length, absent = lengths[step, key, lane * each :], missing[step, key, lane * each :]
+                if offsets and width == 4:
+                    ends[step] += _lists(view(source, np.int32), offsets, drawn, found, length, absent)
+                elif offsets:
+                    ends[step] += _lists(view(source, np.int64), offsets, drawn, found, length, absent)
+                elif width == 4:
+                    ends[step] += _ids(view(source, np.int32), drawn, found, length, absent)
+                else:
+                    ends[step] += _ids(view(source, np.int64), drawn, found, length, absent)
     return starts
 
 
 @compiled
-def _fill_ids(
-    sources: np.ndarray,
-    order: np.ndarray,
-    values: np.ndarray,
-    ends: np.ndarray,
-    lengths: np.ndarray,
-    missing: np.ndarray,
-    key: int,
-    word: type,
-) -> None:
-    """An id is of the integer type `word`, -1 where it is missing. Such a one is written too, and then overwritten."""
-    lanes, steps, each = order.shape
-    for lane in range(lanes):
-        rows = view(sources[lane], word)
-        for step in range(steps):
-            found = values[ends[step] :]
-            length, absent = lengths[step, key, lane * each :], missing[step, key, lane * each :]
-            drawn = order[lane, step]
-            count = np.uint64(0)
-            for e in range(np.uint64(each)):
-                row = rows[np.uint32(drawn[e])]
-                there = row >= 0
-                found[count] = row
-                length[e] = there
-                absent[e] = not there
-                count += np.uint64(there)
-            ends[step] += np.int64(count)
+def _ids(rows: np.ndarray, drawn: np.ndarray, found: np.ndarray, length: np.ndarray, absent: np.ndarray) -> np.int64:
+    """Of one lane and step; how many are there. An id is -1 where it is missing. Such a one is written too, and then
+    overwritten."""
+    count = np.uint64(0)
+    for e in range(np.uint64(len(drawn))):
+        row = rows[np.uint32(drawn[e])]
+        there = row >= 0
+        found[count] = row
+        length[e] = there
+        absent[e] = not there
+        count += np.uint64(there)
+    return np.int64(count)
 
 
 @compiled
-def _fill_lists(
-    sources: np.ndarray,
-    offsets: np.ndarray,
-    order: np.ndarray,
-    values: np.ndarray,
-    ends: np.ndarray,
-    lengths: np.ndarray,
-    missing: np.ndarray,
-    key: int,
-    word: type,
-) -> None:
-    """A list is missing when it is empty."""
-    lanes, steps, each = order.shape
-    for lane in range(lanes):
-        rows, borders = view(sources[lane], word), view(offsets[lane], np.int64)
-        for step in range(steps):
-            found = values[ends[step] :]
-            length, absent = lengths[step, key, lane * each :], missing[step, key, lane * each :]
-            drawn = order[lane, step]
-            count = np.uint64(0)
-            for e in range(np.uint64(each)):
-                row = np.uint32(drawn[e])
-                start, end = np.uint64(borders[row]), np.uint64(borders[row + np.uint32(1)])
-                length[e] = end - start
-                absent[e] = end == start
-                for place in range(start, end):
-                    found[count] = rows[place]
-                    count += np.uint64(1)
-            ends[step] += np.int64(count)
+def _lists(
+    rows: np.ndarray, offsets: int, drawn: np.ndarray, found: np.ndarray, length: np.ndarray, absent: np.ndarray
+) -> np.int64:
+    """As `_ids`; a list is missing when it is empty."""
+    borders, count = view(offsets, np.int64), np.uint64(0)
+    for e in range(np.uint64(len(drawn))):
+        row = np.uint32(drawn[e])
+        start, end = np.uint64(borders[row]), np.uint64(borders[row + np.uint32(1)])
+        length[e] = end - start
+        absent[e] = end == start
+        for place in range(start, end):
+            found[count] = rows[place]
+            count += np.uint64(1)
+    return np.int64(count)
 
 
 @compiled
