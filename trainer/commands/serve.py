@@ -76,23 +76,24 @@ def serve(
     serving = Serving(model.absolute(), limits, token, scoring, own_classes=own_classes, compiles=compile_)
     if not token and not _is_loopback(host):
         _say(f"Whoever reaches {host} may ask: set {TOKEN}")
-    if ray:
-        _under_ray(serving, host, port, address, *_between(replicas))
-    else:
-        _in_this_process(serving, host, port)
+    least_and_most = _between(replicas)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what has been started is ended then, too
+    with contextlib.suppress(KeyboardInterrupt):
+        if ray:
+            _under_ray(serving, host, port, address, *least_and_most)
+        else:
+            _in_this_process(serving, host, port)
 
 
 def _in_this_process(serving: Serving, host: str, port: int) -> None:
     import uvicorn
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what is under way is put away
-    with contextlib.suppress(KeyboardInterrupt):
-        service = serving.service(_say)
-        with _listening(host, port) as listening:
-            where = f"http://{host}:{listening.getsockname()[1]}"
-            _say(f"Version {service.live.engine().version} of {serving.folder} at {where}")
-            config = uvicorn.Config(service.application(), log_level="warning")
-            uvicorn.Server(config).run(sockets=[listening])
+    service = serving.service(_say)
+    with _listening(host, port) as listening:
+        where = f"http://{host}:{listening.getsockname()[1]}"
+        _say(f"Version {service.live.engine().version} of {serving.folder} at {where}")
+        config = uvicorn.Config(service.application(), log_level="warning")
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 def _under_ray(serving: Serving, host: str, port: int, address: str | None, least: int, most: int) -> None:
@@ -108,8 +109,7 @@ def _under_ray(serving: Serving, host: str, port: int, address: str | None, leas
         stay_on_loopback()
     from asymdiffrec.cluster.ray_cluster import connected  # Ray takes seconds to import
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what has been started is ended then, too
-    with contextlib.suppress(KeyboardInterrupt), ExitStack() as stack:
+    with ExitStack() as stack:
         with console.status("starting replicas"):
             stack.enter_context(connected(address, most))
             try:
