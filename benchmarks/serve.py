@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 import torch
 from rich.console import Console
 
-from asymdiffrec.datasets.batch import to_batch
+from asymdiffrec.datasets.batch import cut
 from asymdiffrec.datasets.columns import id_rows
 from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
 from asymdiffrec.datasets.rows import decode
@@ -334,9 +334,7 @@ def offline(folder: Path, data: Path, rounds: int) -> Iterator[Result]:
     many = pa.concat_tables([part] * copies)
     pq.write_table(many, folder / "many.parquet", row_group_size=16 * PREDICTED)
     rows = decode(part, schema, "", labelled=False)
-    batches = [
-        to_batch(rows.slice(at, min(at + PREDICTED, len(rows))), schema, at) for at in range(0, len(rows), PREDICTED)
-    ] * copies
+    batches = list(cut(rows, schema, PREDICTED)) * copies
 
     @torch.inference_mode()
     def forward(batch: Any) -> None:
