@@ -20,11 +20,11 @@ from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backwa
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
-from asymdiffrec.datasets.batch import Batch, cut
-from asymdiffrec.datasets.rows import decode
+from asymdiffrec.datasets.batching.batch import Batch, cut
+from asymdiffrec.datasets.decoding.rows import decode
 from asymdiffrec.trainer.build import build
+from asymdiffrec.trainer.fit.pipeline import pipeline
 from asymdiffrec.trainer.job import Job
-from asymdiffrec.trainer.pipeline import pipeline
 
 CPU = torch.device("cpu")
 LEARNING_RATE, TABLES_RATE = 1e-3, 0.02

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from asymdiffrec.trainer.commands.compare_page import picture
-from asymdiffrec.trainer.commands.compare_text import rows
 from asymdiffrec.trainer.commands.evaluate import METRICS
-from asymdiffrec.trainer.contenders import NAMED
+from asymdiffrec.trainer.experiments.page import picture
+from asymdiffrec.trainer.experiments.text import rows
+from asymdiffrec.trainer.experiments.variants import NAMED
 from benchmarks._report import Result
 
 DOCS = Path(__file__).parents[1] / "docs"

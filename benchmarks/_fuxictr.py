@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from asymdiffrec.datasets.batch import Batch
+from asymdiffrec.datasets.batching.batch import Batch
 from benchmarks._clicks import LEARNING_RATE, Clicks, Steps
 
 PROGRAM = Path(__file__).parent / "peers" / "fuxictr_dnn.py"

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Dataset
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from asymdiffrec.datasets.hashing import hash_rows, string_ids
+from asymdiffrec.datasets.decoding.hashing import hash_rows, string_ids
 from asymdiffrec.datasets.prepare.output import write_files
 from asymdiffrec.datasets.schema import FieldsConfig, Schema, table_seed
 

@@ -14,7 +14,7 @@ from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from asymdiffrec.embeddings.keys import table_of
-from asymdiffrec.embeddings.planner.tables import PlannedTable
+from asymdiffrec.embeddings.planner.planned_tables import PlannedTable
 
 RESERVED = 12e9
 """Bytes of a rank that tables do not get"""

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch.profiler import ProfilerActivity, profile
 
 from asymdiffrec.cluster.config import ClusterConfig
-from asymdiffrec.cluster.group import process_group
+from asymdiffrec.cluster.process_group import process_group
 from asymdiffrec.embeddings.quiet import quiet_torchrec
 from benchmarks._clicks import SMALL, Clicks, Steps
 from benchmarks._report import Result, arguments, show

@@ -14,11 +14,11 @@ import torch
 import torch.distributed as dist
 
 from asymdiffrec.cluster.config import ClusterConfig
-from asymdiffrec.cluster.group import process_group
+from asymdiffrec.cluster.process_group import process_group
 from asymdiffrec.embeddings.quiet import quiet_torchrec
 from asymdiffrec.trainer.build import Trainee, build
-from asymdiffrec.trainer.checkpoint import Standing, state
-from asymdiffrec.trainer.checkpoints import Checkpoints, Saver
+from asymdiffrec.trainer.checkpoints.state import Standing, state
+from asymdiffrec.trainer.checkpoints.store import Checkpoints, Saver
 from asymdiffrec.trainer.job import CheckpointsConfig, Job
 from benchmarks._report import Result, alternate, arguments, show
 

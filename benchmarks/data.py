@@ -28,7 +28,7 @@ from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
 from asymdiffrec.datasets.reader import Position, TrainingReader
 from asymdiffrec.datasets.shards import Shards, open_shards
 from asymdiffrec.embeddings.quiet import quiet_torchrec
-from asymdiffrec.trainer import drive
+from asymdiffrec.trainer.fit import train as drive
 from asymdiffrec.trainer.job import read_job, read_learned
 from asymdiffrec.trainer.run import Run
 from benchmarks._layouts import Collate, Frame, Layout, ray_batches, tensors

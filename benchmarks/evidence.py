@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from asymdiffrec.cluster.side_by_side import side_by_side
-from asymdiffrec.datasets.documents import read_yaml
+from asymdiffrec.cluster.parallel_tasks import side_by_side
+from asymdiffrec.datasets.files.documents import read_yaml
 from asymdiffrec.datasets.prepare.movielens.dataset import prepare_movielens
 from asymdiffrec.datasets.prepare.output import write_dataset
 from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
@@ -29,10 +29,10 @@ from asymdiffrec.datasets.prepare.table.dataset import prepare_table
 from asymdiffrec.datasets.prepare.table.recipe import Recipe
 from asymdiffrec.datasets.schema import KNOTS
 from asymdiffrec.embeddings.quiet import quiet_torchrec
-from asymdiffrec.trainer.compare import compared, run, tasks
-from asymdiffrec.trainer.contenders import Contender, contenders
-from asymdiffrec.trainer.scenarios import Asked
-from asymdiffrec.trainer.tune import Tuning, tune, write_outcome
+from asymdiffrec.trainer.evaluation.scenarios import Asked
+from asymdiffrec.trainer.experiments.compare import compared, run, tasks
+from asymdiffrec.trainer.experiments.tune import Tuning, tune, write_outcome
+from asymdiffrec.trainer.experiments.variants import Contender, contenders
 from benchmarks._evidence_report import write_report
 from benchmarks._report import Result, arguments, machine, show, versions
 

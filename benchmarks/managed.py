@@ -17,7 +17,7 @@ from rich.console import Console
 from asymdiffrec.datasets.prepare.output import write_dataset
 from asymdiffrec.embeddings.managed.ids import WAYS, ManagedConfig, id_bytes
 from asymdiffrec.embeddings.quiet import quiet_torchrec
-from asymdiffrec.trainer import drive
+from asymdiffrec.trainer.fit import train as drive
 from asymdiffrec.trainer.job import read_job, read_learned
 from asymdiffrec.trainer.run import Run
 from benchmarks._report import Result, arguments, show

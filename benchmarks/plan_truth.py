@@ -22,7 +22,7 @@ from scipy.stats import spearmanr
 from asymdiffrec.datasets.prepare.output import write_dataset
 from asymdiffrec.embeddings.planner.calibrate import calibrate
 from asymdiffrec.embeddings.quiet import quiet_torchrec
-from asymdiffrec.trainer import drive
+from asymdiffrec.trainer.fit import train as drive
 from asymdiffrec.trainer.job import read_job, read_learned
 from asymdiffrec.trainer.run import Run
 from benchmarks._report import Result, arguments, show

@@ -19,8 +19,8 @@ from asymdiffrec.diffusion.extractors.dcn import Cross
 from asymdiffrec.diffusion.layers import perceptron
 from asymdiffrec.embeddings.planner.dense import DenseWork, dense_work
 from asymdiffrec.embeddings.planner.devices import DEVICES, Cluster, Device
-from asymdiffrec.embeddings.planner.fast import plan_fast
-from asymdiffrec.embeddings.planner.step import StepTime, step_time, table_times
+from asymdiffrec.embeddings.planner.search_planner import plan_fast
+from asymdiffrec.embeddings.planner.step_time import StepTime, step_time, table_times
 from asymdiffrec.embeddings.quiet import quiet_torchrec
 from asymdiffrec.embeddings.sharder import TableSharder
 from asymdiffrec.embeddings.tables import TablesConfig

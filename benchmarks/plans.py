@@ -12,14 +12,14 @@ from rich.console import Console
 from torchrec.distributed.planner.types import ShardingOption
 from torchrec.distributed.planner.utils import build_sharder_data
 
-from asymdiffrec.embeddings.planner.by_torchrec import plan_by_torchrec
 from asymdiffrec.embeddings.planner.costs import LAUNCH, costs
 from asymdiffrec.embeddings.planner.devices import Cluster, device_of
-from asymdiffrec.embeddings.planner.fast import plan_fast
 from asymdiffrec.embeddings.planner.packing import Capacity
 from asymdiffrec.embeddings.planner.search import lower_bound
-from asymdiffrec.embeddings.planner.step import shard_milliseconds
-from asymdiffrec.embeddings.planner.ways import ways
+from asymdiffrec.embeddings.planner.search_planner import plan_fast
+from asymdiffrec.embeddings.planner.sharding_options import ways
+from asymdiffrec.embeddings.planner.step_time import shard_milliseconds
+from asymdiffrec.embeddings.planner.torchrec_planner import plan_by_torchrec
 from asymdiffrec.embeddings.quiet import quiet_torchrec
 from asymdiffrec.embeddings.sharder import TableSharder
 from asymdiffrec.embeddings.tables import TablesConfig

@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from asymdiffrec.datasets.documents import read_yaml, validate
+from asymdiffrec.datasets.files.documents import read_yaml, validate
 from asymdiffrec.datasets.prepare.movielens.dataset import prepare_movielens
 from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
 from asymdiffrec.datasets.prepare.table.dataset import prepare_table
 from asymdiffrec.datasets.prepare.table.recipe import Recipe
 from asymdiffrec.embeddings.quiet import quiet_torchrec
-from asymdiffrec.trainer import drive
+from asymdiffrec.trainer.evaluation.scenarios import at_random
+from asymdiffrec.trainer.fit import train as drive
+from asymdiffrec.trainer.inference.restore import evaluate_run
 from asymdiffrec.trainer.job import read_job, read_learned
-from asymdiffrec.trainer.restore import evaluate_run
 from asymdiffrec.trainer.run import Run
-from asymdiffrec.trainer.scenarios import at_random
 from benchmarks._report import Result, arguments, show
 
 SHARES = (0.0, 0.1, 0.3, 0.5, 0.7)

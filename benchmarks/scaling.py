@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from asymdiffrec.cluster.config import ClusterConfig
-from asymdiffrec.cluster.group import process_group
+from asymdiffrec.cluster.process_group import process_group
 from asymdiffrec.embeddings.quiet import quiet_torchrec
 from benchmarks._clicks import SMALL, Clicks
 from benchmarks._report import Result, alternate, arguments, show

@@ -26,16 +26,16 @@ import pyarrow.parquet as pq
 import torch
 from rich.console import Console
 
-from asymdiffrec.datasets.batch import cut
-from asymdiffrec.datasets.columns import id_rows
+from asymdiffrec.datasets.batching.batch import cut
+from asymdiffrec.datasets.decoding.columns import id_rows
+from asymdiffrec.datasets.decoding.rows import decode
 from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
-from asymdiffrec.datasets.rows import decode
 from asymdiffrec.datasets.schema import table_seed
 from asymdiffrec.embeddings.quiet import quiet_torchrec
-from asymdiffrec.serving.bodies import ARROW, JSON, stream_of
-from asymdiffrec.serving.bundle import load_bundle
 from asymdiffrec.serving.engine import Engine
-from asymdiffrec.trainer.restore import PREDICTED, predict_run
+from asymdiffrec.serving.export import load_bundle
+from asymdiffrec.serving.protocol import ARROW, JSON, stream_of
+from asymdiffrec.trainer.inference.restore import PREDICTED, predict_run
 from benchmarks._load import Load, post, saturate, steady
 from benchmarks._report import Result, alternate, arguments, show
 from benchmarks._servers import ROOT, plainly_served, ready, replicas, served, wait

@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 
 from asymdiffrec.cluster.config import ClusterConfig
-from asymdiffrec.cluster.group import process_group
-from asymdiffrec.datasets.batch import Batch
+from asymdiffrec.cluster.process_group import process_group
+from asymdiffrec.datasets.batching.batch import Batch
 from asymdiffrec.diffusion.forward import ForwardConfig, ForwardProcess
 from asymdiffrec.embeddings.quiet import quiet_torchrec
 from benchmarks._clicks import SMALL, Clicks, Steps

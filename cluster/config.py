@@ -6,14 +6,12 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from asymdiffrec.base import Config
 
 
-class _Config(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class WorkerRange(_Config):
+class WorkerRange(Config):
     """As many workers as the cluster has room for"""
 
     min: int = Field(gt=0, description="training waits where there is room for fewer")
@@ -26,7 +24,7 @@ class WorkerRange(_Config):
         return self
 
 
-class ClusterConfig(_Config):
+class ClusterConfig(Config):
     workers: Annotated[int, Field(gt=0)] | WorkerRange = Field(
         1,
         description="one runs in this process, more under Ray Train; {min: 2, max: 8}: as many as there is room for",

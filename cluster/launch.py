@@ -10,10 +10,10 @@ from typing import Any
 
 import torch.distributed as dist
 
-from asymdiffrec.cluster import under_torchrun
+from asymdiffrec.cluster import torchrun_workers as under_torchrun
 from asymdiffrec.cluster.config import ClusterConfig
 from asymdiffrec.cluster.errors import ClusterError
-from asymdiffrec.cluster.group import Place, Work, process_group
+from asymdiffrec.cluster.process_group import Place, Work, process_group
 
 
 def launch(
@@ -47,7 +47,7 @@ def launch(
         return
     if cluster.address is None:
         stay_on_loopback()
-    from asymdiffrec.cluster.under_ray import run_workers  # Ray takes seconds to import
+    from asymdiffrec.cluster.ray_workers import run_workers  # Ray takes seconds to import
 
     numbers = [count for count in range(cluster.range.min, cluster.range.max + 1) if allowed(count)]
     if not numbers:

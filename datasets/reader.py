@@ -12,15 +12,15 @@ from math import ceil
 
 import numpy as np
 
-from asymdiffrec.datasets.ahead import ahead
-from asymdiffrec.datasets.batch import Batch, to_batch, to_batches
-from asymdiffrec.datasets.buffers import BufferPool
-from asymdiffrec.datasets.check import check_columns
-from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.memory import require_memory
-from asymdiffrec.datasets.opened import OpenRowGroups, decode_rows
-from asymdiffrec.datasets.order import Epoch, evaluation_slice, ledgers
-from asymdiffrec.datasets.rows import Rows, no_rows
+from asymdiffrec.base import InputError
+from asymdiffrec.datasets.batching.batch import Batch, to_batch, to_batches
+from asymdiffrec.datasets.batching.buffers import BufferPool
+from asymdiffrec.datasets.decoding.column_check import check_columns
+from asymdiffrec.datasets.decoding.rows import Rows, no_rows
+from asymdiffrec.datasets.memory_check import require_memory
+from asymdiffrec.datasets.prefetch import ahead
+from asymdiffrec.datasets.row_group_cache import OpenRowGroups, decode_rows
+from asymdiffrec.datasets.sample_order import Epoch, evaluation_slice, ledgers
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.shards import Shards
 

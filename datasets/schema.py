@@ -9,16 +9,11 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 import xxhash
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from asymdiffrec.datasets.lookups import Lookups
-from asymdiffrec.datasets.vocabulary import Vocabulary
-
-
-class Config(BaseModel):
-    """A section of the job file: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from asymdiffrec.base import Config
+from asymdiffrec.datasets.statistics.lookups import Lookups
+from asymdiffrec.datasets.statistics.vocabulary import Vocabulary
 
 
 class FieldConfig(Config):
@@ -126,7 +121,7 @@ class Learned(Config):
 
     rows: dict[str, int] = Field(description="rows of each split")
     label_rate: float
-    numbers: dict[str, Moments] = {}
+    numbers: dict[str, Moments] = Field({}, description="moments and knots of each number field")
     cardinalities: dict[str, int] = Field(
         {}, description="distinct ids of each id and id_list field, estimated where there are many"
     )

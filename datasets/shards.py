@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.locations import file_info, filesystem_of, part_of, shown
-from asymdiffrec.datasets.retry import passing, patiently, reason
+from asymdiffrec.base import InputError
+from asymdiffrec.datasets.files.locations import file_info, filesystem_of, part_of, shown
+from asymdiffrec.datasets.files.retry import passing, patiently, reason
 
 KEPT_FOOTERS = 256
 """Files whose parsed footers are kept: parsing one again costs about as much as reading a small row group"""

@@ -16,7 +16,7 @@ import torch
 from pydantic import Discriminator, Field, Tag, model_validator
 from torch import Tensor, nn
 
-from asymdiffrec.diffusion.config import Config
+from asymdiffrec.base import Config
 from asymdiffrec.diffusion.kernels.drop_fields import DropLaw, Layout, drop_fields
 
 

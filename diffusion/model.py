@@ -15,8 +15,8 @@ from asymdiffrec.diffusion.forward import ForwardProcess, Patterns
 from asymdiffrec.diffusion.gaussian import GaussianProcess
 from asymdiffrec.diffusion.layers import Candidates, Vectors, perceptron, whole
 from asymdiffrec.diffusion.objective import distillation_loss, prediction_loss, reconstruction_loss
-from asymdiffrec.diffusion.own import load_class
 from asymdiffrec.diffusion.settings import VARIANTS, DiffusionConfig, ModelConfig
+from asymdiffrec.diffusion.user_classes import load_class
 
 V = TypeVar("V", Tensor, Vectors)
 

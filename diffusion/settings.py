@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveInt
 
-from asymdiffrec.diffusion.config import Config
+from asymdiffrec.base import Config
 from asymdiffrec.diffusion.extractors.base import Sizes
 from asymdiffrec.diffusion.extractors.build import AnyExtractorConfig
 from asymdiffrec.diffusion.extractors.mlp import MLPConfig
 from asymdiffrec.diffusion.forward import ForwardConfig
-from asymdiffrec.diffusion.own import PATH
+from asymdiffrec.diffusion.user_classes import PATH
 
 VARIANTS = ("base", "dropout", "augment", "asymdiff")
 

@@ -15,7 +15,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
-from asymdiffrec.datasets.schema import Config
+from asymdiffrec.base import Config
 
 
 class SgdConfig(Config):

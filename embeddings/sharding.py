@@ -12,7 +12,7 @@ from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import ShardingEnv, ShardingPlan
 
-from asymdiffrec.embeddings import initial
+from asymdiffrec.embeddings import initial_weights as initial
 from asymdiffrec.embeddings.managed.lookup import ManagedSharder, reset_rows
 from asymdiffrec.embeddings.sharder import TableSharder
 from asymdiffrec.embeddings.state import local_parts, table_weights

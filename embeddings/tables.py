@@ -13,8 +13,9 @@ from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
-from asymdiffrec.datasets.schema import KNOTS, Config, IdListConfig, Schema
-from asymdiffrec.embeddings.initial import COLUMNS
+from asymdiffrec.base import Config
+from asymdiffrec.datasets.schema import KNOTS, IdListConfig, Schema
+from asymdiffrec.embeddings.initial_weights import COLUMNS
 from asymdiffrec.embeddings.managed.ids import ManagedConfig
 from asymdiffrec.embeddings.managed.lookup import ManagedTables
 from asymdiffrec.embeddings.optimizers import AdagradConfig, OptimizerConfig, update_in_backward

@@ -18,7 +18,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from asymdiffrec.serving.bodies import (
+from asymdiffrec.serving.batcher import Read, Scoring
+from asymdiffrec.serving.openapi import description, page
+from asymdiffrec.serving.protocol import (
     ARROW,
     JSON,
     ArrowRankRequest,
@@ -27,9 +29,7 @@ from asymdiffrec.serving.bodies import (
     JsonScoreRequest,
     RefusedError,
 )
-from asymdiffrec.serving.live import Live
-from asymdiffrec.serving.openapi import description, page
-from asymdiffrec.serving.scoring import Read, Scoring
+from asymdiffrec.serving.reloader import Live
 
 GONE = 499
 """Status of a request whose client did not wait, as nginx counts it"""

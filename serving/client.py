@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from asymdiffrec.serving.bodies import ARROW, JSON, stream_of
+from asymdiffrec.serving.protocol import ARROW, JSON, stream_of
 
 Sample = Mapping[str, Any]
 """Values by column; one that is absent or None is missing"""

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from asymdiffrec.serving.bundle import LARGEST, Bundle, Compiled, Scorer, load_bundle
-from asymdiffrec.serving.check import TOLERANCE, made_up
 from asymdiffrec.serving.engine import Engine
+from asymdiffrec.serving.export import LARGEST, Bundle, Compiled, Scorer, load_bundle
+from asymdiffrec.serving.self_test import TOLERANCE, made_up
 
 JOIN, SCORE = "join.pt2", "score.pt2"
 TIMED = (1, LARGEST)

@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from asymdiffrec.datasets.batch import Batch, to_batch
-from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.rows import decode
+from asymdiffrec.base import InputError
+from asymdiffrec.datasets.batching.batch import Batch, to_batch
+from asymdiffrec.datasets.decoding.rows import decode
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.diffusion.layers import Candidates
-from asymdiffrec.serving.bundle import Bundle
-from asymdiffrec.serving.check import TOLERANCE, difference
-from asymdiffrec.serving.form import BadRequestError, Form, Query
+from asymdiffrec.serving.export import Bundle
+from asymdiffrec.serving.request_schema import BadRequestError, Form, Query
+from asymdiffrec.serving.self_test import TOLERANCE, difference
 
 
 @dataclass(frozen=True)

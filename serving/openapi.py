@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from asymdiffrec.serving.bodies import ARROW, JSON
 from asymdiffrec.serving.engine import Engine
+from asymdiffrec.serving.protocol import ARROW, JSON
 
 EXAMPLES: dict[str, Any] = {"integer": 1, "number": 0.5, "string": "a"}
 

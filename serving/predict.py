@@ -10,12 +10,12 @@ from typing import Protocol
 import pyarrow as pa
 import torch
 
-from asymdiffrec.datasets.ahead import ahead
-from asymdiffrec.datasets.batch import Batch, cut
-from asymdiffrec.datasets.check import check_columns
-from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.new_file import new_parquet
-from asymdiffrec.datasets.rows import decode
+from asymdiffrec.base import InputError
+from asymdiffrec.datasets.batching.batch import Batch, cut
+from asymdiffrec.datasets.decoding.column_check import check_columns
+from asymdiffrec.datasets.decoding.rows import decode
+from asymdiffrec.datasets.files.new_file import new_parquet
+from asymdiffrec.datasets.prefetch import ahead
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.shards import Shards
 

@@ -77,7 +77,7 @@ def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The export of that run, unrounded."""
     from rich.console import Console
 
-    from asymdiffrec.trainer.export import export_run
+    from asymdiffrec.trainer.inference.export import export_run
 
     folder = tmp_path_factory.mktemp("exports") / "fp32"
     export_run(trained, folder, "fp32", Console(quiet=True))

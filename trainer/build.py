@@ -14,19 +14,19 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import ShardingPlan
 from torchrec.optim.keyed import CombinedOptimizer
 
-from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.base import InputError
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.diffusion.forward import Patterns
 from asymdiffrec.diffusion.model import Recommender, diffusion_of
 from asymdiffrec.embeddings.optimizers import dense_parameters, tables_optimizer
-from asymdiffrec.embeddings.plan import Problem, solve
-from asymdiffrec.embeddings.plan_document import plan_document, solve_as
 from asymdiffrec.embeddings.planner.dense import dense_work
 from asymdiffrec.embeddings.planner.devices import Cluster, Device, device_of, local_cluster
+from asymdiffrec.embeddings.planner.plan import Problem, solve
+from asymdiffrec.embeddings.planner.plan_document import plan_document, solve_as
 from asymdiffrec.embeddings.sharding import agreed, shard
 from asymdiffrec.embeddings.tables import FieldTables
 from asymdiffrec.trainer.job import Job
-from asymdiffrec.trainer.update import Update
+from asymdiffrec.trainer.optimizers import Update
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 MOMENTS = 2

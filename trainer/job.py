@@ -8,11 +8,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from asymdiffrec.base import Config, InputError
 from asymdiffrec.cluster.config import ClusterConfig
-from asymdiffrec.datasets.documents import override, read_yaml, validate
-from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.locations import part_of
-from asymdiffrec.datasets.schema import Config, FieldsConfig, Learned, Schema
+from asymdiffrec.datasets.files.documents import override, read_yaml, validate
+from asymdiffrec.datasets.files.locations import part_of
+from asymdiffrec.datasets.schema import FieldsConfig, Learned, Schema
 from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
 from asymdiffrec.embeddings.managed.ids import WAYS, with_id_ranges
 from asymdiffrec.embeddings.tables import TablesConfig

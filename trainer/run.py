@@ -12,11 +12,11 @@ from typing import Any, BinaryIO
 
 from torch.utils.tensorboard import SummaryWriter
 
-from asymdiffrec.datasets.documents import read_yaml, validate, write_yaml
-from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.locations import part_of
+from asymdiffrec.base import InputError
+from asymdiffrec.datasets.files.documents import read_yaml, validate, write_yaml
+from asymdiffrec.datasets.files.locations import part_of
 from asymdiffrec.datasets.schema import Learned
-from asymdiffrec.embeddings.plan_document import parse_plan
+from asymdiffrec.embeddings.planner.plan_document import parse_plan
 from asymdiffrec.trainer.job import Job, read_job
 
 

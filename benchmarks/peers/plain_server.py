@@ -16,8 +16,8 @@ from pydantic import BaseModel, create_model
 from torch import nn
 
 from asymdiffrec.datasets.schema import IdListConfig, Schema
-from asymdiffrec.serving.bundle import load_bundle
-from asymdiffrec.serving.form import Form
+from asymdiffrec.serving.export import load_bundle
+from asymdiffrec.serving.request_schema import Form
 
 
 class Plain(nn.Module):

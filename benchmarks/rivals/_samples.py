@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from asymdiffrec.datasets.batch import Batch
+from asymdiffrec.datasets.batching.batch import Batch
 from asymdiffrec.datasets.reader import EvaluationReader
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.shards import open_shards
+from asymdiffrec.trainer.evaluation.scenarios import Scenario
 from asymdiffrec.trainer.job import Job
-from asymdiffrec.trainer.scenarios import Scenario
 
 
 @dataclass(frozen=True)

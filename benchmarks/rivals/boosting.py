@@ -13,8 +13,8 @@ from scipy.special import logit
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from asymdiffrec.datasets.schema import IdListConfig, Learned, Schema
+from asymdiffrec.trainer.evaluation.scenarios import Scenario
 from asymdiffrec.trainer.job import Job
-from asymdiffrec.trainer.scenarios import Scenario
 from benchmarks.rivals._samples import Bags, Split, missing_under, read
 
 FOLDS = 5

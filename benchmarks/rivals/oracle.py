@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from scipy.special import logit
 
-from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.base import InputError
 from asymdiffrec.datasets.prepare.synthetic.ceiling import observed_probability
 from asymdiffrec.datasets.prepare.synthetic.dataset import logs
 from asymdiffrec.datasets.prepare.synthetic.world import World, make_world
 from asymdiffrec.datasets.schema import Learned, Schema
+from asymdiffrec.trainer.evaluation.scenarios import Scenario
 from asymdiffrec.trainer.job import Job
-from asymdiffrec.trainer.scenarios import Scenario
 from benchmarks.rivals._samples import missing_under, read
 
 

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from asymdiffrec.datasets.documents import write_yaml
-from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.learn.profile import learn
-from asymdiffrec.datasets.new_folder import put_in_place, require_new, workplace
+from asymdiffrec.base import InputError
+from asymdiffrec.datasets.files.documents import write_yaml
+from asymdiffrec.datasets.files.new_folder import put_in_place, require_new, workplace
 from asymdiffrec.datasets.prepare.progress import Progress, silent
 from asymdiffrec.datasets.schema import FieldsConfig
+from asymdiffrec.datasets.statistics.profile import learn
 
 JOB_COMMENT = """\
 # One training job: which data, which fields, which model. Run it with `asymdiffrec train {path}`;

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from asymdiffrec.diffusion.config import Config
+from asymdiffrec.base import Config
 
 Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag, field_validator
 
-from asymdiffrec.diffusion.config import Config
+from asymdiffrec.base import Config
 from asymdiffrec.diffusion.extractors.base import Extractor
 from asymdiffrec.diffusion.extractors.dcn import DCN, DCNConfig
 from asymdiffrec.diffusion.extractors.deepfm import DeepFM, DeepFMConfig
 from asymdiffrec.diffusion.extractors.dlrm import DLRM, DLRMConfig
 from asymdiffrec.diffusion.extractors.mlp import MLP, MLPConfig
-from asymdiffrec.diffusion.own import PATH, load_class
+from asymdiffrec.diffusion.user_classes import PATH, load_class
 
 EXTRACTORS: dict[str, type[Extractor]] = {"mlp": MLP, "dcn": DCN, "deepfm": DeepFM, "dlrm": DLRM}
 

@@ -10,7 +10,8 @@ from pydantic import Field
 from torchrec.modules.mc_modules import ManagedCollisionModule
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
-from asymdiffrec.datasets.schema import Config, Schema
+from asymdiffrec.base import Config
+from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.embeddings.managed.slots import SLOT_BYTES, Eviction, Slots
 
 WAYS = 64

@@ -17,7 +17,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingBagCollection
 from torchrec.modules.mc_modules import ManagedCollisionCollection
 
-from asymdiffrec.embeddings import initial
+from asymdiffrec.embeddings import initial_weights as initial
 from asymdiffrec.embeddings.keys import table_of
 from asymdiffrec.embeddings.managed.ids import COUNTS, WAYS, ManagedConfig, ManagedIds, id_bytes
 

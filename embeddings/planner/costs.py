@@ -16,8 +16,8 @@ from torchrec.distributed.planner.types import SharderData, Topology
 
 from asymdiffrec.embeddings.planner.estimators import bytes_beyond_estimate
 from asymdiffrec.embeddings.planner.packing import EVERY, MACHINES, ONE_MACHINE, RANKS, Costs
-from asymdiffrec.embeddings.planner.tables import PlannedTable
-from asymdiffrec.embeddings.planner.ways import Way
+from asymdiffrec.embeddings.planner.planned_tables import PlannedTable
+from asymdiffrec.embeddings.planner.sharding_options import Way
 
 LAUNCH = 0.005
 """Milliseconds that a shard costs whatever its size: its place in kernels and collectives. TorchRec counts none, and

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from torchrec.distributed.comm import get_local_size
 from torchrec.distributed.planner.types import HardwareConfig, KernelConfig, Topology, TopologyFactory, TrainerConfig
 
-from asymdiffrec.datasets.schema import Config
+from asymdiffrec.base import Config
 
 GB = 10**9
 

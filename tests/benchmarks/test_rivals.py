@@ -11,8 +11,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
+from asymdiffrec.trainer.evaluation.scenarios import at_random
 from asymdiffrec.trainer.job import read_job, read_learned
-from asymdiffrec.trainer.scenarios import at_random
 from benchmarks.rivals._samples import missing_under, read
 from benchmarks.rivals.autoencoder import Autoencoder
 from benchmarks.rivals.boosting import Features, boosting, boosting_dropped

@@ -14,8 +14,8 @@ import torch.distributed as dist
 
 from asymdiffrec.cluster.config import ClusterConfig
 from asymdiffrec.cluster.errors import ClusterError, WorkerError
-from asymdiffrec.cluster.group import Place
 from asymdiffrec.cluster.launch import launch
+from asymdiffrec.cluster.process_group import Place
 
 
 def test_one_worker_runs_in_this_process(tmp_path: Path) -> None:

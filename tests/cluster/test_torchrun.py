@@ -14,10 +14,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from asymdiffrec.cluster import under_torchrun
+from asymdiffrec.cluster import torchrun_workers as under_torchrun
 from asymdiffrec.cluster.config import ClusterConfig
-from asymdiffrec.cluster.group import Place
 from asymdiffrec.cluster.launch import launch
+from asymdiffrec.cluster.process_group import Place
 
 
 def add_up(arguments: Mapping[str, Any], place: Place) -> None:

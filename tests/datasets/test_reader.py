@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.base import InputError
 from asymdiffrec.datasets.reader import EvaluationReader, Position, TrainingReader, Worker
 from asymdiffrec.datasets.schema import FieldsConfig
 from asymdiffrec.datasets.shards import open_shards

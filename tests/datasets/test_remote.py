@@ -19,15 +19,15 @@ import pytest
 import yaml
 from moto.server import ThreadedMotoServer
 
-from asymdiffrec.datasets import retry
-from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.learn.profile import learn
-from asymdiffrec.datasets.locations import part_of
+from asymdiffrec.base import InputError
+from asymdiffrec.datasets.files import retry
+from asymdiffrec.datasets.files.locations import part_of
 from asymdiffrec.datasets.prepare.table.dataset import prepare_table
 from asymdiffrec.datasets.prepare.table.recipe import Recipe
 from asymdiffrec.datasets.reader import EvaluationReader, Position, TrainingReader
 from asymdiffrec.datasets.schema import FieldsConfig, Learned, Schema
 from asymdiffrec.datasets.shards import Shards, added_files, open_shards
+from asymdiffrec.datasets.statistics.profile import learn
 
 
 class Server:

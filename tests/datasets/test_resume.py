@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asymdiffrec.datasets.batch import Batch
-from asymdiffrec.datasets.order import ledgers
+from asymdiffrec.datasets.batching.batch import Batch
 from asymdiffrec.datasets.reader import TrainingReader, Worker, epoch_of
+from asymdiffrec.datasets.sample_order import ledgers
 from asymdiffrec.datasets.schema import FieldsConfig, Schema
 from asymdiffrec.datasets.shards import Shards, open_shards
 

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from asymdiffrec.datasets.check import check_columns
-from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.rows import decode
+from asymdiffrec.base import InputError
+from asymdiffrec.datasets.decoding.column_check import check_columns
+from asymdiffrec.datasets.decoding.rows import decode
 from asymdiffrec.datasets.schema import FieldsConfig
 from asymdiffrec.datasets.shards import added_files, open_shards
 

@@ -8,14 +8,14 @@ import torch.distributed.checkpoint as dcp
 from torch import nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from asymdiffrec.datasets.batch import Batch
+from asymdiffrec.datasets.batching.batch import Batch
 from asymdiffrec.datasets.schema import FieldsConfig, Schema
 from asymdiffrec.embeddings.managed.ids import id_range
 from asymdiffrec.embeddings.managed.lookup import take_counts
 from asymdiffrec.embeddings.optimizers import tables_optimizer
-from asymdiffrec.embeddings.plan import Problem, solve
 from asymdiffrec.embeddings.planner.dense import DenseWork
 from asymdiffrec.embeddings.planner.devices import Cluster, local_cluster
+from asymdiffrec.embeddings.planner.plan import Problem, solve
 from asymdiffrec.embeddings.sharding import agreed, shard
 from asymdiffrec.embeddings.state import table_state
 from asymdiffrec.embeddings.tables import FieldTables, TablesConfig

@@ -9,12 +9,12 @@ from torchrec.distributed.types import ShardingPlan
 from torchrec.optim.keyed import KeyedOptimizerWrapper
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from asymdiffrec.datasets.batch import Batch
+from asymdiffrec.datasets.batching.batch import Batch
 from asymdiffrec.datasets.schema import FieldsConfig, Schema
 from asymdiffrec.embeddings.optimizers import dense_parameters, tables_optimizer
-from asymdiffrec.embeddings.plan import Problem, solve
 from asymdiffrec.embeddings.planner.dense import DenseWork
 from asymdiffrec.embeddings.planner.devices import local_cluster
+from asymdiffrec.embeddings.planner.plan import Problem, solve
 from asymdiffrec.embeddings.sharding import agreed, shard
 from asymdiffrec.embeddings.tables import FieldTables, TablesConfig
 

@@ -14,13 +14,13 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
-from asymdiffrec.datasets.batch import Batch
+from asymdiffrec.datasets.batching.batch import Batch
 from asymdiffrec.datasets.schema import FieldsConfig
-from asymdiffrec.embeddings import initial
+from asymdiffrec.embeddings import initial_weights as initial
 from asymdiffrec.embeddings.managed.ids import COUNTS, WAYS, ManagedConfig, ManagedIds, id_range
 from asymdiffrec.embeddings.managed.lookup import managed_ids, take_counts
-from asymdiffrec.embeddings.plan import solve
 from asymdiffrec.embeddings.planner.devices import DEVICES, Cluster
+from asymdiffrec.embeddings.planner.plan import solve
 from asymdiffrec.embeddings.state import look_up_state, table_state, table_weights
 from asymdiffrec.embeddings.tables import FieldTables, TablesConfig
 from tests.embeddings.ranks import run_ranks

@@ -13,9 +13,9 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.optim.keyed import CombinedOptimizer
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from asymdiffrec.datasets.batch import Batch
+from asymdiffrec.datasets.batching.batch import Batch
 from asymdiffrec.datasets.schema import FieldsConfig
-from asymdiffrec.embeddings import initial
+from asymdiffrec.embeddings import initial_weights as initial
 from asymdiffrec.embeddings.optimizers import dense_parameters
 from asymdiffrec.embeddings.sharding import shard
 from asymdiffrec.embeddings.state import local_parts, table_state, table_weights

@@ -21,11 +21,11 @@ from rich.console import Console
 from starlette.testclient import TestClient
 
 from asymdiffrec.serving.app import Limits, Service
-from asymdiffrec.serving.bodies import ARROW, JsonScoreRequest, RefusedError, stream_of
-from asymdiffrec.serving.bodies import JSON as JSON_KIND
 from asymdiffrec.serving.engine import Engine
-from asymdiffrec.serving.live import Live
-from asymdiffrec.trainer.restore import predict_run
+from asymdiffrec.serving.protocol import ARROW, JsonScoreRequest, RefusedError, stream_of
+from asymdiffrec.serving.protocol import JSON as JSON_KIND
+from asymdiffrec.serving.reloader import Live
+from asymdiffrec.trainer.inference.restore import predict_run
 
 
 def service(exported: Path, token: str | None = None, **limits: int) -> Service:

@@ -15,7 +15,7 @@ import uvicorn
 
 from asymdiffrec.serving.app import Limits
 from asymdiffrec.serving.client import Client, ServingError
-from asymdiffrec.serving.start import Serving
+from asymdiffrec.serving.service_config import Serving
 
 
 @pytest.fixture(scope="module")

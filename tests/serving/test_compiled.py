@@ -17,9 +17,9 @@ import torch
 from asymdiffrec.diffusion.model import AsymmetricDiffusion
 from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
 from asymdiffrec.serving import compiled
-from asymdiffrec.serving.bundle import LARGEST, Compiled, Scorer, load_bundle
-from asymdiffrec.serving.check import made_up
 from asymdiffrec.serving.engine import Engine
+from asymdiffrec.serving.export import LARGEST, Compiled, Scorer, load_bundle
+from asymdiffrec.serving.self_test import made_up
 
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
 

@@ -15,8 +15,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from asymdiffrec.serving.app import Limits
-from asymdiffrec.serving.bodies import ARROW, stream_of
-from asymdiffrec.serving.start import Serving
+from asymdiffrec.serving.protocol import ARROW, stream_of
+from asymdiffrec.serving.service_config import Serving
 
 TOLERANCE = 1e-5
 AT_ONCE = 2_500
@@ -28,8 +28,8 @@ def folder(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from rich.console import Console
 
     from asymdiffrec.datasets.prepare.movielens.dataset import prepare_movielens
-    from asymdiffrec.trainer import drive
-    from asymdiffrec.trainer.export import export_run
+    from asymdiffrec.trainer.fit import train as drive
+    from asymdiffrec.trainer.inference.export import export_run
     from asymdiffrec.trainer.job import read_job, read_learned
     from asymdiffrec.trainer.run import Run
 

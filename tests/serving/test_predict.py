@@ -17,8 +17,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asymdiffrec.datasets.batch import Batch
-from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.base import InputError
+from asymdiffrec.datasets.batching.batch import Batch
 from asymdiffrec.datasets.schema import FieldsConfig, Learned, Moments
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.serving.predict import predict

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from asymdiffrec.trainer.guard import LossGuard
+from asymdiffrec.trainer.fit.consensus import LossGuard
 
 
 def ended(run: Path) -> dict[str, Any]:

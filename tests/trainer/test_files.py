@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
 
-from asymdiffrec.trainer import loop
+from asymdiffrec.trainer.fit import loop
 
 EPOCH = 18
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from asymdiffrec.datasets.documents import validate, write_yaml
-from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.base import InputError
+from asymdiffrec.datasets.files.documents import validate, write_yaml
 from asymdiffrec.trainer.job import Job, read_job
 
 JOB: dict[str, Any] = {

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.base import InputError
 from asymdiffrec.datasets.schema import Learned, Moments, Pattern
 from asymdiffrec.trainer.job import Job
 from asymdiffrec.trainer.run import Run, RunLog, latest_run, new_run, open_run

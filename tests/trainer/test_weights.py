@@ -13,11 +13,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
+from tests.trainer.test_loop import records, train_on_two
 
-from asymdiffrec.trainer import drive
+from asymdiffrec.trainer.fit import train as drive
 from asymdiffrec.trainer.job import read_job, read_learned
 from asymdiffrec.trainer.run import Run
-from tests.trainer.test_loop import records, train_on_two
 
 SETTINGS = ["train.batch_size=128", "train.steps=12", "train.log_every=1"]
 WEIGHTS = ["fields.history.weights=shares"]

@@ -32,8 +32,8 @@ def set_column(table: pa.Table, name: str, values: Any) -> pa.Table:
 
 
 def zero_labels(folder: Path) -> None:
-    from asymdiffrec.datasets.documents import write_yaml
-    from asymdiffrec.datasets.learn.profile import learn
+    from asymdiffrec.datasets.files.documents import write_yaml
+    from asymdiffrec.datasets.statistics.profile import learn
     from asymdiffrec.trainer.job import read_job
 
     rewritten(folder, lambda table: set_column(table, "label", pc.multiply(table["label"], 0)))

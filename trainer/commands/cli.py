@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.base import InputError
 from asymdiffrec.trainer.commands import compare, doctor, evaluate, jobs, plan, prepare, serve, top, tune
 from asymdiffrec.trainer.commands.shell import AsJson, JobFile, RunFolder, Settings, console, print_json
 
@@ -67,10 +67,10 @@ def train(
     Where torchrun starts this command, as in `torchrun --nproc-per-node 4 -m asymdiffrec train JOB`, its processes are
     the workers.
     """
-    from asymdiffrec.cluster import under_torchrun
-    from asymdiffrec.trainer import drive
+    from asymdiffrec.cluster import torchrun_workers as under_torchrun
+    from asymdiffrec.trainer.fit import train as drive
+    from asymdiffrec.trainer.fit.plan_check import describe_measured
     from asymdiffrec.trainer.job import read_job, read_learned
-    from asymdiffrec.trainer.measured import describe_measured
     from asymdiffrec.trainer.run import latest_run, new_run, read_plan_file
 
     overrides = list(settings or [])
@@ -134,7 +134,7 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """A run's best step as a folder that serves by itself: JSON, safetensors, tables to be mapped into memory."""
-    from asymdiffrec.trainer.export import export_run
+    from asymdiffrec.trainer.inference.export import export_run
 
     manifest, card = export_run(run, out, tables, console)
     if as_json:
@@ -174,7 +174,7 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Score samples with a run's best step, or with an export."""
-    from asymdiffrec.trainer.restore import predict_run
+    from asymdiffrec.trainer.inference.restore import predict_run
 
     if parallel is None:
         rows = predict_run(run, data, out, console, own_classes=own_classes)
@@ -187,7 +187,7 @@ def predict(
 
 
 def _predict_files(run: Path, data: str, out: Path, own_classes: bool, parallel: int, address: str | None) -> int:
-    from asymdiffrec.trainer.predict import files, predict_files
+    from asymdiffrec.trainer.inference.predict import files, predict_files
 
     todo, total = files(run, data, out, own_classes), 0
     for number, (file, rows) in enumerate(predict_files(todo, parallel, address), start=1):
@@ -204,8 +204,8 @@ def samples(
     as_json: AsJson = False,
 ) -> None:
     """Write the samples that one step learns from, as the files have them: to look at those of a lost loss."""
+    from asymdiffrec.trainer.fit.step_samples import write_samples
     from asymdiffrec.trainer.run import open_run
-    from asymdiffrec.trainer.samples import write_samples
 
     rows = write_samples(open_run(run), step, out)
     if as_json:

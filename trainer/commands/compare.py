@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asymdiffrec.trainer.commands.compare_text import diverged, periods, table
 from asymdiffrec.trainer.commands.evaluate import METRICS, AsInTraining, Outages, Unseen, shares_of
 from asymdiffrec.trainer.commands.shell import AsJson, JobFile, Settings, console, output, print_json, progress
+from asymdiffrec.trainer.experiments.text import diverged, periods, table
 
 if TYPE_CHECKING:
-    from asymdiffrec.trainer.compare import Task
+    from asymdiffrec.trainer.experiments.compare import Task
 
 SHOWN = ("auc", "log_loss")
 
@@ -61,16 +61,16 @@ def compare(
     variants and scenarios of a metric. Started again it goes on where it stopped; more variants, seeds or scenarios
     add to what is there. OUT gets comparison.json, .html and .png.
     """
-    from asymdiffrec.trainer.contenders import NAMED, contenders
+    from asymdiffrec.trainer.experiments.variants import NAMED, contenders
 
     if listed:
         for name, (_, told) in NAMED.items():
             print(f"{name:12}{told}")
         return
-    from asymdiffrec.datasets.new_file import whole_file
-    from asymdiffrec.trainer import compare as comparison
+    from asymdiffrec.datasets.files.new_file import whole_file
+    from asymdiffrec.trainer.evaluation.scenarios import Asked
+    from asymdiffrec.trainer.experiments import compare as comparison
     from asymdiffrec.trainer.job import read_job
-    from asymdiffrec.trainer.scenarios import Asked
 
     folder = out or Path("comparisons") / read_job(job, settings or ()).name
     asked = Asked(shares_of(missing), outage or (), {}, as_in_training, unseen or ())
@@ -85,7 +85,7 @@ def compare(
         document = comparison.compared(
             work, [chosen[0].name], draws, lambda: show("bootstrap", next(counted) / len(work))
         )
-    from asymdiffrec.trainer.commands.compare_page import picture, write_page
+    from asymdiffrec.trainer.experiments.page import picture, write_page
 
     whole_file(folder / "comparison.json", json.dumps(document, indent=2).encode())
     picture(document, METRICS).savefig(folder / "comparison.png", dpi=110)
@@ -104,14 +104,14 @@ def compare(
 
 def _done(work: Sequence[Task], parallel: int, address: str | None) -> Iterator[tuple[Task, float, float]]:
     """Each task as it is done, with the AUC of its first scenario and the seconds since the one before."""
-    from asymdiffrec.trainer.compare import run
+    from asymdiffrec.trainer.experiments.compare import run
 
     start = time.monotonic()
     done: Iterable[tuple[Task, float]]
     if parallel == 1 and address is None:
         done = ((task, run(task)) for task in work)
     else:
-        from asymdiffrec.cluster.side_by_side import side_by_side
+        from asymdiffrec.cluster.parallel_tasks import side_by_side
 
         done = side_by_side(run, work, parallel, address)
     for task, auc in done:

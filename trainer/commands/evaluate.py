@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.base import InputError
 from asymdiffrec.trainer.commands.shell import AsJson, RunFolder, console, output, print_json
 
 if TYPE_CHECKING:
     from asymdiffrec.datasets.schema import Schema
-    from asymdiffrec.trainer.restore import Evaluation
-    from asymdiffrec.trainer.scenarios import Scenario
+    from asymdiffrec.trainer.evaluation.scenarios import Scenario
+    from asymdiffrec.trainer.inference.restore import Evaluation
 
 METRICS = {
     "auc": "AUC",
@@ -64,8 +64,8 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """AUC, UAUC, log loss, normalised entropy and calibration of a run's best step, with features missing."""
-    from asymdiffrec.trainer import scenarios
-    from asymdiffrec.trainer.restore import evaluate_run
+    from asymdiffrec.trainer.evaluation import scenarios
+    from asymdiffrec.trainer.inference.restore import evaluate_run
 
     shares, drifts = shares_of(missing), _rates(rates)
     if drill and (outage or rates or as_in_training or unseen or missing != "0"):

@@ -61,9 +61,9 @@ def submit(
     This package and the job file go along, so the cluster needs no more than the dependencies. With a cluster that asks
     for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN. Ctrl-C ends the following, not the job.
     """
+    from asymdiffrec.base import InputError
     from asymdiffrec.cluster.submit import Submission, exit_status
-    from asymdiffrec.datasets.documents import to_yaml
-    from asymdiffrec.datasets.errors import InputError
+    from asymdiffrec.datasets.files.documents import to_yaml
     from asymdiffrec.trainer.job import read_job
     from asymdiffrec.trainer.run import read_plan_file
 
@@ -112,9 +112,9 @@ def _print_manifest(
     arguments: list[str],
     files: dict[str, str],
 ) -> None:
+    from asymdiffrec.base import InputError
     from asymdiffrec.cluster.kuberay import Pods, manifest
-    from asymdiffrec.datasets.documents import to_yaml
-    from asymdiffrec.datasets.errors import InputError
+    from asymdiffrec.datasets.files.documents import to_yaml
 
     if image is None:
         raise InputError("--kuberay: which --image? one with this package, its dependencies and Ray")
@@ -188,8 +188,8 @@ def _document(job: str, details: JobDetails) -> dict[str, Any]:
 @contextmanager
 def _clear() -> Iterator[None]:
     """What the cluster says as wrong input."""
+    from asymdiffrec.base import InputError
     from asymdiffrec.cluster.errors import ClusterError
-    from asymdiffrec.datasets.errors import InputError
 
     try:
         yield

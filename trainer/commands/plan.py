@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
-from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.trainer.commands.plan_text import show_advice, show_plan, show_sweep, show_unfit
+from asymdiffrec.base import InputError
 from asymdiffrec.trainer.commands.shell import AsJson, Settings, console, print_json
+from asymdiffrec.trainer.planning.text import show_advice, show_plan, show_sweep, show_unfit
 
 if TYPE_CHECKING:
     from asymdiffrec.datasets.schema import Learned
-    from asymdiffrec.embeddings.plan import Solution
     from asymdiffrec.embeddings.planner.devices import Cluster, Device
+    from asymdiffrec.embeddings.planner.plan import Solution
     from asymdiffrec.trainer.job import Job
 
 DEFAULT_GPU = "h100"
@@ -70,10 +70,10 @@ def plan(
     gc.disable()
     atexit.register(gc.freeze)
     with _without_torchscript():
-        from asymdiffrec.embeddings.plan import DoesNotFitError
-        from asymdiffrec.embeddings.plan_document import plan_document, unfit_document
-        from asymdiffrec.trainer import what_if
+        from asymdiffrec.embeddings.planner.plan import DoesNotFitError
+        from asymdiffrec.embeddings.planner.plan_document import plan_document, unfit_document
         from asymdiffrec.trainer.job import read_job
+        from asymdiffrec.trainer.planning import what_if
 
     for name, file in (("--html", page), ("--calibrate", calibrate)):
         if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
@@ -113,7 +113,7 @@ def plan(
         show_plan(document)
     document["advice"] = _advice(config, learned, solution.problem.cluster, solution, advise)
     if page is not None:
-        from asymdiffrec.trainer.commands.plan_page import write_page
+        from asymdiffrec.trainer.planning.page import write_page
 
         write_page(document, config.name, page)
         console.print(f"Page: {page}", soft_wrap=True)
@@ -169,9 +169,9 @@ def _devices(names: str) -> list[Device]:
 def _informed(job: Job, rows_for: float | None) -> tuple[Job, Learned | None, list[str]]:
     """The job, with rows from the data for a share of ids `rows_for` if it is given; what was learned of the data,
     where they are prepared; and what is to be said of both."""
-    from asymdiffrec.datasets.locations import exists
+    from asymdiffrec.datasets.files.locations import exists
     from asymdiffrec.trainer.job import read_learned
-    from asymdiffrec.trainer.what_if import rows_from_data
+    from asymdiffrec.trainer.planning.what_if import rows_from_data
 
     if not exists(job.location("schema.yaml")):
         if rows_for is not None:
@@ -195,8 +195,8 @@ def _sweep(
     planner: str,
     as_json: bool,
 ) -> None:
-    from asymdiffrec.embeddings.planner.step import doubts
-    from asymdiffrec.trainer import what_if
+    from asymdiffrec.embeddings.planner.step_time import doubts
+    from asymdiffrec.trainer.planning import what_if
 
     name, equals, text = asked.partition("=")
     try:
@@ -221,7 +221,7 @@ def _sweep(
 
 
 def _figures(solution: Solution) -> dict[str, Any]:
-    from asymdiffrec.embeddings.plan_document import what_binds
+    from asymdiffrec.embeddings.planner.plan_document import what_binds
 
     rate = solution.step.samples_per_second
     return {
@@ -236,7 +236,7 @@ def _solved(
     job: Job, learned: Learned | None, device: Device, size: int | None, per_node: int, planner: str
 ) -> Solution:
     """The plan for so many GPUs, or for the fewest that do. Raises DoesNotFitError."""
-    from asymdiffrec.trainer import what_if
+    from asymdiffrec.trainer.planning import what_if
 
     with console.status("planning"):
         if size is None:
@@ -248,7 +248,7 @@ def _advice(
     job: Job, learned: Learned | None, cluster: Cluster, solution: Solution | None, wanted: bool
 ) -> list[dict[str, Any]]:
     """Changes that would help, with their effects; none unless `wanted`."""
-    from asymdiffrec.trainer.advice import advice, describe_change
+    from asymdiffrec.trainer.planning.advice import advice, describe_change
 
     if not wanted:
         return []
@@ -259,7 +259,7 @@ def _advice(
 
 def _rehearsed(solution: Solution) -> str:
     """What is said of the ranks that were sharded on meta tensors and hold what the plan says."""
-    from asymdiffrec.embeddings.plan_document import what_binds
+    from asymdiffrec.embeddings.planner.plan_document import what_binds
     from asymdiffrec.embeddings.planner.rehearsal import rehearse
 
     binds, problem = what_binds(solution), solution.problem
@@ -272,7 +272,7 @@ def _rehearsed(solution: Solution) -> str:
 
 def _cautions(job: Job, solution: Solution) -> list[str]:
     """Where the plan is not what training would do, or may be wrong."""
-    from asymdiffrec.embeddings.planner.step import doubts
+    from asymdiffrec.embeddings.planner.step_time import doubts
 
     ranks, found = solution.problem.cluster.ranks, []
     if job.data.lanes % ranks:

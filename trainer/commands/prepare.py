@@ -175,7 +175,7 @@ def table(
     What a column is, is told from what it holds, and shown with the reason, unless you say it. Options win over the
     recipe.
     """
-    from asymdiffrec.datasets.documents import read_yaml
+    from asymdiffrec.datasets.files.documents import read_yaml
 
     document = read_yaml(str(recipe)) if recipe else {}
     ignored = names(ignore)

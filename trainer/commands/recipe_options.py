@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.base import InputError
 
 if TYPE_CHECKING:
     from asymdiffrec.datasets.prepare.table.recipe import Recipe
@@ -93,7 +93,7 @@ def names(given: Sequence[str] | None) -> list[str]:
 
 def recipe_of(document: dict[str, Any], settings: Sequence[str] | None, where: str) -> Recipe:
     """The recipe with `PATH=VALUE` settings laid over it. Raises InputError, which tells `where`, for a wrong value."""
-    from asymdiffrec.datasets.documents import override, validate
+    from asymdiffrec.datasets.files.documents import override, validate
     from asymdiffrec.datasets.prepare.table.recipe import Recipe
     from asymdiffrec.trainer.job import TrainConfig
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.base import InputError
 from asymdiffrec.trainer.commands.shell import console
 
 if TYPE_CHECKING:
-    from asymdiffrec.serving.start import Serving
+    from asymdiffrec.serving.service_config import Serving
 
 TOKEN = "ASYMDIFFREC_TOKEN"
 
@@ -63,7 +63,7 @@ def serve(
     Where ASYMDIFFREC_TOKEN is set, requests need it: Authorization: Bearer TOKEN. Ctrl-C ends it.
     """
     from asymdiffrec.serving.app import Limits
-    from asymdiffrec.serving.start import Serving, half_of_the_cores
+    from asymdiffrec.serving.service_config import Serving, half_of_the_cores
 
     token = os.environ.get(TOKEN) or None
     if not ray and (address or replicas != "1"):
@@ -99,8 +99,8 @@ def _in_this_process(serving: Serving, host: str, port: int) -> None:
 def _under_ray(serving: Serving, host: str, port: int, address: str | None, least: int, most: int) -> None:
     from asymdiffrec.cluster.errors import ClusterError, last_line
     from asymdiffrec.cluster.launch import stay_on_loopback
-    from asymdiffrec.serving.bundle import load_bundle
-    from asymdiffrec.serving.deployment import deployed, use_haproxy
+    from asymdiffrec.serving.export import load_bundle
+    from asymdiffrec.serving.ray_serve import deployed, use_haproxy
 
     version = load_bundle(serving.folder, own_classes=serving.own_classes).manifest.version
     _listening(host, port).close()

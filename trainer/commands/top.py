@@ -57,7 +57,7 @@ def _shown(path: Path) -> RenderableType:
     if validations:
         parts.append(_validations(validations[-LINES:]))
     if said:
-        from asymdiffrec.trainer.report import describe
+        from asymdiffrec.trainer.fit.report import describe
 
         total = steps[-1]["step"] + _left(steps[-1]) if steps else 0
         parts += [Text(describe(record, total)) for record in said[-LINES:]]

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.base import InputError
 from asymdiffrec.trainer.commands.evaluate import shares_of
 from asymdiffrec.trainer.commands.shell import AsJson, JobFile, Settings, console, output, print_json
 
@@ -41,9 +41,9 @@ def tune(
     trained, and tuning.json. Started again it goes on from the trials that are there. With rows in order of time
     (`prepare --split time`) the validation split is later than the training rows, as life is.
     """
+    from asymdiffrec.trainer.experiments.tune import Tuning, write_outcome
+    from asymdiffrec.trainer.experiments.tune import tune as search
     from asymdiffrec.trainer.job import read_job
-    from asymdiffrec.trainer.tune import Tuning, write_outcome
-    from asymdiffrec.trainer.tune import tune as search
 
     seconds = _seconds(budget)
     folder = out or Path("tuning") / read_job(job, settings or ()).name

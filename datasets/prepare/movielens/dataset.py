@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from asymdiffrec.datasets.new_folder import require_new
+from asymdiffrec.datasets.files.new_folder import require_new
 from asymdiffrec.datasets.prepare.movielens.files import Ratings, Variant, read_ratings
 from asymdiffrec.datasets.prepare.movielens.past import Past, past_of
 from asymdiffrec.datasets.prepare.output import write_dataset

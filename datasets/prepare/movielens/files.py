@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.base import InputError
 
 Variant = Literal["100k", "1m"]
 ARCHIVES = {

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.new_folder import require_new
+from asymdiffrec.base import InputError
+from asymdiffrec.datasets.files.new_folder import require_new
 from asymdiffrec.datasets.prepare.output import write_dataset
 from asymdiffrec.datasets.prepare.synthetic.ceiling import auc, observed_probability
 from asymdiffrec.datasets.prepare.synthetic.world import (

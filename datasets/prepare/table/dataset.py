@@ -8,9 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from asymdiffrec.datasets.documents import validate
-from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.new_folder import require_new, workplace
+from asymdiffrec.base import InputError
+from asymdiffrec.datasets.files.documents import validate
+from asymdiffrec.datasets.files.new_folder import require_new, workplace
 from asymdiffrec.datasets.prepare.output import write_dataset
 from asymdiffrec.datasets.prepare.progress import Progress, silent
 from asymdiffrec.datasets.prepare.table.recipe import Recipe

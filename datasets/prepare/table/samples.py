@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.base import InputError
 from asymdiffrec.datasets.prepare.table import infer, values
 from asymdiffrec.datasets.prepare.table.infer import Choice
 from asymdiffrec.datasets.prepare.table.recipe import Recipe, RecipeField

@@ -19,11 +19,11 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from fsspec.implementations.arrow import ArrowFSWrapper
 
-from asymdiffrec.datasets.errors import InputError
-from asymdiffrec.datasets.locations import filesystem_of, shown
+from asymdiffrec.base import InputError
+from asymdiffrec.datasets.files.locations import filesystem_of, shown
+from asymdiffrec.datasets.files.retry import reason
 from asymdiffrec.datasets.prepare.table.recipe import TableConfig
 from asymdiffrec.datasets.prepare.table.sql import literal, literals
-from asymdiffrec.datasets.retry import reason
 
 FILE = "__asymdiffrec_file"
 """Column of a loaded table with the name of the file that a row came from"""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.base import InputError
 from asymdiffrec.datasets.prepare.table.recipe import Recipe
 from asymdiffrec.datasets.prepare.table.samples import SampleLayout
 from asymdiffrec.datasets.prepare.table.sql import literal, quoted

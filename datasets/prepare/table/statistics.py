@@ -6,7 +6,7 @@ folds. So none knows its own label, nor one that was not known yet.
 
 from __future__ import annotations
 
-from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.base import InputError
 from asymdiffrec.datasets.prepare.table.infer import Choice
 from asymdiffrec.datasets.prepare.table.recipe import Recipe
 from asymdiffrec.datasets.prepare.table.samples import SampleLayout

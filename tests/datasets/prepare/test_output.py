@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.base import InputError
 from asymdiffrec.datasets.prepare.output import write_dataset, write_files
 from asymdiffrec.datasets.schema import FieldsConfig, Learned
 

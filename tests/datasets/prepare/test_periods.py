@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.base import InputError
 from asymdiffrec.datasets.prepare.periods import write_periods
 from asymdiffrec.datasets.shards import Shards, open_shards
 

@@ -15,9 +15,9 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from asymdiffrec.embeddings.planner.costs import LAUNCH, PLACES, costs
 from asymdiffrec.embeddings.planner.devices import Cluster, device_of
 from asymdiffrec.embeddings.planner.estimators import estimators
-from asymdiffrec.embeddings.planner.fast import _only
-from asymdiffrec.embeddings.planner.tables import PlannedTable
-from asymdiffrec.embeddings.planner.ways import Way, ways
+from asymdiffrec.embeddings.planner.planned_tables import PlannedTable
+from asymdiffrec.embeddings.planner.search_planner import _only
+from asymdiffrec.embeddings.planner.sharding_options import Way, ways
 from asymdiffrec.embeddings.sharder import TableSharder
 from asymdiffrec.embeddings.tables import TablesConfig
 

@@ -3,12 +3,12 @@
 import copy
 
 import pytest
-
-from asymdiffrec.embeddings.plan import solve
-from asymdiffrec.embeddings.planner.check import check_plan
-from asymdiffrec.embeddings.planner.rehearsal import rehearse
-from asymdiffrec.embeddings.planner.tables import table_configs
 from tests.embeddings.test_plan import cluster, problem
+
+from asymdiffrec.embeddings.planner.plan import solve
+from asymdiffrec.embeddings.planner.plan_check import check_plan
+from asymdiffrec.embeddings.planner.planned_tables import table_configs
+from asymdiffrec.embeddings.planner.rehearsal import rehearse
 
 ROWS = {"user": 10_000_000, "item": 100_000, "day": 700}
 KINDS = ["table_wise", "row_wise", "column_wise", "table_row_wise", "grid_shard", "data_parallel"]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from asymdiffrec.datasets.schema import Learned
-from asymdiffrec.trainer import compare as comparison
+from asymdiffrec.trainer.evaluation.scenarios import Scenario
+from asymdiffrec.trainer.experiments import compare as comparison
 from asymdiffrec.trainer.job import Job
-from asymdiffrec.trainer.scenarios import Scenario
 
 SMALL = ("--set", "train.batch_size=256", "--set", "train.epochs=1", "--draws", "50", "--missing", "0,0.5")
 THIS = "tests.trainer.commands.test_compare"

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from asymdiffrec.serving.client import Client
-from asymdiffrec.serving.deployment import free_port
+from asymdiffrec.serving.ray_serve import free_port
 
 
 def test_it_answers_until_it_is_told_to_end(exported: Path) -> None:

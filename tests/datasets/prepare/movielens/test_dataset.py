@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.base import InputError
 from asymdiffrec.datasets.prepare.movielens import files
 from asymdiffrec.datasets.prepare.movielens.dataset import _random_split, _temporal_split, features, prepare_movielens
 from asymdiffrec.datasets.prepare.movielens.files import Ratings, read_ratings

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.base import InputError
 from asymdiffrec.datasets.prepare.synthetic.ceiling import auc, observed_probability, posterior
 from asymdiffrec.datasets.prepare.synthetic.dataset import FIELDS, prepare_synthetic, record
 from asymdiffrec.datasets.prepare.synthetic.world import Log, World, choose, draw_log, make_world

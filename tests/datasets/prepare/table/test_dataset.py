@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.base import InputError
 from asymdiffrec.datasets.prepare.table import store
 from asymdiffrec.datasets.prepare.table.dataset import prepare_table
 from tests.datasets.prepare.table.click_log import ROWS, csv, raw, recipe, rows_of, written

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asymdiffrec.datasets.hashing import hash_rows
+from asymdiffrec.datasets.decoding.hashing import hash_rows
 from asymdiffrec.datasets.prepare.table.infer import choose, guessed, shared, suggested_rows
 from asymdiffrec.datasets.prepare.table.survey import Column
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.base import InputError
 from asymdiffrec.datasets.prepare.table.dataset import prepare_table
 from tests.datasets.prepare.table.click_log import ROWS, csv, raw, recipe, rows_of, written
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.base import InputError
 from asymdiffrec.datasets.prepare.table.dataset import prepare_table
 from tests.datasets.prepare.table.click_log import ROWS, csv, raw, recipe, rows_of, written
 

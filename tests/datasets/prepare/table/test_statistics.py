@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from asymdiffrec.datasets.errors import InputError
+from asymdiffrec.base import InputError
 from asymdiffrec.datasets.prepare.table.dataset import prepare_table
 from asymdiffrec.datasets.prepare.table.statistics import PRIOR
 from tests.datasets.prepare.table.click_log import csv, raw, recipe, written

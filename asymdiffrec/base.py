@@ -1,0 +1,31 @@
+"""What every room shares: the base of configuration sections, the error for wrong input, and one collective."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+T = TypeVar("T")
+
+
+class Config(BaseModel):
+    """A section of a YAML or JSON document: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class InputError(ValueError):
+    """The user's input is wrong; the message says in one line where, what is wrong and what is allowed. Exit status 2."""
+
+
+def gather_all(value: T, group: Any = None) -> list[T]:
+    """Return the values of all ranks, in rank order, on every rank; a collective call.
+
+    `value` can be anything that pickles. `group` is a torch process group, the default one if None.
+    """
+    import torch.distributed as dist  # late: commands that start no workers do not load torch
+
+    values: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(values, value, group=group)
+    return values

@@ -1,0 +1,70 @@
+"""Counting distinct ids in bounded memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asymdiffrec.datasets.decoding.hashing import splitmix64
+from asymdiffrec.datasets.statistics import distinct
+from asymdiffrec.datasets.statistics.distinct import Distinct
+
+
+def counted(parts: list[np.ndarray]) -> tuple[int, bool]:
+    sketch = Distinct()
+    for part in parts:
+        sketch.add(part, np.ones(len(part), np.int64))
+    return sketch.count()
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.lists(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=30), max_size=8))
+def test_few_ids_are_counted_exactly(parts: list[list[int]]) -> None:
+    arrays = [np.array(part, np.int64) for part in parts]
+    assert counted(arrays) == (len({identity for part in parts for identity in part}), True)
+
+
+@pytest.mark.parametrize("number", [70_000, 1_000_000])
+def test_many_ids_are_estimated_whatever_their_order(number: int) -> None:
+    ids = np.arange(number) * 3 - 10**6
+    estimate, exact = counted(np.array_split(ids, 40))
+    assert not exact
+    assert estimate == pytest.approx(number, rel=4 / distinct.KEPT**0.5)
+    mixed = np.random.default_rng(0).permutation(np.concatenate([ids, ids[::2]]))
+    assert counted(np.array_split(mixed, 7)) == (estimate, False)
+
+
+def test_the_estimate_has_no_bias_and_the_error_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distinct, "KEPT", 256)
+    errors = [counted([np.arange(5000) + 10_000 * trial])[0] / 5000 - 1 for trial in range(400)]
+    said = 254**-0.5
+    assert abs(np.mean(errors)) < 4 * said / 20
+    assert np.std(errors) == pytest.approx(said, rel=0.2)
+
+
+def test_ids_that_are_waiting_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distinct, "KEPT", 100)
+    sketch = Distinct()
+    for start in range(0, 10_000, 50):
+        sketch.add(np.arange(start, start + 50), np.ones(50, np.int64))
+        assert len(sketch._smallest) + sum(len(hashes) for hashes, _ in sketch._waiting) <= 300
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.lists(st.lists(st.tuples(st.integers(0, 400), st.integers(1, 9)), max_size=80), max_size=20))
+def test_the_ids_that_are_kept_are_counted_from_their_first_time_on(parts: list[list[tuple[int, int]]]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distinct, "KEPT", 50)
+        sketch, counts = Distinct(), Counter[int]()
+        for part in parts:
+            ids, times = np.array(part, np.int64).reshape(-1, 2).T
+            sketch.add(ids.copy(), times)
+            for identity, time in part:
+                counts[identity] += time
+        hashes = splitmix64(np.array(sorted(counts), np.int64).view(np.uint64))
+        kept = np.array(sorted(counts))[np.argsort(hashes)][:50]
+        assert sketch.times().tolist() == [counts[identity] for identity in kept.tolist()]

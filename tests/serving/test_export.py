@@ -1,0 +1,215 @@
+"""Exports: they score as the run does, and nothing that is damaged, foreign or not named is loaded."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from rich.console import Console
+
+from asymdiffrec.base import InputError
+from asymdiffrec.datasets.batching.batch import to_batch
+from asymdiffrec.datasets.decoding.rows import decode
+from asymdiffrec.embeddings.serving_tables import ServedTables, write_tables
+from asymdiffrec.embeddings.tables import TablesConfig
+from asymdiffrec.serving.export import load_bundle
+from asymdiffrec.trainer.inference.export import export_run
+from tests.serving.test_predict import SCHEMA, table
+
+PRECISIONS = ["fp32", "fp16", "int8", "int4"]
+
+
+@pytest.fixture(scope="module")
+def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("exports")
+    for precision in PRECISIONS:
+        export_run(trained, folder / precision, precision, Console(quiet=True))
+    return {precision: folder / precision for precision in PRECISIONS}
+
+
+def scores(command: Callable[..., Any], model: Path, data: Path, out: Path) -> np.ndarray:
+    outcome = command("predict", model, data, out)
+    assert outcome.status == 0, outcome.err
+    return pq.read_table(out)["score"].to_numpy()
+
+
+def test_an_export_scores_as_the_run_does(
+    trained: Path, clicks: Path, exported: dict[str, Path], command: Callable[..., Any], tmp_path: Path
+) -> None:
+    expected = scores(command, trained, clicks / "test", tmp_path / "run.parquet")
+    found = {
+        precision: scores(command, folder, clicks / "test", tmp_path / f"{precision}.parquet")
+        for precision, folder in exported.items()
+    }
+    np.testing.assert_allclose(found["fp32"], expected, atol=1e-6)
+    errors = [np.abs(found[precision] - expected).max() for precision in PRECISIONS]
+    assert errors[0] < errors[1] < errors[2] < errors[3] < 0.1
+    sizes = [(exported[precision] / "tables.bin").stat().st_size for precision in PRECISIONS]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_the_card_says_what_rounding_costs(
+    trained: Path, exported: dict[str, Path], command: Callable[..., Any]
+) -> None:
+    bundle = load_bundle(exported["int8"])
+    assert bundle.card["precision"] == "int8"
+    assert bundle.card["rows"]["test"] == 601
+    evaluated = command("evaluate", trained, "--missing", "0,0.5", "--json").document["results"]
+    rounded = command("evaluate", trained, "--missing", "0", "--tables", "int8", "--json").document["results"]
+    for result, share in zip(evaluated, (0, 3), strict=True):
+        assert bundle.card["trained"]["test"][share]["auc"] == pytest.approx(result["auc"], abs=1e-9)
+    assert bundle.card["exported"]["test"][0]["log_loss"] == pytest.approx(rounded[0]["log_loss"], abs=1e-6)
+    assert {"user dark", "item_id dark"} <= {one["scenario"] for one in bundle.card["exported"]["drill"]}
+    versions = {load_bundle(folder).manifest.version for folder in exported.values()}
+    assert len(versions) == len(PRECISIONS)
+
+
+def copied(folder: Path, tmp_path: Path) -> Path:
+    copy = tmp_path / "export"
+    copy.mkdir()
+    for file in folder.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    return copy
+
+
+def changed(folder: Path, name: str, change: Callable[[dict[str, Any]], None]) -> None:
+    document = json.loads((folder / name).read_text())
+    change(document)
+    (folder / name).write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("name", ["config.json", "schema.json", "card.json", "dense.safetensors", "tables.bin"])
+def test_a_file_that_was_altered_is_refused(exported: dict[str, Path], tmp_path: Path, name: str) -> None:
+    folder = copied(exported["int8"], tmp_path)
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{name}: is not what was exported; it was damaged or altered"):
+        load_bundle(folder)
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=f"{name}: is missing; the manifest names it"):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda manifest: manifest.update(format=1), "an export of format 1; this package reads format 2"),
+        (lambda manifest: manifest["files"].update({"../x": manifest["files"]["card.json"]}), "no file of an export"),
+        (lambda manifest: manifest["files"].pop("tables.bin"), "names no tables.bin"),
+        (lambda manifest: manifest.update(files=3), "manifest.json: files: "),
+    ],
+)
+def test_a_foreign_manifest_is_refused(
+    exported: dict[str, Path], tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    folder = copied(exported["fp32"], tmp_path)
+    changed(folder, "manifest.json", change)
+    with pytest.raises(InputError, match=message):
+        load_bundle(folder)
+
+
+def test_what_is_no_export(tmp_path: Path, trained: Path, command: Callable[..., Any]) -> None:
+    with pytest.raises(InputError, match="no such file; is it the folder of an export"):
+        load_bundle(tmp_path)
+    outcome = command("export", trained, tmp_path)
+    assert outcome.status == 2
+    assert "exists; choose another folder" in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_classes_of_ones_own_are_imported_only_where_that_is_allowed(
+    clicks: Path, tmp_path: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    own = "diffusion.variant=benchmarks.rivals.autoencoder:Autoencoder"
+    run = ["train", clicks / "job.yaml", "--run", tmp_path / "run", "--set", own, "--set", "train.steps=3"]
+    assert command(*run).status == 0
+    assert command("export", tmp_path / "run", tmp_path / "out").status == 0
+    outcome = command("predict", tmp_path / "out", clicks / "test", tmp_path / "scores.parquet")
+    assert outcome.status == 2
+    assert "Autoencoder, which would be imported; --own-classes allows it" in outcome.err
+    expected = scores(command, tmp_path / "run", clicks / "test", tmp_path / "expected.parquet")
+    found = tmp_path / "found.parquet"
+    assert command("predict", tmp_path / "out", clicks / "test", found, "--own-classes").status == 0
+    np.testing.assert_allclose(pq.read_table(found)["score"].to_numpy(), expected, atol=1e-6)
+
+
+def test_id_maps_are_exported(clicks: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
+    settings = (
+        *("fields.user_id.hash=true", "fields.user_id.rows=128", "train.steps=20", "train.batch_size=256"),
+        "tables.per_table={user_id: {collision: managed}}",
+    )
+    run = ["train", clicks / "job.yaml", "--run", tmp_path / "run"]
+    assert command(*run, *(part for setting in settings for part in ("--set", setting))).status == 0
+    assert command("export", tmp_path / "run", tmp_path / "out").status == 0
+    assert "ids.safetensors" in load_bundle(tmp_path / "out").manifest.files
+    expected = scores(command, tmp_path / "run", clicks / "test", tmp_path / "expected.parquet")
+    found = scores(command, tmp_path / "out", clicks / "test", tmp_path / "found.parquet")
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_look_ups_are_sums_of_rows(tmp_path: Path, precision: str) -> None:
+    config = TablesConfig(embedding_dim=8)
+    torch.manual_seed(0)
+    weights = {name: torch.randn(9, 8) for name in ("tags", "slot")}
+    write_tables(weights, SCHEMA, config, precision, tmp_path / "tables.bin")
+    served = ServedTables(SCHEMA, config, precision, tmp_path / "tables.bin")
+    rows = decode(table(40).select(SCHEMA.columns(labelled=False)), SCHEMA, "", labelled=False)
+    batch = to_batch(rows, SCHEMA, 0)
+    clean, missing = served(batch)
+    assert torch.equal(missing, batch.missing)
+    worst = {"fp32": 1e-6, "fp16": 1e-2, "int8": 0.05, "int4": 0.6}[precision]
+    for place, name in enumerate(("tags", "slot")):
+        ids = batch.ids[name]
+        sums = torch.segment_reduce(weights[name][ids.values()], "sum", lengths=ids.lengths().long(), initial=0)
+        if name == "tags":
+            sums = sums / ids.lengths().clamp(min=1)[:, None]
+        torch.testing.assert_close(clean[:, 8 * place : 8 * place + 8], sums, atol=worst, rtol=0)
+    (tmp_path / "tables.bin").write_bytes(b"short")
+    with pytest.raises(ValueError, match="has 5 bytes"):
+        ServedTables(SCHEMA, config, precision, tmp_path / "tables.bin")
+
+
+LIMITED = """
+import resource, sys, numpy as np, torch
+from pathlib import Path
+from asymdiffrec.embeddings.serving_tables import ServedTables
+from asymdiffrec.embeddings.tables import TablesConfig
+from tests.serving.test_bundle import LARGE
+used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData")) * 1024
+resource.setrlimit(resource.RLIMIT_DATA, (used + (48 << 20), used + (48 << 20)))
+try:
+    np.ones(128 << 20, np.uint8)
+    print("there is no limit")
+except MemoryError:
+    tables = ServedTables(LARGE, TablesConfig(embedding_dim=64), "fp32", Path(sys.argv[1]))
+    out = tables.operator(torch.tensor([499_999, 3]), torch.tensor([0, 1, 2]))
+    print(out[0, 0].item(), out[1, 0].item(), tables.touch() >= 0)
+"""
+
+
+def _large() -> Any:
+    from asymdiffrec.datasets.schema import FieldsConfig
+
+    return FieldsConfig.model_validate({"fields": {"big": {"type": "id", "rows": 500_000}}}).to_schema()
+
+
+LARGE = _large()
+
+
+def test_a_table_larger_than_the_memory_of_the_process(tmp_path: Path) -> None:
+    weight = torch.arange(500_000, dtype=torch.float32)[:, None].repeat(1, 64)
+    write_tables({"big": weight}, LARGE, TablesConfig(embedding_dim=64), "fp32", tmp_path / "tables.bin")
+    command = [sys.executable, "-c", LIMITED, str(tmp_path / "tables.bin")]
+    result = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert result.stdout.split() == ["499999.0", "3.0", "True"], result.stderr

@@ -1,0 +1,60 @@
+"""What a host finds out before it serves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from asymdiffrec.base import InputError
+from asymdiffrec.datasets.schema import FieldsConfig
+from asymdiffrec.serving.engine import Engine
+from asymdiffrec.serving.export import Bundle, load_bundle
+from asymdiffrec.serving.request_schema import Form
+from asymdiffrec.serving.self_test import made_up
+
+
+def off_by_a_hundredth(bundle: Bundle) -> None:
+    bundle.card["check"]["scores"][3] += 0.01
+
+
+def without_a_number(bundle: Bundle) -> None:
+    with torch.no_grad():
+        bundle.model.diffusion.head[0].bias[0] = torch.nan
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (off_by_a_hundredth, "scores differ by 0.01 from those when it was exported"),
+        (without_a_number, "scores differ by inf"),
+        (lambda bundle: bundle.card.pop("check"), "its card has no check that can be made"),
+        (lambda bundle: bundle.card["check"].update(samples=[3]), "its card has no check that can be made"),
+    ],
+)
+def test_a_host_that_scores_otherwise_does_not_serve(
+    exported: Path, spoil: Callable[[Bundle], object], message: str
+) -> None:
+    bundle = load_bundle(exported)
+    Engine(bundle).warm()
+    spoil(bundle)
+    with pytest.raises(InputError, match=message):
+        Engine(bundle).warm()
+
+
+def test_samples_are_made_up_of_any_schema() -> None:
+    fields = {
+        "word": {"type": "id", "rows": 10, "values": "string"},
+        "row": {"type": "id", "rows": 3, "hash": False, "column": "place"},
+        "likes": {"type": "id_list", "rows": 2**40, "weights": "shares"},
+        "words": {"type": "id_list", "rows": 5, "values": "string"},
+        "price": {"type": "number"},
+    }
+    schema = FieldsConfig.model_validate({"fields": fields}).to_schema()
+    samples = made_up(schema)
+    assert samples == made_up(schema)
+    table = Form(schema).table(samples)
+    assert set(table.column_names) == {"word", "place", "likes", "shares", "words", "price"}
+    assert all(0 < table[name].null_count < len(table) for name in table.column_names)

@@ -1,0 +1,131 @@
+"""Starting from another run: what is taken of it, how, and what is said of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asymdiffrec.trainer.checkpoints.init_from import source_rows
+from tests.trainer.runs import torchrun
+
+STILL = ("train.learning_rate=1e-30", "tables.optimizer={name: sgd, learning_rate: 1e-30}", "train.steps=1")
+MANAGED = ("fields.category={type: id, rows: 1280}", "tables.per_table.category.collision=managed")
+
+
+@given(ratio=st.integers(1, 1000), before=st.integers(1, 2**31), hashed=st.integers(0, 2**64 - 1))
+@settings(derandomize=True)
+def test_an_id_of_a_grown_table_has_the_row_that_it_had(ratio: int, before: int, hashed: int) -> None:
+    after = ratio * before
+    row = torch.tensor([hashed * after >> 64])
+    assert source_rows(row, before, after).item() == hashed * before >> 64
+
+
+@given(before=st.integers(1, 2**31), after=st.integers(1, 2**31))
+@settings(derandomize=True)
+def test_every_row_has_one_to_begin_as(before: int, after: int) -> None:
+    ends = source_rows(torch.tensor([0, after - 1]), before, after)
+    assert ((ends >= 0) & (ends < before)).all()
+
+
+def settings_of(*values: str) -> list[str]:
+    return [part for value in values for part in ("--set", value)]
+
+
+@pytest.fixture(scope="module")
+def jobs(clicks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the jobs of two runs, the second of which has other fields."""
+    folder = tmp_path_factory.mktemp("jobs")
+    first = yaml.safe_load((clicks / "job.yaml").read_text()) | {"name": "first"}
+    first["data"]["path"] = str(clicks)
+    second = json.loads(json.dumps(first)) | {"name": "second"}
+    fields = second["fields"]
+    fields["city"]["rows"] = 15000
+    fields["tags"]["rows"] += 10
+    fields["hour"]["embedding_dim"] = 8
+    del fields["age"]
+    for job in (first, second):
+        (folder / f"{job['name']}.yaml").write_text(yaml.safe_dump(job, sort_keys=False))
+    return folder
+
+
+def whole(run: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a run's newest checkpoint."""
+    folder = max((run / "checkpoints").iterdir(), key=lambda folder: int(folder.name.removeprefix("step-")))
+    metadata = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+    tensors = {key: torch.empty(tensor.size, dtype=tensor.properties.dtype) for key, tensor in metadata.items()}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        dcp.load(tensors, checkpoint_id=folder, no_dist=True)
+    return tensors
+
+
+@pytest.fixture
+def first(jobs: Path, command: Callable[..., Any]) -> Path:
+    """A run of the first job."""
+    run = jobs / "first"
+    if run.exists():
+        return run
+    outcome = command("train", jobs / "first.yaml", "--run", run, *settings_of("train.steps=8", *MANAGED))
+    assert outcome.status == 0, outcome.err
+    return run
+
+
+def test_a_run_starts_from_another_on_other_workers(jobs: Path, first: Path, tmp_path: Path) -> None:
+    second = tmp_path / "second"
+    place = ("tables.per_table.city.sharding=[row_wise]", "tables.per_table.brand.sharding=[column_wise]")
+    arguments = ("train", jobs / "second.yaml", "--run", second, "--init-from", first)
+    launched = torchrun(2, *arguments, *settings_of(*MANAGED, *STILL, *place))
+    outcome = subprocess.run(launched, capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stderr
+    said = " ".join(outcome.stderr.replace("│", " ").split())
+    for line in (
+        "taken table city 15,000 rows for 10,000: each begins as the row that its ids had",
+        "taken table tags rows added: 10",
+        "taken table user_id, item_id, gender, category, brand, weekday, device",
+        "taken number income, price, position",
+        "new table hour 8 columns, 16 in the other run",
+        "left number age this job has none of that name",
+    ):
+        assert all(word in said for word in line.split()), (line, said)
+
+    before, after = whole(first), whole(second)
+    for table in ("user_id", "item_id", "gender", "category", "brand", "weekday", "device"):
+        assert torch.equal(after[f"tables.{table}.weight"], before[f"tables.{table}.weight"]), table
+    assert torch.equal(after["dense.diffusion.head.0.weight"], before["dense.diffusion.head.0.weight"])
+    assert torch.equal(after["tables.category.ids"], before["tables.category.ids"])
+    tags = before["tables.tags.weight"]
+    assert torch.equal(after["tables.tags.weight"][: len(tags)], tags)
+    spread = before["tables.city.weight"][source_rows(torch.arange(15000), 10000, 15000)]
+    assert torch.equal(after["tables.city.weight"], spread)
+    assert after["tables.hour.weight"].shape[1] == 8
+    numbers = "dense.tables.columns.numbers.direction"
+    assert torch.equal(after[numbers], before[numbers][16:])  # those of age, the first one, are left
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--init-from", "nowhere"), "not a run directory"),
+        (("--resume", "--init-from", "nowhere"), "--init-from begins a new run"),
+        (("--set", "fields.city.rows=20"), "fields.city.rows is 20, but"),
+        (("--set", "fields.town={type: number}"), 'fields.town is {"column": null'),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_allocated(
+    jobs: Path, first: Path, command: Callable[..., Any], arguments: tuple[str, ...], message: str
+) -> None:
+    again = () if "--init-from" in arguments else ("--resume", "--run", first)
+    outcome = command("train", jobs / "first.yaml", *again, *arguments)
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1), outcome.err
+    assert message in outcome.err

@@ -1,0 +1,251 @@
+"""Checkpoints: what they bring back, and what a failed one leaves."""
+
+from __future__ import annotations
+
+import re
+import resource
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+
+from asymdiffrec.cluster.config import ClusterConfig
+from asymdiffrec.cluster.process_group import process_group
+from asymdiffrec.datasets.batching.batch import Batch
+from asymdiffrec.datasets.reader import TrainingReader
+from asymdiffrec.datasets.shards import open_shards
+from asymdiffrec.embeddings.state import table_state
+from asymdiffrec.trainer.build import Trainee, build, worker_device
+from asymdiffrec.trainer.checkpoints.state import Snapshot, Standing, state
+from asymdiffrec.trainer.checkpoints.store import Checkpoints, Saver
+from asymdiffrec.trainer.errors import CheckpointError
+from asymdiffrec.trainer.fit.pipeline import pipeline
+from asymdiffrec.trainer.job import CheckpointsConfig, read_job, read_learned
+
+Build = Callable[..., Trainee]
+
+
+@given(values=st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.4]), min_size=1), higher=st.booleans())
+@settings(derandomize=True)
+def test_standing_knows_the_first_best_validation(values: list[float], higher: bool) -> None:
+    standing = Standing()
+    for number, value in enumerate(values, start=1):
+        standing = replace(standing, step=10 * number).validated(value, higher)
+    best = (max if higher else min)(values)
+    first = values.index(best) + 1
+    assert standing == Standing(10 * len(values), 10 * first, best, len(values) - first)
+
+
+@pytest.fixture(scope="module")
+def batches(clicks: Path) -> list[Batch]:
+    job = read_job(clicks / "job.yaml", ["train.batch_size=256"])
+    schema = job.to_schema(read_learned(job))
+    reader = TrainingReader(schema, open_shards(job.location("train")), job.train.seed, job.train.batch_size)
+    return list(islice(reader.batches(reader.position(0)), 3))
+
+
+@pytest.fixture
+def trainee(clicks: Path) -> Iterator[Build]:
+    """Builds a model of the small data set with settings, within a process group of this process alone."""
+
+    def make(*settings: str) -> Trainee:
+        job = read_job(clicks / "job.yaml", ["train.batch_size=256", *settings])
+        return build(job, job.to_schema(read_learned(job)), worker_device())
+
+    with process_group(dist.HashStore(), 0, 1, ClusterConfig(gpu=False), one_node=True):
+        yield make
+
+
+def train(trainee: Trainee, batches: list[Batch]) -> list[float]:
+    progress, stream = pipeline(trainee).progress, iter(batches)
+    return [float(progress(stream)["loss"]) for _ in batches]
+
+
+def weights(trainee: Trainee) -> dict[str, torch.Tensor]:
+    """Every weight and buffer of the model."""
+    return whole(trainee.model.state_dict())
+
+
+def states(trainee: Trainee) -> dict[str, torch.Tensor]:
+    """The state of both optimizers."""
+    tables = table_state(trainee.model, trainee.tables_optimizer, trainee.job.tables.optimizer)
+    dense = {
+        f"{name}.{key}": value
+        for name, parameter in trainee.dense.items()
+        for key, value in trainee.dense_optimizer.state[parameter].items()
+    }
+    return whole({name: state for name, state in tables.items() if not name.endswith(".weight")} | dense)
+
+
+def whole(tensors: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The live tensors, of which this process holds every row and column."""
+    sharded = {name: tensor.local_tensor() for name, tensor in tensors.items() if isinstance(tensor, ShardedTensor)}
+    return {**tensors, **sharded}
+
+
+def spoil(tensors: dict[str, torch.Tensor]) -> None:
+    with torch.no_grad():
+        for tensor in tensors.values():
+            tensor.fill_(-7)
+
+
+def equal(mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+DOCUMENTS = {"job.yaml": "name: clicks"}
+
+
+def saved(checkpoints: Checkpoints, trainee: Trainee, standing: Standing, **settings: Any) -> str:
+    """Save once; returns why it failed."""
+    with Saver(checkpoints, trainee, DOCUMENTS, CheckpointsConfig(keep=9, **settings), Standing()) as saver:
+        saver.save(standing)
+        assert saver.finish() in (None, standing)
+        return saver.failure
+
+
+@pytest.mark.parametrize("optimizer", ["adagrad", "rowwise_adagrad", "sgd"])
+@pytest.mark.parametrize("background", [True, False])
+def test_a_loaded_job_is_the_saved_one_bit_for_bit(
+    trainee: Build, batches: list[Batch], tmp_path: Path, optimizer: str, background: bool
+) -> None:
+    ours, other = (trainee(f"tables.optimizer={{name: {optimizer}}}") for _ in range(2))
+    train(ours, batches[:2])
+    standing = Standing(step=2, best_step=1, best_value=1 / 3, waited=1, means={"loss": 0.1}, counted=2)
+    checkpoints = Checkpoints(str(tmp_path))
+    assert saved(checkpoints, ours, standing, background=background) == ""
+    assert (tmp_path / "step-2" / "job.yaml").read_text() == DOCUMENTS["job.yaml"]
+
+    spoil(weights(other) | states(other))
+    assert checkpoints.load(2, other) == checkpoints.standing(2) == standing
+    assert equal(weights(other), weights(ours))
+    assert equal(states(other), states(ours))
+    assert train(other, batches) == train(ours, batches)
+    assert equal(weights(other), weights(ours))
+
+
+def test_weights_alone_fit_whatever_optimizer(trainee: Build, batches: list[Batch], tmp_path: Path) -> None:
+    ours, other = trainee(), trainee("tables.optimizer={name: sgd}")
+    train(ours, batches[:1])
+    checkpoints = Checkpoints(str(tmp_path))
+    saved(checkpoints, ours, Standing(step=1))
+    spoil(weights(other))
+    before = {name: state.clone() for name, state in states(other).items()}
+    checkpoints.load_weights(1, other)
+    assert equal(weights(other), weights(ours))
+    assert equal(states(other), before)
+
+
+def test_a_snapshot_is_of_its_moment(trainee: Build, batches: list[Batch]) -> None:
+    """Training goes on while one is written; the next one uses its memory."""
+    ours = trainee()
+    snapshot = Snapshot(ours)
+
+    def copies(of: dict[str, dict[str, Any]]) -> dict[str, torch.Tensor]:
+        return {name: tensor.clone() for part in of.values() for name, tensor in whole(part).items()}
+
+    taken = snapshot.take()
+    before = copies(taken)
+    train(ours, batches[:1])
+    assert equal(copies(taken), before)
+    assert not equal(copies(state(ours)), before)
+    places = {name: tensor.data_ptr() for part in taken.values() for name, tensor in whole(part).items()}
+    again = snapshot.take()
+    assert equal(copies(again), copies(state(ours)))
+    assert {name: tensor.data_ptr() for part in again.values() for name, tensor in whole(part).items()} == places
+
+
+@contextmanager
+def small_disk(size: int) -> Iterator[None]:
+    """No file grows beyond `size` bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_failed_save_leaves_the_last_good_checkpoint(trainee: Build, batches: list[Batch], tmp_path: Path) -> None:
+    checkpoints, ours = Checkpoints(str(tmp_path)), trainee()
+    saved(checkpoints, ours, Standing(step=1))
+    train(ours, batches[:1])
+    with small_disk(50_000):
+        assert "step-2: cannot be written: " in saved(checkpoints, ours, Standing(step=2, best_step=2))
+    assert checkpoints.steps() == [1]
+
+    other = trainee()
+    assert checkpoints.load(1, other) == Standing(step=1)
+    assert equal(weights(other), weights(trainee()))
+    assert saved(checkpoints, ours, Standing(step=2)) == ""
+    assert checkpoints.steps() == [1, 2]
+    assert checkpoints.load(2, other) == Standing(step=2)
+    assert equal(weights(other), weights(ours))
+
+
+def test_only_the_newest_and_the_best_are_kept(trainee: Build, tmp_path: Path) -> None:
+    ours, checkpoints = trainee(), Checkpoints(str(tmp_path))
+    (tmp_path / "step-7").mkdir()  # of a save that was interrupted
+    with Saver(checkpoints, ours, {}, CheckpointsConfig(keep=2), Standing()) as saver:
+        for step in (1, 2, 3, 10):
+            saver.save(Standing(step=step, best_step=min(step, 2), best_value=0.5))
+            assert saver.finish() is None
+            assert saver.saved.step == step
+    assert checkpoints.steps() == [2, 3, 10]
+    assert {folder.name for folder in tmp_path.iterdir()} == {"step-2", "step-3", "step-10"}
+    assert checkpoints.best() == 2
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-7])
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("harm", "file", "message"),
+    [
+        (cut, "__0_0.distcp", r"__0_0.distcp has [\d,]+ bytes of"),
+        (flip, "__0_0.distcp", "__0_0.distcp was altered"),
+        (Path.unlink, "__0_0.distcp", "__0_0.distcp is gone"),
+        (flip, ".metadata", ".metadata was altered"),
+        (flip, "job.yaml", "job.yaml was altered"),
+        (cut, "manifest.json", "cannot be loaded: "),
+    ],
+)
+def test_the_one_before_a_damaged_checkpoint_is_taken_loudly(
+    trainee: Build, tmp_path: Path, harm: Callable[[Path], None], file: str, message: str
+) -> None:
+    ours, checkpoints, said = trainee(), Checkpoints(str(tmp_path)), list[str]()
+    assert checkpoints.newest_good(said.append) is None
+    for step in (1, 2):
+        saved(checkpoints, ours, Standing(step=step))
+    assert checkpoints.newest_good(said.append) == 2
+    assert not said
+    harm(tmp_path / "step-2" / file)
+    assert checkpoints.newest_good(said.append) == 1
+    (line,) = said
+    assert re.search(message, line), line
+    assert line.endswith("; the one before it is taken")
+
+
+def test_a_checkpoint_that_does_not_fit_says_so(trainee: Build, tmp_path: Path) -> None:
+    checkpoints = Checkpoints(str(tmp_path))
+    saved(checkpoints, trainee(), Standing(step=1))
+    with pytest.raises(CheckpointError, match="step-9: cannot be loaded"):
+        checkpoints.load(9, trainee())
+    with pytest.raises(CheckpointError, match="step-1: cannot be loaded"):
+        checkpoints.load(1, trainee("tables.embedding_dim=8"))

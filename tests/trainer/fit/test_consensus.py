@@ -1,0 +1,78 @@
+"""Steps whose loss is lost: they change nothing, and end the training or are skipped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from asymdiffrec.cluster.config import ClusterConfig
+from asymdiffrec.cluster.process_group import process_group
+from asymdiffrec.datasets.reader import TrainingReader
+from asymdiffrec.datasets.shards import open_shards
+from asymdiffrec.trainer.build import build, worker_device
+from asymdiffrec.trainer.checkpoints.state import Snapshot
+from asymdiffrec.trainer.fit import pipeline as pipelines
+from asymdiffrec.trainer.fit.consensus import HOPELESS
+from asymdiffrec.trainer.fit.pipeline import OverlappedPipeline, pipeline
+from asymdiffrec.trainer.job import read_job, read_learned
+
+
+def flat(state: dict[str, dict[str, Any]]) -> dict[str, torch.Tensor]:
+    return {
+        f"{part}.{name}": getattr(tensor, "local_tensor", lambda tensor=tensor: tensor)().clone()
+        for part, named in state.items()
+        for name, tensor in named.items()
+    }
+
+
+@pytest.mark.parametrize("overlapped", [False, True])
+def test_a_step_that_may_not_learn_changes_nothing(
+    clicks: Path, overlapped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a weight, nor a moment that zeros would decay; and the next step learns as if it had not been."""
+    if overlapped:
+        monkeypatch.setattr(
+            pipelines,
+            "PlainPipeline",
+            lambda *arguments: OverlappedPipeline(*arguments, execute_all_batches=False),
+        )
+    job = read_job(clicks / "job.yaml", ["train.batch_size=256"])
+    schema = job.to_schema(read_learned(job))
+    reader = TrainingReader(schema, open_shards(job.location("train")), job.train.seed, job.train.batch_size)
+    first, lost, second, last = islice(reader.batches(reader.position(0)), 4)
+    ended = []
+    with process_group(dist.HashStore(), 0, 1, ClusterConfig(gpu=False), one_node=True):
+        for batches, answers in (([first, lost, second], [True, False, True]), ([first, second], [True, True])):
+            trainee = build(job, schema, worker_device())
+            snapshot, asked, states = Snapshot(trainee), iter(answers), []
+            train, stream = pipeline(trainee, lambda loss, asked=asked: next(asked)), iter([*batches, last, last, last])
+            for _ in batches:
+                train.progress(stream)
+                states.append(flat(snapshot.take()))
+            ended.append(states)
+    with_lost, without = ended
+    assert all(torch.equal(with_lost[1][name], tensor) for name, tensor in with_lost[0].items())
+    assert not all(torch.equal(with_lost[2][name], tensor) for name, tensor in with_lost[1].items())
+    assert all(torch.equal(without[-1][name], tensor) for name, tensor in with_lost[-1].items())
+
+
+@pytest.mark.parametrize(("on_nan", "step"), [("stop", 1), ("skip", HOPELESS)])
+def test_an_exploded_loss_ends_training_with_its_samples(
+    clicks: Path, tmp_path: Path, command: Callable[..., Any], small: list[str], on_nan: str, step: int
+) -> None:
+    run, settings = tmp_path / "run", ["--set", "train.max_loss=0.001", "--set", f"train.on_nan={on_nan}"]
+    outcome = command("train", clicks / "job.yaml", "--run", run, *small, *settings)
+    assert outcome.status == 1
+    first = (step - 1) * 256
+    assert f"samples {first:,} to {first + 255:,} of the run" in outcome.err.splitlines()[-1]
+    assert f"the loss of step {step}" in outcome.err.splitlines()[-1]
+    skipped = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines() if "lost_samples" in line]
+    assert len(skipped) == step - 1
+    assert [record["lost_samples"] for record in skipped[:2]] == [[0, 255], [256, 511]][: step - 1]

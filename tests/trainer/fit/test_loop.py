@@ -1,0 +1,119 @@
+"""What training computes does not depend on the number of workers or on how the tables are sharded."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from asymdiffrec.trainer.errors import TrainingError
+from asymdiffrec.trainer.fit import train as drive
+from asymdiffrec.trainer.fit.pipeline import OverlappedPipeline
+from asymdiffrec.trainer.job import read_job, read_learned
+from asymdiffrec.trainer.run import Run
+from tests.trainer.runs import logged, torchrun
+
+SETTINGS = [
+    "train.batch_size=128",
+    "train.epochs=2",
+    "train.steps=50",
+    "train.log_every=1",
+    "train.validation.every=36",
+]
+SHARDINGS = {
+    "user_id": "table_wise",
+    "item_id": "row_wise",
+    "gender": "data_parallel",
+    "city": "column_wise",
+    "category": "row_wise",
+    "brand": "data_parallel",
+    "tags": "column_wise",
+}
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def train(clicks: Path, run: Path, *settings: str) -> list[dict[str, Any]]:
+    job = read_job(clicks / "job.yaml", [*SETTINGS, *settings])
+    drive.train(job, read_learned(job), Run(run), console=Console(quiet=True))
+    return records(run)
+
+
+def train_on_two(data: Path, run: Path, settings: Sequence[str]) -> list[dict[str, Any]]:
+    """On two workers, with tables sharded in every way."""
+    sharding = json.dumps({table: {"sharding": kind} for table, kind in SHARDINGS.items()})
+    options = [part for one in (*settings, f"tables.per_table={sharding}") for part in ("--set", one)]
+    command = torchrun(2, "train", data / "job.yaml", "--run", run, *options)
+    subprocess.run(command, check=True, capture_output=True)
+    return records(run)
+
+
+def test_one_and_two_workers_and_every_sharding_agree(clicks: Path, tmp_path: Path) -> None:
+    """50 steps over two epochs, and evaluations whose rows do not divide among the workers; dense gradients that are
+    accumulated and clipped, after workers have averaged them."""
+    update = ["train.accumulate=2", "train.clip_norm=0.1"]
+    alone = train(clicks, tmp_path / "one", *update)
+    together = train_on_two(clicks, tmp_path / "two", [*SETTINGS, *update])
+    plan = json.loads((tmp_path / "two" / "plan.json").read_text())
+    assert plan["world_size"] == 2
+    assert SHARDINGS.items() <= {table["name"]: table["sharding"] for table in plan["tables"]}.items()
+
+    assert [record["step"] for record in together] == [record["step"] for record in alone]
+    assert sum("loss" in record for record in alone) == 50
+    compared = {
+        "loss",
+        "loss_main",
+        "loss_aux",
+        "loss_distil",
+        "valid/log_loss",
+        "test/log_loss",
+        "test/rows",
+    }
+    for mine, theirs in zip(alone, together, strict=True):
+        for key in compared & mine.keys():
+            assert theirs[key] == pytest.approx(mine[key], rel=1e-3), (key, mine["step"])
+
+
+def test_the_pipeline_for_gpus_trains_and_evaluates_alike(
+    clicks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the next batch's look-up in flight, in which an evaluation between two steps must not get caught."""
+    train(clicks, tmp_path / "plain", "train.validation.every=10")
+
+    def overlapping(model: Any, optimizer: Any, device: torch.device) -> OverlappedPipeline:
+        return OverlappedPipeline(model, optimizer, device, execute_all_batches=False)
+
+    monkeypatch.setattr("asymdiffrec.trainer.fit.pipeline.PlainPipeline", overlapping)
+    ours = train(clicks, tmp_path / "overlapping", "train.validation.every=10")
+    assert sum("valid/auc" in record for record in ours) == 5
+    for mine, theirs in zip(logged(tmp_path / "plain"), logged(tmp_path / "overlapping"), strict=True):
+        assert theirs.pop("rows", None) == mine.pop("rows", None)
+        assert theirs == pytest.approx(mine, rel=1e-5)
+
+
+def test_diverging_training_says_so(clicks: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        TrainingError,
+        match=r"the loss of step \d+ is (-?inf|nan|\S+e\+\d+) on worker 0 \(epoch .* Lower train\.learning_rate",
+    ):
+        train(clicks, tmp_path / "run", "train.learning_rate=1e30")
+
+
+def test_training_stops_early(clicks: Path, tmp_path: Path) -> None:
+    settings = ["train.learning_rate=1e-12", "tables.optimizer.learning_rate=1e-12", "train.validation.every=2"]
+    logged = train(clicks, tmp_path / "run", *settings, "train.validation.patience=3")
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["state"] == "stopped early"
+    assert result["waited"] == 3
+    assert result["step"] == result["best_step"] + 6
+    assert logged[-1]["step"] == result["best_step"]
+    assert all(math.isfinite(record["test/auc"]) for record in logged if "test/auc" in record)

@@ -1,0 +1,91 @@
+"""From a run to a folder that serves: its best step, with tables rounded, and a card that says what that costs."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from asymdiffrec.datasets.files.locations import filesystem_of
+from asymdiffrec.datasets.reader import EvaluationReader
+from asymdiffrec.datasets.shards import open_shards
+from asymdiffrec.embeddings.serving_tables import Precision
+from asymdiffrec.serving.export import Manifest, Scorer, ServedConfig, write_bundle
+from asymdiffrec.trainer.evaluation import scenarios
+from asymdiffrec.trainer.evaluation.evaluate import evaluate
+from asymdiffrec.trainer.fit.loop import evaluation_batch
+from asymdiffrec.trainer.inference.quantised import parts_of
+from asymdiffrec.trainer.inference.restore import Restored, restored
+from asymdiffrec.trainer.job import Job
+
+SHARES = (0.0, 0.1, 0.3, 0.5)
+"""Of missing fields, that the card tells the metrics for"""
+
+
+def export_run(folder: Path, out: Path, precision: Precision, console: Console) -> tuple[Manifest, Mapping[str, Any]]:
+    """Write the export `out` of a run's best step; its manifest and card.
+
+    Raises InputError where `out` exists.
+    """
+    with restored(folder) as model:
+        learned = model.schema.learned
+        assert learned is not None
+        package = version("asymdiffrec")
+
+        def card_of(scorer: Scorer) -> dict[str, Any]:
+            with console.status("judging the model as trained, and as exported"):
+                trained, exported = (_judged(model, one) for one in (model.trainee.recommender, scorer))
+            return {
+                "name": model.job.name,
+                "run": str(folder),
+                "step": model.step,
+                "package": package,
+                "precision": precision,
+                "rows": learned.rows,
+                "label_rate": learned.label_rate,
+                "trained": trained,
+                "exported": exported,
+                "profile": _profile(model.job),
+            }
+
+        config = _config(model.job, precision)
+        return write_bundle(out, config, learned, *parts_of(model.trainee), card_of, package)
+
+
+def _config(job: Job, precision: Precision) -> ServedConfig:
+    return ServedConfig(
+        name=job.name,
+        data=job.data.model_copy(update={"path": "."}),
+        fields=job.fields,
+        tables=job.tables,
+        model=job.model,
+        diffusion=job.diffusion,
+        precision=precision,
+    )
+
+
+def _judged(model: Restored, scorer: Any) -> dict[str, Any]:
+    """Metrics of the test split, and the drill."""
+    schema = model.schema
+    asked = [*(scenarios.at_random(share, schema) for share in SHARES), *scenarios.drill(schema)]
+    shards = open_shards(model.job.location("test"))
+    reader = EvaluationReader(schema, shards, evaluation_batch(model.job.train.batch_size))
+    with tempfile.TemporaryDirectory(prefix="asymdiffrec-") as spill:
+        found = evaluate(scorer, reader, asked, Path(spill), model.job.train.metric_rows)
+    return {"test": found[: len(SHARES)], "drill": found[len(SHARES) :]}
+
+
+def _profile(job: Job) -> dict[str, Any] | None:
+    """What `prepare` found in the data, where it is beside them."""
+    filesystem, inner = filesystem_of(job.location("profile.json"))
+    try:
+        with filesystem.open_input_stream(inner) as stream:
+            found: dict[str, Any] = json.loads(stream.read())
+    except (OSError, ValueError):
+        return None
+    return found

@@ -1,0 +1,88 @@
+"""A plan for people, on a page with pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from asymdiffrec.trainer.html import html_table, page, svg
+from asymdiffrec.trainer.planning.text import (
+    ADVICE_HEADINGS,
+    GB,
+    TABLE_HEADINGS,
+    advice_rows,
+    held,
+    summary,
+    table_rows,
+)
+
+
+def write_page(document: Mapping[str, Any], name: str, file: Path) -> None:
+    """A page that needs nothing but itself: the step, memory and time of every rank, tables by size."""
+    headline, *lines = summary(document)
+    advice = advice_rows(document)
+    pictures = map(svg, (*_pictures_of_ranks(document), _picture_of_tables(document)))
+    more = [html_table("What would help", ADVICE_HEADINGS, advice)] if advice else []
+    tables = html_table("Tables", TABLE_HEADINGS, table_rows(document))
+    lines = [*lines, *document["notes"]]
+    file.write_text(page(f"Sharding plan of {name}", headline, lines, *pictures, *more, tables))
+
+
+def _pictures_of_ranks(document: Mapping[str, Any]) -> list[Figure]:
+    """The memory of each, and the time of its tables."""
+    ranks = document["ranks"]
+    shared = {"dense": document["dense_bytes"], "reserve": document["reserved_bytes"]}
+    memory = {
+        "weights": [rank["weights_bytes"] / GB for rank in ranks],
+        "optimizer state": [rank["state_bytes"] / GB for rank in ranks],
+        "activations": [rank["activations_bytes"] / GB for rank in ranks],
+        **{name: [size / GB] * len(ranks) for name, size in shared.items()},
+    }
+    time = {
+        "forward": [rank["forward_ms"] for rank in ranks],
+        "backward": [rank["backward_ms"] for rank in ranks],
+        "communication": [rank["forward_communication_ms"] + rank["backward_communication_ms"] for rank in ranks],
+    }
+    return [
+        _stacked("Memory of each rank", "GB", memory, document["device_bytes"] / GB),
+        _stacked("What the tables take on each rank, at nominal speed", "ms", time),
+    ]
+
+
+def _stacked(title: str, unit: str, parts: Mapping[str, Sequence[float]], limit: float | None = None) -> Figure:
+    """Parts [ranks] on top of each other, and a line where the device's memory ends if that is the `limit`."""
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    axes = figure.subplots()
+    count = len(next(iter(parts.values())))
+    bottom = [0.0] * count
+    for label, values in parts.items():
+        top = [low + value for low, value in zip(bottom, values, strict=True)]
+        if count <= 64:
+            axes.bar(range(count), values, bottom=bottom, label=label, width=0.8)
+        else:
+            axes.fill_between(range(count), bottom, top, label=label, step="mid", linewidth=0)
+        bottom = top
+    if limit:
+        axes.axhline(limit, color="black", linestyle="--", linewidth=1, label="the device's memory")
+    axes.set(title=title, xlabel="rank", ylabel=unit, xlim=(-0.6, count - 0.4))
+    axes.margins(y=0.08)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    return figure
+
+
+def _picture_of_tables(document: Mapping[str, Any]) -> Figure:
+    largest = sorted(document["tables"], key=held)[-20:]
+    figure = Figure(figsize=(11, 1 + 0.26 * len(largest)), layout="constrained")
+    axes = figure.subplots()
+    sizes = [held(table) / GB for table in largest]
+    bars = axes.barh([table["name"] for table in largest], sizes)
+    labels = [f"{size:.3g} GB, {table['sharding']}" for size, table in zip(sizes, largest, strict=True)]
+    axes.bar_label(bars, labels, padding=4)
+    axes.set(title=f"The {len(largest)} largest tables, with optimizer state", xlabel="GB")
+    axes.margins(x=0.3)
+    return figure
