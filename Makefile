@@ -39,7 +39,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 demo: $(INSTALLED)
 	rm -rf $(DEMO)
 	$(BIN)/asymdiffrec prepare $(if $(DATA),movielens-100k $(DEMO)/data --input $(DATA),synthetic $(DEMO)/data)
-	$(BIN)/asymdiffrec train $(DEMO)/data/job.yaml --run $(DEMO)/base --set diffusion.variant=base
+	$(BIN)/asymdiffrec train $(DEMO)/data/job.yaml --run $(DEMO)/base --set diffusion.method=base
 	$(BIN)/asymdiffrec train $(DEMO)/data/job.yaml --run $(DEMO)/asymdiff
 	$(BIN)/asymdiffrec evaluate $(DEMO)/base --missing 0,0.1,0.3,0.5
 	$(BIN)/asymdiffrec evaluate $(DEMO)/asymdiff --missing 0,0.1,0.3,0.5

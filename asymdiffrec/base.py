@@ -16,7 +16,7 @@ class Config(BaseModel):
 
 
 class InputError(ValueError):
-    """The user's input is wrong; the message says in one line where, what is wrong and what is allowed. Exit status 2."""
+    """The user's input is wrong; the message says in one line where, what is wrong and what is allowed. Exit 2."""
 
 
 def gather_all(value: T, group: Any = None) -> list[T]:

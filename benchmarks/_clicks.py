@@ -43,15 +43,15 @@ class Clicks:
     latent: int = 64
     head: int = 32
 
-    def job(self, variant: str = "asymdiff", **settings: object) -> Job:
+    def job(self, method: str = "asymdiff", **settings: object) -> Job:
         """`settings` are of the section train."""
         return Job.model_validate(
             {
                 "name": "clicks",
-                "fields": {name: {"type": "id", "rows": self.rows} for name in self.names},
+                "fields": {name: {"type": "id", "num_embeddings": self.rows} for name in self.names},
                 "tables": {"embedding_dim": self.dim, "optimizer": {"name": "adagrad", "learning_rate": TABLES_RATE}},
                 "model": {"extractor": {"hidden": self.hidden, "latent": self.latent}, "head": [self.head]},
-                "diffusion": {"variant": variant},
+                "diffusion": {"method": method},
                 "train": {"batch_size": self.batch, "learning_rate": LEARNING_RATE, **settings},
             }
         )
@@ -73,18 +73,18 @@ class Clicks:
         rows = decode(self.table(count * size, seed), schema, "clicks", labelled=True)
         return list(cut(rows, schema, size))
 
-    def ours(self, batches: Sequence[Batch], variant: str, **settings: object) -> Steps:
+    def ours(self, batches: Sequence[Batch], method: str, **settings: object) -> Steps:
         """A step of the trainer on each batch, on the workers of the default process group."""
-        job = self.job(variant, **settings)
+        job = self.job(method, **settings)
         training, stream = pipeline(build(job, job.to_schema(), CPU)), cycle(batches)
         return lambda: [training.progress(stream) for _ in batches]
 
-    def operations(self, batch: Batch, variant: str) -> int:
+    def operations(self, batch: Batch, method: str) -> int:
         """Floating-point operations of a step's products, forward and backward, on this process."""
-        job = self.job(variant)
-        trainee = build(job, job.to_schema(), CPU)
+        job = self.job(method)
+        train_state = build(job, job.to_schema(), CPU)
         with FlopCounterMode(display=False) as counter:
-            loss, _ = trainee.model(batch)
+            loss, _ = train_state.model(batch)
             loss.backward()
         return counter.get_total_flops()
 

@@ -88,7 +88,7 @@ def _study(name: str, document: Mapping[str, Any]) -> Iterator[str]:
         yield ""
     yield f"![curves](evidence-{name}.png)"
     yield ""
-    for metric in ("uauc", "log_loss"):
+    for metric in ("gauc", "log_loss"):
         if any(one[metric] is not None for one in document["results"]):
             yield f"{METRICS[metric]}:"
             yield ""

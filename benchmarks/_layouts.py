@@ -44,7 +44,7 @@ class Layout:
             if kind == "number":
                 fields[name] = {"type": "number"}
             else:
-                fields[name] = {"type": "id_list" if kind == "list" else "id", "rows": TABLE_ROWS}
+                fields[name] = {"type": "id_list" if kind == "list" else "id", "num_embeddings": TABLE_ROWS}
                 fields[name]["values"] = "string" if kind == "string" else "int"
         return FieldsConfig.model_validate({"fields": fields, "data": {"threads": threads}}).to_schema()
 
@@ -76,15 +76,15 @@ class Layout:
 def tensors(schema: Schema, table: pa.Table) -> tuple[KeyedJaggedTensor, torch.Tensor, torch.Tensor]:
     """A table's samples as anyone would make them of Arrow's columns by numpy: ids, numbers and label."""
     values, lengths = [], []
-    for name, field in schema.hashed.items():
+    for name, field in schema.sparse.items():
         column = table.column(name).combine_chunks()
         if field.type == "id_list":
             lengths.append(np.diff(column.offsets.to_numpy()))
-            values.append(hash_rows(column.flatten(), table_seed(name), field.rows))
+            values.append(hash_rows(column.flatten(), table_seed(name), field.num_embeddings))
             continue
         if field.values == "string":
             column = pa.array(string_ids(column), mask=column.is_null().to_numpy(zero_copy_only=False))
-        rows = hash_rows(column, table_seed(name), field.rows)
+        rows = hash_rows(column, table_seed(name), field.num_embeddings)
         lengths.append(rows >= 0)
         values.append(rows[rows >= 0])
     return _batch(schema, values, lengths, [table.column(name).to_numpy() for name in schema.numbers], table["label"])
@@ -94,7 +94,7 @@ def _batch(
     schema: Schema, values: list[Any], lengths: list[Any], numbers: list[Any], label: Any
 ) -> tuple[KeyedJaggedTensor, torch.Tensor, torch.Tensor]:
     ids = KeyedJaggedTensor(
-        keys=list(schema.hashed),
+        keys=list(schema.sparse),
         values=torch.from_numpy(np.concatenate(values).astype(np.int64)),
         lengths=torch.from_numpy(np.concatenate(lengths).astype(np.int32)),
     )
@@ -123,12 +123,12 @@ class Collate:
 
     def __call__(self, rows: list[pd.Series]) -> tuple[KeyedJaggedTensor, torch.Tensor, torch.Tensor]:
         values, lengths = [], []
-        for name, field in self.schema.hashed.items():
+        for name, field in self.schema.sparse.items():
             bags = [self._bag(row[name], field.type == "id_list") for row in rows]
             lengths.append([len(bag) for bag in bags])
             flat = [identity for bag in bags for identity in bag]
             ids = string_ids(pa.array(flat, pa.string())) if field.values == "string" else np.array(flat, np.int64)
-            values.append(hash_rows(pa.array(ids), table_seed(name), field.rows))
+            values.append(hash_rows(pa.array(ids), table_seed(name), field.num_embeddings))
         numbers = [[np.nan if pd.isna(row[name]) else row[name] for row in rows] for name in self.schema.numbers]
         return _batch(self.schema, values, lengths, numbers, [row["label"] for row in rows])
 

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from asymdiffrec.cluster.config import ClusterConfig
 from asymdiffrec.cluster.process_group import process_group
 from asymdiffrec.embeddings.quiet import quiet_torchrec
-from asymdiffrec.trainer.build import Trainee, build
+from asymdiffrec.trainer.build import TrainState, build
 from asymdiffrec.trainer.checkpoints.state import Standing, state
 from asymdiffrec.trainer.checkpoints.store import Checkpoints, Saver
 from asymdiffrec.trainer.job import CheckpointsConfig, Job
@@ -30,17 +30,17 @@ LIMIT = 1.5
 """Of the stall over the copy, as asked"""
 
 
-def trainee_of(size: int) -> Trainee:
+def train_state_of(size: int) -> TrainState:
     """A model on this process with so many bytes of tables and of their optimizer's state together."""
     rows = size // (2 * 4 * DIM * TABLES)
-    fields = {f"c{place}": {"type": "id", "rows": rows} for place in range(TABLES)}
+    fields = {f"c{place}": {"type": "id", "num_embeddings": rows} for place in range(TABLES)}
     job = Job.model_validate({"name": "checkpoint", "fields": fields, "tables": {"embedding_dim": DIM}})
     return build(job, job.to_schema(), torch.device("cpu"))
 
 
-def bytes_of(trainee: Trainee) -> int:
+def bytes_of(train_state: TrainState) -> int:
     """That a checkpoint of it has, on this process alone."""
-    tensors = (tensor for part in state(trainee).values() for tensor in part.values())
+    tensors = (tensor for part in state(train_state).values() for tensor in part.values())
     local = (tensor.local_tensor() if hasattr(tensor, "local_tensor") else tensor for tensor in tensors)
     return sum(tensor.nbytes for tensor in local)
 
@@ -101,11 +101,11 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="asymdiffrec-") as name,
         process_group(dist.HashStore(), 0, 1, ClusterConfig(gpu=False), one_node=True),
     ):
-        folder, trainee = Path(name), trainee_of(size)
-        held = bytes_of(trainee)
+        folder, train_state = Path(name), train_state_of(size)
+        held = bytes_of(train_state)
         source, target = (torch.ones(held, dtype=torch.uint8) for _ in range(2))
         settings = CheckpointsConfig(keep=1)
-        with Saver(Checkpoints(str(folder / "saved")), trainee, {}, settings, Standing()) as saver:
+        with Saver(Checkpoints(str(folder / "saved")), train_state, {}, settings, Standing()) as saver:
             saves = Saves(saver)
             stalled, copied = stalls(saves, partial(target.copy_, source), rounds)
 

@@ -117,7 +117,7 @@ STUDIES = {
     ),
     "movielens-gaps": Study("MovieLens-100K with 20 % of the fields missing, in training too", _with_gaps, FEW),
     # One number's single values tell much, and trees get 255 bins; chosen on validation rows.
-    "adult": Study("Adult (UCI)", _adult, settings=(f"tables.number_pieces={KNOTS}",)),
+    "adult": Study("Adult (UCI)", _adult, settings=(f"tables.numeric_bins={KNOTS}",)),
     "synthetic": Study(
         "A synthetic click log whose best is known",
         lambda out, data: prepare_synthetic(out, rows=200_000),

@@ -136,11 +136,11 @@ def dense_steps(batch: int, width: int, hidden: list[int], device: str, rounds: 
     case = Case(batch, width, torch.float32, device == "cuda", device)
     label, weight = torch.randint(2, (batch,), device=device).float(), torch.ones(batch, device=device)
 
-    def step_of(variant: str, *, compiled: bool = False) -> Callable[[], None]:
+    def step_of(method: str, *, compiled: bool = False) -> Callable[[], None]:
         model = AsymmetricDiffusion(
             [width] * FIELDS,
             ModelConfig.model_validate({"extractor": {"name": "mlp", "hidden": hidden}}),
-            DiffusionConfig.model_validate({"variant": variant}),
+            DiffusionConfig.model_validate({"method": method}),
             seed=1,
         ).to(device)
         if compiled:
@@ -161,9 +161,9 @@ def dense_steps(batch: int, width: int, hidden: list[int], device: str, rounds: 
     ours, theirs = (1e3 * seconds for seconds in alternate(asymdiff, base, rounds))
     yield Result(name, ours, "ms", "base", theirs)
     if device == "cuda":
-        for variant, eager in (("asymdiff", asymdiff), ("base", base)):
-            ours, theirs = (1e3 * seconds for seconds in alternate(step_of(variant, compiled=True), eager, rounds))
-            yield Result(name.replace("asymdiff", f"{variant}, compiled"), ours, "ms", "not compiled", theirs)
+        for method, eager in (("asymdiff", asymdiff), ("base", base)):
+            ours, theirs = (1e3 * seconds for seconds in alternate(step_of(method, compiled=True), eager, rounds))
+            yield Result(name.replace("asymdiff", f"{method}, compiled"), ours, "ms", "not compiled", theirs)
     alone = repeated(lambda: (case.forward(), case.backward()), device)
     taken, whole = (1e3 * seconds for seconds in alternate(alone, asymdiff, rounds))
     taken /= REPEATS

@@ -18,7 +18,7 @@ from asymdiffrec.datasets.prepare.output import write_dataset
 from asymdiffrec.embeddings.managed.ids import WAYS, ManagedConfig, id_bytes
 from asymdiffrec.embeddings.quiet import quiet_torchrec
 from asymdiffrec.trainer.fit import train as drive
-from asymdiffrec.trainer.job import read_job, read_learned
+from asymdiffrec.trainer.job import read_job, read_statistics
 from asymdiffrec.trainer.run import Run
 from benchmarks._report import Result, arguments, show
 
@@ -75,17 +75,19 @@ def prepare(out: Path, rows: int, seed: int) -> None:
         split: world.log(size, np.random.default_rng([seed, place]))
         for place, (split, size) in enumerate({"train": rows, "valid": rows // 10, "test": rows // 4}.items(), 1)
     }
-    fields = {name: {"type": "id", "rows": count} for name, count in TABLES.items()}
-    fields["context"] = {"type": "id", "rows": CONTEXTS, "hash": False}
+    fields = {name: {"type": "id", "num_embeddings": count} for name, count in TABLES.items()}
+    fields["context"] = {"type": "id", "num_embeddings": CONTEXTS, "hash": False}
     train = {"batch_size": 1024, "epochs": 4, "log_every": 50}
-    model = {"diffusion": {"variant": "base"}, "tables": {"embedding_dim": DIM}, "train": train}
+    model = {"diffusion": {"method": "base"}, "tables": {"embedding_dim": DIM}, "train": train}
     write_dataset(out, splits, {"name": "managed", "data": {"path": ".", "window": 1024}, "fields": fields, **model})
 
 
-def hashed(scale: float) -> list[str]:
+def sparse(scale: float) -> list[str]:
     """Plain tables with `scale` times the memory of the managed ones."""
     ids = id_bytes(WAYS, ManagedConfig()) / WAYS
-    return [f"fields.{name}.rows={round(scale * rows * (1 + ids / ROW_BYTES))}" for name, rows in TABLES.items()]
+    return [
+        f"fields.{name}.num_embeddings={round(scale * rows * (1 + ids / ROW_BYTES))}" for name, rows in TABLES.items()
+    ]
 
 
 def managed(**settings: Any) -> list[str]:
@@ -96,7 +98,7 @@ def managed(**settings: Any) -> list[str]:
 def measure(data: Path, run: Path, seed: int, settings: list[str]) -> tuple[float, float]:
     """Test AUC, and samples a second."""
     job = read_job(data / "job.yaml", [f"train.seed={seed}", *settings])
-    drive.train(job, read_learned(job), Run(run), console=Console(quiet=True))
+    drive.train(job, read_statistics(job), Run(run), console=Console(quiet=True))
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     rates = [record["samples_per_second"] for record in records if "samples_per_second" in record]
     return next(record["test/auc"] for record in records if "test/auc" in record), statistics.median(rates)
@@ -106,7 +108,7 @@ def main() -> None:
     quiet_torchrec()
     options = arguments(__doc__ or "", seeds={"type": int, "default": 3, "help": "runs, each of a log of its own"})
     quick = ["train.steps=3"] if options.quick else []
-    ways = {"managed": managed(), "hash": hashed(1), "hash, 4 times the memory": hashed(4)}
+    ways = {"managed": managed(), "hash": sparse(1), "hash, 4 times the memory": sparse(4)}
     found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     for seed in range(1 if options.quick else options.seeds):
         with tempfile.TemporaryDirectory() as temporary:

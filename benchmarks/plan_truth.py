@@ -23,7 +23,7 @@ from asymdiffrec.datasets.prepare.output import write_dataset
 from asymdiffrec.embeddings.planner.calibrate import calibrate
 from asymdiffrec.embeddings.quiet import quiet_torchrec
 from asymdiffrec.trainer.fit import train as drive
-from asymdiffrec.trainer.job import read_job, read_learned
+from asymdiffrec.trainer.job import read_job, read_statistics
 from asymdiffrec.trainer.run import Run
 from benchmarks._report import Result, arguments, show
 
@@ -46,13 +46,13 @@ def prepare(out: Path, samples: int, workers: int) -> None:
         yield pa.table({**columns, "label": rng.integers(0, 2, rows)})
 
     splits = {"train": log(samples, 0), "valid": log(2 * BATCH, 1), "test": log(2 * BATCH, 2)}
-    fields = {name: {"type": "id_list" if name == "d" else "id", "rows": rows} for name, rows in ROWS.items()}
+    fields = {name: {"type": "id_list" if name == "d" else "id", "num_embeddings": rows} for name, rows in ROWS.items()}
     job = {
         "name": "truth",
         "data": {"path": ".", "cache": 0, "window": 1024},
         "fields": fields,
         "tables": {"embedding_dim": DIM},
-        "diffusion": {"variant": "base"},
+        "diffusion": {"method": "base"},
         "train": {"batch_size": BATCH, "epochs": 1, "log_every": 10},
         "cluster": {"workers": workers},
     }
@@ -63,7 +63,7 @@ def run(data: Path, folder: Path, plan: str, *settings: str) -> Mapping[str, Any
     """Planned and measured, as a run's `result.json` has them."""
     kinds = {name: {"sharding": KINDS[kind]} for name, kind in zip(ROWS, plan, strict=True)}
     job = read_job(data / "job.yaml", [f"tables.per_table={json.dumps(kinds)}", *settings])
-    result = drive.train(job, read_learned(job), Run(folder), console=Console(quiet=True))
+    result = drive.train(job, read_statistics(job), Run(folder), console=Console(quiet=True))
     measured: Mapping[str, Any] = result["measured"]
     return measured
 
@@ -76,7 +76,7 @@ def measure(quick: bool) -> Iterator[Result]:
         data, rates = Path(temporary) / "data", f"cluster.device={device}"
 
         def rows(share: float) -> list[str]:
-            return [f"fields.{name}.rows={int(share * rows)}" for name, rows in ROWS.items()]
+            return [f"fields.{name}.num_embeddings={int(share * rows)}" for name, rows in ROWS.items()]
 
         alone = run(data, Path(temporary) / "alone", PLANS[0], rates, *rows(0.001))["memory_bytes"]
         beside = mean(rank["measured"] - rank["planned"] for rank in alone)

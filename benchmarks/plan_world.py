@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from asymdiffrec.diffusion.extractors.dcn import Cross
-from asymdiffrec.diffusion.layers import perceptron
+from asymdiffrec.diffusion.layers import mlp
 from asymdiffrec.embeddings.planner.dense import DenseWork, dense_work
 from asymdiffrec.embeddings.planner.devices import DEVICES, Cluster, Device
 from asymdiffrec.embeddings.planner.search_planner import plan_fast
@@ -91,9 +91,9 @@ class DenseDCN(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         columns = (1 + TABLES) * DIM
-        self.bottom = nn.Sequential(perceptron([NUMBERS, 512, 256, DIM]), nn.ReLU())
+        self.bottom = nn.Sequential(mlp([NUMBERS, 512, 256, DIM]), nn.ReLU())
         self.crosses = nn.ModuleList(Cross(columns, 512) for _ in range(3))
-        self.top = perceptron([columns, 1024, 1024, 512, 256, 1])
+        self.top = mlp([columns, 1024, 1024, 512, 256, 1])
 
     def forward(self, numbers: Tensor, vectors: Tensor, label: Tensor) -> Tensor:
         crossed = x_0 = torch.cat([self.bottom(numbers), vectors], dim=1)

@@ -19,7 +19,7 @@ from asymdiffrec.embeddings.quiet import quiet_torchrec
 from asymdiffrec.trainer.evaluation.scenarios import at_random
 from asymdiffrec.trainer.fit import train as drive
 from asymdiffrec.trainer.inference.restore import evaluate_run
-from asymdiffrec.trainer.job import read_job, read_learned
+from asymdiffrec.trainer.job import read_job, read_statistics
 from asymdiffrec.trainer.run import Run
 from benchmarks._report import Result, arguments, show
 
@@ -32,9 +32,9 @@ FROM_CEILING = 0.01
 
 def measure(data: Path, run: Path, variant: str, seed: int, settings: list[str]) -> list[float]:
     """AUC of a trained variant on the test split, for each share of missing fields."""
-    job = read_job(data / "job.yaml", [f"diffusion.variant={variant}", f"train.seed={seed}", *settings])
+    job = read_job(data / "job.yaml", [f"diffusion.method={variant}", f"train.seed={seed}", *settings])
     silent = Console(quiet=True)
-    drive.train(job, read_learned(job), Run(run), console=silent)
+    drive.train(job, read_statistics(job), Run(run), console=silent)
     results = evaluate_run(run, "test", lambda schema: [at_random(share, schema) for share in SHARES], silent).results
     return [result["auc"] for result in results]
 

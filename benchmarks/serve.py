@@ -33,7 +33,7 @@ from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
 from asymdiffrec.datasets.schema import table_seed
 from asymdiffrec.embeddings.quiet import quiet_torchrec
 from asymdiffrec.serving.engine import Engine
-from asymdiffrec.serving.export import load_bundle
+from asymdiffrec.serving.export import load_export
 from asymdiffrec.serving.protocol import ARROW, JSON, stream_of
 from asymdiffrec.trainer.inference.restore import PREDICTED, predict_run
 from benchmarks._load import Load, post, saturate, steady
@@ -91,7 +91,7 @@ def trained(folder: Path, rows: int) -> Path:
 
 
 def results(folder: Path, data: Path, seconds: float, rounds: int, under_ray: bool) -> Iterator[Result]:
-    bundle = load_bundle(folder / "export")
+    bundle = load_export(folder / "export")
     engine = Engine(bundle)
     table = pq.read_table(data / "test").select(bundle.schema.columns(labelled=False)).slice(0, CANDIDATES)
     ours, plain = bodies(engine, table)
@@ -146,7 +146,7 @@ def bodies(engine: Engine, table: pa.Table) -> tuple[dict[str, bytes], dict[str,
 def vocabulary(engine: Engine, data: Path) -> dict[str, dict[str, int]]:
     """Of each column of strings, the row of each string of the training split."""
     schema, found = engine.schema, {}
-    for name, one in schema.hashed.items():
+    for name, one in schema.sparse.items():
         if one.values == "string":
             column = schema.column(name)
             values = pa.array(pq.read_table(data / "train", columns=[column])[column].drop_null().unique().to_pylist())
@@ -263,7 +263,7 @@ def swaps(folder: Path, request: bytes, count: int) -> Iterator[Result]:
     other, link = folder / "rounded", folder / "live"
     command = [sys.executable, "-m", "asymdiffrec", "export", str(folder / "run"), str(other), "--tables", "int8"]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    versions = {one: load_bundle(one).manifest.version for one in (folder / "export", other)}
+    versions = {one: load_export(one).manifest.version for one in (folder / "export", other)}
     point(link, folder / "export")
     with served(folder, model=link) as port, ThreadPoolExecutor(1) as pool:
         load = pool.submit(steady, port, request, 100, 4 * count, right=right(request, *versions))
@@ -300,7 +300,7 @@ def kills(folder: Path, request: bytes) -> Iterator[Result]:
 def right(request: bytes, *exports: Path) -> Callable[[bytes], bool]:
     """Whether an answer's scores are those of its version, which is one of these."""
     samples = orjson.loads(request.partition(b"\r\n\r\n")[2])["samples"]
-    engines = [Engine(load_bundle(folder)) for folder in exports]
+    engines = [Engine(load_export(folder)) for folder in exports]
     expected = {one.version: one.score(one.form.table(samples)).scores for one in engines}
 
     def holds(body: bytes) -> bool:
@@ -327,7 +327,7 @@ def point(link: Path, folder: Path) -> None:
 
 def offline(folder: Path, data: Path, rounds: int) -> Iterator[Result]:
     """Of a file of some seconds' rows, and the forward pass over batches of as many, decoded before."""
-    bundle = load_bundle(folder / "export")
+    bundle = load_export(folder / "export")
     schema, cores = bundle.schema, len(os.sched_getaffinity(0))
     part = pq.read_table(data / "train").select(schema.columns(labelled=False)).combine_chunks()
     copies = max(1, cores * (PREDICTED_ROWS if rounds > 1 else 1) // len(part))

@@ -25,8 +25,8 @@ class FieldConfig(Config):
     )
 
 
-class HashedConfig(FieldConfig):
-    rows: int = Field(gt=0, description="rows of the embedding table")
+class SparseFieldConfig(FieldConfig):
+    num_embeddings: int = Field(gt=0, description="rows of the embedding table")
     values: Literal["int", "string"] = Field(
         "int", description="what an id is; the other kind is converted when that loses nothing"
     )
@@ -37,11 +37,11 @@ class HashedConfig(FieldConfig):
     )
 
 
-class IdConfig(HashedConfig):
+class IdConfig(SparseFieldConfig):
     type: Literal["id"]
 
 
-class IdListConfig(HashedConfig):
+class IdListConfig(SparseFieldConfig):
     type: Literal["id_list"]
     pooling: Literal["mean", "sum"] = Field("mean", description="how the list's embeddings become one")
     weights: str | None = Field(
@@ -52,7 +52,7 @@ class IdListConfig(HashedConfig):
     )
 
 
-class NumberConfig(FieldConfig):
+class NumericFieldConfig(FieldConfig):
     type: Literal["number"]
     transform: Literal["standardise", "log1p", "log_squared"] = Field(
         "standardise",
@@ -61,15 +61,15 @@ class NumberConfig(FieldConfig):
     )
 
 
-AnyField = Annotated[IdConfig | IdListConfig | NumberConfig, Field(discriminator="type")]
+AnyField = Annotated[IdConfig | IdListConfig | NumericFieldConfig, Field(discriminator="type")]
 
 
 class DataConfig(Config):
     path: str = Field(
-        ".", description="folder or URI with train/, valid/, test/ and schema.yaml; relative to the job file"
+        ".", description="folder or URI with train/, valid/, test/ and statistics.yaml; relative to the job file"
     )
     label: str = Field("label", description="column with 0 or 1")
-    user: str | None = Field(None, description="column that UAUC groups by")
+    user: str | None = Field(None, description="column that GAUC groups by")
     weight: str | None = Field(None, description="column with the sample's weight, in the loss and in every metric")
     time: str | None = Field(None, description="column with the sample's time, never fed to the model; has to be there")
     lanes: int = Field(
@@ -116,8 +116,8 @@ class Pattern(Config):
     rows: int = Field(gt=0)
 
 
-class Learned(Config):
-    """`schema.yaml`: what was learned from the training split. Nothing here can be known without the data."""
+class Statistics(Config):
+    """`statistics.yaml`: what was learned from the training split. Nothing here can be known without the data."""
 
     rows: dict[str, int] = Field(description="rows of each split")
     label_rate: float
@@ -138,9 +138,9 @@ class Schema:
     numbers. `missing`, the step vector and the random numbers of the forward process all count fields in this order.
     """
 
-    fields: Mapping[str, IdConfig | IdListConfig | NumberConfig]
+    fields: Mapping[str, IdConfig | IdListConfig | NumericFieldConfig]
     data: DataConfig
-    learned: Learned | None = None
+    statistics: Statistics | None = None
     id_ranges: Mapping[str, int] | None = None
     """How many values the ids of a table are hashed to, by its name, where these are not its rows"""
 
@@ -149,17 +149,17 @@ class Schema:
         return list(self.fields)
 
     @cached_property
-    def hashed(self) -> dict[str, IdConfig | IdListConfig]:
+    def sparse(self) -> dict[str, IdConfig | IdListConfig]:
         """The id and id_list fields: the keys of a batch's KeyedJaggedTensor."""
-        return {name: field for name, field in self.fields.items() if not isinstance(field, NumberConfig)}
+        return {name: field for name, field in self.fields.items() if not isinstance(field, NumericFieldConfig)}
 
     @cached_property
-    def numbers(self) -> dict[str, NumberConfig]:
-        return {name: field for name, field in self.fields.items() if isinstance(field, NumberConfig)}
+    def numbers(self) -> dict[str, NumericFieldConfig]:
+        return {name: field for name, field in self.fields.items() if isinstance(field, NumericFieldConfig)}
 
     def id_range(self, name: str) -> int:
         """The ids of a field, as a batch has them, are in [0, id_range)."""
-        return (self.id_ranges or {}).get(self.table(name), self.hashed[name].rows)
+        return (self.id_ranges or {}).get(self.table(name), self.sparse[name].num_embeddings)
 
     def column(self, name: str) -> str:
         return self.fields[name].column or name
@@ -173,7 +173,7 @@ class Schema:
         return list(dict.fromkeys(names))
 
     def table(self, name: str) -> str:
-        return self.hashed[name].table or name
+        return self.sparse[name].table or name
 
     @property
     def weighted(self) -> bool:
@@ -182,11 +182,11 @@ class Schema:
 
     def vocabulary(self, name: str) -> Vocabulary | None:
         """The ids of a field that count as themselves; None where all do."""
-        return self.learned.vocabularies.get(name) if self.learned else None
+        return self.statistics.vocabularies.get(name) if self.statistics else None
 
     def moments(self, name: str) -> Moments:
         """How to standardise a number field; the identity where nothing was learned."""
-        found = self.learned.numbers.get(name) if self.learned else None
+        found = self.statistics.numbers.get(name) if self.statistics else None
         return found or Moments()
 
 
@@ -204,14 +204,14 @@ class FieldsConfig(Config):
         for table, members in tables.items():
             (owner, first), *others = members.items()
             for name, field in others:
-                for key in ("rows", "values", "hash", "embedding_dim"):
+                for key in ("num_embeddings", "values", "hash", "embedding_dim"):
                     if getattr(first, key) != getattr(field, key):
                         raise ValueError(
                             f"fields {owner} and {name} share the table {table} but have "
                             f"{key} {getattr(first, key)} and {getattr(field, key)}; they must be equal"
                         )
-        for name, hashed in ((name, field) for members in tables.values() for name, field in members.items()):
-            if hashed.min_count > 1 and not hashed.hash:
+        for name, sparse in ((name, field) for members in tables.values() for name, field in members.items()):
+            if sparse.min_count > 1 and not sparse.hash:
                 raise ValueError(f"fields.{name}: min_count needs hash: true, for rare ids become an id of their own")
         return self
 
@@ -219,15 +219,15 @@ class FieldsConfig(Config):
         """The id and id_list fields of each table, tables and fields in the order of the job file."""
         tables: dict[str, dict[str, IdConfig | IdListConfig]] = {}
         for name, field in self.fields.items():
-            if not isinstance(field, NumberConfig):
+            if not isinstance(field, NumericFieldConfig):
                 tables.setdefault(field.table or name, {})[name] = field
         return tables
 
-    def to_schema(self, learned: Learned | None = None) -> Schema:
+    def to_schema(self, statistics: Statistics | None = None) -> Schema:
         """The fields in the order of `Schema`, with what was learned from the data where it is known."""
-        hashed = [name for members in self._by_table().values() for name in members]
-        numbers = [name for name in self.fields if name not in hashed]
-        return Schema({name: self.fields[name] for name in hashed + numbers}, self.data, learned)
+        sparse = [name for members in self._by_table().values() for name in members]
+        numbers = [name for name in self.fields if name not in sparse]
+        return Schema({name: self.fields[name] for name in sparse + numbers}, self.data, statistics)
 
 
 def table_seed(table: str) -> int:

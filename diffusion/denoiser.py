@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from asymdiffrec.diffusion.layers import StepMLP, Vectors, product
+from asymdiffrec.diffusion.layers import MaskMLP, Vectors, product
 
 
 class Denoiser(nn.Module):
@@ -21,15 +21,15 @@ class Denoiser(nn.Module):
     ) -> None:
         super().__init__()
         self.gate = gate
-        self.step_width = num_fields if told else 0
-        self.change = StepMLP(latent_dim, self.step_width, [hidden], latent_dim)
+        self.mask_width = num_fields if told else 0
+        self.change = MaskMLP(latent_dim, self.mask_width, [hidden], latent_dim)
         self.fields = nn.Linear(columns, hidden, bias=False) if columns else None
         for parameter in self.change.rest.parameters():
             nn.init.zeros_(parameter)
 
     def forward(self, s: Tensor, z: Tensor, x: Vectors) -> Tensor:
         """z'_0 [B, Z] of s [B, N], in [0, 1], z [B, Z] and x [B, columns]."""
-        hidden = self.change.first(z, s[:, : self.step_width])
+        hidden = self.change.first(z, s[:, : self.mask_width])
         if self.fields is not None:
             hidden = hidden + product(self.fields, x)
         change = self.change.rest(hidden.relu_())

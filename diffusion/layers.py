@@ -51,7 +51,7 @@ def product(layer: nn.Linear, x: Vectors) -> Tensor:
     return torch.addmm(of_query, x.own, layer.weight.t().index_select(0, x.columns))
 
 
-def perceptron(sizes: Sequence[int]) -> nn.Sequential:
+def mlp(sizes: Sequence[int]) -> nn.Sequential:
     """Linear layers from sizes[0] to sizes[-1] with a ReLU between each two; none after the last.
 
     In place: the backward pass of a linear layer needs its input, that of a ReLU its result, which are one tensor.
@@ -62,17 +62,17 @@ def perceptron(sizes: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-class StepLinear(nn.Module):
-    """W [x, s] + b without the concatenation: W_x x + W_s s + b; x [B, inputs], s [B, step_width] -> [B, outputs].
+class MaskLinear(nn.Module):
+    """W [x, s] + b without the concatenation: W_x x + W_s s + b; x [B, inputs], s [B, mask_width] -> [B, outputs].
 
-    Started as one `nn.Linear` of inputs + step_width columns would be.
+    Started as one `nn.Linear` of inputs + mask_width columns would be.
     """
 
-    def __init__(self, inputs: int, step_width: int, outputs: int) -> None:
+    def __init__(self, inputs: int, mask_width: int, outputs: int) -> None:
         super().__init__()
         self.x = nn.Linear(inputs, outputs)
-        self.s = nn.Linear(step_width, outputs, bias=False) if step_width else None
-        bound = 1 / math.sqrt(inputs + step_width)
+        self.s = nn.Linear(mask_width, outputs, bias=False) if mask_width else None
+        bound = 1 / math.sqrt(inputs + mask_width)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
@@ -81,13 +81,13 @@ class StepLinear(nn.Module):
         return of_x if self.s is None else torch.addmm(of_x, s, self.s.weight.t())
 
 
-class StepMLP(nn.Module):
-    """[x, s] through hidden layers with ReLU; x [B, inputs], s [B, step_width] -> [B, outputs], linear at the end."""
+class MaskMLP(nn.Module):
+    """[x, s] through hidden layers with ReLU; x [B, inputs], s [B, mask_width] -> [B, outputs], linear at the end."""
 
-    def __init__(self, inputs: int, step_width: int, hidden: Sequence[int], outputs: int) -> None:
+    def __init__(self, inputs: int, mask_width: int, hidden: Sequence[int], outputs: int) -> None:
         super().__init__()
-        self.first = StepLinear(inputs, step_width, hidden[0])
-        self.rest = perceptron([*hidden, outputs])
+        self.first = MaskLinear(inputs, mask_width, hidden[0])
+        self.rest = mlp([*hidden, outputs])
 
     def forward(self, x: Vectors, s: Tensor) -> Tensor:
         hidden: Tensor = self.rest(self.first(x, s).relu_())

@@ -1,4 +1,4 @@
-"""The model: extractor, head and, by variant, forward process, denoiser and objective; and `Recommender` around it."""
+"""The model: extractor, head and, by method, forward process, denoiser and objective; and `Recommender` around it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from asymdiffrec.diffusion.denoiser import Denoiser
 from asymdiffrec.diffusion.extractors.build import build_extractor
 from asymdiffrec.diffusion.forward import ForwardProcess, Patterns
 from asymdiffrec.diffusion.gaussian import GaussianProcess
-from asymdiffrec.diffusion.layers import Candidates, Vectors, perceptron, whole
+from asymdiffrec.diffusion.layers import Candidates, Vectors, mlp, whole
 from asymdiffrec.diffusion.objective import distillation_loss, prediction_loss, reconstruction_loss
-from asymdiffrec.diffusion.settings import VARIANTS, DiffusionConfig, ModelConfig
+from asymdiffrec.diffusion.settings import METHODS, DiffusionConfig, ModelConfig
 from asymdiffrec.diffusion.user_classes import load_class
 
 V = TypeVar("V", Tensor, Vectors)
@@ -25,13 +25,13 @@ TOLD = ("augment", "asymdiff")
 
 
 class AsymmetricDiffusion(nn.Module):
-    """Every variant, from field vectors to losses and logits.
+    """Every method, from field vectors to losses and logits.
 
     widths: D_n of each field; seed: key of the forward process; drops, groups, patterns: see `ForwardProcess`;
     precision: what autocast makes the products in while it learns, where it is not that of the weights. Initial weights
     are drawn from torch's generator. Raises ValueError when an argument does not fit the others.
 
-    A variant of one's own is a subclass with `parts` and, where it scores otherwise than the extractor and the head do,
+    A method of one's own is a subclass with `parts` and, where it scores otherwise than the extractor and the head do,
     `score`; what it adds to `__init__` it finds its settings for in `config.options`.
     """
 
@@ -52,12 +52,12 @@ class AsymmetricDiffusion(nn.Module):
         self.precision = precision
         self.weights: dict[str, float] = diffusion.weights.model_dump()
         self.widths = list(widths)
-        told = diffusion.step_in_extractor
-        self.step_width = len(widths) if (diffusion.variant in TOLD if told is None else told) else 0
-        self.extractor = build_extractor(model.extractor, widths, self.step_width)
+        told = diffusion.mask_in_extractor
+        self.mask_width = len(widths) if (diffusion.method in TOLD if told is None else told) else 0
+        self.extractor = build_extractor(model.extractor, widths, self.mask_width)
         latent_dim = self.extractor.latent_dim
-        self.head = perceptron([latent_dim, *model.head, 1])
-        if diffusion.variant == "asymdiff":
+        self.head = mlp([latent_dim, *model.head, 1])
+        if diffusion.method == "asymdiff":
             of_fields, sees = diffusion.space == "fields", diffusion.fields_in_denoiser and diffusion.noise == "fields"
             self.denoiser = Denoiser(
                 len(widths),
@@ -65,15 +65,15 @@ class AsymmetricDiffusion(nn.Module):
                 diffusion.denoiser_hidden,
                 columns=sum(widths) if sees and not of_fields else 0,
                 gate=diffusion.gate,
-                told=diffusion.step_in_denoiser,
+                told=diffusion.mask_in_denoiser,
             )
         if diffusion.fill == "mean":
             self.fill = Fill(widths)
         if diffusion.noise == "gaussian":
-            if diffusion.variant != "asymdiff" or diffusion.space != "latent":
-                raise ValueError("diffusion.noise: gaussian is for variant asymdiff in the latent space")
+            if diffusion.method != "asymdiff" or diffusion.space != "latent":
+                raise ValueError("diffusion.noise: gaussian is for method asymdiff in the latent space")
             self.gaussian = GaussianProcess(diffusion.forward.time.quantiles(), seed)
-        elif diffusion.variant != "base":
+        elif diffusion.method != "base":
             with torch.device("cpu"):  # its law is checked and worked out, also where the weights are on meta
                 self.process = ForwardProcess(
                     widths, diffusion.forward, seed=seed, drops=drops, groups=groups, patterns=patterns
@@ -107,7 +107,7 @@ class AsymmetricDiffusion(nn.Module):
         return self._score(x, missing) if shares and plain else self.score(x.whole(), missing)
 
     def _score(self, x: Vectors, missing: Tensor) -> Tensor:
-        if self.config.variant != "asymdiff":
+        if self.config.method != "asymdiff":
             return self.logit(self.latent(x, missing))
         filled, s = self._filled(x, missing), missing.to(x.dtype)
         noisy = self._extracted(filled, missing) if self.config.space == "latent" else whole(filled)
@@ -117,13 +117,13 @@ class AsymmetricDiffusion(nn.Module):
         self, clean: Tensor, missing: Tensor, label: Tensor, weight: Tensor, sample_index: Tensor
     ) -> dict[str, Tensor]:
         """The parts of the loss by name; those of `LossWeights` are weighted by it, any others by 1."""
-        variant = self.config.variant
-        if variant == "base":
+        method = self.config.method
+        if method == "base":
             return {"main": prediction_loss(self.logit(self.latent(clean, missing)), label, weight)}
-        if variant == "dropout":
+        if method == "dropout":
             noisy_latent = self.latent(*self.process(clean, missing, sample_index))
             return {"main": prediction_loss(self.logit(noisy_latent), label, weight)}
-        if variant == "augment":
+        if method == "augment":
             clean_latent, noisy_latent, *_ = self.both_latents(clean, missing, sample_index)
             return {
                 "main": prediction_loss(self.logit(clean_latent), label, weight),
@@ -182,7 +182,7 @@ class AsymmetricDiffusion(nn.Module):
         return self.head(latent).squeeze(1).float()
 
     def _extracted(self, x: Vectors, step: Tensor) -> Tensor:
-        return self.extractor(x, step[:, : self.step_width].to(x.dtype))
+        return self.extractor(x, step[:, : self.mask_width].to(x.dtype))
 
     def _filled(self, x: V, step: Tensor) -> V:
         return self.fill(whole(x), step) if self.config.fill == "mean" else x
@@ -191,11 +191,11 @@ class AsymmetricDiffusion(nn.Module):
         return self.logit(self._extracted(denoised, step) if self.config.space == "fields" else denoised)
 
 
-def diffusion_of(variant: str) -> type[AsymmetricDiffusion]:
-    """The class of a variant, ours or a user's own. Raises ValueError where there is none."""
-    if variant in VARIANTS:
+def diffusion_of(method: str) -> type[AsymmetricDiffusion]:
+    """The class of a method, ours or a user's own. Raises ValueError where there is none."""
+    if method in METHODS:
         return AsymmetricDiffusion
-    own: type[AsymmetricDiffusion] = load_class(variant, AsymmetricDiffusion, "variant")
+    own: type[AsymmetricDiffusion] = load_class(method, AsymmetricDiffusion, "method")
     return own
 
 

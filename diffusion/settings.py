@@ -13,17 +13,17 @@ from asymdiffrec.diffusion.extractors.mlp import MLPConfig
 from asymdiffrec.diffusion.forward import ForwardConfig
 from asymdiffrec.diffusion.user_classes import PATH
 
-VARIANTS = ("base", "dropout", "augment", "asymdiff")
+METHODS = ("base", "dropout", "augment", "asymdiff")
 
 
-def _variant(name: str) -> str:
-    if name not in VARIANTS and not PATH.fullmatch(name):
-        raise ValueError(f"found {name!r}, allowed are {', '.join(VARIANTS)} and package.module:Class")
+def _method(name: str) -> str:
+    if name not in METHODS and not PATH.fullmatch(name):
+        raise ValueError(f"found {name!r}, allowed are {', '.join(METHODS)} and package.module:Class")
     return name
 
 
 class ModelConfig(Config):
-    """The base model, which every variant shares."""
+    """The base model, which every method shares."""
 
     extractor: AnyExtractorConfig = Field(
         default=MLPConfig(), description="from the fields to the latent representation"
@@ -32,7 +32,7 @@ class ModelConfig(Config):
 
 
 class LossWeights(Config):
-    """Weights of the parts of the objective; a variant uses those of the parts that it has."""
+    """Weights of the parts of the objective; a method uses those of the parts that it has."""
 
     main: NonNegativeFloat = Field(default=1.0, description="prediction from the sample as it is")
     recon: NonNegativeFloat = Field(
@@ -48,19 +48,19 @@ class LossWeights(Config):
 class DiffusionConfig(Config):
     """How the model is made robust to missing fields."""
 
-    variant: Annotated[str, AfterValidator(_variant)] = Field(
+    method: Annotated[str, AfterValidator(_method)] = Field(
         default="asymdiff",
         description="base: it is not; dropout: trained on samples with fields dropped; augment: on those and on "
         "the samples as they are, told which fields are there; asymdiff: augment with a denoiser (AsymDiffRec); "
         "package.module:Class: a subclass of AsymmetricDiffusion that Python can import",
     )
-    options: dict[str, Any] = Field(default={}, description="for a variant of one's own")
+    options: dict[str, Any] = Field(default={}, description="for a method of one's own")
     forward: ForwardConfig = Field(default=ForwardConfig(), description="how fields are dropped in training")
     weights: LossWeights = Field(default=LossWeights(), description="weights of the parts of the objective")
     fill: Literal["zero", "mean"] = Field(
         default="zero", description="what stands for the vector of a missing field: zeros, or the mean of those there"
     )
-    step_in_extractor: bool | None = Field(
+    mask_in_extractor: bool | None = Field(
         default=None,
         description="tell the extractor which fields are missing or dropped; null: in augment and asymdiff",
     )
@@ -72,7 +72,7 @@ class DiffusionConfig(Config):
         default="latent", description="of asymdiff: what is denoised, the latent or the vectors of the fields"
     )
     denoiser_hidden: PositiveInt = Field(default=64, description="width of the denoiser's hidden layer")
-    step_in_denoiser: bool = Field(default=True, description="tell the denoiser which fields are missing or dropped")
+    mask_in_denoiser: bool = Field(default=True, description="tell the denoiser which fields are missing or dropped")
     fields_in_denoiser: bool = Field(
         default=True,
         description="show the denoiser of a latent the vectors of the fields that are there, too; false: as published",

@@ -65,7 +65,7 @@ def _operator(
     kind = SparseType.from_dtype(torch.float32) if precision == "fp32" else SparseType(precision)
     return IntNBitTableBatchedEmbeddingBagsCodegen(
         [(table.name, table.num_embeddings, table.embedding_dim, kind, EmbeddingLocation.HOST) for table in tables],
-        feature_table_map=[place[schema.table(name)] for name in schema.hashed],
+        feature_table_map=[place[schema.table(name)] for name in schema.sparse],
         device="cpu",
         bounds_check_mode=BoundsCheckMode.NONE,  # ids come from `decode`, which lets none out of its range
         output_dtype=SparseType.FP32,
@@ -103,18 +103,18 @@ class ServedTables(nn.Module):
         """`file` is of `write_tables`; `ids` those of each managed table, by its name."""
         super().__init__()
         tables = embedding_bag_configs(schema, config)
-        self.hashed, self.weighted = list(schema.hashed), schema.weighted
+        self.sparse, self.weighted = list(schema.sparse), schema.weighted
         self.operator = _operator(schema, tables, precision)
         self.bytes = _mapped(file, self.operator.host_size)
         self.operator.initialize_logical_weights_placements_and_offsets()
         self.operator.weights_host, self.operator.weight_initialized = self.bytes, True
         dims = {table.name: table.embedding_dim for table in tables}
-        self.dims = [dims[schema.table(name)] for name in self.hashed]
+        self.dims = [dims[schema.table(name)] for name in self.sparse]
         self.columns = FieldColumns(schema, config)
         self.join = Join(self.columns, self.dims)
         self.widths = self.dims + self.columns.number_widths
         self.managed = {name: _managed(schema, config, name, own) for name, own in (ids or {}).items()}
-        self.table_of = {name: schema.table(name) for name in self.hashed}
+        self.table_of = {name: schema.table(name) for name in self.sparse}
 
     def forward(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """A `Batch` to (clean [B, sum D_n], missing [B, N]); zeros where missing."""
@@ -125,9 +125,9 @@ class ServedTables(nn.Module):
         ids = batch.ids
         values = ids.values()
         if self.managed:
-            values = torch.cat([self._rows(name, ids[name]) for name in self.hashed])
+            values = torch.cat([self._rows(name, ids[name]) for name in self.sparse])
         sums = self.operator(values, ids.offsets(), ids.weights() if self.weighted else None)
-        return sums, ids.lengths().view(len(self.hashed), -1), batch.numbers, batch.missing
+        return sums, ids.lengths().view(len(self.sparse), -1), batch.numbers, batch.missing
 
     def touch(self) -> int:
         """Read every page of the tables, so that no request waits for the disk; the sum of what was read."""
@@ -150,7 +150,7 @@ def _mapped(file: Path, size: int) -> torch.Tensor:
 
 
 def _managed(schema: Schema, config: TablesConfig, table: str, ids: torch.Tensor) -> ManagedIds:
-    (rows,) = {field.rows for name, field in schema.hashed.items() if schema.table(name) == table}
+    (rows,) = {field.num_embeddings for name, field in schema.sparse.items() if schema.table(name) == table}
     settings = config.managed.model_copy(update={"admit_after": 1})  # without room for candidates: none is admitted
     made = ManagedIds(table, rows, settings, torch.device("cpu"))
     made.eval()

@@ -73,7 +73,7 @@ class TablesConfig(Config):
     kernels: tuple[Kernel, ...] = Field(
         ("fused",), min_length=1, description="on GPUs, where the planner may put the rows of tables; see per_table"
     )
-    number_pieces: int = Field(
+    numeric_bins: int = Field(
         64,
         ge=0,
         le=KNOTS,
@@ -128,7 +128,7 @@ def embedding_bag_configs(schema: Schema, config: TablesConfig) -> list[Embeddin
     a table in `per_table` that the schema lacks.
     """
     tables: dict[str, EmbeddingBagConfig] = {}
-    for name, field in schema.hashed.items():
+    for name, field in schema.sparse.items():
         if "." in schema.table(name) or hasattr(nn.ModuleDict(), schema.table(name)):
             raise ValueError(
                 f"fields.{name}: PyTorch cannot hold a table named {schema.table(name)}; set another `table`"
@@ -140,7 +140,7 @@ def embedding_bag_configs(schema: Schema, config: TablesConfig) -> list[Embeddin
             schema.table(name),
             EmbeddingBagConfig(
                 name=schema.table(name),
-                num_embeddings=field.rows,
+                num_embeddings=field.num_embeddings,
                 embedding_dim=dim,
                 data_type=DataType[(config.of(schema.table(name)).dtype or config.dtype).upper()],
                 init_fn=_filled_when_sharded,
@@ -153,11 +153,11 @@ def embedding_bag_configs(schema: Schema, config: TablesConfig) -> list[Embeddin
     return list(tables.values())
 
 
-def number_embeddings(schema: Schema, config: TablesConfig) -> NumberEmbeddings:
+def numeric_embeddings(schema: Schema, config: TablesConfig) -> NumericEmbeddings:
     """Of all number fields, in the schema's order."""
     widths = [field.embedding_dim or config.embedding_dim for field in schema.numbers.values()]
-    knots = [schema.moments(name).standardised_knots(config.number_pieces) for name in schema.numbers]
-    return NumberEmbeddings(widths, config.init_std, knots)
+    knots = [schema.moments(name).standardised_knots(config.numeric_bins) for name in schema.numbers]
+    return NumericEmbeddings(widths, config.init_std, knots)
 
 
 def _filled_when_sharded(weight: torch.Tensor) -> torch.Tensor:
@@ -165,7 +165,7 @@ def _filled_when_sharded(weight: torch.Tensor) -> torch.Tensor:
     return weight
 
 
-class NumberEmbeddings(nn.Module):
+class NumericEmbeddings(nn.Module):
     """A curve for each number field, number * direction + bias + its pieces; zero where the number is missing.
 
     A piece k between two knots adds clamp((number - knot_k) / (knot_k+1 - knot_k), 0, 1) * piece_k: the encoding of
@@ -220,14 +220,14 @@ class FieldColumns(nn.Module):
 
     def __init__(self, schema: Schema, config: TablesConfig) -> None:
         super().__init__()
-        hashed = schema.hashed
-        self.hashed = list(hashed)
+        sparse = schema.sparse
+        self.sparse = list(sparse)
         self.means = {
             name
-            for name, field in hashed.items()
+            for name, field in sparse.items()
             if isinstance(field, IdListConfig) and field.pooling == "mean" and not schema.weighted
         }
-        self.numbers = number_embeddings(schema, config) if schema.numbers else None
+        self.numbers = numeric_embeddings(schema, config) if schema.numbers else None
 
     @property
     def number_widths(self) -> list[int]:
@@ -238,12 +238,12 @@ class FieldColumns(nn.Module):
         self, sums: Sequence[KeyedTensor], ids: KeyedJaggedTensor, numbers: torch.Tensor, missing: torch.Tensor
     ) -> torch.Tensor:
         """The sums of `ids`, `numbers` [B, number fields] and `missing` [B, N] to [B, sum D_n]."""
-        if sums[0].keys() == self.hashed and not self.means:
+        if sums[0].keys() == self.sparse and not self.means:
             parts = [sums[0].values()]
         else:
             embedding = {name: pooled for part in sums for name, pooled in part.to_dict().items()}
-            parts = [embedding[name] for name in self.hashed]
-        return self.joined(parts, ids.lengths().view(len(self.hashed), -1), numbers, missing)
+            parts = [embedding[name] for name in self.sparse]
+        return self.joined(parts, ids.lengths().view(len(self.sparse), -1), numbers, missing)
 
     def joined(
         self, parts: Sequence[torch.Tensor], lengths: torch.Tensor, numbers: torch.Tensor, missing: torch.Tensor
@@ -253,10 +253,10 @@ class FieldColumns(nn.Module):
         if self.means:
             parts = [
                 part / own.clamp(min=1).unsqueeze(1) if name in self.means else part
-                for name, part, own in zip(self.hashed, parts, lengths, strict=True)
+                for name, part, own in zip(self.sparse, parts, lengths, strict=True)
             ]
         if self.numbers:
-            parts = [*parts, self.numbers(numbers, missing[:, len(self.hashed) :])]
+            parts = [*parts, self.numbers(numbers, missing[:, len(self.sparse) :])]
         return torch.cat(list(parts), dim=1) if len(parts) > 1 else parts[0]
 
 
@@ -271,12 +271,12 @@ class FieldTables(nn.Module):
         super().__init__()
         self.configs = tables = embedding_bag_configs(schema, config)
         self.weighted = schema.weighted
-        hashed = [table for table in tables if config.of(table.name).collision == "hash"]
+        sparse = [table for table in tables if config.of(table.name).collision == "hash"]
         managed = [table for table in tables if config.of(table.name).collision == "managed"]
         self.ids: nn.Module | None = None
         self.managed: nn.Module | None = None
-        if hashed:
-            self.ids = EmbeddingBagCollection(hashed, schema.weighted, torch.device("meta"))
+        if sparse:
+            self.ids = EmbeddingBagCollection(sparse, schema.weighted, torch.device("meta"))
         if managed:
             self.managed = ManagedTables(managed, config.managed, schema.weighted)
         update_in_backward(config.optimizer, self.parameters())

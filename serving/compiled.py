@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from asymdiffrec.serving.engine import Engine
-from asymdiffrec.serving.export import LARGEST, Bundle, Compiled, Scorer, load_bundle
+from asymdiffrec.serving.export import LARGEST, Compiled, Export, Scorer, load_export
 from asymdiffrec.serving.self_test import TOLERANCE, made_up
 
 JOIN, SCORE = "join.pt2", "score.pt2"
@@ -36,7 +36,7 @@ class CompileError(Exception):
     """Why there is no machine code, in a line."""
 
 
-def use_compiled(engine: Engine, tell: Callable[[str], None], *, own_classes: bool = False) -> None:
+def use_compiled(engine: Engine, tell: Callable[[str], None], *, allow_user_classes: bool = False) -> None:
     """Compile the dense part of an engine's model for this host, in another process that gives way to all others, and
     score by it where it gives the same scores in less time. What came of it is told; where nothing did, for whatever
     reason, the engine is as it was."""
@@ -44,7 +44,7 @@ def use_compiled(engine: Engine, tell: Callable[[str], None], *, own_classes: bo
     start = time.perf_counter()
     model = engine.bundle.model
     try:
-        compiled = compiled_for(engine.bundle, own_classes=own_classes)
+        compiled = compiled_for(engine.bundle, allow_user_classes=allow_user_classes)
         took = time.perf_counter() - start
         times = [_milliseconds(engine, compiled, count) for count in TIMED]
     except Exception as error:  # the model scores without it
@@ -60,9 +60,9 @@ def use_compiled(engine: Engine, tell: Callable[[str], None], *, own_classes: bo
     tell(f"Compiled in {took:.0f} s: {told}{'' if is_faster else '; not used, for it is no faster'}")
 
 
-def compiled_for(bundle: Bundle, *, own_classes: bool = False) -> Compiled:
+def compiled_for(bundle: Export, *, allow_user_classes: bool = False) -> Compiled:
     """The dense part of an export, compiled for this host. CompileError where it cannot be."""
-    arguments = [str(bundle.folder), bundle.manifest.version, *(["--own-classes"] if own_classes else [])]
+    arguments = [str(bundle.folder), bundle.manifest.version, *(["--allow-user-classes"] if allow_user_classes else [])]
     with tempfile.TemporaryDirectory(prefix="asymdiffrec-") as out:
         command = ["nice", "-n19", sys.executable, "-P", "-m", __name__, out, *arguments]
         modules = {"PYTHONPATH": os.pathsep.join(sys.path), "TORCHINDUCTOR_CACHE_DIR": out}
@@ -138,7 +138,7 @@ def main(out: str, folder: str, version: str, *options: str) -> None:
     """Compile the dense part of an export into two files of a folder."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)  # as in the server: how many there are is compiled in
-    bundle = load_bundle(Path(folder), own_classes="--own-classes" in options)
+    bundle = load_export(Path(folder), allow_user_classes="--allow-user-classes" in options)
     if bundle.manifest.version != version:
         raise CompileError(f"{folder} has become version {bundle.manifest.version}")
     engine = Engine(bundle)

@@ -14,7 +14,7 @@ from asymdiffrec.datasets.batching.batch import Batch, to_batch
 from asymdiffrec.datasets.decoding.rows import decode
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.diffusion.layers import Candidates
-from asymdiffrec.serving.export import Bundle
+from asymdiffrec.serving.export import Export
 from asymdiffrec.serving.request_schema import BadRequestError, Form, Query
 from asymdiffrec.serving.self_test import TOLERANCE, difference
 
@@ -39,7 +39,7 @@ class Answer:
 class Engine:
     """Scores with one export. It may be called by several threads at once."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Export) -> None:
         self.bundle = bundle
         self.version = bundle.manifest.version
         self.form = Form(bundle.schema)

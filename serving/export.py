@@ -23,7 +23,7 @@ from asymdiffrec.base import Config, InputError
 from asymdiffrec.datasets.files.documents import validate
 from asymdiffrec.datasets.files.new_file import whole_file
 from asymdiffrec.datasets.files.new_folder import put_in_place, require_new, workplace
-from asymdiffrec.datasets.schema import FieldsConfig, Learned, Schema
+from asymdiffrec.datasets.schema import FieldsConfig, Schema, Statistics
 from asymdiffrec.diffusion.forward import ForwardConfig
 from asymdiffrec.diffusion.model import AsymmetricDiffusion, diffusion_of
 from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
@@ -74,9 +74,9 @@ class ServedConfig(FieldsConfig):
     diffusion: DiffusionConfig
     precision: Precision
 
-    def to_schema(self, learned: Learned | None = None) -> Schema:
+    def to_schema(self, statistics: Statistics | None = None) -> Schema:
         """As `FieldsConfig.to_schema`; ids of managed tables keep apart."""
-        return with_id_ranges(super().to_schema(learned), self.tables.managed_tables)
+        return with_id_ranges(super().to_schema(statistics), self.tables.managed_tables)
 
 
 LARGEST = 128
@@ -118,7 +118,7 @@ class Scorer(nn.Module):
 
 
 @dataclass(frozen=True)
-class Bundle:
+class Export:
     """A loaded export."""
 
     folder: Path
@@ -129,10 +129,10 @@ class Bundle:
     model: Scorer
 
 
-def write_bundle(
+def write_export(
     out: Path,
     config: ServedConfig,
-    learned: Learned,
+    statistics: Statistics,
     dense: Mapping[str, torch.Tensor],
     tables: Mapping[str, torch.Tensor],
     ids: Mapping[str, torch.Tensor],
@@ -150,11 +150,11 @@ def write_bundle(
         folder = temporary / "export"
         folder.mkdir()
         whole_file(folder / CONFIG, config.model_dump_json(indent=1).encode())
-        whole_file(folder / LEARNED, learned.model_dump_json().encode())
+        whole_file(folder / LEARNED, statistics.model_dump_json().encode())
         whole_file(folder / DENSE, save_tensors({name: weight.detach().contiguous() for name, weight in dense.items()}))
         if ids:
             whole_file(folder / IDS, save_tensors({name: own.contiguous() for name, own in ids.items()}))
-        schema = config.to_schema(learned)
+        schema = config.to_schema(statistics)
         write_tables(tables, schema, config.tables, config.precision, folder / TABLES)
         scorer = _scorer(folder, config, schema, bool(ids))
         card = {**card_of(scorer), "check": check_of(scorer, schema)}
@@ -167,12 +167,12 @@ def write_bundle(
     return manifest, card
 
 
-def is_bundle(folder: Path) -> bool:
+def is_export(folder: Path) -> bool:
     """Whether a folder looks like an export."""
     return (folder / MANIFEST).exists()
 
 
-def load_bundle(folder: Path, *, own_classes: bool = False) -> Bundle:
+def load_export(folder: Path, *, allow_user_classes: bool = False) -> Export:
     """Read an export, every byte of it, and rebuild its model.
 
     Raises InputError with one line where something is missing, damaged, of another kind, or where the model is of a
@@ -191,15 +191,15 @@ def load_bundle(folder: Path, *, own_classes: bool = False) -> Bundle:
     if lacking:
         raise InputError(f"{folder / MANIFEST}: names no {lacking[0]}")
     config = validate(ServedConfig, _json(folder / CONFIG), str(folder / CONFIG))
-    schema = config.to_schema(validate(Learned, _json(folder / LEARNED), str(folder / LEARNED)))
-    classes = [name for name in (config.diffusion.variant, config.model.extractor.name) if ":" in name]
-    if classes and not own_classes:
-        raise InputError(f"{folder}: its model is {classes[0]}, which would be imported; --own-classes allows it")
+    schema = config.to_schema(validate(Statistics, _json(folder / LEARNED), str(folder / LEARNED)))
+    classes = [name for name in (config.diffusion.method, config.model.extractor.name) if ":" in name]
+    if classes and not allow_user_classes:
+        raise InputError(f"{folder}: its model is {classes[0]}, a class to import; --allow-user-classes allows it")
     try:
         model = _scorer(folder, config, schema, IDS in manifest.files)
     except (ValueError, RuntimeError, KeyError) as error:
         raise InputError(f"{folder}: cannot be rebuilt ({' '.join(str(error).split())})") from error
-    return Bundle(folder, manifest, config, schema, _json(folder / CARD), model)
+    return Export(folder, manifest, config, schema, _json(folder / CARD), model)
 
 
 def _scorer(folder: Path, config: ServedConfig, schema: Schema, has_ids: bool) -> Scorer:
@@ -218,7 +218,7 @@ def _scorer(folder: Path, config: ServedConfig, schema: Schema, has_ids: bool) -
 def _diffusion(config: ServedConfig, widths: list[int]) -> AsymmetricDiffusion:
     """The dense part, as yet with drawn weights; its forward process, which only training uses, is any."""
     settings = config.diffusion.model_copy(update={"forward": ForwardConfig()})
-    return diffusion_of(settings.variant)(widths, config.model, settings, seed=0)
+    return diffusion_of(settings.method)(widths, config.model, settings, seed=0)
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from asymdiffrec.serving.engine import Engine
-from asymdiffrec.serving.export import MANIFEST, load_bundle
+from asymdiffrec.serving.export import MANIFEST, load_export
 from asymdiffrec.serving.protocol import RefusedError
 
 EVERY = 1.0
@@ -25,11 +25,11 @@ class Live:
         self,
         folder: Path,
         *,
-        own_classes: bool = False,
+        allow_user_classes: bool = False,
         tell: Callable[[str], None] = lambda line: None,
         prepare: Callable[[Engine], None] = lambda engine: None,
     ) -> None:
-        self._folder, self._own_classes, self._tell, self._prepare = folder, own_classes, tell, prepare
+        self._folder, self._own_classes, self._tell, self._prepare = folder, allow_user_classes, tell, prepare
         self._engine: Engine | None = None
         self._seen: object = None
         self._end = threading.Event()
@@ -47,7 +47,7 @@ class Live:
         """Load and check what the folder holds now, and make it live. InputError where it is not fit to serve; what was
         live stays so."""
         seen = self._look()
-        engine = Engine(load_bundle(self._folder.resolve(), own_classes=self._own_classes))
+        engine = Engine(load_export(self._folder.resolve(), allow_user_classes=self._own_classes))
         engine.warm()
         self._prepare(engine)
         self._engine, self._seen, self.refused = engine, seen, None

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from asymdiffrec.datasets.decoding.columns import list_lengths, strangers
-from asymdiffrec.datasets.schema import HashedConfig, IdListConfig, Schema
+from asymdiffrec.datasets.schema import IdListConfig, Schema, SparseFieldConfig
 
 MOST_IDS = 10_000
 """Of one list"""
@@ -190,9 +190,9 @@ class Form:
         for name, field in schema.fields.items():
             is_list, rows = isinstance(field, IdListConfig), None
             kind: type = float
-            if isinstance(field, HashedConfig):
+            if isinstance(field, SparseFieldConfig):
                 kind = str if field.values == "string" else int
-                rows = None if field.hash or kind is str else field.rows
+                rows = None if field.hash or kind is str else field.num_embeddings
             self._add(schema.column(name), Column(kind, is_list, rows))
         for weights in self.weights.values():
             self._add(weights, Column(float, True, None))

@@ -10,7 +10,7 @@ import torch
 
 from asymdiffrec.datasets.batching.batch import to_batch
 from asymdiffrec.datasets.decoding.rows import decode
-from asymdiffrec.datasets.schema import IdListConfig, Moments, NumberConfig, Schema
+from asymdiffrec.datasets.schema import IdListConfig, Moments, NumericFieldConfig, Schema
 from asymdiffrec.serving.predict import Scores
 from asymdiffrec.serving.request_schema import Form
 
@@ -46,12 +46,12 @@ def made_up(schema: Schema) -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
 
     def ids(field: Any, count: int) -> list[Any]:
-        found = rng.integers(min(field.rows, 2**31), size=count).tolist()
+        found = rng.integers(min(field.num_embeddings, 2**31), size=count).tolist()
         return [str(one) for one in found] if field.values == "string" else found
 
     def one(name: str, field: Any, count: int) -> dict[str, Any]:
         column = schema.column(name)
-        if isinstance(field, NumberConfig):
+        if isinstance(field, NumericFieldConfig):
             return {column: _number(schema.moments(name), float(rng.normal()), field.transform)}
         if not isinstance(field, IdListConfig):
             return {column: ids(field, 1)[0]}
@@ -71,7 +71,9 @@ def made_up(schema: Schema) -> list[dict[str, Any]]:
 
 
 def _has_an_id_and_a_number(schema: Schema, column: str) -> bool:
-    kinds = {isinstance(field, NumberConfig) for name, field in schema.fields.items() if schema.column(name) == column}
+    kinds = {
+        isinstance(field, NumericFieldConfig) for name, field in schema.fields.items() if schema.column(name) == column
+    }
     return len(kinds) == 2
 
 

@@ -21,7 +21,7 @@ class Serving:
     limits: Limits = field(default_factory=Limits)
     token: str | None = None
     threads: int = 1
-    own_classes: bool = False
+    allow_user_classes: bool = False
     compiles: bool = False
 
     def service(self, tell: Callable[[str], None]) -> Service:
@@ -31,9 +31,9 @@ class Serving:
 
         def prepare(engine: Engine) -> None:
             if self.compiles:
-                use_compiled(engine, tell, own_classes=self.own_classes)
+                use_compiled(engine, tell, allow_user_classes=self.allow_user_classes)
 
-        live = Live(self.folder, own_classes=self.own_classes, tell=tell, prepare=prepare)
+        live = Live(self.folder, allow_user_classes=self.allow_user_classes, tell=tell, prepare=prepare)
         live.load()
         live.watch()
         return Service(live, self.limits, self.token, self.threads)

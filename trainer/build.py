@@ -34,7 +34,7 @@ MOMENTS = 2
 
 
 @dataclass(frozen=True)
-class Trainee:
+class TrainState:
     """A sharded model with its optimizers. `recommender` is the model inside TorchRec's and DDP's wrappers."""
 
     job: Job
@@ -58,7 +58,7 @@ def worker_device() -> torch.device:
     return torch.device("cpu")
 
 
-def build(job: Job, schema: Schema, device: torch.device, plan: Mapping[str, Any] | None = None) -> Trainee:
+def build(job: Job, schema: Schema, device: torch.device, plan: Mapping[str, Any] | None = None) -> TrainState:
     """The job's model on the workers of the default process group; a function of the job alone, whatever their number.
 
     `plan` is a document of `plan_document`; tables are planned for this cluster where it is None. Raises InputError
@@ -79,7 +79,7 @@ def recommender(job: Job, schema: Schema, device: torch.device) -> Recommender:
     tables = FieldTables(schema, job.tables)
     # Elsewhere than on meta the CPU draws the weights: then they are the same on all devices.
     with torch.device("meta" if device.type == "meta" else "cpu"):
-        diffusion = diffusion_of(job.diffusion.variant)(
+        diffusion = diffusion_of(job.diffusion.method)(
             tables.widths,
             job.model,
             job.diffusion,
@@ -104,7 +104,7 @@ def problem(job: Job, schema: Schema, model: Recommender, cluster: Cluster) -> P
     return Problem(model, schema, job.tables, cluster, job.train.batch_size, dense)
 
 
-def _build(job: Job, schema: Schema, device: torch.device, plan: Mapping[str, Any] | None) -> Trainee:
+def _build(job: Job, schema: Schema, device: torch.device, plan: Mapping[str, Any] | None) -> TrainState:
     unsharded = recommender(job, schema, device)
     chosen, described = agreed(lambda: _plan(job, schema, unsharded, device, plan))
     model = shard(unsharded, job.tables, chosen, device, job.train.seed)
@@ -121,7 +121,7 @@ def _build(job: Job, schema: Schema, device: torch.device, plan: Mapping[str, An
         dense_optimizer.state[parameter] = {"step": torch.tensor(0.0), "exp_avg": zeros[0], "exp_avg_sq": zeros[1]}
     tables_update = tables_optimizer(model, job.tables.optimizer)
     update = Update(tables_update, dense_optimizer, settings)
-    return Trainee(job, model, model.module, tables_update, dense, dense_optimizer, update, device, described)
+    return TrainState(job, model, model.module, tables_update, dense, dense_optimizer, update, device, described)
 
 
 def _require_compiler(device: torch.device) -> None:
@@ -143,8 +143,8 @@ def _plan(
 
 def missing_patterns(schema: Schema) -> Patterns | None:
     """The missingness patterns of the training data, fields in the schema's order; None where nothing was learned."""
-    if schema.learned is None or not schema.learned.patterns:
+    if schema.statistics is None or not schema.statistics.patterns:
         return None
-    patterns = schema.learned.patterns
+    patterns = schema.statistics.patterns
     rows = [[name in pattern.missing for name in schema.names] for pattern in patterns]
     return Patterns(torch.tensor(rows), torch.tensor([pattern.rows for pattern in patterns]))

@@ -12,7 +12,7 @@ from asymdiffrec.base import Config, InputError
 from asymdiffrec.cluster.config import ClusterConfig
 from asymdiffrec.datasets.files.documents import override, read_yaml, validate
 from asymdiffrec.datasets.files.locations import part_of
-from asymdiffrec.datasets.schema import FieldsConfig, Learned, Schema
+from asymdiffrec.datasets.schema import FieldsConfig, Schema, Statistics
 from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
 from asymdiffrec.embeddings.managed.ids import WAYS, with_id_ranges
 from asymdiffrec.embeddings.tables import TablesConfig
@@ -20,7 +20,7 @@ from asymdiffrec.embeddings.tables import TablesConfig
 
 class ValidationConfig(Config):
     every: int | None = Field(None, gt=0, description="steps between validations; an epoch when left out")
-    metric: Literal["auc", "uauc", "log_loss"] = Field("auc", description="what chooses the best step")
+    metric: Literal["auc", "gauc", "log_loss"] = Field("auc", description="what chooses the best step")
     missing: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(
         (0.0,), min_length=1, description="shares of fields dropped; the metric is averaged over them"
     )
@@ -97,26 +97,26 @@ class Job(FieldsConfig):
 
     @model_validator(mode="after")
     def _managed_tables_can_be(self) -> Self:
-        for name, field in self.to_schema().hashed.items():
+        for name, field in self.to_schema().sparse.items():
             table = field.table or name
             if table not in self.tables.managed_tables:
                 continue
             if not field.hash:
                 raise ValueError(f"fields.{name}.hash: false, but tables.per_table.{table}.collision is managed")
-            if field.rows % WAYS:
-                nearest = -(-field.rows // WAYS) * WAYS
+            if field.num_embeddings % WAYS:
+                nearest = -(-field.num_embeddings // WAYS) * WAYS
                 raise ValueError(
-                    f"fields.{name}.rows: {field.rows}; a table with collision: managed needs a multiple of {WAYS}, "
+                    f"fields.{name}.num_embeddings: {field.num_embeddings}; managed tables need a multiple of {WAYS}, "
                     f"such as {nearest}"
                 )
         return self
 
-    def to_schema(self, learned: Learned | None = None) -> Schema:
+    def to_schema(self, statistics: Statistics | None = None) -> Schema:
         """As `FieldsConfig.to_schema`; ids of managed tables keep apart, whatever rows there are."""
-        return with_id_ranges(super().to_schema(learned), self.tables.managed_tables)
+        return with_id_ranges(super().to_schema(statistics), self.tables.managed_tables)
 
     def location(self, part: str) -> str:
-        """The path or URI of a part of the data: train, valid, test or schema.yaml."""
+        """The path or URI of a part of the data: train, valid, test or statistics.yaml."""
         return part_of(self.data.path, part)
 
 
@@ -138,15 +138,17 @@ def read_job(path: Path, settings: Sequence[str] = ()) -> Job:
     return job
 
 
-def read_learned(job: Job) -> Learned:
-    """What `prepare` learned from the data: `schema.yaml` beside the shards."""
-    path = job.location("schema.yaml")
-    learned = validate(Learned, read_yaml(path), path)
-    if learned.label_rate in (0.0, 1.0):
-        raise InputError(f"{job.location('train')}: every label is {learned.label_rate:g}; training needs both 0 and 1")
-    lacking = [name for name in job.to_schema().numbers if name not in learned.numbers]
+def read_statistics(job: Job) -> Statistics:
+    """What `prepare` learned from the data: `statistics.yaml` beside the shards."""
+    path = job.location("statistics.yaml")
+    statistics = validate(Statistics, read_yaml(path), path)
+    if statistics.label_rate in (0.0, 1.0):
+        raise InputError(
+            f"{job.location('train')}: every label is {statistics.label_rate:g}; training needs both 0 and 1"
+        )
+    lacking = [name for name in job.to_schema().numbers if name not in statistics.numbers]
     if lacking:
         raise InputError(
             f"{path}: no mean and standard deviation of the number field {lacking[0]}; prepare the data again"
         )
-    return learned
+    return statistics

@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.files.documents import read_yaml, validate, write_yaml
 from asymdiffrec.datasets.files.locations import part_of
-from asymdiffrec.datasets.schema import Learned
+from asymdiffrec.datasets.schema import Statistics
 from asymdiffrec.embeddings.planner.plan_document import parse_plan
 from asymdiffrec.trainer.job import Job, read_job
 
@@ -60,18 +60,18 @@ class Run:
 
     def documents(self) -> dict[str, str]:
         """The texts that a checkpoint keeps beside the weights, by the names of their files."""
-        return {name: (self.path / name).read_text() for name in ("job.yaml", "schema.yaml")}
+        return {name: (self.path / name).read_text() for name in ("job.yaml", "statistics.yaml")}
 
     def job(self, settings: tuple[str, ...] = ()) -> Job:
         return read_job(self.path / "job.yaml", settings)
 
-    def learned(self) -> Learned:
-        return validate(Learned, read_yaml(str(self.path / "schema.yaml")), str(self.path / "schema.yaml"))
+    def statistics(self) -> Statistics:
+        return validate(Statistics, read_yaml(str(self.path / "statistics.yaml")), str(self.path / "statistics.yaml"))
 
-    def write_inputs(self, job: Job, learned: Learned) -> None:
+    def write_inputs(self, job: Job, statistics: Statistics) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         write_yaml(self.path / "job.yaml", job)
-        write_yaml(self.path / "schema.yaml", learned)
+        write_yaml(self.path / "statistics.yaml", statistics)
 
     def record(self) -> dict[str, list[int]] | None:
         """The training files that the run reads, with the rows of their row groups; None before its first session."""

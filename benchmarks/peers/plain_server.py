@@ -16,7 +16,7 @@ from pydantic import BaseModel, create_model
 from torch import nn
 
 from asymdiffrec.datasets.schema import IdListConfig, Schema
-from asymdiffrec.serving.export import load_bundle
+from asymdiffrec.serving.export import load_export
 from asymdiffrec.serving.request_schema import Form
 
 
@@ -25,12 +25,12 @@ class Plain(nn.Module):
 
     def __init__(self, folder: Path, vocabulary: dict[str, dict[str, int]]) -> None:
         super().__init__()
-        bundle = load_bundle(folder)
+        bundle = load_export(folder)
         self.schema, self.vocabulary = bundle.schema, vocabulary
         self.diffusion, self.numbers = bundle.model.diffusion, bundle.model.tables.columns.numbers
         tables = dict(zip(bundle.model.tables.operator.feature_names, _weights(bundle.model.tables), strict=True))
         self.bags = nn.ModuleDict()
-        for name, field in self.schema.hashed.items():
+        for name, field in self.schema.sparse.items():
             mode = "mean" if isinstance(field, IdListConfig) and field.pooling == "mean" else "sum"
             self.bags[name] = nn.EmbeddingBag.from_pretrained(tables[self.schema.table(name)], mode=mode)
         self.moments = {name: self.schema.moments(name) for name in self.schema.numbers}
@@ -38,7 +38,7 @@ class Plain(nn.Module):
     @torch.inference_mode()
     def forward(self, samples: list[dict[str, Any]]) -> list[float]:
         vectors, missing = [], []
-        for name, field in self.schema.hashed.items():
+        for name, field in self.schema.sparse.items():
             column = self.schema.column(name)
             ids: list[int] = []
             offsets, absent = [], []
@@ -59,7 +59,7 @@ class Plain(nn.Module):
             scaled.append([0.0 if value is None else (value - moments.mean) / moments.std for value in values])
         absent_all = torch.tensor(missing).t()
         if self.numbers is not None:
-            vectors.append(self.numbers(torch.tensor(scaled).t(), absent_all[:, len(self.schema.hashed) :]))
+            vectors.append(self.numbers(torch.tensor(scaled).t(), absent_all[:, len(self.schema.sparse) :]))
         scores: list[float] = self.diffusion.score(torch.cat(vectors, 1), absent_all).sigmoid().tolist()
         return scores
 

@@ -46,7 +46,7 @@ def read(job: Job, schema: Schema, split: str) -> Split:
     shards = open_shards(job.location(split))
     (batch,) = EvaluationReader(schema, shards, shards.rows).batches()
     return Split(
-        {name: _bags(batch, name) for name in schema.hashed},
+        {name: _bags(batch, name) for name in schema.sparse},
         batch.numbers.numpy(),
         batch.missing.numpy(),
         batch.label.numpy(),

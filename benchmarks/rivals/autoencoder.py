@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from asymdiffrec.diffusion.layers import StepMLP
+from asymdiffrec.diffusion.layers import MaskMLP
 from asymdiffrec.diffusion.model import AsymmetricDiffusion
 from asymdiffrec.diffusion.objective import prediction_loss
 
@@ -22,7 +22,7 @@ class Autoencoder(AsymmetricDiffusion):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         columns = sum(self.widths)
-        self.encoder = StepMLP(columns, len(self.widths), [self.config.options.get("hidden", HIDDEN)], columns)
+        self.encoder = MaskMLP(columns, len(self.widths), [self.config.options.get("hidden", HIDDEN)], columns)
         counts = torch.tensor(self.widths)
         self.register_buffer("columns", torch.arange(len(counts)).repeat_interleave(counts), persistent=False)
 

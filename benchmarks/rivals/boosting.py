@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import logit
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from asymdiffrec.datasets.schema import IdListConfig, Learned, Schema
+from asymdiffrec.datasets.schema import IdListConfig, Schema, Statistics
 from asymdiffrec.trainer.evaluation.scenarios import Scenario
 from asymdiffrec.trainer.job import Job
 from benchmarks.rivals._samples import Bags, Split, missing_under, read
@@ -26,18 +26,18 @@ COPIES = 2
 """Of the training rows, with fields dropped"""
 
 
-def boosting(job: Job, learned: Learned, scenarios: Sequence[Scenario], seed: int) -> np.ndarray:
+def boosting(job: Job, statistics: Statistics, scenarios: Sequence[Scenario], seed: int) -> np.ndarray:
     """Trained on the rows as they are: a `Rival`."""
-    return _scores(job, learned, scenarios, seed, copies=0)
+    return _scores(job, statistics, scenarios, seed, copies=0)
 
 
-def boosting_dropped(job: Job, learned: Learned, scenarios: Sequence[Scenario], seed: int) -> np.ndarray:
+def boosting_dropped(job: Job, statistics: Statistics, scenarios: Sequence[Scenario], seed: int) -> np.ndarray:
     """Trained on the rows and on copies of them whose fields are dropped with a probability drawn from U(0, 0.8)."""
-    return _scores(job, learned, scenarios, seed, copies=COPIES)
+    return _scores(job, statistics, scenarios, seed, copies=COPIES)
 
 
-def _scores(job: Job, learned: Learned, scenarios: Sequence[Scenario], seed: int, copies: int) -> np.ndarray:
-    schema, rng = job.to_schema(learned), np.random.default_rng(seed)
+def _scores(job: Job, statistics: Statistics, scenarios: Sequence[Scenario], seed: int, copies: int) -> np.ndarray:
+    schema, rng = job.to_schema(statistics), np.random.default_rng(seed)
     splits = {name: read(job, schema, name) for name in ("train", "valid", "test")}
     features = Features(schema, splits["train"], rng)
     train, owner, categorical = features.of(splits["train"], out_of_fold=True)

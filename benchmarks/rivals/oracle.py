@@ -14,18 +14,18 @@ from asymdiffrec.base import InputError
 from asymdiffrec.datasets.prepare.synthetic.ceiling import observed_probability
 from asymdiffrec.datasets.prepare.synthetic.dataset import logs
 from asymdiffrec.datasets.prepare.synthetic.world import World, make_world
-from asymdiffrec.datasets.schema import Learned, Schema
+from asymdiffrec.datasets.schema import Schema, Statistics
 from asymdiffrec.trainer.evaluation.scenarios import Scenario
 from asymdiffrec.trainer.job import Job
 from benchmarks.rivals._samples import missing_under, read
 
 
-def oracle(job: Job, learned: Learned, scenarios: Sequence[Scenario], seed: int) -> np.ndarray:
+def oracle(job: Job, statistics: Statistics, scenarios: Sequence[Scenario], seed: int) -> np.ndarray:
     """It knows the world, and with which probability a scenario drops a field: a `Rival`."""
     told = json.loads(Path(job.location("profile.json")).read_text()).get("generator")
     if told is None:
         raise InputError(f"{job.data.path}: not made by `prepare synthetic`, so that nobody knows the best")
-    schema = job.to_schema(learned)
+    schema = job.to_schema(statistics)
     world, test = make_world(told["seed"]), read(job, schema, "test")
     found = []
     for scenario in scenarios:

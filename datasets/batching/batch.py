@@ -98,7 +98,7 @@ def to_batches(
     count, steps = order.shape[0] * order.shape[2], order.shape[1]
     size, buffers = size or count, buffers or Fresh()
     parts = {
-        "lengths": buffers.empty(torch.int32, steps, len(schema.hashed), size),
+        "lengths": buffers.empty(torch.int32, steps, len(schema.sparse), size),
         "numbers": buffers.empty(torch.float32, steps, size, len(schema.numbers)),
         "missing": buffers.empty(torch.bool, steps, len(schema.names), size),
         "label": buffers.empty(torch.float32, steps, size),
@@ -117,7 +117,7 @@ def to_batches(
     return [
         Batch(
             ids=KeyedJaggedTensor(
-                keys=list(schema.hashed),
+                keys=list(schema.sparse),
                 values=values[step],
                 lengths=lengths[step].reshape(-1),
                 weights=weights[step] if weights else None,
@@ -138,7 +138,7 @@ def _fill_ids(
     """Fills `lengths` and their rows of `missing`; gives the values of each step's KeyedJaggedTensor, and their weights
     where there are."""
     lengths, missing = parts["lengths"].numpy(), parts["missing"].numpy()
-    room = gather.id_totals(sources, order, len(schema.hashed))
+    room = gather.id_totals(sources, order, len(schema.sparse))
     together = buffers.empty(torch.int64, int(room.sum()))
     begins = room.cumsum() - room
     ends = begins.copy()
@@ -149,8 +149,8 @@ def _fill_ids(
         return values, None
 
     shares = buffers.empty(torch.float32, len(together)).fill_(1)
-    given = iter(sources[len(schema.hashed) :])
-    for key, field in enumerate(schema.hashed.values()):
+    given = iter(sources[len(schema.sparse) :])
+    for key, field in enumerate(schema.sparse.values()):
         if isinstance(field, IdListConfig):
             found = next(given)[0] if field.weights else np.zeros(len(order), np.int64)
             gather.fill_weights(found, sources[key, 1], order, shares.numpy(), starts[key], field.pooling == "mean")

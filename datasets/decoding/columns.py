@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.decoding.hashing import hash_rows, own_rows, splitmix64, string_ids, taken
 from asymdiffrec.datasets.decoding.native import compiled, view
-from asymdiffrec.datasets.schema import AnyField, IdConfig, IdListConfig, Moments, NumberConfig
+from asymdiffrec.datasets.schema import AnyField, IdConfig, IdListConfig, Moments, NumericFieldConfig
 from asymdiffrec.datasets.statistics.vocabulary import Vocabulary
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -23,7 +23,7 @@ def accepts(field: AnyField, kind: pa.DataType) -> bool:
     """Whether a column of this Arrow type can hold the field; one without a single value may be of type null."""
     if pa.types.is_null(kind):
         return True
-    if isinstance(field, NumberConfig):
+    if isinstance(field, NumericFieldConfig):
         return is_number(kind)
     if isinstance(field, IdListConfig):
         return is_list(kind) and (pa.types.is_null(kind.value_type) or is_id(kind.value_type))
@@ -32,7 +32,7 @@ def accepts(field: AnyField, kind: pa.DataType) -> bool:
 
 def allowed(field: AnyField) -> str:
     """The column types that `accepts` takes, for messages."""
-    if isinstance(field, NumberConfig):
+    if isinstance(field, NumericFieldConfig):
         return "a number"
     return "a list of integers or strings" if isinstance(field, IdListConfig) else "an integer or a string"
 
@@ -91,13 +91,13 @@ def id_rows(
         numbers = as_int64(column, field.values, place, row_of)
         ids = _as_missing(vocabulary.fold(numbers) if vocabulary else numbers, column)
     if field.hash:
-        return hash_rows(ids, seed, id_range or field.rows)
-    found, suspect = own_rows(ids, field.rows)
-    if suspect and (wrong := strangers(ids, field.rows)).any():
+        return hash_rows(ids, seed, id_range or field.num_embeddings)
+    found, suspect = own_rows(ids, field.num_embeddings)
+    if suspect and (wrong := strangers(ids, field.num_embeddings)).any():
         index = int(np.argmax(wrong))
         raise InputError(
             f"{place}, row {row_of(index)}: id {column[index].as_py()} with hash: false; "
-            f"allowed is 0 to {field.rows - 1} (rows: {field.rows})"
+            f"allowed is 0 to {field.num_embeddings - 1} (num_embeddings: {field.num_embeddings})"
         )
     return found
 
@@ -278,7 +278,7 @@ def transformed(values: np.ndarray, transform: str) -> np.ndarray:
     return values
 
 
-def standardised(column: pa.Array, field: NumberConfig, moments: Moments, place: str) -> np.ndarray:
+def standardised(column: pa.Array, field: NumericFieldConfig, moments: Moments, place: str) -> np.ndarray:
     """A number column, transformed and standardised, [R] float32, NaN where it is missing, finite elsewhere."""
     values = transformed(floats(column), field.transform)
     found = np.empty(len(values), np.float32)
@@ -321,7 +321,7 @@ def _require(right: np.ndarray, column: pa.Array, place: str, what: str, range_:
 
 
 def users(column: pa.Array, place: str) -> np.ndarray:
-    """64-bit user ids, [R] int64. A row without a user is a user of its own, whom UAUC leaves out: it has one class."""
+    """64-bit user ids, [R] int64. A row without a user is a user of its own, whom GAUC leaves out: it has one class."""
     column = _typed(column)
     known = as_int64(column, "int" if pa.types.is_integer(column.type) else "string", place)
     if not column.null_count:

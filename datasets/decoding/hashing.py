@@ -193,21 +193,21 @@ def _xxh64(address: int, length: int) -> np.uint64:
             one, two = _round(one, words[word]), _round(two, words[word + 1])
             three, four = _round(three, words[word + 2]), _round(four, words[word + 3])
             place += 32
-        hashed = _rotated(one, 1) + _rotated(two, 7) + _rotated(three, 12) + _rotated(four, 18)
+        sparse = _rotated(one, 1) + _rotated(two, 7) + _rotated(three, 12) + _rotated(four, 18)
         for state in (one, two, three, four):
-            hashed = (hashed ^ _round(zero, state)) * P1 + P4
+            sparse = (sparse ^ _round(zero, state)) * P1 + P4
     else:
-        hashed = P5
-    hashed += np.uint64(length)
+        sparse = P5
+    sparse += np.uint64(length)
     while place + 8 <= length:
-        hashed = _rotated(hashed ^ _round(zero, view(address + place, np.uint64)[0]), 27) * P1 + P4
+        sparse = _rotated(sparse ^ _round(zero, view(address + place, np.uint64)[0]), 27) * P1 + P4
         place += 8
     if place + 4 <= length:
-        hashed = _rotated(hashed ^ (np.uint64(view(address + place, np.uint32)[0]) * P1), 23) * P2 + P3
+        sparse = _rotated(sparse ^ (np.uint64(view(address + place, np.uint32)[0]) * P1), 23) * P2 + P3
         place += 4
     while place < length:
-        hashed = _rotated(hashed ^ (np.uint64(view(address + place, np.uint8)[0]) * P5), 11) * P1
+        sparse = _rotated(sparse ^ (np.uint64(view(address + place, np.uint8)[0]) * P5), 11) * P1
         place += 1
-    hashed = (hashed ^ (hashed >> np.uint64(33))) * P2
-    hashed = (hashed ^ (hashed >> np.uint64(29))) * P3
-    return hashed ^ (hashed >> np.uint64(32))
+    sparse = (sparse ^ (sparse >> np.uint64(33))) * P2
+    sparse = (sparse ^ (sparse >> np.uint64(29))) * P3
+    return sparse ^ (sparse >> np.uint64(32))

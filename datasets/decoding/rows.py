@@ -68,7 +68,7 @@ def decode(table: pa.Table, schema: Schema, place: str, labelled: bool) -> Rows:
     count, data = table.num_rows, schema.data
     ids: list[pa.Array] = []
     weights: list[pa.Array] = []
-    for name, field in schema.hashed.items():
+    for name, field in schema.sparse.items():
         array, where = arrays[schema.column(name)], f"{place}, column {schema.column(name)}"
         seed, vocabulary, id_range = table_seed(schema.table(name)), schema.vocabulary(name), schema.id_range(name)
         if isinstance(field, IdListConfig):

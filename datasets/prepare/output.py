@@ -56,10 +56,10 @@ def write_dataset(
             groups = _regroup(writing.passing(tables), min(rows_per_group, rows_per_file))
             if not write_files(folder / split, groups, rows_per_file, compression):
                 raise InputError(f"{out}: the {split} split has no rows; give more data")
-        learned, learned_profile = learn(folder, fields, learning.add)
+        statistics, learned_profile = learn(folder, fields, learning.add)
         whole_profile = learned_profile | dict(profile or {})
         write_yaml(folder / "job.yaml", job, JOB_COMMENT.format(path=out / "job.yaml"))
-        write_yaml(folder / "schema.yaml", learned, SCHEMA_COMMENT)
+        write_yaml(folder / "statistics.yaml", statistics, SCHEMA_COMMENT)
         (folder / "profile.json").write_text(json.dumps(whole_profile, indent=2) + "\n", encoding="utf-8")
         put_in_place(folder, out)
     return whole_profile

@@ -1,4 +1,4 @@
-"""What training data look like: one pass over a folder of Parquet, for `schema.yaml` and `profile.json`."""
+"""What training data look like: one pass over a folder of Parquet, for `statistics.yaml` and `profile.json`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from asymdiffrec.datasets.decoding import columns
 from asymdiffrec.datasets.decoding.column_check import check_columns
 from asymdiffrec.datasets.files.locations import exists, part_of
 from asymdiffrec.datasets.prefetch import ahead
-from asymdiffrec.datasets.schema import AnyField, FieldsConfig, IdListConfig, Learned, NumberConfig, Schema
+from asymdiffrec.datasets.schema import AnyField, FieldsConfig, IdListConfig, NumericFieldConfig, Schema, Statistics
 from asymdiffrec.datasets.shards import Shards, open_shards
 from asymdiffrec.datasets.statistics.frequent import RowCounts
 from asymdiffrec.datasets.statistics.missingness import Patterns
@@ -26,10 +26,10 @@ from asymdiffrec.datasets.statistics.suspicious import FirstRows, oddity
 
 def learn(
     folder: str | Path, config: FieldsConfig, advance: Callable[[int], None] = lambda rows: None
-) -> tuple[Learned, dict[str, Any]]:
+) -> tuple[Statistics, dict[str, Any]]:
     """Read FOLDER/train, and the labels of valid and test where they are, once, a few row groups at a time.
 
-    Gives what `schema.yaml` holds, and the content of `profile.json`: `rows` and `label_rate` of each split; in
+    Gives what `statistics.yaml` holds, and the content of `profile.json`: `rows` and `label_rate` of each split; in
     `fields`, over the training rows, each field's type, group and share of rows without it (`missing`); of ids the
     `cardinality`, `cardinality_exact`, which is false where there are so many that it is estimated (see `Distinct`),
     how many `hot` ids take 90 % of all look-ups, and, where the field has a `min_count`, how many of the distinct ids
@@ -48,7 +48,7 @@ def learn(
     """
     schema, names = config.to_schema(), list(config.fields)
     threads = config.data.threads or len(os.sched_getaffinity(0))
-    with RowCounts([name for name, field in schema.hashed.items() if field.min_count > 1], threads) as counts:
+    with RowCounts([name for name, field in schema.sparse.items() if field.min_count > 1], threads) as counts:
         summaries = {name: _summary(name, schema, counts) for name in names}
         patterns, first_rows = Patterns(names), FirstRows(names)
         rows, label_rates = {}, {}
@@ -67,11 +67,11 @@ def learn(
                 advance(len(group.labels))
             rows[split], label_rates[split] = shards.rows, positives / shards.rows
         reports = {name: _report(config.fields[name], summaries[name], rows["train"]) for name in names}
-        learned = Learned(
+        statistics = Statistics(
             rows=rows,
             label_rate=label_rates["train"],
             numbers={name: summary.moments for name, summary in summaries.items() if isinstance(summary, Numbers)},
-            cardinalities={name: reports[name]["cardinality"] for name in schema.hashed},
+            cardinalities={name: reports[name]["cardinality"] for name in schema.sparse},
             lookups={
                 name: summary.lookups(rows["train"]) for name, summary in summaries.items() if isinstance(summary, Ids)
             },
@@ -84,7 +84,7 @@ def learn(
         )
     whys = {name: oddity(reports[name], rows["train"]) or first_rows.telling(name) for name in names}
     suspicious = [{"field": name, "why": why} for name, why in whys.items() if why]
-    return learned, {"rows": rows, "label_rate": label_rates, "fields": reports, "suspicious": suspicious}
+    return statistics, {"rows": rows, "label_rate": label_rates, "fields": reports, "suspicious": suspicious}
 
 
 def _splits(folder: str) -> Iterator[tuple[str, Shards]]:
@@ -96,7 +96,7 @@ def _splits(folder: str) -> Iterator[tuple[str, Shards]]:
 
 def _summary(name: str, schema: Schema, counts: RowCounts) -> Summary:
     field = schema.fields[name]
-    if isinstance(field, NumberConfig):
+    if isinstance(field, NumericFieldConfig):
         return Numbers(field)
     return Lists(name, field, counts) if isinstance(field, IdListConfig) else Ids(name, field, counts)
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.decoding import columns
 from asymdiffrec.datasets.decoding.hashing import splitmix64
-from asymdiffrec.datasets.schema import KNOTS, IdConfig, IdListConfig, Moments, NumberConfig
+from asymdiffrec.datasets.schema import KNOTS, IdConfig, IdListConfig, Moments, NumericFieldConfig
 from asymdiffrec.datasets.statistics.distinct import Distinct
 from asymdiffrec.datasets.statistics.distribution import Distribution
 from asymdiffrec.datasets.statistics.frequent import RowCounts
@@ -65,7 +65,7 @@ class Numbers(Summary):
     Mean and standard deviation are of the transformed numbers, the smallest and the largest are as they stand.
     """
 
-    def __init__(self, field: NumberConfig) -> None:
+    def __init__(self, field: NumericFieldConfig) -> None:
         self._field = field
         self._count, self._mean, self._squares = 0, 0.0, 0.0
         self._least, self._most = math.inf, -math.inf

@@ -1,4 +1,4 @@
-"""The ids of a field that were frequent in training, small enough to live in `schema.yaml`."""
+"""The ids of a field that were frequent in training, small enough to live in `statistics.yaml`."""
 
 from __future__ import annotations
 

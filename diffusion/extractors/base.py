@@ -17,7 +17,7 @@ Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 class Extractor(nn.Module, ABC):
     """h: a base model up to its latent representation.
 
-    A subclass takes (widths, step_width, **options): D_n of each field, the number of columns of s, and its own
+    A subclass takes (widths, mask_width, **options): D_n of each field, the number of columns of s, and its own
     settings by keyword; and sets `latent_dim` (Z). What it makes of a row must not depend on the other rows, which may
     be samples and the same samples with fields dropped.
     """
@@ -28,7 +28,7 @@ class Extractor(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, s: Tensor) -> Tensor:
-        """z [B, Z], linear at the end, of x [B, sum D_n] and s [B, step_width], 0 wide where a variant gives none."""
+        """z [B, Z], linear at the end, of x [B, sum D_n] and s [B, mask_width], 0 wide where a method gives none."""
 
 
 class ExtractorConfig(Config):

@@ -48,19 +48,19 @@ AnyExtractorConfig = Annotated[
 ]
 
 
-def build_extractor(config: AnyExtractorConfig, widths: Sequence[int], step_width: int) -> Extractor:
-    """The extractor of `config` for fields of `widths` columns (D_n) and s of `step_width`, freshly initialised.
+def build_extractor(config: AnyExtractorConfig, widths: Sequence[int], mask_width: int) -> Extractor:
+    """The extractor of `config` for fields of `widths` columns (D_n) and s of `mask_width`, freshly initialised.
 
     Raises ValueError when the class cannot be found or used, or the widths do not suit it.
     """
     if not isinstance(config, OwnExtractorConfig):
-        return EXTRACTORS[config.name](widths, step_width, **config.model_dump(exclude={"name"}))
+        return EXTRACTORS[config.name](widths, mask_width, **config.model_dump(exclude={"name"}))
     extractor_class: type[Extractor] = load_class(config.name, Extractor, "extractor")
     try:
-        inspect.signature(extractor_class).bind(widths, step_width, **config.options)
+        inspect.signature(extractor_class).bind(widths, mask_width, **config.options)
     except TypeError as error:
-        raise ValueError(f"extractor {config.name}: does not take (widths, step_width, **options): {error}") from error
-    extractor = extractor_class(widths, step_width, **config.options)
+        raise ValueError(f"extractor {config.name}: does not take (widths, mask_width, **options): {error}") from error
+    extractor = extractor_class(widths, mask_width, **config.options)
     if not isinstance(getattr(extractor, "latent_dim", None), int):
         raise ValueError(f"extractor {config.name}: sets no latent_dim, the number of columns of its latent")
     return extractor

@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from asymdiffrec.diffusion.extractors.base import Extractor, ExtractorConfig, Sizes
-from asymdiffrec.diffusion.layers import perceptron
+from asymdiffrec.diffusion.layers import mlp
 
 
 class DCNConfig(ExtractorConfig):
@@ -48,7 +48,7 @@ class DCN(Extractor):
     def __init__(
         self,
         widths: Sequence[int],
-        step_width: int,
+        mask_width: int,
         *,
         cross_layers: int,
         rank: int | None,
@@ -57,9 +57,9 @@ class DCN(Extractor):
     ) -> None:
         super().__init__()
         self.latent_dim = latent
-        columns = sum(widths) + step_width
+        columns = sum(widths) + mask_width
         self.crosses = nn.ModuleList(Cross(columns, rank) for _ in range(cross_layers))
-        self.deep = perceptron([columns, *hidden, latent])
+        self.deep = mlp([columns, *hidden, latent])
 
     def forward(self, x: Tensor, s: Tensor) -> Tensor:
         x_0 = torch.cat([x, s], dim=1)

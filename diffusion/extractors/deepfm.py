@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from asymdiffrec.diffusion.extractors.base import Extractor, ExtractorConfig, Sizes, common_width
-from asymdiffrec.diffusion.layers import StepLinear, StepMLP, Vectors, whole
+from asymdiffrec.diffusion.layers import MaskLinear, MaskMLP, Vectors, whole
 
 
 class DeepFMConfig(ExtractorConfig):
@@ -28,13 +28,13 @@ class DeepFM(Extractor):
 
     takes_candidates = True
 
-    def __init__(self, widths: Sequence[int], step_width: int, *, hidden: Sequence[int], latent: int) -> None:
+    def __init__(self, widths: Sequence[int], mask_width: int, *, hidden: Sequence[int], latent: int) -> None:
         super().__init__()
         self.latent_dim = latent
         self.width = common_width(widths, "deepfm")
-        self.first = StepLinear(sum(widths), step_width, latent)
+        self.first = MaskLinear(sum(widths), mask_width, latent)
         self.second = nn.Linear(self.width, latent, bias=False)
-        self.deep = StepMLP(sum(widths), step_width, hidden, latent)
+        self.deep = MaskMLP(sum(widths), mask_width, hidden, latent)
 
     def forward(self, x: Vectors, s: Tensor) -> Tensor:
         pairs = pair_products(whole(x).unflatten(1, (-1, self.width)))

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from asymdiffrec.diffusion.extractors.base import Extractor, ExtractorConfig, Sizes, common_width
-from asymdiffrec.diffusion.layers import StepMLP, Vectors, perceptron, whole
+from asymdiffrec.diffusion.layers import MaskMLP, Vectors, mlp, whole
 
 
 class DLRMConfig(ExtractorConfig):
@@ -31,14 +31,14 @@ class DLRM(Extractor):
     takes_candidates = True
 
     def __init__(
-        self, widths: Sequence[int], step_width: int, *, bottom: Sequence[int], top: Sequence[int], latent: int
+        self, widths: Sequence[int], mask_width: int, *, bottom: Sequence[int], top: Sequence[int], latent: int
     ) -> None:
         super().__init__()
         self.latent_dim = latent
         self.width = common_width(widths, "dlrm")
         vectors = 1 + len(widths)
-        self.bottom = StepMLP(sum(widths), step_width, bottom, self.width)
-        self.top = perceptron([self.width + vectors * (vectors - 1) // 2, *top, latent])
+        self.bottom = MaskMLP(sum(widths), mask_width, bottom, self.width)
+        self.top = mlp([self.width + vectors * (vectors - 1) // 2, *top, latent])
 
     def forward(self, x: Vectors, s: Tensor) -> Tensor:
         dense = self.bottom(x, s)

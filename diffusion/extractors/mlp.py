@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from asymdiffrec.diffusion.extractors.base import Extractor, ExtractorConfig, Sizes
-from asymdiffrec.diffusion.layers import StepMLP, Vectors
+from asymdiffrec.diffusion.layers import MaskMLP, Vectors
 
 
 class MLPConfig(ExtractorConfig):
@@ -24,10 +24,10 @@ class MLP(Extractor):
 
     takes_candidates = True
 
-    def __init__(self, widths: Sequence[int], step_width: int, *, hidden: Sequence[int], latent: int) -> None:
+    def __init__(self, widths: Sequence[int], mask_width: int, *, hidden: Sequence[int], latent: int) -> None:
         super().__init__()
         self.latent_dim = latent
-        self.deep = StepMLP(sum(widths), step_width, hidden, latent)
+        self.deep = MaskMLP(sum(widths), mask_width, hidden, latent)
 
     def forward(self, x: Vectors, s: Tensor) -> Tensor:
         return self.deep(x, s)

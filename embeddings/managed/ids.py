@@ -47,7 +47,7 @@ def id_range(rows: int) -> int:
 
 def with_id_ranges(schema: Schema, managed: Collection[str]) -> Schema:
     """The schema whose ids of managed tables keep apart, whatever rows there are."""
-    rows = {schema.table(name): field.rows for name, field in schema.hashed.items()}
+    rows = {schema.table(name): field.num_embeddings for name, field in schema.sparse.items()}
     return replace(schema, id_ranges={table: id_range(count) for table, count in rows.items() if table in managed})
 
 

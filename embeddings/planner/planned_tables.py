@@ -92,21 +92,21 @@ class Reuse(CacheStatistics):
 
 def pooling_factors(schema: Schema, fields: Iterable[str]) -> list[float]:
     """Mean number of ids of a sample in each field: of the data, or else what the job says, or else 1."""
-    learned = schema.learned.lookups if schema.learned else {}
+    statistics = schema.statistics.lookups if schema.statistics else {}
     factors = []
     for name in fields:
-        field = schema.hashed[name]
+        field = schema.sparse[name]
         expected = field.expected_length if isinstance(field, IdListConfig) else None
-        factors.append(learned[name].per_sample if name in learned else expected or 1.0)
+        factors.append(statistics[name].per_sample if name in statistics else expected or 1.0)
     return factors
 
 
 def reuse(schema: Schema, fields: Sequence[str], rows: int, samples: int) -> Reuse | None:
     """How often rows of a table come again in a step of `samples`; None where there was no data."""
-    learned = schema.learned.lookups if schema.learned else {}
-    if not all(name in learned for name in fields):
+    statistics = schema.statistics.lookups if schema.statistics else {}
+    if not all(name in statistics for name in fields):
         return None
-    return Reuse([learned[name] for name in fields], rows, samples)
+    return Reuse([statistics[name] for name in fields], rows, samples)
 
 
 def table_configs(model: nn.Module) -> dict[str, EmbeddingBagConfig]:

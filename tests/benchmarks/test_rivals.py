@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
 from asymdiffrec.trainer.evaluation.scenarios import at_random
-from asymdiffrec.trainer.job import read_job, read_learned
+from asymdiffrec.trainer.job import read_job, read_statistics
 from benchmarks.rivals._samples import missing_under, read
 from benchmarks.rivals.autoencoder import Autoencoder
 from benchmarks.rivals.boosting import Features, boosting, boosting_dropped
@@ -24,12 +24,12 @@ WIDTHS = [4] * 5
 
 def test_trees_learn_and_the_oracle_is_above_them(clicks: Path) -> None:
     job = read_job(clicks / "job.yaml")
-    learned = read_learned(job)
-    schema = job.to_schema(learned)
+    statistics = read_statistics(job)
+    schema = job.to_schema(statistics)
     scenarios = [at_random(share, schema) for share in (0.0, 0.5)]
     label = read(job, schema, "test").label
     aucs = {
-        rival.__name__: [roc_auc_score(label, logits) for logits in rival(job, learned, scenarios, 0)]
+        rival.__name__: [roc_auc_score(label, logits) for logits in rival(job, statistics, scenarios, 0)]
         for rival in (boosting, boosting_dropped, oracle)
     }
     for name in ("boosting", "boosting_dropped"):
@@ -42,7 +42,7 @@ def test_trees_learn_and_the_oracle_is_above_them(clicks: Path) -> None:
 
 def test_rows_are_those_of_the_networks_and_their_statistics_are_out_of_fold(clicks: Path) -> None:
     job = read_job(clicks / "job.yaml")
-    schema = job.to_schema(read_learned(job))
+    schema = job.to_schema(read_statistics(job))
     train = read(job, schema, "train")
     place = schema.names.index("item_id")
     assert len(train.bags["item_id"].values) == (~train.missing[:, place]).sum()
@@ -64,7 +64,7 @@ def test_rows_are_those_of_the_networks_and_their_statistics_are_out_of_fold(cli
 def test_variants_train_all_that_they_have(variant: type) -> None:
     torch.manual_seed(0)
     name = f"{variant.__module__}:{variant.__name__}"
-    model = variant(WIDTHS, ModelConfig(), DiffusionConfig(variant=name), seed=1)
+    model = variant(WIDTHS, ModelConfig(), DiffusionConfig(method=name), seed=1)
     missing = torch.rand(64, 5) < 0.2
     clean = torch.randn(64, 20).masked_fill(missing.repeat_interleave(4, 1), 0)
     label, weight, index = (torch.rand(64) < 0.5).float(), torch.ones(64), torch.arange(64)
@@ -81,7 +81,7 @@ def test_variants_train_all_that_they_have(variant: type) -> None:
 
 
 def test_the_autoencoder_changes_what_is_missing_alone() -> None:
-    model = Autoencoder(WIDTHS, ModelConfig(), DiffusionConfig(variant="m:Autoencoder"), seed=1)
+    model = Autoencoder(WIDTHS, ModelConfig(), DiffusionConfig(method="m:Autoencoder"), seed=1)
     x, none = torch.randn(8, 20), torch.zeros(8, 5, dtype=torch.bool)
     assert torch.equal(model.score(x, none), model.logit(model.latent(x, none)))
     gone = none.clone()

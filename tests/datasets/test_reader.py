@@ -23,8 +23,8 @@ def schema_of(**data):
         {
             "data": {"user": "row", "lanes": LANES, "window": WINDOW} | data,
             "fields": {
-                "item": {"type": "id", "rows": 50},
-                "tags": {"type": "id_list", "rows": 20},
+                "item": {"type": "id", "num_embeddings": 50},
+                "tags": {"type": "id_list", "num_embeddings": 20},
                 "price": {"type": "number"},
             },
         }

@@ -25,7 +25,7 @@ from asymdiffrec.datasets.files.locations import part_of
 from asymdiffrec.datasets.prepare.table.dataset import prepare_table
 from asymdiffrec.datasets.prepare.table.recipe import Recipe
 from asymdiffrec.datasets.reader import EvaluationReader, Position, TrainingReader
-from asymdiffrec.datasets.schema import FieldsConfig, Learned, Schema
+from asymdiffrec.datasets.schema import FieldsConfig, Schema, Statistics
 from asymdiffrec.datasets.shards import Shards, added_files, open_shards
 from asymdiffrec.datasets.statistics.profile import learn
 
@@ -81,7 +81,7 @@ def config(clicks: Path) -> FieldsConfig:
 
 @pytest.fixture(scope="module")
 def schema(clicks: Path, config: FieldsConfig) -> Schema:
-    return config.to_schema(Learned.model_validate(yaml.safe_load((clicks / "schema.yaml").read_text())))
+    return config.to_schema(Statistics.model_validate(yaml.safe_load((clicks / "statistics.yaml").read_text())))
 
 
 @pytest.fixture

@@ -67,8 +67,8 @@ def schema_of(window: int, cache: float) -> Schema:
         {
             "data": {"user": "row", "lanes": LANES, "window": window, "cache": cache},
             "fields": {
-                "item": {"type": "id", "rows": 50},
-                "tags": {"type": "id_list", "rows": 20},
+                "item": {"type": "id", "num_embeddings": 50},
+                "tags": {"type": "id_list", "num_embeddings": 20},
                 "price": {"type": "number"},
             },
         }

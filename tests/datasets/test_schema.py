@@ -4,7 +4,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from asymdiffrec.datasets.schema import FieldsConfig, Learned, Moments, Pattern, table_seed
+from asymdiffrec.datasets.schema import FieldsConfig, Moments, Pattern, Statistics, table_seed
 
 
 def config(**fields):
@@ -12,11 +12,11 @@ def config(**fields):
 
 
 def an_id(**settings):
-    return {"type": "id", "rows": 10} | settings
+    return {"type": "id", "num_embeddings": 10} | settings
 
 
 def a_list(**settings):
-    return {"type": "id_list", "rows": 10} | settings
+    return {"type": "id_list", "num_embeddings": 10} | settings
 
 
 def test_fields_are_ordered_by_table_then_numbers():
@@ -30,9 +30,9 @@ def test_fields_are_ordered_by_table_then_numbers():
         friend=an_id(table="user"),
     ).to_schema()
     assert schema.names == ["user", "friend", "history", "item", "tags", "age", "price"]
-    assert list(schema.hashed) == schema.names[:5]
+    assert list(schema.sparse) == schema.names[:5]
     assert list(schema.numbers) == ["age", "price"]
-    assert [schema.table(name) for name in schema.hashed] == ["user", "user", "item", "item", "tags"]
+    assert [schema.table(name) for name in schema.sparse] == ["user", "user", "item", "item", "tags"]
 
 
 def test_a_field_reads_the_column_of_its_name_unless_it_names_one():
@@ -84,22 +84,22 @@ def test_an_unknown_key_of_data_is_refused():
 
 
 def test_what_was_learned_survives_yaml():
-    learned = Learned(
+    statistics = Statistics(
         rows={"train": 7, "test": 2},
         label_rate=1 / 3,
         numbers={"age": Moments(mean=0.1, std=1e-9)},
         cardinalities={"user": 5},
         patterns=[Pattern(missing=["age"], rows=3), Pattern(missing=[], rows=4)],
     )
-    assert Learned.model_validate(yaml.safe_load(yaml.safe_dump(learned.model_dump()))) == learned
+    assert Statistics.model_validate(yaml.safe_load(yaml.safe_dump(statistics.model_dump()))) == statistics
 
 
 def test_moments_are_the_identity_until_they_are_learned():
     fields = config(user=an_id(), age={"type": "number"}, price={"type": "number"})
-    learned = Learned(rows={"train": 1}, label_rate=0.5, numbers={"age": Moments(mean=30, std=9)})
+    statistics = Statistics(rows={"train": 1}, label_rate=0.5, numbers={"age": Moments(mean=30, std=9)})
     assert fields.to_schema().moments("age") == Moments(mean=0, std=1)
-    assert fields.to_schema(learned).moments("age") == Moments(mean=30, std=9)
-    assert fields.to_schema(learned).moments("price") == Moments(mean=0, std=1)
+    assert fields.to_schema(statistics).moments("age") == Moments(mean=30, std=9)
+    assert fields.to_schema(statistics).moments("price") == Moments(mean=0, std=1)
 
 
 def test_seeds_of_tables_never_change():

@@ -17,8 +17,8 @@ SCHEMA = FieldsConfig.model_validate(
     {
         "data": {"user": "user", "weight": "weight"},
         "fields": {
-            "item": {"type": "id", "rows": 9, "column": "item_id"},
-            "tags": {"type": "id_list", "rows": 9},
+            "item": {"type": "id", "num_embeddings": 9, "column": "item_id"},
+            "tags": {"type": "id_list", "num_embeddings": 9},
             "age": {"type": "number"},
         },
     }

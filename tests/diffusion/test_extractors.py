@@ -10,14 +10,14 @@ from asymdiffrec.diffusion.extractors.build import EXTRACTORS, AnyExtractorConfi
 from asymdiffrec.diffusion.extractors.dcn import Cross
 from asymdiffrec.diffusion.extractors.deepfm import DeepFM, pair_products
 from asymdiffrec.diffusion.extractors.dlrm import DLRM, pair_dots
-from asymdiffrec.diffusion.layers import StepLinear
+from asymdiffrec.diffusion.layers import MaskLinear
 
 BATCH, FIELDS, WIDTH = 7, 5, 4
 
 
-def build(config: dict, widths: list[int] | None = None, step_width: int = FIELDS) -> Extractor:
+def build(config: dict, widths: list[int] | None = None, mask_width: int = FIELDS) -> Extractor:
     return build_extractor(
-        TypeAdapter(AnyExtractorConfig).validate_python(config), widths or [WIDTH] * FIELDS, step_width
+        TypeAdapter(AnyExtractorConfig).validate_python(config), widths or [WIDTH] * FIELDS, mask_width
     )
 
 
@@ -26,12 +26,12 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-@pytest.mark.parametrize("step_width", [0, FIELDS])
+@pytest.mark.parametrize("mask_width", [0, FIELDS])
 @pytest.mark.parametrize("name", EXTRACTORS)
-def test_shape_and_a_gradient_for_every_parameter(name: str, step_width: int) -> None:
-    extractor = build({"name": name, "latent": 6}, step_width=step_width)
+def test_shape_and_a_gradient_for_every_parameter(name: str, mask_width: int) -> None:
+    extractor = build({"name": name, "latent": 6}, mask_width=mask_width)
     x = torch.randn(BATCH, WIDTH * FIELDS, requires_grad=True)
-    z = extractor(x, torch.ones(BATCH, step_width))
+    z = extractor(x, torch.ones(BATCH, mask_width))
     assert z.shape == (BATCH, 6)
     assert extractor.latent_dim == 6
     z.square().sum().backward()
@@ -49,18 +49,18 @@ def test_step_makes_a_difference(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["mlp", "dcn"])
 def test_fields_of_unequal_widths(name: str) -> None:
-    extractor = build({"name": name}, widths=[2, 6, 1], step_width=3)
+    extractor = build({"name": name}, widths=[2, 6, 1], mask_width=3)
     assert extractor(torch.randn(BATCH, 9), torch.zeros(BATCH, 3)).shape == (BATCH, 64)
 
 
 @pytest.mark.parametrize("name", ["deepfm", "dlrm"])
 def test_products_of_fields_need_one_width(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}: found fields of widths 8 and 16"):
-        build({"name": name}, widths=[8, 8, 16], step_width=0)
+        build({"name": name}, widths=[8, 8, 16], mask_width=0)
 
 
 def test_step_linear_is_a_linear_layer_of_the_concatenation() -> None:
-    layer, x, s = StepLinear(8, 3, 5), torch.randn(BATCH, 8), torch.rand(BATCH, 3)
+    layer, x, s = MaskLinear(8, 3, 5), torch.randn(BATCH, 8), torch.rand(BATCH, 3)
     weight = torch.cat([layer.x.weight, layer.s.weight], 1)
     torch.testing.assert_close(layer(x, s), nn.functional.linear(torch.cat([x, s], 1), weight, layer.x.bias))
     assert weight.abs().max() <= 11**-0.5
@@ -112,7 +112,7 @@ import torch
 from asymdiffrec.diffusion.extractors.base import Extractor
 
 class Sum(Extractor):
-    def __init__(self, widths, step_width, *, scale=1.0):
+    def __init__(self, widths, mask_width, *, scale=1.0):
         super().__init__()
         self.latent_dim, self.scale = 1, scale
 
@@ -120,13 +120,13 @@ class Sum(Extractor):
         return self.scale * (x.sum(1, keepdim=True) + s.sum(1, keepdim=True))
 
 class NoLatent(Sum):
-    def __init__(self, widths, step_width):
+    def __init__(self, widths, mask_width):
         torch.nn.Module.__init__(self)
 
 class NoForward(Extractor):
     pass
 
-def function(widths, step_width): ...
+def function(widths, mask_width): ...
 """
 
 

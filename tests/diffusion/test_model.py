@@ -23,15 +23,15 @@ PARTS = {
     "asymdiff": {"main", "recon", "aux", "distil"},
 }
 SETTINGS = {
-    "indicators": {"variant": "base", "step_in_extractor": True},
-    "mean": {"variant": "base", "fill": "mean"},
+    "indicators": {"method": "base", "mask_in_extractor": True},
+    "mean": {"method": "base", "fill": "mean"},
     "filled": {"fill": "mean"},
     "gaussian": {"noise": "gaussian"},
     "symmetric": {"space": "fields"},
     "published": {"fields_in_denoiser": False},
     "without reconstruction": {"weights": {}},
     "no gate": {"gate": False},
-    "told nothing": {"step_in_extractor": False, "step_in_denoiser": False},
+    "told nothing": {"mask_in_extractor": False, "mask_in_denoiser": False},
 }
 """Other models that the settings make"""
 NO_WEIGHT = {"main": 0, "recon": 0, "aux": 0, "distil": 0}
@@ -66,14 +66,14 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
-@pytest.mark.parametrize("variant", PARTS)
-def test_the_loss_is_the_weighted_sum_of_the_parts_that_the_variant_has(variant: str) -> None:
+@pytest.mark.parametrize("method", PARTS)
+def test_the_loss_is_the_weighted_sum_of_the_parts_that_the_method_has(method: str) -> None:
     weights = {"main": 1.0, "recon": 0.5, "aux": 2.0, "distil": 3.0}
-    loss, parts = shaken(build(variant=variant, weights=weights))(*samples())
-    assert set(parts) == {"loss"} | {f"loss_{name}" for name in PARTS[variant]}
+    loss, parts = shaken(build(method=method, weights=weights))(*samples())
+    assert set(parts) == {"loss"} | {f"loss_{name}" for name in PARTS[method]}
     assert not any(part.requires_grad for part in parts.values())
     torch.testing.assert_close(
-        loss, torch.stack([weights[name] * parts[f"loss_{name}"] for name in PARTS[variant]]).sum()
+        loss, torch.stack([weights[name] * parts[f"loss_{name}"] for name in PARTS[method]]).sum()
     )
     torch.testing.assert_close(loss, parts["loss"])
 
@@ -110,11 +110,11 @@ def test_the_parts_of_asymdiff_by_the_equations() -> None:
     torch.testing.assert_close(parts["loss_distil"], mean(divergence).detach(), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("variant", PARTS)
+@pytest.mark.parametrize("method", PARTS)
 @pytest.mark.parametrize("name", EXTRACTORS)
-def test_every_parameter_gets_a_gradient_even_when_weights_are_zero(variant: str, name: str) -> None:
+def test_every_parameter_gets_a_gradient_even_when_weights_are_zero(method: str, name: str) -> None:
     for weights in ({}, NO_WEIGHT):
-        model = build(name, variant=variant, weights=weights)
+        model = build(name, method=method, weights=weights)
         model(*samples())[0].backward()
         assert all(parameter.grad is not None for parameter in model.parameters())
 
@@ -134,7 +134,7 @@ def test_other_settings_train_every_parameter_and_are_means_over_samples(setting
 
 
 def test_the_mean_of_a_field_stands_where_it_is_missing() -> None:
-    model = build(variant="base", fill="mean")
+    model = build(method="base", fill="mean")
     clean, missing, label, _, index = samples(512, missing_rate=0.3)
     optimizer = torch.optim.Adam([model.fill.mean], lr=0.05)
     for _ in range(200):
@@ -158,37 +158,37 @@ def test_a_complete_sample_is_passed_on_as_it_is(settings: dict) -> None:
 
 
 def test_gaussian_noise_is_for_asymdiff_in_the_latent_space() -> None:
-    for wrong in ({"variant": "augment"}, {"space": "fields"}):
-        with pytest.raises(ValueError, match="noise: gaussian is for variant asymdiff"):
+    for wrong in ({"method": "augment"}, {"space": "fields"}):
+        with pytest.raises(ValueError, match="noise: gaussian is for method asymdiff"):
             build(noise="gaussian", **wrong)
 
 
 class Halved(AsymmetricDiffusion):
-    """A variant of one's own."""
+    """A method of one's own."""
 
     def parts(self, clean: Tensor, missing: Tensor, label: Tensor, weight: Tensor, sample_index: Tensor) -> dict:
         loss = prediction_loss(self.logit(self.latent(clean, missing)), label, weight)
         return {"half": self.config.options["share"] * loss}
 
 
-def test_a_variant_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "own_variants", SimpleNamespace(Halved=Halved, other=print))
-    config = DiffusionConfig(variant="own_variants:Halved", options={"share": 0.5})
+def test_a_method_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "own_methods", SimpleNamespace(Halved=Halved, other=print))
+    config = DiffusionConfig(method="own_methods:Halved", options={"share": 0.5})
     torch.manual_seed(1)
-    own = diffusion_of(config.variant)(WIDTHS, ModelConfig(), config, seed=5)
+    own = diffusion_of(config.method)(WIDTHS, ModelConfig(), config, seed=5)
     assert isinstance(own, Halved)
     torch.manual_seed(1)
-    ours = AsymmetricDiffusion(WIDTHS, ModelConfig(), DiffusionConfig(variant="base"), seed=5)
+    ours = AsymmetricDiffusion(WIDTHS, ModelConfig(), DiffusionConfig(method="base"), seed=5)
     loss, parts = own(*samples())
     torch.testing.assert_close(loss, 0.5 * ours(*samples())[0])
     assert set(parts) == {"loss", "loss_half"}
     assert diffusion_of("augment") is AsymmetricDiffusion
-    with pytest.raises(ValueError, match="variant own_variants:other: found"):
-        diffusion_of("own_variants:other")
+    with pytest.raises(ValueError, match="method own_methods:other: found"):
+        diffusion_of("own_methods:other")
     with pytest.raises(
         ValidationError, match=r"allowed are base, dropout, augment, asymdiff and package\.module:Class"
     ):
-        DiffusionConfig(variant="asym")
+        DiffusionConfig(method="asym")
 
 
 @pytest.mark.parametrize(("detach", "reached"), [(True, {"denoiser"}), (False, {"denoiser", "extractor"})])
@@ -207,9 +207,9 @@ def test_prediction_through_the_denoiser_trains_everything(part: str, reached: s
     assert {name.split(".")[0] for name, gradient in gradients(model).items() if gradient.any()} == reached
 
 
-@pytest.mark.parametrize("variant", PARTS)
-def test_losses_and_gradients_of_a_batch_are_the_means_over_its_halves(variant: str) -> None:
-    model, batch = shaken(build(variant=variant)), samples()
+@pytest.mark.parametrize("method", PARTS)
+def test_losses_and_gradients_of_a_batch_are_the_means_over_its_halves(method: str) -> None:
+    model, batch = shaken(build(method=method)), samples()
     model(*batch)[0].backward()
     whole, whole_parts = gradients(model), model(*batch)[1]
     model.zero_grad()
@@ -237,7 +237,7 @@ def test_both_views_as_one_batch_are_the_same_step(name: str, monkeypatch: pytes
 
 
 def test_dropped_columns_get_no_gradient_from_the_noisy_view() -> None:
-    model = build(variant="dropout", forward={"time": {"law": "point", "value": 0.5}})
+    model = build(method="dropout", forward={"time": {"law": "point", "value": 0.5}})
     clean, missing, label, weight, index = samples()
     clean.requires_grad_()
     model(clean, missing, label, weight, index)[0].backward()
@@ -266,12 +266,12 @@ def test_scores_of_incomplete_samples_pass_the_denoiser() -> None:
 @pytest.mark.parametrize(
     ("config", "told"),
     [
-        ({"variant": "base"}, False),
-        ({"variant": "dropout"}, False),
-        ({"variant": "augment"}, True),
-        ({"variant": "augment", "step_in_extractor": False}, False),
-        ({"variant": "asymdiff"}, True),
-        ({"variant": "asymdiff", "step_in_extractor": False}, True),
+        ({"method": "base"}, False),
+        ({"method": "dropout"}, False),
+        ({"method": "augment"}, True),
+        ({"method": "augment", "mask_in_extractor": False}, False),
+        ({"method": "asymdiff"}, True),
+        ({"method": "asymdiff", "mask_in_extractor": False}, True),
     ],
 )
 def test_which_variants_are_told_what_is_missing(config: dict, told: bool) -> None:
@@ -280,9 +280,9 @@ def test_which_variants_are_told_what_is_missing(config: dict, told: bool) -> No
     assert torch.equal(model.score(x, none), model.score(x, all_missing)) != told
 
 
-@pytest.mark.parametrize("variant", PARTS)
-def test_training_reduces_the_loss(variant: str) -> None:
-    model, (clean, missing, label, weight, index) = build(variant=variant), samples(128)
+@pytest.mark.parametrize("method", PARTS)
+def test_training_reduces_the_loss(method: str) -> None:
+    model, (clean, missing, label, weight, index) = build(method=method), samples(128)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     predictions = []
     for step in range(50):
@@ -350,7 +350,7 @@ def test_a_pipeline_can_trace_the_recommender_down_to_its_two_parts() -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [{"variant": "diffrec"}, {"weights": {"recon": -1}}, {"weights": {"rec": 1}}, {"denoiser_hidden": 0}, {"steps": 3}],
+    [{"method": "diffrec"}, {"weights": {"recon": -1}}, {"weights": {"rec": 1}}, {"denoiser_hidden": 0}, {"steps": 3}],
 )
 def test_wrong_settings(config: dict) -> None:
     with pytest.raises(ValidationError):
@@ -378,7 +378,7 @@ def test_needs_neither_torchrec_nor_scipy_to_import() -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
 
 
-@pytest.mark.parametrize("settings", [{"variant": "base"}, {"variant": "augment"}, {}, *SETTINGS.values()])
+@pytest.mark.parametrize("settings", [{"method": "base"}, {"method": "augment"}, {}, *SETTINGS.values()])
 @pytest.mark.parametrize("name", EXTRACTORS)
 def test_candidates_score_as_samples_of_their_own(name: str, settings: dict[str, Any]) -> None:
     model = shaken(build(name, **settings))

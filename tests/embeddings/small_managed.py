@@ -37,10 +37,10 @@ def skewed(ids: torch.Tensor, count: int, step: int) -> torch.Tensor:
 
 def schema(rows: int):
     fields = {
-        "user": {"type": "id", "rows": rows},
-        "history": {"type": "id_list", "rows": rows, "table": "user"},
-        "item": {"type": "id", "rows": 30},
-        "tags": {"type": "id_list", "rows": rows, "embedding_dim": 8},
+        "user": {"type": "id", "num_embeddings": rows},
+        "history": {"type": "id_list", "num_embeddings": rows, "table": "user"},
+        "item": {"type": "id", "num_embeddings": 30},
+        "tags": {"type": "id_list", "num_embeddings": rows, "embedding_dim": 8},
     }
     return FieldsConfig.model_validate({"fields": fields}).to_schema()
 

@@ -22,11 +22,11 @@ SCHEMA = FieldsConfig.model_validate(
     {
         "fields": {
             "age": {"type": "number"},
-            "user": {"type": "id", "rows": 40},
-            "item": {"type": "id", "rows": 30},
-            "tags": {"type": "id_list", "rows": 12, "pooling": "sum", "embedding_dim": 8},
-            "history": {"type": "id_list", "rows": 30, "table": "item"},
-            "country": {"type": "id", "rows": 7},
+            "user": {"type": "id", "num_embeddings": 40},
+            "item": {"type": "id", "num_embeddings": 30},
+            "tags": {"type": "id_list", "num_embeddings": 12, "pooling": "sum", "embedding_dim": 8},
+            "history": {"type": "id_list", "num_embeddings": 30, "table": "item"},
+            "country": {"type": "id", "num_embeddings": 7},
             "price": {"type": "number", "embedding_dim": 4},
         }
     }
@@ -57,11 +57,11 @@ def config(optimizer: str, kind: str) -> TablesConfig:
 def batch(step: int, rank: int = 0, ranks: int = 1) -> Batch:
     """This rank's part of a global batch, with fields missing."""
     draw = torch.Generator().manual_seed(step)
-    bags = {name: [] for name in SCHEMA.hashed}
-    for name, field in SCHEMA.hashed.items():
+    bags = {name: [] for name in SCHEMA.sparse}
+    for name, field in SCHEMA.sparse.items():
         longest = 1 if field.type == "id" else 4
         for length in torch.randint(0, longest + 1, (BATCH,), generator=draw).tolist():
-            bags[name].append(torch.randint(0, field.rows, (length,), generator=draw))
+            bags[name].append(torch.randint(0, field.num_embeddings, (length,), generator=draw))
     numbers = torch.randn(BATCH, 2, generator=draw)
     absent = torch.rand(BATCH, 2, generator=draw) < 0.3
     label = torch.bernoulli(torch.full((BATCH,), 0.4), generator=draw)

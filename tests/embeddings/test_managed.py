@@ -350,7 +350,7 @@ def test_a_checkpoint_of_other_rows_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("admit_after", [1, 2])
 def test_the_plan_counts_the_memory_of_ids(admit_after: int) -> None:
     rows, where = 1 << 20, Cluster(DEVICES["h100"], 1, 2)
-    fields = FieldsConfig.model_validate({"fields": {"user": {"type": "id", "rows": rows}}}).to_schema()
+    fields = FieldsConfig.model_validate({"fields": {"user": {"type": "id", "num_embeddings": rows}}}).to_schema()
     held = {}
     for collision in ("hash", "managed"):
         tables_config = TablesConfig.model_validate(

@@ -77,9 +77,9 @@ def reference(weight: torch.Tensor, levels: int | None) -> torch.Tensor:
 def test_sums_are_those_of_rounded_rows(alone, precision, levels, bits, dtype, tmp_path) -> None:
     """Of a table that two fields share, of a managed one, and beside a number."""
     fields = {
-        "user": {"type": "id", "rows": ROWS, "embedding_dim": 20},
-        "history": {"type": "id_list", "rows": ROWS, "table": "user", "embedding_dim": 20},
-        "tags": {"type": "id_list", "rows": ROWS, "pooling": "sum"},
+        "user": {"type": "id", "num_embeddings": ROWS, "embedding_dim": 20},
+        "history": {"type": "id_list", "num_embeddings": ROWS, "table": "user", "embedding_dim": 20},
+        "tags": {"type": "id_list", "num_embeddings": ROWS, "pooling": "sum"},
         "age": {"type": "number"},
     }
     schema = FieldsConfig.model_validate({"fields": fields}).to_schema()
@@ -135,7 +135,7 @@ try:
     np.fromfile(file, np.uint8)
 except MemoryError:
     print("too large to be read")
-fields = {"item": {"type": "id", "rows": rows, "hash": False}}
+fields = {"item": {"type": "id", "num_embeddings": rows, "hash": False}}
 schema = FieldsConfig.model_validate({"fields": fields}).to_schema()
 tables = ServedTables(schema, TablesConfig(embedding_dim=64), "fp32", file)
 ids = KeyedJaggedTensor(["item"], torch.tensor([0, rows - 1]), lengths=torch.tensor([1, 1]))
@@ -158,7 +158,7 @@ def test_a_table_larger_than_the_memory_that_a_process_may_have(tmp_path: Path) 
 
 @pytest.mark.parametrize("dim", [24, 32, 128])
 def test_rounded_tables_take_less_than_a_third(tmp_path: Path, dim: int) -> None:
-    fields = {"item": {"type": "id", "rows": 1000}}
+    fields = {"item": {"type": "id", "num_embeddings": 1000}}
     schema, config = FieldsConfig.model_validate({"fields": fields}).to_schema(), TablesConfig(embedding_dim=dim)
     for precision in ("fp32", "int8"):
         write_tables({"item": torch.randn(1000, dim)}, schema, config, precision, tmp_path / precision)

@@ -110,7 +110,7 @@ class PlainTables(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         columns = []
-        for name, field in SCHEMA.hashed.items():
+        for name, field in SCHEMA.sparse.items():
             weight = self.bags[SCHEMA.table(name)].weight
             pooling = getattr(field, "pooling", "sum")
             bag = batch.ids[name]
@@ -120,7 +120,7 @@ class PlainTables(nn.Module):
         for place, name in enumerate(SCHEMA.numbers):
             own = slice(0, 16) if name == "age" else slice(16, 20)
             value = batch.numbers[:, place : place + 1] * self.numbers.direction[own] + self.numbers.bias[own]
-            columns.append(value * ~batch.missing[:, len(SCHEMA.hashed) + place].unsqueeze(1))
+            columns.append(value * ~batch.missing[:, len(SCHEMA.sparse) + place].unsqueeze(1))
         return torch.cat(columns, dim=1), batch.missing
 
 
@@ -242,7 +242,7 @@ def test_evaluation_in_between_changes_nothing(one_rank):
 
 def test_a_schema_without_numbers(one_rank):
     settings = TablesConfig()
-    schema = FieldsConfig.model_validate({"fields": {"user": {"type": "id", "rows": 40}}}).to_schema()
+    schema = FieldsConfig.model_validate({"fields": {"user": {"type": "id", "num_embeddings": 40}}}).to_schema()
     model = FieldTables(schema, settings)
     sharded = shard(model, settings, planned(model, schema, settings), torch.device("cpu"), SEED)
     assert dense_parameters(sharded) == {}

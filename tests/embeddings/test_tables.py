@@ -6,10 +6,10 @@ import torch
 from pydantic import ValidationError
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from asymdiffrec.datasets.schema import FieldsConfig, Learned
+from asymdiffrec.datasets.schema import FieldsConfig, Statistics
 from asymdiffrec.embeddings.tables import FieldTables, TablesConfig, embedding_bag_configs
 
-ID = {"type": "id", "rows": 5}
+ID = {"type": "id", "num_embeddings": 5}
 
 
 def schema(**fields):
@@ -19,9 +19,9 @@ def schema(**fields):
 def test_fields_share_a_table():
     found = embedding_bag_configs(
         schema(
-            likes={"type": "id_list", "rows": 5, "table": "item", "embedding_dim": 8},
+            likes={"type": "id_list", "num_embeddings": 5, "table": "item", "embedding_dim": 8},
             user=ID,
-            item={"type": "id", "rows": 5, "embedding_dim": 8},
+            item={"type": "id", "num_embeddings": 5, "embedding_dim": 8},
         ),
         TablesConfig(),
     )
@@ -121,9 +121,9 @@ KNOTS = {"x": [1.0, 2.0, 4.0, 4.5], "y": [-3.0, 0.0]}
 @pytest.mark.parametrize("knots", [[], [2.0]])
 def test_a_number_that_never_varies_beside_one_that_does(knots):
     moments = {"x": {"knots": knots}, "y": {"knots": KNOTS["y"]}}
-    learned = Learned.model_validate({"rows": {"train": 9}, "label_rate": 0.5, "numbers": moments})
+    statistics = Statistics.model_validate({"rows": {"train": 9}, "label_rate": 0.5, "numbers": moments})
     config = FieldsConfig.model_validate({"fields": {"a": ID, "x": {"type": "number"}, "y": {"type": "number"}}})
-    tables = FieldTables(config.to_schema(learned), TablesConfig())
+    tables = FieldTables(config.to_schema(statistics), TablesConfig())
     with torch.no_grad():
         tables.columns.numbers.pieces.fill_(1)
         x, y = numbers_only(tables, torch.full((3, 2), 9.0), torch.zeros(3, 2, dtype=torch.bool))
@@ -136,10 +136,10 @@ def test_a_number_that_never_varies_beside_one_that_does(knots):
 def test_a_number_follows_a_curve(dims):
     fields = {name: {"type": "number", "embedding_dim": dims.get(name)} for name in ("x", "y")}
     moments = {"x": {"mean": 1.0, "std": 2.0, "knots": KNOTS["x"]}, "y": {"knots": KNOTS["y"]}}
-    learned = Learned.model_validate({"rows": {"train": 9}, "label_rate": 0.5, "numbers": moments})
+    statistics = Statistics.model_validate({"rows": {"train": 9}, "label_rate": 0.5, "numbers": moments})
     config = FieldsConfig.model_validate({"fields": {"a": ID, **fields}})
     torch.manual_seed(0)
-    tables = FieldTables(config.to_schema(learned), TablesConfig())
+    tables = FieldTables(config.to_schema(statistics), TablesConfig())
     curve = tables.columns.numbers
     assert curve.pieces.shape == (2, 3, 16)
     numbers, missing = torch.randn(50, 2) * 3, torch.zeros(50, 2, dtype=torch.bool)

@@ -18,7 +18,7 @@ from asymdiffrec.diffusion.model import AsymmetricDiffusion
 from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
 from asymdiffrec.serving import compiled
 from asymdiffrec.serving.engine import Engine
-from asymdiffrec.serving.export import LARGEST, Compiled, Scorer, load_bundle
+from asymdiffrec.serving.export import LARGEST, Compiled, Scorer, load_export
 from asymdiffrec.serving.self_test import made_up
 
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
@@ -26,7 +26,7 @@ needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="no C++ comp
 
 @pytest.fixture
 def engine(exported: Path) -> Engine:
-    return Engine(load_bundle(exported))
+    return Engine(load_export(exported))
 
 
 def samples(engine: Engine, count: int) -> Any:
@@ -37,7 +37,7 @@ def samples(engine: Engine, count: int) -> Any:
 @pytest.mark.parametrize(
     ("extractor", "settings"),
     [
-        *(("mlp", one) for one in ({"variant": "base"}, {"space": "fields"}, {"noise": "gaussian"}, {"fill": "mean"})),
+        *(("mlp", one) for one in ({"method": "base"}, {"space": "fields"}, {"noise": "gaussian"}, {"fill": "mean"})),
         *((name, {}) for name in ("mlp", "dcn", "deepfm", "dlrm")),
     ],
     ids=str,
@@ -135,7 +135,7 @@ def test_whatever_fails_the_model_scores(engine: Engine, monkeypatch: pytest.Mon
 
 
 def test_another_version_in_its_place_is_not_compiled(exported: Path) -> None:
-    bundle = load_bundle(exported)
+    bundle = load_export(exported)
     older = bundle.manifest.model_copy(update={"version": "older"})
     with pytest.raises(compiled.CompileError, match=f"has become version {bundle.manifest.version}"):
         compiled.compiled_for(replace(bundle, manifest=older))

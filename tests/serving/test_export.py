@@ -20,7 +20,7 @@ from asymdiffrec.datasets.batching.batch import to_batch
 from asymdiffrec.datasets.decoding.rows import decode
 from asymdiffrec.embeddings.serving_tables import ServedTables, write_tables
 from asymdiffrec.embeddings.tables import TablesConfig
-from asymdiffrec.serving.export import load_bundle
+from asymdiffrec.serving.export import load_export
 from asymdiffrec.trainer.inference.export import export_run
 from tests.serving.test_predict import SCHEMA, table
 
@@ -59,7 +59,7 @@ def test_an_export_scores_as_the_run_does(
 def test_the_card_says_what_rounding_costs(
     trained: Path, exported: dict[str, Path], command: Callable[..., Any]
 ) -> None:
-    bundle = load_bundle(exported["int8"])
+    bundle = load_export(exported["int8"])
     assert bundle.card["precision"] == "int8"
     assert bundle.card["rows"]["test"] == 601
     evaluated = command("evaluate", trained, "--missing", "0,0.5", "--json").document["results"]
@@ -68,7 +68,7 @@ def test_the_card_says_what_rounding_costs(
         assert bundle.card["trained"]["test"][share]["auc"] == pytest.approx(result["auc"], abs=1e-9)
     assert bundle.card["exported"]["test"][0]["log_loss"] == pytest.approx(rounded[0]["log_loss"], abs=1e-6)
     assert {"user dark", "item_id dark"} <= {one["scenario"] for one in bundle.card["exported"]["drill"]}
-    versions = {load_bundle(folder).manifest.version for folder in exported.values()}
+    versions = {load_export(folder).manifest.version for folder in exported.values()}
     assert len(versions) == len(PRECISIONS)
 
 
@@ -93,10 +93,10 @@ def test_a_file_that_was_altered_is_refused(exported: dict[str, Path], tmp_path:
     content[len(content) // 2] ^= 1
     (folder / name).write_bytes(content)
     with pytest.raises(InputError, match=f"{name}: is not what was exported; it was damaged or altered"):
-        load_bundle(folder)
+        load_export(folder)
     (folder / name).unlink()
     with pytest.raises(InputError, match=f"{name}: is missing; the manifest names it"):
-        load_bundle(folder)
+        load_export(folder)
 
 
 @pytest.mark.parametrize(
@@ -114,12 +114,12 @@ def test_a_foreign_manifest_is_refused(
     folder = copied(exported["fp32"], tmp_path)
     changed(folder, "manifest.json", change)
     with pytest.raises(InputError, match=message):
-        load_bundle(folder)
+        load_export(folder)
 
 
 def test_what_is_no_export(tmp_path: Path, trained: Path, command: Callable[..., Any]) -> None:
     with pytest.raises(InputError, match="no such file; is it the folder of an export"):
-        load_bundle(tmp_path)
+        load_export(tmp_path)
     outcome = command("export", trained, tmp_path)
     assert outcome.status == 2
     assert "exists; choose another folder" in outcome.err
@@ -130,28 +130,28 @@ def test_classes_of_ones_own_are_imported_only_where_that_is_allowed(
     clicks: Path, tmp_path: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
-    own = "diffusion.variant=benchmarks.rivals.autoencoder:Autoencoder"
+    own = "diffusion.method=benchmarks.rivals.autoencoder:Autoencoder"
     run = ["train", clicks / "job.yaml", "--run", tmp_path / "run", "--set", own, "--set", "train.steps=3"]
     assert command(*run).status == 0
     assert command("export", tmp_path / "run", tmp_path / "out").status == 0
     outcome = command("predict", tmp_path / "out", clicks / "test", tmp_path / "scores.parquet")
     assert outcome.status == 2
-    assert "Autoencoder, which would be imported; --own-classes allows it" in outcome.err
+    assert "Autoencoder, a class to import; --allow-user-classes allows it" in outcome.err
     expected = scores(command, tmp_path / "run", clicks / "test", tmp_path / "expected.parquet")
     found = tmp_path / "found.parquet"
-    assert command("predict", tmp_path / "out", clicks / "test", found, "--own-classes").status == 0
+    assert command("predict", tmp_path / "out", clicks / "test", found, "--allow-user-classes").status == 0
     np.testing.assert_allclose(pq.read_table(found)["score"].to_numpy(), expected, atol=1e-6)
 
 
 def test_id_maps_are_exported(clicks: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
     settings = (
-        *("fields.user_id.hash=true", "fields.user_id.rows=128", "train.steps=20", "train.batch_size=256"),
+        *("fields.user_id.hash=true", "fields.user_id.num_embeddings=128", "train.steps=20", "train.batch_size=256"),
         "tables.per_table={user_id: {collision: managed}}",
     )
     run = ["train", clicks / "job.yaml", "--run", tmp_path / "run"]
     assert command(*run, *(part for setting in settings for part in ("--set", setting))).status == 0
     assert command("export", tmp_path / "run", tmp_path / "out").status == 0
-    assert "ids.safetensors" in load_bundle(tmp_path / "out").manifest.files
+    assert "ids.safetensors" in load_export(tmp_path / "out").manifest.files
     expected = scores(command, tmp_path / "run", clicks / "test", tmp_path / "expected.parquet")
     found = scores(command, tmp_path / "out", clicks / "test", tmp_path / "found.parquet")
     np.testing.assert_allclose(found, expected, atol=1e-6)
@@ -185,7 +185,7 @@ import resource, sys, numpy as np, torch
 from pathlib import Path
 from asymdiffrec.embeddings.serving_tables import ServedTables
 from asymdiffrec.embeddings.tables import TablesConfig
-from tests.serving.test_bundle import LARGE
+from tests.serving.test_export import LARGE
 used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData")) * 1024
 resource.setrlimit(resource.RLIMIT_DATA, (used + (48 << 20), used + (48 << 20)))
 try:
@@ -201,7 +201,7 @@ except MemoryError:
 def _large() -> Any:
     from asymdiffrec.datasets.schema import FieldsConfig
 
-    return FieldsConfig.model_validate({"fields": {"big": {"type": "id", "rows": 500_000}}}).to_schema()
+    return FieldsConfig.model_validate({"fields": {"big": {"type": "id", "num_embeddings": 500_000}}}).to_schema()
 
 
 LARGE = _large()

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.batching.batch import Batch
-from asymdiffrec.datasets.schema import FieldsConfig, Learned, Moments
+from asymdiffrec.datasets.schema import FieldsConfig, Moments, Statistics
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.serving.predict import predict
 
@@ -29,11 +29,11 @@ SCHEMA = FieldsConfig.model_validate(
         "data": {"label": "clicked", "user": "user", "time": "at"},
         "fields": {
             "price": {"type": "number"},
-            "tags": {"type": "id_list", "rows": ROWS, "hash": False},
-            "slot": {"type": "id", "rows": ROWS, "hash": False},
+            "tags": {"type": "id_list", "num_embeddings": ROWS, "hash": False},
+            "slot": {"type": "id", "num_embeddings": ROWS, "hash": False},
         },
     }
-).to_schema(Learned(rows={"train": 9}, label_rate=0.5, numbers={"price": Moments(mean=2, std=4)}))
+).to_schema(Statistics(rows={"train": 9}, label_rate=0.5, numbers={"price": Moments(mean=2, std=4)}))
 ARROW = pa.schema(
     {
         "note": pa.dictionary(pa.int32(), pa.string()),

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from asymdiffrec.serving import reloader as module
 from asymdiffrec.serving.app import Limits, Service
 from asymdiffrec.serving.engine import Engine
-from asymdiffrec.serving.export import load_bundle
+from asymdiffrec.serving.export import load_export
 from asymdiffrec.serving.reloader import Live
 from asymdiffrec.trainer.inference.export import export_run
 
@@ -50,7 +50,7 @@ def wait(until: Callable[[], bool]) -> None:
 
 
 def test_versions_are_swapped_without_losing_a_request(link: Path, exported: Path, rounded: Path) -> None:
-    versions = [load_bundle(folder).manifest.version for folder in (exported, rounded)]
+    versions = [load_export(folder).manifest.version for folder in (exported, rounded)]
     lines: list[str] = []
     live = Live(link, tell=lines.append)
     live.load()
@@ -104,7 +104,7 @@ def test_what_is_not_fit_does_not_become_live(link: Path, exported: Path, rounde
         assert "refused" not in client.get("/ready").json()
         link.unlink()
         time.sleep(0.1)
-        assert client.get("/ready").json()["version"] == load_bundle(rounded).manifest.version, "nothing there"
+        assert client.get("/ready").json()["version"] == load_export(rounded).manifest.version, "nothing there"
 
 
 def test_what_is_loaded_is_prepared_before_it_is_live(link: Path, exported: Path, rounded: Path) -> None:
@@ -120,5 +120,5 @@ def test_what_is_loaded_is_prepared_before_it_is_live(link: Path, exported: Path
     point(link, rounded)
     wait(lambda: live.swaps == 1)
     live.close()
-    first, second = (load_bundle(folder).manifest.version for folder in (exported, rounded))
+    first, second = (load_export(folder).manifest.version for folder in (exported, rounded))
     assert seen == [(first, None), (second, first)]

@@ -13,10 +13,10 @@ from asymdiffrec.serving.request_schema import BadRequestError, Form
 SCHEMA = FieldsConfig.model_validate(
     {
         "fields": {
-            "slot": {"type": "id", "rows": 9, "hash": False},
-            "tags": {"type": "id_list", "rows": 9, "hash": False},
-            "seen": {"type": "id_list", "rows": 9, "weights": "shares"},
-            "bought": {"type": "id_list", "rows": 9, "hash": False, "weights": "prices"},
+            "slot": {"type": "id", "num_embeddings": 9, "hash": False},
+            "tags": {"type": "id_list", "num_embeddings": 9, "hash": False},
+            "seen": {"type": "id_list", "num_embeddings": 9, "weights": "shares"},
+            "bought": {"type": "id_list", "num_embeddings": 9, "hash": False, "weights": "prices"},
         }
     }
 ).to_schema()

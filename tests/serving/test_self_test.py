@@ -11,16 +11,16 @@ import torch
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.schema import FieldsConfig
 from asymdiffrec.serving.engine import Engine
-from asymdiffrec.serving.export import Bundle, load_bundle
+from asymdiffrec.serving.export import Export, load_export
 from asymdiffrec.serving.request_schema import Form
 from asymdiffrec.serving.self_test import made_up
 
 
-def off_by_a_hundredth(bundle: Bundle) -> None:
+def off_by_a_hundredth(bundle: Export) -> None:
     bundle.card["check"]["scores"][3] += 0.01
 
 
-def without_a_number(bundle: Bundle) -> None:
+def without_a_number(bundle: Export) -> None:
     with torch.no_grad():
         bundle.model.diffusion.head[0].bias[0] = torch.nan
 
@@ -35,9 +35,9 @@ def without_a_number(bundle: Bundle) -> None:
     ],
 )
 def test_a_host_that_scores_otherwise_does_not_serve(
-    exported: Path, spoil: Callable[[Bundle], object], message: str
+    exported: Path, spoil: Callable[[Export], object], message: str
 ) -> None:
-    bundle = load_bundle(exported)
+    bundle = load_export(exported)
     Engine(bundle).warm()
     spoil(bundle)
     with pytest.raises(InputError, match=message):
@@ -46,10 +46,10 @@ def test_a_host_that_scores_otherwise_does_not_serve(
 
 def test_samples_are_made_up_of_any_schema() -> None:
     fields = {
-        "word": {"type": "id", "rows": 10, "values": "string"},
-        "row": {"type": "id", "rows": 3, "hash": False, "column": "place"},
-        "likes": {"type": "id_list", "rows": 2**40, "weights": "shares"},
-        "words": {"type": "id_list", "rows": 5, "values": "string"},
+        "word": {"type": "id", "num_embeddings": 10, "values": "string"},
+        "row": {"type": "id", "num_embeddings": 3, "hash": False, "column": "place"},
+        "likes": {"type": "id_list", "num_embeddings": 2**40, "weights": "shares"},
+        "words": {"type": "id_list", "num_embeddings": 5, "values": "string"},
         "price": {"type": "number"},
     }
     schema = FieldsConfig.model_validate({"fields": fields}).to_schema()

@@ -15,8 +15,8 @@ from asymdiffrec.trainer.job import Job, read_job
 JOB: dict[str, Any] = {
     "name": "clicks",
     "fields": {
-        "item": {"type": "id", "rows": 100, "group": "item"},
-        "tags": {"type": "id_list", "rows": 50},
+        "item": {"type": "id", "num_embeddings": 100, "group": "item"},
+        "tags": {"type": "id_list", "num_embeddings": 50},
         "age": {"type": "number"},
     },
 }
@@ -35,9 +35,9 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 def test_resolved_job_reads_back_the_same(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB))
     job = read_job(
-        tmp_path / "job.yaml", ["train.batch_size=2048", "diffusion.variant=base", "model.extractor={name: dcn}"]
+        tmp_path / "job.yaml", ["train.batch_size=2048", "diffusion.method=base", "model.extractor={name: dcn}"]
     )
-    assert (job.train.batch_size, job.diffusion.variant, job.model.extractor.name) == (2048, "base", "dcn")
+    assert (job.train.batch_size, job.diffusion.method, job.model.extractor.name) == (2048, "base", "dcn")
     assert job.data.path == str(tmp_path)
     write_yaml(tmp_path / "resolved.yaml", job)
     assert read_job(tmp_path / "resolved.yaml") == job
@@ -55,8 +55,8 @@ def test_uri_of_data_is_kept(tmp_path: Path) -> None:
         ("train.batchsize", 8, "train.batchsize: unknown key; did you mean batch_size?"),
         ("train.zzz", 8, "train.zzz: unknown key; allowed are seed, init_from,"),
         ("trian", {}, "trian: unknown key; did you mean train?"),
-        ("fields.item.rows", 0, "fields.item.rows: found 0; input should be greater than 0"),
-        ("fields.item.rows", None, "fields.item.rows: found None; input should be a valid integer"),
+        ("fields.item.num_embeddings", 0, "fields.item.num_embeddings: found 0; input should be greater than 0"),
+        ("fields.item.num_embeddings", None, "fields.item.num_embeddings: found None; input should be a valid integer"),
         ("fields.item.pooling", "sum", "fields.item.pooling: unknown key; allowed are column, group,"),
         ("fields.item.type", "ids", "fields.item: found "),
         ("fields.tags.pooling", "max", "fields.tags.pooling: found 'max'; input should be 'mean' or 'sum'"),

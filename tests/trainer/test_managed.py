@@ -18,7 +18,7 @@ SETTINGS = [
     "tables.per_table={user_id: {collision: managed}, item_id: {collision: managed}, city: {collision: managed}}",
     *(f"fields.{name}.hash=true" for name in ("user_id", "item_id", "history")),
     *(
-        f"fields.{name}.rows={rows}"
+        f"fields.{name}.num_embeddings={rows}"
         for name, rows in {"user_id": 128, "item_id": 192, "history": 192, "city": 64}.items()
     ),
 ]
@@ -49,7 +49,7 @@ def test_a_run_goes_on_where_it_stopped_and_scores_as_it_was_tested(
         ("tables.managed={admit_after: 1}", "tables.managed.admit_after is 1, but"),
         ("tables.per_table={city: {collision: managed}}", 'tables.managed_tables is ["city"], but'),
     ):
-        given = ["--set", "fields.city.rows=64", "--set", setting]
+        given = ["--set", "fields.city.num_embeddings=64", "--set", setting]
         outcome = command("train", clicks / "job.yaml", "--run", halves, "--resume", *given)
         assert (outcome.status, outcome.err.count("\n")) == (2, 1), outcome.err
         assert changed in outcome.err
@@ -68,7 +68,7 @@ def test_a_run_goes_on_where_it_stopped_and_scores_as_it_was_tested(
         ),
         (
             ["tables.per_table={city: {collision: managed}}"],
-            "fields.city.rows: 10000; a table with collision: managed needs a multiple of 64, such as 10048",
+            "fields.city.num_embeddings: 10000; a table with collision: managed needs a multiple of 64, such as 10048",
         ),
         (
             ["tables.per_table={city: {collision: managed, sharding: data_parallel}}"],

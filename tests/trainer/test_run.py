@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from asymdiffrec.base import InputError
-from asymdiffrec.datasets.schema import Learned, Moments, Pattern
+from asymdiffrec.datasets.schema import Moments, Pattern, Statistics
 from asymdiffrec.trainer.job import Job
 from asymdiffrec.trainer.run import Run, RunLog, latest_run, new_run, open_run
 
-JOB = Job.model_validate({"name": "demo", "data": {"path": "/data"}, "fields": {"item": {"type": "id", "rows": 9}}})
-LEARNED = Learned(
+JOB = Job.model_validate(
+    {"name": "demo", "data": {"path": "/data"}, "fields": {"item": {"type": "id", "num_embeddings": 9}}}
+)
+LEARNED = Statistics(
     rows={"train": 8, "valid": 1},
     label_rate=0.25,
     numbers={"price": Moments(mean=1 / 3, std=1e-7)},
@@ -41,7 +43,7 @@ def test_inputs_and_result_come_back_as_they_were_written(tmp_path: Path) -> Non
     run.write_inputs(JOB, LEARNED)
     assert run.job() == JOB
     assert run.job(("train.seed=7",)).train.seed == 7
-    assert run.learned() == LEARNED
+    assert run.statistics() == LEARNED
     assert run.result() is None
     run.write_result({"state": "finished", "step": 3})
     assert run.result() == {"state": "finished", "step": 3}

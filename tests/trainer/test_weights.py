@@ -13,11 +13,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
-from tests.trainer.test_loop import records, train_on_two
 
 from asymdiffrec.trainer.fit import train as drive
-from asymdiffrec.trainer.job import read_job, read_learned
+from asymdiffrec.trainer.job import read_job, read_statistics
 from asymdiffrec.trainer.run import Run
+from tests.trainer.fit.test_loop import records, train_on_two
 
 SETTINGS = ["train.batch_size=128", "train.steps=12", "train.log_every=1"]
 WEIGHTS = ["fields.history.weights=shares"]
@@ -37,7 +37,7 @@ def weighted(clicks: Path, folder: Path, draw: Callable[[int], np.ndarray]) -> P
 
 def losses(data: Path, run: Path, *settings: str) -> list[float]:
     job = read_job(data / "job.yaml", [*SETTINGS, *settings])
-    drive.train(job, read_learned(job), Run(run), console=Console(quiet=True))
+    drive.train(job, read_statistics(job), Run(run), console=Console(quiet=True))
     return losses_in(records(run))
 
 

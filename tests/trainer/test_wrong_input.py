@@ -37,8 +37,8 @@ def zero_labels(folder: Path) -> None:
     from asymdiffrec.trainer.job import read_job
 
     rewritten(folder, lambda table: set_column(table, "label", pc.multiply(table["label"], 0)))
-    learned, _ = learn(folder, read_job(folder / "job.yaml"))
-    write_yaml(folder / "schema.yaml", learned)
+    statistics, _ = learn(folder, read_job(folder / "job.yaml"))
+    write_yaml(folder / "statistics.yaml", statistics)
 
 
 def truncate(folder: Path) -> None:
@@ -50,7 +50,7 @@ def truncate(folder: Path) -> None:
     ("breakage", "settings", "message"),
     [
         (None, ["train.batchsize=4"], "train.batchsize: unknown key; did you mean batch_size?"),
-        (None, ["fields.item_id.rows=0"], "fields.item_id.rows: found 0"),
+        (None, ["fields.item_id.num_embeddings=0"], "fields.item_id.num_embeddings: found 0"),
         (None, ["train.batch_size=100"], "must be a multiple of data.lanes (32)"),
         (None, ["cluster.workers=3"], "3 workers do not divide data.lanes (32)"),
         (None, ["data.time=clock"], "lacks the column clock (data.time)"),
@@ -61,7 +61,7 @@ def truncate(folder: Path) -> None:
         (None, ["tables.per_table.none.sharding=row_wise"], "no table is named none"),
         (None, ["model.extractor={name: 'nowhere:Extractor'}"], "cannot import nowhere"),
         (lambda folder: shutil.rmtree(folder / "valid"), [], "valid: no such file or folder"),
-        (lambda folder: (folder / "schema.yaml").unlink(), [], "schema.yaml: no such file"),
+        (lambda folder: (folder / "statistics.yaml").unlink(), [], "statistics.yaml: no such file"),
         (lambda folder: rewritten(folder, lambda table: table.drop_columns(["price"])), [], "lacks the column price"),
         (
             lambda folder: rewritten(folder, lambda table: set_column(table, "tags", table["price"])),

@@ -13,7 +13,7 @@ from asymdiffrec.base import InputError
 from asymdiffrec.datasets.schema import IdConfig, IdListConfig, Schema
 from asymdiffrec.embeddings.optimizers import STATES
 from asymdiffrec.embeddings.state import local_parts
-from asymdiffrec.trainer.build import Trainee, recommender
+from asymdiffrec.trainer.build import TrainState, recommender
 from asymdiffrec.trainer.checkpoints import state as checkpoint
 from asymdiffrec.trainer.checkpoints.blocks import Block
 from asymdiffrec.trainer.checkpoints.store import Checkpoints
@@ -94,7 +94,7 @@ def start_from(run: Run, job: Job, schema: Schema) -> Start:
     stored = {name.removeprefix("dense."): size for name, size in sizes.items() if name.startswith("dense.")}
     pieces = [
         *_tables(before, job, sizes),
-        *_numbers(before.to_schema(run.learned()), before, schema, job),
+        *_numbers(before.to_schema(run.statistics()), before, schema, job),
         *_dense(stored, dense),
     ]
     if not any(piece.outcome == "taken" for piece in pieces):
@@ -110,12 +110,12 @@ def _tables(before: Job, job: Job, sizes: Mapping[str, Sequence[int]]) -> Iterat
         elif why := _unlike(name, old[name], field, before, job, sizes):
             yield Piece("table", name, "new", why)
         else:
-            rows, more = old[name].rows, field.rows - old[name].rows
+            rows, more = old[name].num_embeddings, field.num_embeddings - old[name].num_embeddings
             if more and field.hash:
-                note = f"{field.rows:,} rows for {rows:,}: each begins as the row that its ids had"
+                note = f"{field.num_embeddings:,} rows for {rows:,}: each begins as the row that its ids had"
             else:
                 note = f"rows {'added' if more > 0 else 'cut'}: {abs(more):,}" if more else ""
-            yield Piece("table", name, "taken", note, rows, field.rows, spread=bool(more) and field.hash)
+            yield Piece("table", name, "taken", note, rows, field.num_embeddings, spread=bool(more) and field.hash)
     for name in old.keys() - new.keys():
         yield Piece("table", name, "left", "this job has none of that name")
 
@@ -123,7 +123,7 @@ def _tables(before: Job, job: Job, sizes: Mapping[str, Sequence[int]]) -> Iterat
 def _by_table(job: Job) -> dict[str, IdConfig | IdListConfig]:
     """A field of each table; its fields agree on what matters here."""
     schema = job.to_schema()
-    return {schema.table(name): field for name, field in schema.hashed.items()}
+    return {schema.table(name): field for name, field in schema.sparse.items()}
 
 
 def _unlike(
@@ -145,8 +145,8 @@ def _unlike(
     managed = [name in one.tables.managed_tables for one in (before, job)]
     if managed[0] != managed[1]:
         return "its collision is managed in one of the two alone: its ids are in other rows"
-    if managed[0] and old.rows != new.rows:
-        return f"managed, with {new.rows:,} rows, {old.rows:,} in the other run: its ids are other ones"
+    if managed[0] and old.num_embeddings != new.num_embeddings:
+        return f"managed, with {new.num_embeddings:,} rows, {old.num_embeddings:,} in the other run: other ids"
     if managed[0] and (before.tables.managed.eviction, before.tables.managed.admit_after > 1) != (
         job.tables.managed.eviction,
         job.tables.managed.admit_after > 1,
@@ -199,22 +199,22 @@ def _times(size: Sequence[int]) -> str:
     return " x ".join(map(str, size))
 
 
-def take(start: Start, trainee: Trainee) -> None:
+def take(start: Start, train_state: TrainState) -> None:
     """Fill a trainee with the pieces that are taken; a collective call. Optimizers begin anew.
 
     Raises CheckpointError where the checkpoint is damaged or cannot be read.
     """
     if damage := start.checkpoints.damage(start.step):
         raise CheckpointError(damage)
-    live, taken = checkpoint.state(trainee), [piece for piece in start.pieces if piece.outcome == "taken"]
-    start.checkpoints.read(start.step, [block for piece in taken for block in _blocks(piece, trainee, live)])
+    live, taken = checkpoint.state(train_state), [piece for piece in start.pieces if piece.outcome == "taken"]
+    start.checkpoints.read(start.step, [block for piece in taken for block in _blocks(piece, train_state, live)])
     # One after the other: what is read of such a table is held beside it.
     for piece in taken:
         if piece.spread:
             _spread(piece, start, live["tables"][f"{piece.name}.weight"])
 
 
-def _blocks(piece: Piece, trainee: Trainee, live: Mapping[str, Mapping[str, torch.Tensor]]) -> Iterator[Block]:
+def _blocks(piece: Piece, train_state: TrainState, live: Mapping[str, Mapping[str, torch.Tensor]]) -> Iterator[Block]:
     """What is read straight into the live tensors of a piece."""
     if piece.kind == "dense":
         weight = live["dense"][piece.name]
@@ -224,7 +224,7 @@ def _blocks(piece: Piece, trainee: Trainee, live: Mapping[str, Mapping[str, torc
             key = f"{NUMBERS}{part}"
             yield Block(f"dense.{key}", (piece.before,), live["dense"][key].narrow(0, piece.after, piece.columns))
     elif not piece.spread:
-        states = STATES[trainee.job.tables.optimizer.name]
+        states = STATES[train_state.job.tables.optimizer.name]
         for key, tensor in live["tables"].items():
             table, name = key.rsplit(".", 1)
             if table == piece.name and name not in states:

@@ -13,7 +13,7 @@ from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor, Sharde
 from torch.distributed._shard.sharding_spec import ShardMetadata
 
 from asymdiffrec.embeddings.state import look_up_state, table_state
-from asymdiffrec.trainer.build import Trainee
+from asymdiffrec.trainer.build import TrainState
 
 
 @dataclass(frozen=True)
@@ -42,23 +42,23 @@ class Standing:
         return replace(self, waited=self.waited + 1)
 
 
-def weights(trainee: Trainee) -> dict[str, Any]:
+def weights(train_state: TrainState) -> dict[str, Any]:
     """The live weights under their canonical names, and what else a look-up needs."""
-    dense = {name: parameter.detach() for name, parameter in trainee.dense.items()}
-    return {"tables": look_up_state(trainee.model), "dense": dense}
+    dense = {name: parameter.detach() for name, parameter in train_state.dense.items()}
+    return {"tables": look_up_state(train_state.model), "dense": dense}
 
 
-def state(trainee: Trainee) -> dict[str, Any]:
+def state(train_state: TrainState) -> dict[str, Any]:
     """The live weights and optimizer states under their canonical names."""
     optimizer = {
         f"{name}.{key}": value
-        for name, parameter in trainee.dense.items()
-        for key, value in trainee.dense_optimizer.state[parameter].items()
+        for name, parameter in train_state.dense.items()
+        for key, value in train_state.dense_optimizer.state[parameter].items()
     }
-    if trainee.job.train.accumulate > 1:
-        optimizer |= {f"{name}.grad": parameter.grad for name, parameter in trainee.dense.items()}
-    tables = table_state(trainee.model, trainee.tables_optimizer, trainee.job.tables.optimizer)
-    return weights(trainee) | {"tables": tables, "dense_optimizer": optimizer}
+    if train_state.job.train.accumulate > 1:
+        optimizer |= {f"{name}.grad": parameter.grad for name, parameter in train_state.dense.items()}
+    tables = table_state(train_state.model, train_state.tables_optimizer, train_state.job.tables.optimizer)
+    return weights(train_state) | {"tables": tables, "dense_optimizer": optimizer}
 
 
 class Snapshot:
@@ -67,8 +67,8 @@ class Snapshot:
     The memory is taken once and used again: fresh memory costs more than the copy.
     """
 
-    def __init__(self, trainee: Trainee) -> None:
-        self._trainee = trainee
+    def __init__(self, train_state: TrainState) -> None:
+        self._trainee = train_state
         self._state: dict[str, dict[str, Any]] | None = None
 
     def take(self) -> dict[str, dict[str, Any]]:

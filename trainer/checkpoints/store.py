@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from asymdiffrec.cluster.errors import last_line
 from asymdiffrec.datasets.files.locations import part_of
-from asymdiffrec.trainer.build import Trainee
+from asymdiffrec.trainer.build import TrainState
 from asymdiffrec.trainer.checkpoints import state as checkpoint
 from asymdiffrec.trainer.checkpoints.blocks import Block, BlockPlanner
 from asymdiffrec.trainer.checkpoints.state import Snapshot, Standing
@@ -94,18 +94,18 @@ class Checkpoints:
             tell(f"{damage}; the one before it is taken")
         return None
 
-    def load(self, step: int, trainee: Trainee) -> Standing:
+    def load(self, step: int, train_state: TrainState) -> Standing:
         """Fill a model and its optimizers, under whatever plan; all workers call this together.
 
         Raises CheckpointError where the checkpoint cannot be read or does not fit the model.
         """
-        self._load(step, checkpoint.state(trainee))
-        trainee.tables_optimizer.set_optimizer_step(step)
+        self._load(step, checkpoint.state(train_state))
+        train_state.tables_optimizer.set_optimizer_step(step)
         return self.standing(step)
 
-    def load_weights(self, step: int, trainee: Trainee) -> None:
+    def load_weights(self, step: int, train_state: TrainState) -> None:
         """Fill a model alone, whatever optimizers it has, for evaluation and prediction; otherwise as `load`."""
-        self._load(step, checkpoint.weights(trainee))
+        self._load(step, checkpoint.weights(train_state))
 
     def read(self, step: int, blocks: Sequence[Block]) -> None:
         """Fill this worker's blocks; all workers call this together. Otherwise as `load`."""
@@ -176,15 +176,20 @@ class Saver:
     def __init__(
         self,
         checkpoints: Checkpoints,
-        trainee: Trainee,
+        train_state: TrainState,
         documents: Mapping[str, str],
         settings: CheckpointsConfig,
         saved: Standing,
     ) -> None:
         """`documents` are written with each checkpoint; `saved` is the standing of the last one there is."""
-        self._checkpoints, self._trainee, self._documents, self._settings = checkpoints, trainee, documents, settings
-        self._snapshot = Snapshot(trainee) if settings.background else None
-        patience = timedelta(seconds=trainee.job.cluster.timeout_seconds)
+        self._checkpoints, self._trainee, self._documents, self._settings = (
+            checkpoints,
+            train_state,
+            documents,
+            settings,
+        )
+        self._snapshot = Snapshot(train_state) if settings.background else None
+        patience = timedelta(seconds=train_state.job.cluster.timeout_seconds)
         # A group of its own: the default one is the training's, which goes on.
         self._group = dist.new_group(backend="gloo", timeout=patience)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")

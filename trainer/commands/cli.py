@@ -70,7 +70,7 @@ def train(
     from asymdiffrec.cluster import torchrun_workers as under_torchrun
     from asymdiffrec.trainer.fit import train as drive
     from asymdiffrec.trainer.fit.plan_check import describe_measured
-    from asymdiffrec.trainer.job import read_job, read_learned
+    from asymdiffrec.trainer.job import read_job, read_statistics
     from asymdiffrec.trainer.run import latest_run, new_run, read_plan_file
 
     overrides = list(settings or [])
@@ -94,10 +94,10 @@ def train(
     config = read_job(job, overrides)
     if resume:
         folder = latest_run(config, run)
-        config, learned = drive.resumed(folder, tuple(overrides)), folder.learned()
+        config, statistics = drive.resumed(folder, tuple(overrides)), folder.statistics()
     else:
-        folder, learned = new_run(config, run), read_learned(config)
-    result = drive.train(config, learned, folder, console, read_plan_file(plan) if plan else None)
+        folder, statistics = new_run(config, run), read_statistics(config)
+    result = drive.train(config, statistics, folder, console, read_plan_file(plan) if plan else None)
     if as_json:
         print_json({"run": str(folder.path), **result})
     elif result["state"] == "interrupted":
@@ -158,8 +158,8 @@ def predict(
         typer.Argument(metavar="DATA", help="Parquet file, folder or URI with the job's fields; labels are not needed"),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Parquet file to write: DATA's columns and `score`")],
-    own_classes: Annotated[
-        bool, typer.Option("--own-classes", help="import the classes of its own that an export names")
+    allow_user_classes: Annotated[
+        bool, typer.Option("--allow-user-classes", help="import the classes of its own that an export names")
     ] = False,
     parallel: Annotated[
         int | None,
@@ -177,19 +177,21 @@ def predict(
     from asymdiffrec.trainer.inference.restore import predict_run
 
     if parallel is None:
-        rows = predict_run(run, data, out, console, own_classes=own_classes)
+        rows = predict_run(run, data, out, console, allow_user_classes=allow_user_classes)
     else:
-        rows = _predict_files(run, data, out, own_classes, parallel, address)
+        rows = _predict_files(run, data, out, allow_user_classes, parallel, address)
     if as_json:
         print_json({"run": str(run), "rows": rows, "out": str(out)})
     else:
         console.print(f"{rows:,} rows scored: {out}", soft_wrap=True)
 
 
-def _predict_files(run: Path, data: str, out: Path, own_classes: bool, parallel: int, address: str | None) -> int:
+def _predict_files(
+    run: Path, data: str, out: Path, allow_user_classes: bool, parallel: int, address: str | None
+) -> int:
     from asymdiffrec.trainer.inference.predict import files, predict_files
 
-    todo, total = files(run, data, out, own_classes), 0
+    todo, total = files(run, data, out, allow_user_classes), 0
     for number, (file, rows) in enumerate(predict_files(todo, parallel, address), start=1):
         console.print(f"{number}/{len(todo)}  {rows:,} rows  {file}", highlight=False, soft_wrap=True)
         total += rows

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 METRICS = {
     "auc": "AUC",
-    "uauc": "UAUC",
+    "gauc": "GAUC",
     "log_loss": "log loss",
     "normalized_entropy": "norm. entropy",
     "calibration": "calibration",
@@ -63,7 +63,7 @@ def evaluate(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """AUC, UAUC, log loss, normalised entropy and calibration of a run's best step, with features missing."""
+    """AUC, GAUC, log loss, normalised entropy and calibration of a run's best step, with features missing."""
     from asymdiffrec.trainer.evaluation import scenarios
     from asymdiffrec.trainer.inference.restore import evaluate_run
 
@@ -150,13 +150,13 @@ def _table(run: Path, step: int, split: str, results: list[dict[str, Any]]) -> T
     first, names = results[0], dict(METRICS)
     alike = all(result["rows"] == first["rows"] for result in results)
     table = Table(title=f"{run}\n{split} split, {first['rows']:,} rows, step {step}")
-    if first["uauc_users"]:
+    if first["gauc_users"]:
         table.caption = (
-            f"UAUC over {first['uauc_users']:,} users; left out for having labels of one kind: "
-            f"{first['uauc_users_left_out']:,}"
+            f"GAUC over {first['gauc_users']:,} users; left out for having labels of one kind: "
+            f"{first['gauc_users_left_out']:,}"
         )
     else:
-        del names["uauc"]
+        del names["gauc"]
     table.add_column("missing", justify="right")
     for name in ([] if alike else ["rows"]) + list(names.values()):
         table.add_column(name, justify="right")

@@ -17,7 +17,7 @@ from asymdiffrec.trainer.commands.shell import AsJson, Settings, console, print_
 from asymdiffrec.trainer.planning.text import show_advice, show_plan, show_sweep, show_unfit
 
 if TYPE_CHECKING:
-    from asymdiffrec.datasets.schema import Learned
+    from asymdiffrec.datasets.schema import Statistics
     from asymdiffrec.embeddings.planner.devices import Cluster, Device
     from asymdiffrec.embeddings.planner.plan import Solution
     from asymdiffrec.trainer.job import Job
@@ -90,28 +90,28 @@ def plan(
             raise InputError(f"{name} {value}: at least one is needed")
     config = read_job(job, list(settings or []))
     devices = _devices(gpu or config.cluster.device or DEFAULT_GPU)
-    config, learned, notes = _informed(config, rows_from_data)
+    config, statistics, notes = _informed(config, rows_from_data)
     per_node = gpus_per_node or what_if.PER_NODE
     if sweep is not None:
-        _sweep(config, learned, sweep, devices, per_node, planner, as_json)
+        _sweep(config, statistics, sweep, devices, per_node, planner, as_json)
         return
     if len(devices) > 1:
         raise InputError(f"--gpu {gpu}: several GPUs are compared with --sweep gpus=8,16")
     size = (nodes or 1) * per_node if nodes or gpus_per_node else None
     try:
-        solution = _solved(config, learned, devices[0], size, per_node, planner)
+        solution = _solved(config, statistics, devices[0], size, per_node, planner)
     except DoesNotFitError as error:
         cluster = what_if.cluster_of(devices[0], size or what_if.LARGEST, per_node)
         for name in ["--html"] * bool(page) + ["--rehearse"] * rehearse:
             console.print(f"{name}: nothing to do without a plan", highlight=False)
-        _refuse(unfit_document(cluster, str(error)), _advice(config, learned, cluster, None, advise), as_json)
+        _refuse(unfit_document(cluster, str(error)), _advice(config, statistics, cluster, None, advise), as_json)
     if size is None:
         notes.append("the smallest cluster that fits; --nodes and --gpus-per-node name another size")
     document = plan_document(solution)
     document["notes"] = notes + _cautions(config, solution) + ([_rehearsed(solution)] if rehearse else [])
     if not as_json:
         show_plan(document)
-    document["advice"] = _advice(config, learned, solution.problem.cluster, solution, advise)
+    document["advice"] = _advice(config, statistics, solution.problem.cluster, solution, advise)
     if page is not None:
         from asymdiffrec.trainer.planning.page import write_page
 
@@ -166,29 +166,31 @@ def _devices(names: str) -> list[Device]:
         raise InputError(f"--gpu {error}") from error
 
 
-def _informed(job: Job, rows_for: float | None) -> tuple[Job, Learned | None, list[str]]:
+def _informed(job: Job, rows_for: float | None) -> tuple[Job, Statistics | None, list[str]]:
     """The job, with rows from the data for a share of ids `rows_for` if it is given; what was learned of the data,
     where they are prepared; and what is to be said of both."""
     from asymdiffrec.datasets.files.locations import exists
-    from asymdiffrec.trainer.job import read_learned
+    from asymdiffrec.trainer.job import read_statistics
     from asymdiffrec.trainer.planning.what_if import rows_from_data
 
-    if not exists(job.location("schema.yaml")):
+    if not exists(job.location("statistics.yaml")):
         if rows_for is not None:
-            raise InputError("--rows-from-data: there is no schema.yaml beside the job's data yet; prepare them first")
+            raise InputError(
+                "--rows-from-data: there is no statistics.yaml beside the job's data yet; prepare them first"
+            )
         lengths = "no data beside the job: ids are taken to come once a sample, or expected_length times in a list"
         return job, None, [lengths]
-    learned = read_learned(job)
+    statistics = read_statistics(job)
     if rows_for is None:
-        return job, learned, []
-    job, rows = rows_from_data(job, learned, rows_for)
+        return job, statistics, []
+    job, rows = rows_from_data(job, statistics, rows_for)
     counts = ", ".join(f"{table} {count:,}" for table, count in rows.items())
-    return job, learned, [f"rows from the data, for {rows_for:.1%} of ids that share one: {counts}"]
+    return job, statistics, [f"rows from the data, for {rows_for:.1%} of ids that share one: {counts}"]
 
 
 def _sweep(
     job: Job,
-    learned: Learned | None,
+    statistics: Statistics | None,
     asked: str,
     devices: list[Device],
     per_node: int,
@@ -208,7 +210,7 @@ def _sweep(
     rows: list[dict[str, Any]] = []
     notes: dict[str, None] = {}
     with console.status("planning") as status:
-        for device, ranks, solution, why in what_if.sweep(job, learned, devices, sizes, per_node, planner):
+        for device, ranks, solution, why in what_if.sweep(job, statistics, devices, sizes, per_node, planner):
             row = {"gpu": device.name, "gpus": ranks, "fits": solution is not None}
             rows.append(row | (_figures(solution) if solution else {"why": why}))
             notes |= dict.fromkeys(doubts(solution.problem.cluster) if solution else ())
@@ -233,19 +235,19 @@ def _figures(solution: Solution) -> dict[str, Any]:
 
 
 def _solved(
-    job: Job, learned: Learned | None, device: Device, size: int | None, per_node: int, planner: str
+    job: Job, statistics: Statistics | None, device: Device, size: int | None, per_node: int, planner: str
 ) -> Solution:
     """The plan for so many GPUs, or for the fewest that do. Raises DoesNotFitError."""
     from asymdiffrec.trainer.planning import what_if
 
     with console.status("planning"):
         if size is None:
-            return what_if.smallest(job, learned, device, per_node, planner)
-        return what_if.plan(job, learned, what_if.cluster_of(device, size, per_node), planner)
+            return what_if.smallest(job, statistics, device, per_node, planner)
+        return what_if.plan(job, statistics, what_if.cluster_of(device, size, per_node), planner)
 
 
 def _advice(
-    job: Job, learned: Learned | None, cluster: Cluster, solution: Solution | None, wanted: bool
+    job: Job, statistics: Statistics | None, cluster: Cluster, solution: Solution | None, wanted: bool
 ) -> list[dict[str, Any]]:
     """Changes that would help, with their effects; none unless `wanted`."""
     from asymdiffrec.trainer.planning.advice import advice, describe_change
@@ -253,7 +255,7 @@ def _advice(
     if not wanted:
         return []
     with console.status("trying changes") as status:
-        changes = advice(job, learned, cluster, solution, lambda what: status.update(f"trying {what}"))
+        changes = advice(job, statistics, cluster, solution, lambda what: status.update(f"trying {what}"))
     return [describe_change(change, solution) for change in changes]
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from asymdiffrec.datasets.prepare.table.samples import SampleLayout
 
 app = typer.Typer(
-    help="Raw data to a ready job file and Parquet shards: OUT/job.yaml, schema.yaml, profile.json, "
+    help="Raw data to a ready job file and Parquet shards: OUT/job.yaml, statistics.yaml, profile.json, "
     "{train,valid,test}/*.parquet.",
     no_args_is_help=True,
 )
@@ -132,7 +132,7 @@ def table(
         list[str] | None, typer.Option(metavar="VALUE", help="value of the label column that is label 1; repeatable")
     ] = None,
     at_least: Annotated[float | None, typer.Option(metavar="NUMBER", help="numbers from here on are label 1")] = None,
-    user: Annotated[str | None, typer.Option(metavar="COLUMN", help="UAUC groups by it")] = None,
+    user: Annotated[str | None, typer.Option(metavar="COLUMN", help="GAUC groups by it")] = None,
     time: Annotated[str | None, typer.Option(metavar="COLUMN", help="the sample's time, for --split time")] = None,
     ids: Annotated[list[str] | None, typer.Option("--id", metavar="COLUMN,…", help="fields that are an id")] = None,
     numbers: Annotated[

@@ -39,8 +39,8 @@ def serve(
     waiting: Annotated[int, typer.Option(min=1, help="requests at once, beyond which they are refused")] = 64,
     samples: Annotated[int, typer.Option(min=1, help="samples of a request, at most")] = 10_000,
     body: Annotated[int, typer.Option(min=1, help="MiB of a request, at most")] = 16,
-    own_classes: Annotated[
-        bool, typer.Option("--own-classes", help="import the classes of its own that the export names")
+    allow_user_classes: Annotated[
+        bool, typer.Option("--allow-user-classes", help="import the classes of its own that the export names")
     ] = False,
     compile_: Annotated[
         bool,
@@ -73,7 +73,9 @@ def serve(
     # A replica has one core.
     scoring = threads or (1 if ray else half_of_the_cores())
     limits = Limits(body << 20, samples, waiting)
-    serving = Serving(model.absolute(), limits, token, scoring, own_classes=own_classes, compiles=compile_)
+    serving = Serving(
+        model.absolute(), limits, token, scoring, allow_user_classes=allow_user_classes, compiles=compile_
+    )
     if not token and not _is_loopback(host):
         _say(f"Whoever reaches {host} may ask: set {TOKEN}")
     least_and_most = _between(replicas)
@@ -99,10 +101,10 @@ def _in_this_process(serving: Serving, host: str, port: int) -> None:
 def _under_ray(serving: Serving, host: str, port: int, address: str | None, least: int, most: int) -> None:
     from asymdiffrec.cluster.errors import ClusterError, last_line
     from asymdiffrec.cluster.launch import stay_on_loopback
-    from asymdiffrec.serving.export import load_bundle
+    from asymdiffrec.serving.export import load_export
     from asymdiffrec.serving.ray_serve import deployed, use_haproxy
 
-    version = load_bundle(serving.folder, own_classes=serving.own_classes).manifest.version
+    version = load_export(serving.folder, allow_user_classes=serving.allow_user_classes).manifest.version
     _listening(host, port).close()
     use_haproxy(own_ports=address is None)
     if address is None:

@@ -102,7 +102,7 @@ def _losses(steps: Sequence[dict[str, Any]]) -> Table:
 
 
 def _validations(records: Sequence[dict[str, Any]]) -> Table:
-    names = ("auc", "uauc", "log_loss", "calibration")
+    names = ("auc", "gauc", "log_loss", "calibration")
     table = _table("validated at", "missing", *names)
     for record in records:
         values = [record[f"valid/{name}"] for name in names]

@@ -18,7 +18,7 @@ from asymdiffrec.datasets.decoding.native import compiled
 from asymdiffrec.trainer.evaluation.metrics import by_user
 from asymdiffrec.trainer.evaluation.sorted_runs import ROW, merge, starts
 
-METRICS = ("auc", "uauc", "log_loss", "normalized_entropy", "calibration")
+METRICS = ("auc", "gauc", "log_loss", "normalized_entropy", "calibration")
 GROUPS = 20_000
 """Of users that are drawn together, at most: a draw costs as much as there are of them"""
 CONFIDENCE = 0.95
@@ -151,12 +151,12 @@ def _metrics(
     with np.errstate(invalid="ignore", divide="ignore"):
         rate = positive / weight
         entropy = -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate))
-        uauc = np.full(len(times), np.nan)
+        gauc = np.full(len(times), np.nan)
         if samples.user is not None:
             users, area, share = _by_user(logit, y, w, user)
-            uauc = summed(area * share, group[users]) / summed(share, group[users])
+            gauc = summed(area * share, group[users]) / summed(share, group[users])
         return np.stack(
-            [_auc(logit, y, w, own, times), uauc, loss / weight, loss / weight / entropy, expected / positive]
+            [_auc(logit, y, w, own, times), gauc, loss / weight, loss / weight / entropy, expected / positive]
         )
 
 

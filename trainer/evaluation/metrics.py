@@ -1,4 +1,4 @@
-"""Exact metrics of an evaluation in bounded memory: AUC, UAUC, log loss, normalized entropy, calibration."""
+"""Exact metrics of an evaluation in bounded memory: AUC, GAUC, log loss, normalized entropy, calibration."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -81,26 +81,26 @@ class Metrics:
         - `rows`: the number of samples.
         - `auc`: of all pairs of a positive and a negative sample, the share, by weight, whose positive scores higher;
           ties count one half (Mann-Whitney).
-        - `uauc`: the AUC within each user, averaged over users by the weight of their samples. `uauc_users` are those
-          with positives and with negatives of more than zero weight; the others, `uauc_users_left_out`, do not count.
+        - `gauc`: the AUC within each user, averaged over users by the weight of their samples. `gauc_users` are those
+          with positives and with negatives of more than zero weight; the others, `gauc_users_left_out`, do not count.
         - `log_loss`: mean of -log of the probability given to the label, in nats.
         - `normalized_entropy`: log loss over the entropy of the base rate (He et al., 2014): below 1 is better than it.
         - `calibration`: sum of predicted probabilities over sum of labels.
 
-        None where undefined: AUC, UAUC and normalized entropy without both classes, calibration without positives, log
-        loss without samples of weight, UAUC also unless every sample came with its user.
+        None where undefined: AUC, GAUC and normalized entropy without both classes, calibration without positives, log
+        loss without samples of weight, GAUC also unless every sample came with its user.
         """
         means = {order: _mean_auc(slices([*self._spilled[order], run], self._limit)) for order, run in self._sorted()}
         auc, _, _ = means["overall"]
-        uauc, users, left_out = means.get("by user", (None, 0, 0))
+        gauc, users, left_out = means.get("by user", (None, 0, 0))
         weights = np.array([self._positive, self._negative])
         rates = weights / weights.sum() if weights.all() else np.ones(2)
         result = {
             "rows": self._rows,
             "auc": auc,
-            "uauc": uauc,
-            "uauc_users": users,
-            "uauc_users_left_out": left_out,
+            "gauc": gauc,
+            "gauc_users": users,
+            "gauc_users_left_out": left_out,
             "log_loss": _ratio(self._loss, weights.sum()),
             "normalized_entropy": _ratio(self._loss, -np.sum(weights * np.log(rates))),
             "calibration": _ratio(self._probability, self._positive),

@@ -85,7 +85,7 @@ def dark(name: str, schema: Schema) -> Scenario:
 def as_in_data(schema: Schema) -> Scenario:
     """Fields are missing, beside those that are, as they are missing together in the training rows."""
     if missing_patterns(schema) is None:
-        raise InputError("schema.yaml has no patterns of missing fields; prepare the data again")
+        raise InputError("statistics.yaml has no patterns of missing fields; prepare the data again")
     return Scenario("as in training", patterns=True)
 
 

@@ -31,7 +31,7 @@ from asymdiffrec.trainer.experiments.variants import Contender, load_rival
 from asymdiffrec.trainer.fit import train as drive
 from asymdiffrec.trainer.fit.loop import evaluation_batch
 from asymdiffrec.trainer.inference.restore import score_run, seen_for
-from asymdiffrec.trainer.job import Job, read_job, read_learned
+from asymdiffrec.trainer.job import Job, read_job, read_statistics
 from asymdiffrec.trainer.run import Run
 
 SPLIT = "test"
@@ -62,7 +62,7 @@ class Task:
 
     def scenarios(self, config: Job) -> list[Scenario]:
         """Those that are asked for; InputError where the data have no such field."""
-        return self.asked.of(config.to_schema(read_learned(config)))
+        return self.asked.of(config.to_schema(read_statistics(config)))
 
 
 def tasks(
@@ -143,12 +143,12 @@ def _train(task: Task, config: Job) -> Scored:
     run = Run(Path(task.folder) / "run")
     if run.result() is None:
         try:
-            result = drive.train(config, read_learned(config), run, Console(quiet=True))
+            result = drive.train(config, read_statistics(config), run, Console(quiet=True))
         except TrainingError as error:
-            learned = Checkpoints(run.checkpoints(config)).best() is not None
-            how = "at its best step before that" if learned else "as a constant, for it had no checkpoint"
+            statistics = Checkpoints(run.checkpoints(config)).best() is not None
+            how = "at its best step before that" if statistics else "as a constant, for it had no checkpoint"
             whole_file(_diverged(task), f"{how}: {error}".encode())
-            if not learned:
+            if not statistics:
                 return _of_rows(task, config, _constant(config))
         else:
             if result["state"] == "interrupted":
@@ -163,19 +163,19 @@ def _diverged(task: Task) -> Path:
 
 def _constant(config: Job) -> Callable[[list[Scenario], int], np.ndarray]:
     """The same logit for all, that of the training rows' rate."""
-    rate = read_learned(config).label_rate
+    rate = read_statistics(config).label_rate
     return lambda scenarios, rows: np.full((len(scenarios), rows), np.log(rate / (1 - rate)))
 
 
 def _rival(task: Task, config: Job) -> Scored:
     assert task.contender.rival is not None
     rival = load_rival(task.contender.rival)
-    return _of_rows(task, config, lambda scenarios, _: rival(config, read_learned(config), scenarios, task.seed))
+    return _of_rows(task, config, lambda scenarios, _: rival(config, read_statistics(config), scenarios, task.seed))
 
 
 def _of_rows(task: Task, config: Job, logits_of: Callable[[list[Scenario], int], np.ndarray]) -> Scored:
     """The rows of the split, with logits [scenarios, rows] by other means than a run."""
-    schema = config.to_schema(read_learned(config))
+    schema = config.to_schema(read_statistics(config))
     scenarios = task.asked.of(schema)
     reader = EvaluationReader(schema, open_shards(config.location(SPLIT)), evaluation_batch(config.train.batch_size))
     counts, label, weight, user = split_samples(reader, scenarios, seen_for(scenarios, schema, config))

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from asymdiffrec.trainer.experiments.text import diverged, held, plural, rows
 from asymdiffrec.trainer.html import html_table, page, svg
 
-DRAWN = ("auc", "uauc", "log_loss", "calibration")
+DRAWN = ("auc", "gauc", "log_loss", "calibration")
 
 
 def picture(document: Mapping[str, Any], names: Mapping[str, str]) -> Figure:

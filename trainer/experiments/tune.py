@@ -35,7 +35,7 @@ from asymdiffrec.trainer.evaluation.scenarios import unseen
 from asymdiffrec.trainer.experiments.compare import require_same
 from asymdiffrec.trainer.fit import train as drive
 from asymdiffrec.trainer.fit.loop import evaluation_batch
-from asymdiffrec.trainer.job import Job, read_job, read_learned
+from asymdiffrec.trainer.job import Job, read_job, read_statistics
 from asymdiffrec.trainer.run import Run
 
 Settings = Mapping[str, Any]
@@ -45,7 +45,7 @@ FINALISTS = 3
 """Of the search, which are trained with more seeds; base and augment are anyway"""
 NEW = 0.2
 """Share of validation rows with an id that is in no training row, from which on a field's drop factor is searched"""
-BASE, AUGMENT = {"diffusion.variant": "base"}, {"diffusion.variant": "augment"}
+BASE, AUGMENT = {"diffusion.method": "base"}, {"diffusion.method": "augment"}
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def space_of(job: Job) -> dict[str, list[Any]]:
     hidden = getattr(job.model.extractor, "hidden", None)
     optimizer = job.tables.optimizer.model_dump(mode="json")
     space: dict[str, list[Any]] = {
-        "diffusion.variant": ["base", "augment", "asymdiff", "asymdiff"],
+        "diffusion.method": ["base", "augment", "asymdiff", "asymdiff"],
         "diffusion.weights.recon": [0.0, 0.3],
         "diffusion.weights.aux": [0.3, 1.0],
         "diffusion.weights.distil": [0.0, 0.3, 1.0],
@@ -113,7 +113,7 @@ def space_of(job: Job) -> dict[str, list[Any]]:
             {"law": "uniform", "low": 0.0, "high": high} for high in (0.3, 0.5, 0.8, 1.0)
         ]
     if job.to_schema().numbers:
-        space["tables.number_pieces"] = sorted({0, 16, job.tables.number_pieces, KNOTS})
+        space["tables.numeric_bins"] = sorted({0, 16, job.tables.numeric_bins, KNOTS})
     if hidden is not None:
         space["model.extractor.hidden"] = [[scale * size for size in hidden] for scale in (1, 2)]
     for name in often_new(job):
@@ -123,7 +123,7 @@ def space_of(job: Job) -> dict[str, list[Any]]:
 
 def often_new(job: Job) -> list[str]:
     """The fields of type id whose ids in validation rows are often in no training row."""
-    schema = job.to_schema(read_learned(job))
+    schema = job.to_schema(read_statistics(job))
     names = [name for name, found in schema.fields.items() if isinstance(found, IdConfig)]
     seen = seen_ids(schema, open_shards(job.location("train")), names)
     reader = EvaluationReader(schema, open_shards(job.location("valid")), evaluation_batch(job.train.batch_size))
@@ -135,7 +135,7 @@ def first_of(space: Mapping[str, Sequence[Any]], job: Job) -> list[dict[str, Any
     """What is tried before anything random: base, augment and asymdiff with the job's own settings, and asymdiff that
     drops less."""
     plain = {name: _default(name, choices, job) for name, choices in space.items()}
-    asymdiff = {**plain, "diffusion.variant": "asymdiff"}
+    asymdiff = {**plain, "diffusion.method": "asymdiff"}
     gentle = {**asymdiff, "diffusion.weights.distil": 0.0, **{name: 0.0 for name in space if name.endswith(".drop")}}
     if times := space.get("diffusion.forward.time"):
         gentle["diffusion.forward.time"] = times[1]
@@ -147,9 +147,9 @@ def canonical(settings: Settings, plain: Settings) -> dict[str, Any]:
     unused = {
         "base": lambda name: name.startswith("diffusion.") or name.endswith(".drop"),
         "augment": lambda name: name in ("diffusion.weights.recon", "diffusion.weights.distil"),
-    }.get(settings["diffusion.variant"], lambda name: False)
+    }.get(settings["diffusion.method"], lambda name: False)
     return {
-        name: plain[name] if name != "diffusion.variant" and unused(name) else value for name, value in settings.items()
+        name: plain[name] if name != "diffusion.method" and unused(name) else value for name, value in settings.items()
     }
 
 
@@ -166,7 +166,7 @@ def trained(tuning: Tuning, pair: tuple[Settings, int]) -> float:
     config, run = tuning.configured(settings, seed), Run(tuning.trial(settings, seed))
     if run.result() is None:
         try:
-            result = drive.train(config, read_learned(config), run, Console(quiet=True))
+            result = drive.train(config, read_statistics(config), run, Console(quiet=True))
         except TrainingError:
             return math.inf
         if result["state"] == "interrupted":
@@ -194,7 +194,7 @@ def tune(
     """
     start = time.monotonic()
     job = tuning.configured({}, 0)
-    drive.check(job, read_learned(job), None)
+    drive.check(job, read_statistics(job), None)
     require_same(Path(tuning.folder), job)
     space = space_of(job)
     anchors = first_of(space, job)
@@ -266,13 +266,13 @@ def described(settings: Settings, plain: Settings) -> str:
     changed = []
     for name, value in settings.items():
         usual, short = plain[name], name.removeprefix("diffusion.")
-        if name == "diffusion.variant" or value == usual:
+        if name == "diffusion.method" or value == usual:
             continue
         if isinstance(value, dict):
             changed += [f"{short}.{key}={json.dumps(own)}" for key, own in value.items() if own != usual.get(key)]
         else:
             changed.append(f"{short}={json.dumps(value)}")
-    return " ".join([settings["diffusion.variant"], *changed])
+    return " ".join([settings["diffusion.method"], *changed])
 
 
 def write_outcome(tuning: Tuning, document: Mapping[str, Any]) -> Path:

@@ -9,30 +9,30 @@ from typing import Any
 import numpy as np
 
 from asymdiffrec.base import InputError
-from asymdiffrec.datasets.schema import Learned
+from asymdiffrec.datasets.schema import Statistics
 from asymdiffrec.diffusion.model import AsymmetricDiffusion
 from asymdiffrec.diffusion.user_classes import PATH, load
 from asymdiffrec.trainer.evaluation.scenarios import Scenario
 from asymdiffrec.trainer.job import Job
 
-Rival = Callable[[Job, Learned, Sequence[Scenario], int], np.ndarray]
+Rival = Callable[[Job, Statistics, Sequence[Scenario], int], np.ndarray]
 """Learns from the training split of a job by other means, with a seed; what it gives are its scores as logits for the
 rows of the test split in order, [scenarios, rows]"""
 
 _PUBLISHED = "diffusion.fields_in_denoiser=false"
 
 NAMED: dict[str, tuple[str, str]] = {
-    "base": ("diffusion.variant=base", "the base model"),
-    "indicators": ("diffusion.variant=base diffusion.step_in_extractor=true", "base, told which fields are missing"),
-    "mean": ("diffusion.variant=base diffusion.fill=mean", "base, with a field's mean vector where it is missing"),
-    "dropout": ("diffusion.variant=dropout", "base, trained on samples with fields dropped"),
-    "augment": ("diffusion.variant=augment", "on those and on samples as they are, told which fields are there"),
-    "asymdiff": ("diffusion.variant=asymdiff", "augment with a denoiser (AsymDiffRec, improved)"),
+    "base": ("diffusion.method=base", "the base model"),
+    "indicators": ("diffusion.method=base diffusion.mask_in_extractor=true", "base, told which fields are missing"),
+    "mean": ("diffusion.method=base diffusion.fill=mean", "base, with a field's mean vector where it is missing"),
+    "dropout": ("diffusion.method=dropout", "base, trained on samples with fields dropped"),
+    "augment": ("diffusion.method=augment", "on those and on samples as they are, told which fields are there"),
+    "asymdiff": ("diffusion.method=asymdiff", "augment with a denoiser (AsymDiffRec, improved)"),
     "with_recon": ("diffusion.weights.recon=1", "asymdiff with a reconstruction loss, too"),
     "no_aux": ("diffusion.weights.aux=0", "asymdiff without its loss of predicting from what was denoised"),
     "no_distil": ("diffusion.weights.distil=0", "asymdiff without distillation"),
     "no_step": (
-        "diffusion.step_in_extractor=false diffusion.step_in_denoiser=false",
+        "diffusion.mask_in_extractor=false diffusion.mask_in_denoiser=false",
         "asymdiff told of no field",
     ),
     "no_gate": ("diffusion.gate=false", "asymdiff whose denoiser changes complete samples, too"),
@@ -94,15 +94,15 @@ def _contender(name: str, own: Mapping[str, tuple[str, ...]]) -> Contender:
         return Contender(name, own[name])
     if name in NAMED:
         settings = NAMED[name][0].split()
-        if not settings[0].startswith("diffusion.variant="):
-            settings = ["diffusion.variant=asymdiff", *settings]
+        if not settings[0].startswith("diffusion.method="):
+            settings = ["diffusion.method=asymdiff", *settings]
         return Contender(name, tuple(settings))
     if not PATH.fullmatch(name):
         known = ", ".join([*own, *NAMED])
         raise InputError(f"--variants: {name} is unknown; there are {known}, and package.module:Class or :function")
     short = name.split(":")[1].lower()
     if isinstance(_load(name), type):
-        return Contender(short, (f"diffusion.variant={name}",))
+        return Contender(short, (f"diffusion.method={name}",))
     return Contender(short, rival=name)
 
 

@@ -16,11 +16,11 @@ from asymdiffrec.base import InputError
 from asymdiffrec.cluster.errors import LeavingError
 from asymdiffrec.cluster.process_group import Place
 from asymdiffrec.datasets.reader import EvaluationReader, TrainingReader, Worker
-from asymdiffrec.datasets.schema import Learned, Schema
+from asymdiffrec.datasets.schema import Schema, Statistics
 from asymdiffrec.datasets.shards import added_files, open_shards
 from asymdiffrec.embeddings.managed.lookup import take_counts
 from asymdiffrec.embeddings.quiet import quiet_torchrec
-from asymdiffrec.trainer.build import Trainee, build, worker_device
+from asymdiffrec.trainer.build import TrainState, build, worker_device
 from asymdiffrec.trainer.checkpoints.init_from import Start, take
 from asymdiffrec.trainer.checkpoints.state import Standing
 from asymdiffrec.trainer.checkpoints.store import Checkpoints, Saver
@@ -48,29 +48,29 @@ def work(arguments: Mapping[str, Any], place: Place) -> None:
     Where a machine is about to be taken away a checkpoint is written, and LeavingError raised on all workers.
     """
     quiet_torchrec()
-    job, learned = Job.model_validate(arguments["job"]), Learned.model_validate(arguments["learned"])
+    job, statistics = Job.model_validate(arguments["job"]), Statistics.model_validate(arguments["statistics"])
     run = Run(Path(arguments["run"]))
-    schema = job.to_schema(learned)
+    schema = job.to_schema(statistics)
     worker = Worker(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_WORLD_SIZE"]))
     shards = open_shards(job.location("train"), run.record())
     reader = TrainingReader(schema, shards, job.train.seed, job.train.batch_size, worker)
     checkpoints, notes = Checkpoints(run.checkpoints(job)), list[str]()
     step = checkpoints.newest_good(notes.append)
     gauge = Gauge(device := worker_device())
-    trainee = build(job, schema, device, _plan_for(worker.count, arguments["plan"], notes))
+    train_state = build(job, schema, device, _plan_for(worker.count, arguments["plan"], notes))
     if step is None and arguments["start"]:
-        take(Start.of(arguments["start"]), trainee)
-    standing = Standing() if step is None else checkpoints.load(step, trainee)
+        take(Start.of(arguments["start"]), train_state)
+    standing = Standing() if step is None else checkpoints.load(step, train_state)
     if worker.rank == 0:
         run.forget_after(standing.step)
-        run.write_plan(trainee.plan)
+        run.write_plan(train_state.plan)
     with RunLog(run, standing.step, reader.steps_per_epoch, is_writer=worker.rank == 0) as log:
         log.note(standing.step, workers=worker.count, machines=place.machines)
         for note in notes:
             log.note(standing.step, note=note)
-        training = Training(job, run, schema, worker, reader, trainee, checkpoints, log, place.publish)
+        training = Training(job, run, schema, worker, reader, train_state, checkpoints, log, place.publish)
         standing, state = training.fit(standing, place.leaving, gauge)
-        measured = gauge.compared(trainee.plan)
+        measured = gauge.compared(train_state.plan)
         if state == "leaving":
             raise LeavingError(f"a machine is taken away; the checkpoint of step {standing.step} is written")
         if state != "interrupted":
@@ -96,7 +96,7 @@ class Training:
     schema: Schema
     worker: Worker
     reader: TrainingReader
-    trainee: Trainee
+    train_state: TrainState
     checkpoints: Checkpoints
     log: RunLog
     publish: Callable[[Mapping[str, Any]], None]
@@ -111,12 +111,14 @@ class Training:
         Raises CheckpointError where that step cannot be saved; one before it that cannot be is a note in the log.
         """
         settings = self.job.train
-        meter = Meter(self.reader, self.trainee.device, self.steps, standing)
-        guard = LossGuard(self.trainee.device, settings, self.reader, _rarely(self.run.stop.exists), _rarely(leaving))
-        train = pipeline(self.trainee, guard.may_learn)
+        meter = Meter(self.reader, self.train_state.device, self.steps, standing)
+        guard = LossGuard(
+            self.train_state.device, settings, self.reader, _rarely(self.run.stop.exists), _rarely(leaving)
+        )
+        train = pipeline(self.train_state, guard.may_learn)
         gauge.restart_clock()
         with (
-            Saver(self.checkpoints, self.trainee, self.run.documents(), settings.checkpoints, standing) as saver,
+            Saver(self.checkpoints, self.train_state, self.run.documents(), settings.checkpoints, standing) as saver,
             traced(settings.profile, self.run.trace(self.worker.rank)) as trace,
         ):
             standing, state = self._steps(standing, train, meter, guard, saver, trace)
@@ -135,13 +137,13 @@ class Training:
     ) -> tuple[Standing, str]:
         settings, steps = self.job.train, self.steps
         validate_every = settings.validation.every or self.reader.steps_per_epoch
-        position, on_gpu = self.reader.position(standing.step), self.trainee.device.type == "cuda"
+        position, on_gpu = self.reader.position(standing.step), self.train_state.device.type == "cuda"
         batches = meter.waiting(self.reader.batches(position, pinned=on_gpu))
         known = self.unused_files()
         while standing.step < steps:
             guard.begin(standing.step)
             seed_step(settings.seed, standing.step, self.worker.rank)
-            self.trainee.update.begin(standing.step, steps)
+            self.train_state.update.begin(standing.step, steps)
             losses = train.progress(batches)
             trace.step()
             agreed = guard.agreed
@@ -153,7 +155,7 @@ class Training:
             standing = replace(standing, step=standing.step + 1)
             last = standing.step == steps
             if standing.step % settings.log_every == 0 or last:
-                record = meter.record(standing.step, guard.take_waited()) | take_counts(self.trainee.model)
+                record = meter.record(standing.step, guard.take_waited()) | take_counts(self.train_state.model)
                 self.log.write(record)
                 self.publish(record)
             if standing.step % self.reader.steps_per_epoch == 0:
@@ -219,7 +221,7 @@ class Training:
         """Evaluate the test split at the best step; leaves the model there."""
         if damage := self.checkpoints.damage(standing.best_step):
             raise CheckpointError(f"{damage}; it was the best step, and is not tested")
-        self.checkpoints.load_weights(standing.best_step, self.trainee)
+        self.checkpoints.load_weights(standing.best_step, self.train_state)
         self.evaluate("test", [0.0], standing.best_step)
 
     def evaluate(self, split: str, shares: Sequence[float], step: int) -> list[dict[str, Any]]:
@@ -229,7 +231,7 @@ class Training:
         reader = EvaluationReader(self.schema, shards, evaluation_batch(settings.batch_size), self.worker)
         scenarios = [at_random(share, self.schema) for share in shares]
         try:
-            results = evaluate(self.trainee.recommender, reader, scenarios, self.run.spill, settings.metric_rows)
+            results = evaluate(self.train_state.recommender, reader, scenarios, self.run.spill, settings.metric_rows)
         except InputError:
             raise
         except ValueError as error:

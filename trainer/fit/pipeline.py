@@ -10,7 +10,7 @@ import torch
 from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
 from xxhash import xxh64_intdigest
 
-from asymdiffrec.trainer.build import Trainee
+from asymdiffrec.trainer.build import TrainState
 
 
 class _Asking:
@@ -35,14 +35,14 @@ class OverlappedPipeline(_Asking, TrainPipelineSparseDist):
 Pipeline: TypeAlias = PlainPipeline | OverlappedPipeline
 
 
-def pipeline(trainee: Trainee, may_learn: Callable[[torch.Tensor], bool] = lambda loss: True) -> Pipeline:
+def pipeline(train_state: TrainState, may_learn: Callable[[torch.Tensor], bool] = lambda loss: True) -> Pipeline:
     """TorchRec's train pipeline, which asks `may_learn` before each backward pass."""
     made: Pipeline
-    update = cast(torch.optim.Optimizer, trainee.update)  # of which a pipeline calls zero_grad and step
-    if trainee.device.type == "cuda":
-        made = OverlappedPipeline(trainee.model, update, trainee.device, execute_all_batches=False)
+    update = cast(torch.optim.Optimizer, train_state.update)  # of which a pipeline calls zero_grad and step
+    if train_state.device.type == "cuda":
+        made = OverlappedPipeline(train_state.model, update, train_state.device, execute_all_batches=False)
     else:
-        made = PlainPipeline(trainee.model, update, trainee.device)
+        made = PlainPipeline(train_state.model, update, train_state.device)
     made.may_learn = may_learn
     return made
 

@@ -21,7 +21,7 @@ from asymdiffrec.trainer.checkpoints.init_from import Start
 PARTS = ("main", "recon", "aux", "distil")
 WAITS = 0.05
 """Share of the time that steps wait for data from where on it is said"""
-METRICS = ("auc", "uauc", "log_loss", "normalized_entropy", "calibration")
+METRICS = ("auc", "gauc", "log_loss", "normalized_entropy", "calibration")
 
 
 @contextmanager

@@ -22,7 +22,7 @@ def write_samples(run: Run, step: int, out: Path) -> int:
     Raises InputError where there is no such step, where the data are not those of the run, or where `out` exists.
     """
     job = run.job()
-    schema, shards = job.to_schema(run.learned()), open_shards(job.location("train"), run.record())
+    schema, shards = job.to_schema(run.statistics()), open_shards(job.location("train"), run.record())
     settings = job.train
     per_epoch = epoch_of(schema, shards, settings.seed, settings.batch_size).steps
     steps = total_steps(job, per_epoch)

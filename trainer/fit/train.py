@@ -23,7 +23,7 @@ from asymdiffrec.cluster.errors import ClusterError, WorkerError
 from asymdiffrec.cluster.launch import launch
 from asymdiffrec.datasets.files.documents import difference
 from asymdiffrec.datasets.reader import EvaluationReader, TrainingReader, Worker
-from asymdiffrec.datasets.schema import Learned
+from asymdiffrec.datasets.schema import Statistics
 from asymdiffrec.datasets.shards import Shards, added_files, open_shards
 from asymdiffrec.embeddings.managed.ids import WAYS
 from asymdiffrec.trainer.checkpoints.init_from import start_from
@@ -37,9 +37,9 @@ from asymdiffrec.trainer.run import Run, open_run
 FIXED = (
     *("data.lanes", "data.window", "fields", "model", "train.seed", "train.batch_size", "train.accumulate"),
     *("tables.embedding_dim", "tables.optimizer.name", "tables.managed", "tables.managed_tables"),
-    *("diffusion.variant", "diffusion.options", "diffusion.denoiser_hidden", "diffusion.space", "diffusion.fill"),
-    *("diffusion.step_in_extractor", "diffusion.step_in_denoiser", "diffusion.fields_in_denoiser"),
-    "tables.number_pieces",
+    *("diffusion.method", "diffusion.options", "diffusion.denoiser_hidden", "diffusion.space", "diffusion.fill"),
+    *("diffusion.mask_in_extractor", "diffusion.mask_in_denoiser", "diffusion.fields_in_denoiser"),
+    "tables.numeric_bins",
 )
 """Values on which a checkpoint's shapes or the order of the samples depend: they are a run's for good."""
 
@@ -47,12 +47,12 @@ PERMANENT = (InputError, TrainingError)
 """What would only come again if the workers were started again"""
 
 
-def check(job: Job, learned: Learned, record: Mapping[str, Sequence[int]] | None) -> tuple[int, Shards]:
+def check(job: Job, statistics: Statistics, record: Mapping[str, Sequence[int]] | None) -> tuple[int, Shards]:
     """The steps of the whole run, and what it trains on: the files of the `record`, where there is one.
 
     Raises InputError for whatever the footers of the Parquet files show to be wrong.
     """
-    schema = job.to_schema(learned)
+    schema = job.to_schema(statistics)
     worker = Worker(0, _workers(job))
     for split in ("valid", "test"):
         EvaluationReader(schema, open_shards(job.location(split)), job.train.batch_size, worker)
@@ -77,7 +77,7 @@ def _workers(job: Job) -> int:
 
 def _is_possible(job: Job, workers: int) -> bool:
     """Whether lanes and managed tables divide among so many workers."""
-    tables = {field.table or name: field.rows for name, field in job.to_schema().hashed.items()}
+    tables = {field.table or name: field.num_embeddings for name, field in job.to_schema().sparse.items()}
     managed = [tables[name] for name in job.tables.managed_tables]
     return job.data.lanes % workers == 0 and all(rows % (WAYS * workers) == 0 for rows in managed)
 
@@ -100,7 +100,7 @@ def resumed(run: Run, settings: tuple[str, ...]) -> Job:
     checkpoints = Checkpoints(run.checkpoints(job))
     if steps := checkpoints.steps():
         standing = checkpoints.standing(steps[-1])
-        whole, _ = check(job, run.learned(), run.record())
+        whole, _ = check(job, run.statistics(), run.record())
         over = standing.step >= whole or standing.waited >= job.train.validation.patience
         if over and run.result():  # without a result it is the test that is still to be done
             raise InputError(
@@ -111,7 +111,7 @@ def resumed(run: Run, settings: tuple[str, ...]) -> Job:
 
 
 def train(
-    job: Job, learned: Learned, run: Run, console: Console, plan: Mapping[str, Any] | None = None
+    job: Job, statistics: Statistics, run: Run, console: Console, plan: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Train in a run directory until the work is done or interrupted, from the newest checkpoint there; how it ended.
 
@@ -119,7 +119,7 @@ def train(
 
     Raises InputError where the input is wrong, and then leaves no new run directory behind.
     """
-    steps, shards = check(job, learned, run.record())
+    steps, shards = check(job, statistics, run.record())
     few, many = job.cluster.range.min, job.cluster.range.max
     if plan and plan.get("world_size") not in range(few, many + 1):
         raise InputError(
@@ -129,14 +129,14 @@ def train(
         console.print(unused(added), highlight=False, soft_wrap=True)
     start = None
     if job.train.init_from and not Checkpoints(run.checkpoints(job)).steps():
-        start = start_from(open_run(Path(job.train.init_from)), job, job.to_schema(learned))
+        start = start_from(open_run(Path(job.train.init_from)), job, job.to_schema(statistics))
         console.print(described_start(start))
     with _alone(run):
-        run.write_inputs(job, learned)
+        run.write_inputs(job, statistics)
         run.write_record(shards.record)
         arguments = {
             "job": job.model_dump(mode="json"),
-            "learned": learned.model_dump(mode="json"),
+            "statistics": statistics.model_dump(mode="json"),
             "run": str(run.path.resolve()),
             "plan": plan,
             "start": start.document() if start else None,

@@ -15,7 +15,7 @@ from asymdiffrec.datasets.files.locations import filesystem_of
 from asymdiffrec.datasets.reader import EvaluationReader
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.embeddings.serving_tables import Precision
-from asymdiffrec.serving.export import Manifest, Scorer, ServedConfig, write_bundle
+from asymdiffrec.serving.export import Manifest, Scorer, ServedConfig, write_export
 from asymdiffrec.trainer.evaluation import scenarios
 from asymdiffrec.trainer.evaluation.evaluate import evaluate
 from asymdiffrec.trainer.fit.loop import evaluation_batch
@@ -33,28 +33,28 @@ def export_run(folder: Path, out: Path, precision: Precision, console: Console) 
     Raises InputError where `out` exists.
     """
     with restored(folder) as model:
-        learned = model.schema.learned
-        assert learned is not None
+        statistics = model.schema.statistics
+        assert statistics is not None
         package = version("asymdiffrec")
 
         def card_of(scorer: Scorer) -> dict[str, Any]:
             with console.status("judging the model as trained, and as exported"):
-                trained, exported = (_judged(model, one) for one in (model.trainee.recommender, scorer))
+                trained, exported = (_judged(model, one) for one in (model.train_state.recommender, scorer))
             return {
                 "name": model.job.name,
                 "run": str(folder),
                 "step": model.step,
                 "package": package,
                 "precision": precision,
-                "rows": learned.rows,
-                "label_rate": learned.label_rate,
+                "rows": statistics.rows,
+                "label_rate": statistics.label_rate,
                 "trained": trained,
                 "exported": exported,
                 "profile": _profile(model.job),
             }
 
         config = _config(model.job, precision)
-        return write_bundle(out, config, learned, *parts_of(model.trainee), card_of, package)
+        return write_export(out, config, statistics, *parts_of(model.train_state), card_of, package)
 
 
 def _config(job: Job, precision: Precision) -> ServedConfig:

@@ -22,16 +22,18 @@ class File:
     model: str
     data: str
     out: str
-    own_classes: bool
+    allow_user_classes: bool
 
 
-def files(model: Path, data: str, out: Path, own_classes: bool) -> list[File]:
+def files(model: Path, data: str, out: Path, allow_user_classes: bool) -> list[File]:
     """Those of a folder whose scores are not in the folder `out` yet."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; with --parallel it is a folder, with a file for each of DATA")
     names = [Path(path).name for path in open_shards(data).files]
     alone = [Path(data).name] == names
-    found = [File(str(model), data if alone else part_of(data, name), str(out / name), own_classes) for name in names]
+    found = [
+        File(str(model), data if alone else part_of(data, name), str(out / name), allow_user_classes) for name in names
+    ]
     return [file for file in found if not Path(file.out).exists()]
 
 
@@ -42,4 +44,6 @@ def predict_files(todo: list[File], parallel: int, address: str | None) -> Itera
 
 
 def _predict(file: File) -> int:
-    return predict_run(Path(file.model), file.data, Path(file.out), Console(quiet=True), own_classes=file.own_classes)
+    return predict_run(
+        Path(file.model), file.data, Path(file.out), Console(quiet=True), allow_user_classes=file.allow_user_classes
+    )

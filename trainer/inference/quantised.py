@@ -12,7 +12,7 @@ from asymdiffrec.embeddings.serving_tables import Precision, ServedTables, write
 from asymdiffrec.embeddings.state import local_parts, look_up_state
 from asymdiffrec.embeddings.tables import TablesConfig
 from asymdiffrec.serving.export import Scorer
-from asymdiffrec.trainer.build import Trainee
+from asymdiffrec.trainer.build import TrainState
 
 
 class Parts(NamedTuple):
@@ -26,10 +26,10 @@ class Parts(NamedTuple):
     """The ids of each managed table"""
 
 
-def parts_of(trainee: Trainee) -> Parts:
+def parts_of(train_state: TrainState) -> Parts:
     """Of a model that one worker holds whole."""
-    state = {name: _whole(tensor) for name, tensor in look_up_state(trainee.model).items()}
-    recommender = trainee.recommender
+    state = {name: _whole(tensor) for name, tensor in look_up_state(train_state.model).items()}
+    recommender = train_state.recommender
     dense = {f"diffusion.{name}": weight for name, weight in recommender.diffusion.state_dict().items()}
     columns = recommender.tables.get_submodule("columns").state_dict()
     return Parts(
@@ -40,13 +40,13 @@ def parts_of(trainee: Trainee) -> Parts:
 
 
 def scorer_of(
-    trainee: Trainee, parts: Parts, schema: Schema, config: TablesConfig, precision: Precision, file: Path
+    train_state: TrainState, parts: Parts, schema: Schema, config: TablesConfig, precision: Precision, file: Path
 ) -> Scorer:
     """A scorer on CPU whose tables are written to `file`, of a model and its parts; it takes the dense part over."""
     write_tables(parts.tables, schema, config, precision, file)
     tables = ServedTables(schema, config, precision, file, parts.ids)
-    tables.columns.load_state_dict(trainee.recommender.tables.get_submodule("columns").state_dict())
-    return Scorer(tables, trainee.recommender.diffusion.cpu())
+    tables.columns.load_state_dict(train_state.recommender.tables.get_submodule("columns").state_dict())
+    return Scorer(tables, train_state.recommender.diffusion.cpu())
 
 
 def _whole(tensor: torch.Tensor) -> torch.Tensor:

@@ -23,9 +23,9 @@ from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.datasets.statistics.seen_ids import seen_ids
 from asymdiffrec.diffusion.model import Recommender
 from asymdiffrec.embeddings.serving_tables import Precision
-from asymdiffrec.serving.export import Scorer, is_bundle, load_bundle
+from asymdiffrec.serving.export import Scorer, is_export, load_export
 from asymdiffrec.serving.predict import predict
-from asymdiffrec.trainer.build import Trainee, build, worker_device
+from asymdiffrec.trainer.build import TrainState, build, worker_device
 from asymdiffrec.trainer.checkpoints.store import Checkpoints
 from asymdiffrec.trainer.errors import CheckpointError
 from asymdiffrec.trainer.evaluation.evaluate import Scored, evaluate, joined, scored
@@ -44,7 +44,7 @@ each other more often"""
 class Restored:
     job: Job
     schema: Schema
-    trainee: Trainee
+    train_state: TrainState
     step: int
 
 
@@ -59,13 +59,13 @@ def restored(folder: Path) -> Iterator[Restored]:
     if step is None:
         raise InputError(f"{folder}: no checkpoint yet")
     job = job.model_copy(update={"tables": job.tables.unplaced()})
-    schema = job.to_schema(run.learned())
+    schema = job.to_schema(run.statistics())
     with process_group(dist.HashStore(), 0, 1, job.cluster, one_node=True):
         if damage := checkpoints.damage(step):
             raise CheckpointError(damage)
-        trainee = build(job, schema, worker_device())
-        checkpoints.load_weights(step, trainee)
-        yield Restored(job, schema, trainee, step)
+        train_state = build(job, schema, worker_device())
+        checkpoints.load_weights(step, train_state)
+        yield Restored(job, schema, train_state, step)
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,12 @@ def evaluate_run(
         raise InputError(f"--split {split}: expected train, valid or test")
     with restored(folder) as model, tempfile.TemporaryDirectory(prefix="asymdiffrec-") as spill:
         asked = scenarios(model.schema)
-        scorer: Recommender | Scorer = model.trainee.recommender
+        scorer: Recommender | Scorer = model.train_state.recommender
         sizes = None
         if tables:
             file = Path(spill) / "tables.bin"
-            parts = parts_of(model.trainee)
-            scorer = scorer_of(model.trainee, parts, model.schema, model.job.tables, tables, file)
+            parts = parts_of(model.train_state)
+            scorer = scorer_of(model.train_state, parts, model.schema, model.job.tables, tables, file)
             sizes = sum(weight.nbytes for weight in parts.tables.values()), file.stat().st_size
         settings = model.job.train
         reader = EvaluationReader(
@@ -127,16 +127,16 @@ def score_run(folder: Path, split: str, asked: Asked) -> Scored:
         schema, shards = model.schema, open_shards(model.job.location(split))
         scenarios = asked.of(schema)
         reader = EvaluationReader(schema, shards, evaluation_batch(model.job.train.batch_size))
-        parts = list(scored(model.trainee.recommender, reader, scenarios, seen_for(scenarios, schema, model.job)))
+        parts = list(scored(model.train_state.recommender, reader, scenarios, seen_for(scenarios, schema, model.job)))
     return joined([part for part in parts if part is not None])
 
 
-def predict_run(folder: Path, data: str, out: Path, console: Console, *, own_classes: bool = False) -> int:
+def predict_run(folder: Path, data: str, out: Path, console: Console, *, allow_user_classes: bool = False) -> int:
     """Score every row of `data` with a run's best step, or, on all cores, with an export; returns their number."""
     with ExitStack() as stack:
         model: Recommender | Scorer
-        if is_bundle(folder):
-            bundle = load_bundle(folder, own_classes=own_classes)
+        if is_export(folder):
+            bundle = load_export(folder, allow_user_classes=allow_user_classes)
             model, schema, size, device = bundle.model, bundle.schema, PREDICTED, torch.device("cpu")
             threads = torch.get_num_threads()
             torch.set_num_threads(1)
@@ -144,7 +144,7 @@ def predict_run(folder: Path, data: str, out: Path, console: Console, *, own_cla
         else:
             run = stack.enter_context(restored(folder))
             size, threads = evaluation_batch(run.job.train.batch_size), 1
-            model, schema, device = run.trainee.recommender, run.schema, run.trainee.device
+            model, schema, device = run.train_state.recommender, run.schema, run.train_state.device
         shards = open_shards(data)
         progress = stack.enter_context(Progress(console=console, transient=True, disable=not console.is_terminal))
         task = progress.add_task("predicting", total=shards.rows)

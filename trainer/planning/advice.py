@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from asymdiffrec.base import InputError
-from asymdiffrec.datasets.schema import Learned
+from asymdiffrec.datasets.schema import Statistics
 from asymdiffrec.embeddings.planner.devices import Cluster
 from asymdiffrec.embeddings.planner.plan import DoesNotFitError, Solution
 from asymdiffrec.trainer.job import Job
@@ -30,7 +30,7 @@ class Change:
 
 def advice(
     job: Job,
-    learned: Learned | None,
+    statistics: Statistics | None,
     cluster: Cluster,
     solution: Solution | None,
     tell: Callable[[str], None] = lambda what: None,
@@ -49,7 +49,7 @@ def advice(
         try:
             other = changed(job, settings)
             like = solution if same_dense(job, other) else None
-            outcome = plan(other, learned, cluster, like=like)
+            outcome = plan(other, statistics, cluster, like=like)
         except (DoesNotFitError, InputError):
             continue
         found.append(Change(what, tuple(settings), outcome))
@@ -109,8 +109,8 @@ def _costly(job: Job, solution: Solution | None, most: int = 2) -> Iterator[tupl
         schema = job.to_schema()
 
         def size(table: str) -> float:
-            field = schema.hashed[fields[table][0]]
-            return field.rows * (field.embedding_dim or job.tables.embedding_dim)
+            field = schema.sparse[fields[table][0]]
+            return field.num_embeddings * (field.embedding_dim or job.tables.embedding_dim)
 
         order = sorted(fields, key=size, reverse=True)
     else:

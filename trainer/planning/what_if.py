@@ -11,7 +11,7 @@ from typing import cast
 import torch
 
 from asymdiffrec.base import InputError
-from asymdiffrec.datasets.schema import Learned
+from asymdiffrec.datasets.schema import Statistics
 from asymdiffrec.diffusion.model import Recommender
 from asymdiffrec.embeddings.planner.devices import Cluster, Device
 from asymdiffrec.embeddings.planner.plan import DoesNotFitError, Solution, solve
@@ -26,7 +26,7 @@ LARGEST = 4096
 
 
 def plan(
-    job: Job, learned: Learned | None, cluster: Cluster, planner: str = "fast", like: Solution | None = None
+    job: Job, statistics: Statistics | None, cluster: Cluster, planner: str = "fast", like: Solution | None = None
 ) -> Solution:
     """The plan of a job's tables. `like` is that of a job with the `same_dense` part, which is not counted anew.
 
@@ -35,7 +35,7 @@ def plan(
     if job.train.batch_size < cluster.ranks:
         raise InputError(f"train.batch_size: {job.train.batch_size} samples are too few for {cluster.ranks} ranks")
     try:
-        schema = job.to_schema(learned)
+        schema = job.to_schema(statistics)
         if like is None:
             stated = problem(job, schema, recommender(job, schema, torch.device("meta")), cluster)
         else:
@@ -48,7 +48,7 @@ def plan(
         raise InputError(str(error)) from error
 
 
-def smallest(job: Job, learned: Learned | None, device: Device, per_node: int, planner: str = "fast") -> Solution:
+def smallest(job: Job, statistics: Statistics | None, device: Device, per_node: int, planner: str = "fast") -> Solution:
     """The plan for the smallest cluster of the device that the tables fit: a power of two of GPUs of one machine, or
     whole machines, in as much as a larger cluster fits what a smaller one does.
 
@@ -56,7 +56,7 @@ def smallest(job: Job, learned: Learned | None, device: Device, per_node: int, p
     """
 
     def planned(ranks: int) -> Solution:
-        return plan(job, learned, cluster_of(device, ranks, per_node), planner)
+        return plan(job, statistics, cluster_of(device, ranks, per_node), planner)
 
     small, large = 0, 1
     while True:
@@ -90,12 +90,17 @@ def cluster_of(device: Device, ranks: int, per_node: int) -> Cluster:
 
 
 def sweep(
-    job: Job, learned: Learned | None, devices: Sequence[Device], sizes: Sequence[int], per_node: int, planner: str
+    job: Job,
+    statistics: Statistics | None,
+    devices: Sequence[Device],
+    sizes: Sequence[int],
+    per_node: int,
+    planner: str,
 ) -> Iterator[tuple[Device, int, Solution | None, str]]:
     """The plan for each number of each device, or None and why there is none."""
     for device, ranks in product(devices, sizes):
         try:
-            yield device, ranks, plan(job, learned, cluster_of(device, ranks, per_node), planner), ""
+            yield device, ranks, plan(job, statistics, cluster_of(device, ranks, per_node), planner), ""
         except (DoesNotFitError, InputError) as error:
             yield device, ranks, None, str(error)
 
@@ -118,12 +123,12 @@ def fields_of_tables(job: Job) -> dict[str, list[str]]:
     """The fields that share each table, by its name."""
     schema = job.to_schema()
     found: dict[str, list[str]] = {}
-    for name in schema.hashed:
+    for name in schema.sparse:
         found.setdefault(schema.table(name), []).append(name)
     return found
 
 
-def rows_from_data(job: Job, learned: Learned, collisions: float) -> tuple[Job, dict[str, int]]:
+def rows_from_data(job: Job, statistics: Statistics, collisions: float) -> tuple[Job, dict[str, int]]:
     """The job with each hashed table's rows chosen for a share of ids that share their row with another.
 
     n ids that are hashed to R rows: one of them is alone with probability (1 - 1/R)^(n-1), about exp(-n / R). The n of
@@ -134,9 +139,9 @@ def rows_from_data(job: Job, learned: Learned, collisions: float) -> tuple[Job, 
         raise InputError(f"--rows-from-data {collisions:g}: expected a share between 0 and 1, such as 0.05")
     rows, settings = {}, []
     for table, fields in fields_of_tables(job).items():
-        hashed = [name for name in fields if getattr(job.fields[name], "hash", True)]
-        known = [learned.cardinalities[name] for name in hashed if name in learned.cardinalities]
+        sparse = [name for name in fields if getattr(job.fields[name], "hash", True)]
+        known = [statistics.cardinalities[name] for name in sparse if name in statistics.cardinalities]
         if known:
             rows[table] = max(2, math.ceil(-max(known) / math.log1p(-collisions)))
-            settings += [f"fields.{name}.rows={rows[table]}" for name in hashed]
+            settings += [f"fields.{name}.num_embeddings={rows[table]}" for name in sparse]
     return changed(job, settings), rows

@@ -32,20 +32,20 @@ BLOCK_ROWS = 131_072
 
 DATA: dict[str, Any] = {"path": ".", "label": "label", "user": "user", "time": "timestamp"}
 FIELDS: dict[str, dict[str, Any]] = {
-    "user_id": {"type": "id", "group": "user", "rows": USERS, "hash": False},
-    "history": {"type": "id_list", "group": "user", "rows": ITEMS, "hash": False, "table": "item_id"},
+    "user_id": {"type": "id", "group": "user", "num_embeddings": USERS, "hash": False},
+    "history": {"type": "id_list", "group": "user", "num_embeddings": ITEMS, "hash": False, "table": "item_id"},
     "age": {"type": "number", "group": "user"},
-    "gender": {"type": "id", "group": "user", "rows": 2, "hash": False},
+    "gender": {"type": "id", "group": "user", "num_embeddings": 2, "hash": False},
     "income": {"type": "number", "group": "user"},
-    "city": {"type": "id", "group": "user", "rows": 10_000, "values": "string"},
-    "item_id": {"type": "id", "group": "item", "rows": ITEMS, "hash": False},
-    "category": {"type": "id", "group": "item", "rows": CATEGORIES, "hash": False},
-    "brand": {"type": "id", "group": "item", "rows": BRANDS, "hash": False},
+    "city": {"type": "id", "group": "user", "num_embeddings": 10_000, "values": "string"},
+    "item_id": {"type": "id", "group": "item", "num_embeddings": ITEMS, "hash": False},
+    "category": {"type": "id", "group": "item", "num_embeddings": CATEGORIES, "hash": False},
+    "brand": {"type": "id", "group": "item", "num_embeddings": BRANDS, "hash": False},
     "price": {"type": "number", "group": "item"},
-    "tags": {"type": "id_list", "group": "item", "rows": TAGS, "hash": False},
-    "hour": {"type": "id", "group": "context", "rows": 24, "hash": False},
-    "weekday": {"type": "id", "group": "context", "rows": 7, "hash": False},
-    "device": {"type": "id", "group": "context", "rows": DEVICES, "hash": False},
+    "tags": {"type": "id_list", "group": "item", "num_embeddings": TAGS, "hash": False},
+    "hour": {"type": "id", "group": "context", "num_embeddings": 24, "hash": False},
+    "weekday": {"type": "id", "group": "context", "num_embeddings": 7, "hash": False},
+    "device": {"type": "id", "group": "context", "num_embeddings": DEVICES, "hash": False},
     "position": {"type": "number", "group": "context"},
 }
 SETTINGS: dict[str, Any] = {"train": {"epochs": 8, "log_every": 100}}

@@ -111,7 +111,11 @@ def declared(column: Column, kind: str, given: RecipeField, ids: int, min_count:
     if kind == "number":
         return {"type": kind} | keys
     whole = column.integers == (column.numbers if kind == "id_list" else column.present) and column.integers > 0
-    field: dict[str, Any] = {"type": kind, "rows": suggested_rows(ids), "values": "int" if whole else "string"}
+    field: dict[str, Any] = {
+        "type": kind,
+        "num_embeddings": suggested_rows(ids),
+        "values": "int" if whole else "string",
+    }
     field |= {"min_count": min_count} if min_count > 1 else {}
     return field | keys
 

@@ -61,7 +61,7 @@ class RecipeField(Config):
     group: str | None = None
     drop: float | None = Field(None, ge=0)
     embedding_dim: int | None = Field(None, gt=0)
-    rows: int | None = Field(None, gt=0)
+    num_embeddings: int | None = Field(None, gt=0)
     values: Literal["int", "string"] | None = None
     hash: bool | None = None
     table: str | None = None
@@ -111,7 +111,7 @@ class Recipe(Config):
         None, description="SQL (DuckDB) over input and others that gives the samples; getvariable('seed') is the seed"
     )
     label: LabelConfig = LabelConfig()
-    user: str | None = Field(None, description="column that UAUC groups by; found by its name when left out")
+    user: str | None = Field(None, description="column that GAUC groups by; found by its name when left out")
     weight: str | None = Field(None, description="column with the sample's weight")
     time: str | None = Field(None, description="column with the sample's time; found by its name when left out")
     fields: dict[str, RecipeField] = Field({}, description="by their names in the job file")

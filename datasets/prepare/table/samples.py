@@ -171,7 +171,9 @@ def _add_field(
     if kind == "number":
         return choice
     kept = f", {ids:,} of them in {min_count} rows or more" if min_count > 1 else ""
-    rows = f"{field['rows']:,} rows" + ("" if given.rows else f", {infer.shared(ids, field['rows']):.0%} share one")
+    rows = f"{field['num_embeddings']:,} rows" + (
+        "" if given.num_embeddings else f", {infer.shared(ids, field['num_embeddings']):.0%} share one"
+    )
     return Choice(choice.column, kind, f"{choice.reason}{kept}: {rows}")
 
 
@@ -205,7 +207,7 @@ def _typed(column: Column, value: str, field: Mapping[str, Any], separator: str,
     else:
         ids = values.integer(value, column.kind) if field["values"] == "int" else values.string(value)
     rows_already = field.get("hash") is False and field["values"] == "int"
-    return values.within(ids, listed, field["rows"]) if rows_already else ids
+    return values.within(ids, listed, field["num_embeddings"]) if rows_already else ids
 
 
 def _add_roles(

@@ -12,20 +12,20 @@ from hypothesis import strategies as st
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.decoding import columns
 from asymdiffrec.datasets.decoding.hashing import hash_rows, string_ids
-from asymdiffrec.datasets.schema import IdConfig, Moments, NumberConfig, table_seed
+from asymdiffrec.datasets.schema import IdConfig, Moments, NumericFieldConfig, table_seed
 
 INTEGERS = [pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()]
 STRINGS = [pa.string(), pa.large_string()]
 DICTIONARIES = [pa.dictionary(pa.int32(), kind) for kind in (pa.string(), pa.large_string(), pa.int64())]
 NUMBERS = [*INTEGERS, pa.float16(), pa.float32(), pa.float64(), pa.decimal128(9, 2), pa.decimal256(50, 2)]
 
-NUMBER = NumberConfig(type="number")
+NUMBER = NumericFieldConfig(type="number")
 PLACE = "train/part-0.parquet, row group 3, column item"
 quick = settings(derandomize=True, deadline=None, max_examples=60)
 
 
 def field(**settings):
-    return IdConfig.model_validate({"type": "id", "rows": 1000} | settings)
+    return IdConfig.model_validate({"type": "id", "num_embeddings": 1000} | settings)
 
 
 def rows_of(column, **settings):
@@ -89,16 +89,18 @@ def test_a_null_of_the_dictionary_is_missing():
 
 @pytest.mark.parametrize("kind", [pa.int64(), pa.int8(), pa.uint64(), pa.string()], ids=str)
 def test_ids_are_rows_where_hashing_is_off(kind):
-    assert rows_of(as_kind([0, None, 9], kind), hash=False, rows=10) == [0, -1, 9]
+    assert rows_of(as_kind([0, None, 9], kind), hash=False, num_embeddings=10) == [0, -1, 9]
 
 
 @pytest.mark.parametrize("wrong", [-1, 10, 2**63 - 1])
 def test_a_row_beyond_the_table_is_refused(wrong):
     column = pa.array([None, 1, None, wrong, 3])
-    with pytest.raises(InputError, match=rf"row 3: id {wrong} with hash: false; allowed is 0 to 9 \(rows: 10\)"):
-        rows_of(column, hash=False, rows=10)
+    with pytest.raises(
+        InputError, match=rf"row 3: id {wrong} with hash: false; allowed is 0 to 9 \(num_embeddings: 10\)"
+    ):
+        rows_of(column, hash=False, num_embeddings=10)
     with pytest.raises(InputError, match="row 0: id 18446744073709551615 with"):
-        rows_of(pa.array([2**64 - 1], pa.uint64()), hash=False, rows=10)
+        rows_of(pa.array([2**64 - 1], pa.uint64()), hash=False, num_embeddings=10)
 
 
 @pytest.mark.parametrize("kind", [pa.int64(), pa.string(), pa.dictionary(pa.int32(), pa.string())], ids=str)

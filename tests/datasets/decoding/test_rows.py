@@ -14,7 +14,7 @@ import asymdiffrec.datasets.batching.batch as batch_module
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.batching.batch import cut, to_batch, to_batches
 from asymdiffrec.datasets.decoding.rows import Rows, decode, no_rows
-from asymdiffrec.datasets.schema import FieldsConfig, Learned, Moments
+from asymdiffrec.datasets.schema import FieldsConfig, Moments, Statistics
 from asymdiffrec.datasets.statistics.vocabulary import RARE, Vocabulary
 
 ROWS = 11
@@ -23,15 +23,15 @@ SCHEMA = FieldsConfig.model_validate(
         "data": {"user": "user", "weight": "weight"},
         "fields": {
             "age": {"type": "number"},
-            "history": {"type": "id_list", "rows": ROWS, "table": "item"},
-            "city": {"type": "id", "rows": ROWS, "values": "string"},
-            "item": {"type": "id", "rows": ROWS},
-            "tags": {"type": "id_list", "rows": ROWS, "values": "string"},
-            "slot": {"type": "id", "rows": ROWS, "hash": False},
+            "history": {"type": "id_list", "num_embeddings": ROWS, "table": "item"},
+            "city": {"type": "id", "num_embeddings": ROWS, "values": "string"},
+            "item": {"type": "id", "num_embeddings": ROWS},
+            "tags": {"type": "id_list", "num_embeddings": ROWS, "values": "string"},
+            "slot": {"type": "id", "num_embeddings": ROWS, "hash": False},
             "price": {"type": "number"},
         },
     }
-).to_schema(Learned(rows={"train": 9}, label_rate=0.5, numbers={"price": Moments(mean=2, std=4)}))
+).to_schema(Statistics(rows={"train": 9}, label_rate=0.5, numbers={"price": Moments(mean=2, std=4)}))
 TYPES = {
     "age": pa.float64(),
     "history": pa.list_(pa.int64()),
@@ -84,7 +84,7 @@ def mixed(value):
     return value ^ value >> 31
 
 
-def hashed(value, table):
+def sparse(value, table):
     word = xxhash.xxh64_intdigest(value.encode()) if isinstance(value, str) else value % 2**64
     return mixed(word ^ xxhash.xxh3_64_intdigest(table.encode())) * ROWS // 2**64
 
@@ -96,7 +96,7 @@ def bag(sample, name):
         return [] if value is None else [value]
     values = value if isinstance(value, list) else [value]
     table = "item" if name == "history" else name
-    return [hashed(one, table) for one in values or [] if one is not None]
+    return [sparse(one, table) for one in values or [] if one is not None]
 
 
 def bags(batch):
@@ -121,11 +121,11 @@ def standardised(sample):
 def test_a_batch_holds_what_the_samples_hold(found):
     batch = to_batch(decoded(found), SCHEMA, 100)
     assert batch.ids.keys() == SCHEMA.names[:5] == ["history", "item", "city", "tags", "slot"]
-    assert bags(batch) == {name: [bag(sample, name) for sample in found] for name in SCHEMA.hashed}
+    assert bags(batch) == {name: [bag(sample, name) for sample in found] for name in SCHEMA.sparse}
     numbers = [standardised(sample) for sample in found]
     assert batch.numbers.tolist() == [[0 if value is None else value for value in row] for row in numbers]
     absent = [
-        [not bag(sample, name) for name in SCHEMA.hashed] + [value is None for value in row]
+        [not bag(sample, name) for name in SCHEMA.sparse] + [value is None for value in row]
         for sample, row in zip(found, numbers, strict=True)
     ]
     assert batch.missing.tolist() == absent
@@ -216,7 +216,10 @@ def test_fields_of_one_table_share_rows_and_others_do_not():
 @pytest.mark.parametrize(
     ("wrong", "text"),
     [
-        ({"slot": ROWS}, f"column slot, row 2: id {ROWS} with hash: false; allowed is 0 to {ROWS - 1} (rows: {ROWS})"),
+        (
+            {"slot": ROWS},
+            f"column slot, row 2: id {ROWS} with hash: false; allowed is 0 to {ROWS - 1} (num_embeddings: {ROWS})",
+        ),
         ({"label": 2}, "column label, row 2: label 2; allowed is 0 or 1"),
         ({"label": None}, "column label, row 2: label None; allowed is 0 or 1"),
         ({"weight": -1.0}, "column weight, row 2: weight -1.0; allowed is a finite number of at least 0"),
@@ -233,7 +236,12 @@ def test_a_wrong_value_is_named_with_its_row(wrong, text):
 
 def test_a_wrong_value_in_a_list_is_named_with_the_row_of_the_list():
     schema = FieldsConfig.model_validate(
-        {"fields": {"a": {"type": "id_list", "rows": 5, "hash": False}, "b": {"type": "id_list", "rows": 5}}}
+        {
+            "fields": {
+                "a": {"type": "id_list", "num_embeddings": 5, "hash": False},
+                "b": {"type": "id_list", "num_embeddings": 5},
+            }
+        }
     ).to_schema()
     good = {"a": pa.array([[1, None], None, [], [2, 3], [None, 4]]), "b": pa.array([["1"]] * 5)}
     wrong_row = pa.table(good | {"a": pa.array([[1, None], None, [], [None, 2, 5], [9]])})
@@ -252,7 +260,7 @@ def test_a_wrong_value_in_a_list_is_named_with_the_row_of_the_list():
 
 def test_dictionaries_of_several_chunks_are_one_column():
     schema = FieldsConfig.model_validate(
-        {"fields": {"a": {"type": "id", "rows": 10**6, "values": "string"}}}
+        {"fields": {"a": {"type": "id", "num_embeddings": 10**6, "values": "string"}}}
     ).to_schema()
     parts = [["x", "y", None], ["y", "z"], ["w", None]]
     chunks = pa.table({"a": pa.chunked_array([pa.array(part).dictionary_encode() for part in parts])})
@@ -274,11 +282,11 @@ def test_without_labels_only_fields_are_read():
 WEIGHTED = FieldsConfig.model_validate(
     {
         "fields": {
-            "item": {"type": "id", "rows": 1000},
-            "seen": {"type": "id_list", "rows": 1000, "weights": "shares", "pooling": "mean"},
-            "bought": {"type": "id_list", "rows": 1000, "weights": "prices", "pooling": "sum"},
-            "plain": {"type": "id_list", "rows": 1000, "pooling": "mean"},
-            "summed": {"type": "id_list", "rows": 1000, "pooling": "sum"},
+            "item": {"type": "id", "num_embeddings": 1000},
+            "seen": {"type": "id_list", "num_embeddings": 1000, "weights": "shares", "pooling": "mean"},
+            "bought": {"type": "id_list", "num_embeddings": 1000, "weights": "prices", "pooling": "sum"},
+            "plain": {"type": "id_list", "num_embeddings": 1000, "pooling": "mean"},
+            "summed": {"type": "id_list", "num_embeddings": 1000, "pooling": "sum"},
         }
     }
 ).to_schema()
@@ -346,12 +354,12 @@ def test_wrong_weights_are_named_with_their_row(seen, shares, text):
 
 def test_ids_outside_the_vocabulary_are_one_id():
     fields = {
-        "a": {"type": "id", "rows": 10**6, "min_count": 2},
-        "b": {"type": "id_list", "rows": 10**6, "table": "a", "min_count": 2},
+        "a": {"type": "id", "num_embeddings": 10**6, "min_count": 2},
+        "b": {"type": "id_list", "num_embeddings": 10**6, "table": "a", "min_count": 2},
     }
     known = Vocabulary.of(np.array([-5, 3, 7]))
-    learned = Learned(rows={"train": 4}, label_rate=0.5, vocabularies={"a": known, "b": known})
-    schema = FieldsConfig.model_validate({"fields": fields}).to_schema(learned)
+    statistics = Statistics(rows={"train": 4}, label_rate=0.5, vocabularies={"a": known, "b": known})
+    schema = FieldsConfig.model_validate({"fields": fields}).to_schema(statistics)
     table = pa.table({"a": [3, None, 8, 9, -5], "b": [[3, 7], [], None, [8, 3], [9]]})
     found = bags(to_batch(decode(table, schema, "p", labelled=False), schema, 0))
 
@@ -410,17 +418,17 @@ def test_weights_stay_with_their_ids_in_every_lane_and_step(found, data):
     alone = [weights_by_id(to_batch(rows.slice(at, at + 1), WEIGHTED, 0)) for at in range(len(found))]
     for step, batch in enumerate(to_batches(lanes, order, WEIGHTED, [0, 4, 8])):
         drawn = [start + row for start, own in zip((0, middle), order[:, step], strict=True) for row in own.tolist()]
-        assert weights_by_id(batch) == {name: [alone[row][name][0] for row in drawn] for name in WEIGHTED.hashed}
+        assert weights_by_id(batch) == {name: [alone[row][name][0] for row in drawn] for name in WEIGHTED.sparse}
     cuts = [weights_by_id(batch) for batch in cut(rows, WEIGHTED, 3)]
-    for name in WEIGHTED.hashed:
+    for name in WEIGHTED.sparse:
         assert [bag for part in cuts for bag in part[name]] == [one[name][0] for one in alone]
 
 
 def test_ids_of_tables_beyond_32_bits_keep_their_rows():
     far = 2**33 - 1
     fields = {
-        "item": {"type": "id", "rows": 2**33, "hash": False},
-        "seen": {"type": "id_list", "rows": 2**33, "hash": False, "pooling": "sum"},
+        "item": {"type": "id", "num_embeddings": 2**33, "hash": False},
+        "seen": {"type": "id_list", "num_embeddings": 2**33, "hash": False, "pooling": "sum"},
     }
     schema = FieldsConfig.model_validate({"fields": fields}).to_schema()
     table = pa.table({"item": [far, None, 7], "seen": [[far, 1], [], [2**31]]})

@@ -11,7 +11,7 @@ from asymdiffrec.base import InputError
 from asymdiffrec.datasets.files.documents import override, read_yaml, validate, write_yaml
 from asymdiffrec.datasets.schema import FieldsConfig
 
-DOCUMENT: dict[str, Any] = {"data": {"lanes": 8}, "fields": {"user": {"type": "id", "rows": 50}}}
+DOCUMENT: dict[str, Any] = {"data": {"lanes": 8}, "fields": {"user": {"type": "id", "num_embeddings": 50}}}
 
 
 def test_a_model_reads_back_the_same(tmp_path: Path) -> None:
@@ -22,12 +22,12 @@ def test_a_model_reads_back_the_same(tmp_path: Path) -> None:
 
 def test_a_page_shows_the_fields(tmp_path: Path) -> None:
     write_yaml(tmp_path / "clicks.yaml", DOCUMENT, "# Clicks\n")
-    text = "# Clicks\ndata: {lanes: 8}\nfields:\n  user: {type: id, rows: 50}\n"
+    text = "# Clicks\ndata: {lanes: 8}\nfields:\n  user: {type: id, num_embeddings: 50}\n"
     assert (tmp_path / "clicks.yaml").read_text() == text
 
 
 def test_the_line_names_the_path_as_it_stands_in_the_file() -> None:
-    fields = {"user": {"type": "id", "rows": 50, "poling": "sum"}}
+    fields = {"user": {"type": "id", "num_embeddings": 50, "poling": "sum"}}
     with pytest.raises(
         InputError, match=r"^clicks\.yaml: fields\.user\.poling: unknown key; allowed are column, group,"
     ):

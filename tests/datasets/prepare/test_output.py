@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.prepare.output import write_dataset, write_files
-from asymdiffrec.datasets.schema import FieldsConfig, Learned
+from asymdiffrec.datasets.schema import FieldsConfig, Statistics
 
 JOB: dict[str, Any] = {
     "name": "example",
     "data": {"path": ".", "label": "label"},
     "fields": {
-        "user": {"type": "id", "rows": 50, "group": "user"},
+        "user": {"type": "id", "num_embeddings": 50, "group": "user"},
         "price": {"type": "number", "group": "item"},
     },
     "train": {"batch_size": 64, "betas": [0.9, 0.99], "optimizer": {"name": "adam"}},
@@ -66,11 +66,11 @@ def test_a_data_set_is_a_ready_job_with_what_was_learned(tmp_path: Path) -> None
     assert yaml.safe_load(text) == JOB
     assert text.startswith("#")
     assert f"asymdiffrec train {out}/job.yaml" in text
-    assert "\n  user: {type: id, rows: 50, group: user}\n" in text
+    assert "\n  user: {type: id, num_embeddings: 50, group: user}\n" in text
     FieldsConfig.model_validate({key: yaml.safe_load(text)[key] for key in ("data", "fields")})
-    learned = Learned.model_validate(yaml.safe_load((out / "schema.yaml").read_text()))
-    assert learned.numbers["price"].mean == pytest.approx(4.75)
-    assert learned.cardinalities == {"user": 7}
+    statistics = Statistics.model_validate(yaml.safe_load((out / "statistics.yaml").read_text()))
+    assert statistics.numbers["price"].mean == pytest.approx(4.75)
+    assert statistics.cardinalities == {"user": 7}
     assert json.loads((out / "profile.json").read_text()) == profile
     assert profile["ceiling"] == {"auc": 0.75}
     assert [path.name for path in out.parent.iterdir()] == ["data"]

@@ -17,7 +17,10 @@ from asymdiffrec.datasets.shards import Shards, open_shards
 JOB = {
     "name": "log",
     "data": {"label": "label", "time": "at"},
-    "fields": {"user": {"type": "id", "rows": 9}, "city": {"type": "id", "rows": 9, "values": "string"}},
+    "fields": {
+        "user": {"type": "id", "num_embeddings": 9},
+        "city": {"type": "id", "num_embeddings": 9, "values": "string"},
+    },
 }
 
 
@@ -53,12 +56,12 @@ def test_each_period_is_later_than_what_is_learned_from(tmp_path: Path, kind: st
         known = set(parts["train"]["user"].to_pylist()) | set(parts["valid"]["user"].to_pylist())
         assert known == set(range(min(judged[-1]))), "all that is earlier, and nothing else"
     assert [len(users) for users in judged] == [30, 30, 30]
-    written = (files[0].parent / "schema.yaml").stat().st_mtime_ns
+    written = (files[0].parent / "statistics.yaml").stat().st_mtime_ns
     again = write_periods(
         tmp_path / "out", [open_shards(str(tmp_path / "raw" / n)) for n in ("train", "test")], JOB, "at", 3
     )
     assert again == files
-    assert (files[0].parent / "schema.yaml").stat().st_mtime_ns == written, "what is there stays"
+    assert (files[0].parent / "statistics.yaml").stat().st_mtime_ns == written, "what is there stays"
 
 
 def test_what_cannot_be_cut(tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ from asymdiffrec.datasets.statistics.profile import learn
 CONFIG = FieldsConfig.model_validate(
     {
         "fields": {
-            "user": {"type": "id", "group": "user", "rows": 10},
-            "city": {"type": "id", "group": "user", "rows": 10, "values": "string"},
-            "items": {"type": "id_list", "rows": 10, "column": "clicked"},
+            "user": {"type": "id", "group": "user", "num_embeddings": 10},
+            "city": {"type": "id", "group": "user", "num_embeddings": 10, "values": "string"},
+            "items": {"type": "id_list", "num_embeddings": 10, "column": "clicked"},
             "price": {"type": "number"},
         }
     }
@@ -62,7 +62,7 @@ def test_learn_agrees_with_counting_by_hand(
     write(folder / "train/a.parquet", samples[:half], row_group_size=group)
     write(folder / "train/b.parquet", samples[half:], row_group_size=group)
     write(folder / "test/a.parquet", samples)
-    learned, found = learn(folder, CONFIG)
+    statistics, found = learn(folder, CONFIG)
 
     lists = [[item for item in sample["clicked"] or [] if item is not None] for sample in samples]
     prices = np.array([s["price"] for s in samples if s["price"] is not None and not np.isnan(s["price"])])
@@ -75,13 +75,13 @@ def test_learn_agrees_with_counting_by_hand(
         )
         for sample, clicked in zip(samples, lists, strict=True)
     )
-    assert learned.rows == found["rows"] == {"train": len(samples), "test": len(samples)}
+    assert statistics.rows == found["rows"] == {"train": len(samples), "test": len(samples)}
     rate = sum(sample["label"] for sample in samples) / len(samples)
-    assert learned.label_rate == pytest.approx(rate)
+    assert statistics.label_rate == pytest.approx(rate)
     assert found["label_rate"] == pytest.approx({"train": rate, "test": rate})
-    assert {frozenset(pattern.missing): pattern.rows for pattern in learned.patterns} == patterns
-    assert learned.cardinalities["items"] == len({item for clicked in lists for item in clicked})
-    assert learned.cardinalities["city"] == found["fields"]["city"]["cardinality"] == len(cities)
+    assert {frozenset(pattern.missing): pattern.rows for pattern in statistics.patterns} == patterns
+    assert statistics.cardinalities["items"] == len({item for clicked in lists for item in clicked})
+    assert statistics.cardinalities["city"] == found["fields"]["city"]["cardinality"] == len(cities)
     if any(lists):
         mean_length = np.mean([len(clicked) for clicked in lists if clicked])
         assert found["fields"]["items"]["mean_length"] == pytest.approx(mean_length)
@@ -89,16 +89,16 @@ def test_learn_agrees_with_counting_by_hand(
         absent = sum(rows for missing, rows in patterns.items() if name in missing)
         assert found["fields"][name]["missing"] == pytest.approx(absent / len(samples))
     if len(set(prices)) > 1:
-        assert learned.numbers["price"].mean == pytest.approx(prices.mean(), abs=1e-9)
-        assert learned.numbers["price"].std == pytest.approx(prices.std())
+        assert statistics.numbers["price"].mean == pytest.approx(prices.mean(), abs=1e-9)
+        assert statistics.numbers["price"].std == pytest.approx(prices.std())
         assert (found["fields"]["price"]["min"], found["fields"]["price"]["max"]) == (prices.min(), prices.max())
     else:
-        assert learned.numbers["price"].std == 1
+        assert statistics.numbers["price"].std == 1
 
 
 def numbers_only(count: int) -> FieldsConfig:
     fields = {f"n{n}": {"type": "number"} for n in range(count)}
-    return FieldsConfig.model_validate({"fields": {"id": {"type": "id", "rows": 5}, **fields}})
+    return FieldsConfig.model_validate({"fields": {"id": {"type": "id", "num_embeddings": 5}, **fields}})
 
 
 def write_numbers(folder: Path, numbers: np.ndarray) -> None:
@@ -111,9 +111,9 @@ def write_numbers(folder: Path, numbers: np.ndarray) -> None:
 def test_moments_of_numbers_whose_mean_dwarfs_their_spread(tmp_path: Path) -> None:
     stamps = 1.7e9 + np.random.default_rng(0).normal(0, 0.25, (1000, 1)).round(3)
     write_numbers(tmp_path, stamps)
-    learned, _ = learn(tmp_path, numbers_only(1))
-    assert learned.numbers["n0"].mean == pytest.approx(stamps.mean(), rel=1e-15)
-    assert learned.numbers["n0"].std == pytest.approx(stamps.std(), rel=1e-6)
+    statistics, _ = learn(tmp_path, numbers_only(1))
+    assert statistics.numbers["n0"].mean == pytest.approx(stamps.mean(), rel=1e-15)
+    assert statistics.numbers["n0"].std == pytest.approx(stamps.std(), rel=1e-6)
 
 
 @pytest.mark.parametrize("candidates", [1 << 17, 600])
@@ -127,8 +127,8 @@ def test_the_256_most_frequent_patterns_are_kept_and_the_complete_one(
     codes = np.concatenate([common, rare[:500], [0], rare[500:]])
     bits = codes[:, None] >> np.arange(10) & 1
     write_numbers(tmp_path, np.where(bits, np.nan, 1.0))
-    learned, _ = learn(tmp_path, numbers_only(10))
-    kept = {sum(1 << int(name[1:]) for name in pattern.missing): pattern.rows for pattern in learned.patterns}
+    statistics, _ = learn(tmp_path, numbers_only(10))
+    kept = {sum(1 << int(name[1:]) for name in pattern.missing): pattern.rows for pattern in statistics.patterns}
     assert len(kept) == 256
     assert kept[0] == 1
     assert {rows for code, rows in kept.items() if code} == {6}
@@ -172,35 +172,35 @@ def test_what_a_folder_lacks_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
 def test_standard_deviation_follows_the_scale(tmp_path: Path, scale: float) -> None:
     write_numbers(tmp_path, scale * np.array([[1.0, 5.0, np.nan], [2.0, 5.0, np.nan], [3.0, 5.0, np.nan]]))
-    learned, _ = learn(tmp_path, numbers_only(3))
-    assert learned.numbers["n0"].std == pytest.approx(scale * (2 / 3) ** 0.5)
-    assert learned.numbers["n1"].mean == pytest.approx(5 * scale)
-    assert learned.numbers["n1"].std == 1, "a number that never varies"
-    assert learned.numbers["n2"] == Moments(), "a number that is never there"
-    assert [learned.numbers[name].knots for name in ("n0", "n1")] == [[scale, 2 * scale, 3 * scale], [5 * scale]]
+    statistics, _ = learn(tmp_path, numbers_only(3))
+    assert statistics.numbers["n0"].std == pytest.approx(scale * (2 / 3) ** 0.5)
+    assert statistics.numbers["n1"].mean == pytest.approx(5 * scale)
+    assert statistics.numbers["n1"].std == 1, "a number that never varies"
+    assert statistics.numbers["n2"] == Moments(), "a number that is never there"
+    assert [statistics.numbers[name].knots for name in ("n0", "n1")] == [[scale, 2 * scale, 3 * scale], [5 * scale]]
 
 
 @pytest.mark.parametrize("transform", ["log1p", "log_squared", "standardise"])
 def test_moments_are_those_of_the_transformed_numbers(tmp_path: Path, transform: str) -> None:
     numbers = np.random.default_rng(0).exponential(100, (500, 1)) - 5
     write_numbers(tmp_path, numbers)
-    fields = {"id": {"type": "id", "rows": 5}, "n0": {"type": "number", "transform": transform}}
-    learned, found = learn(tmp_path, FieldsConfig.model_validate({"fields": fields}))
+    fields = {"id": {"type": "id", "num_embeddings": 5}, "n0": {"type": "number", "transform": transform}}
+    statistics, found = learn(tmp_path, FieldsConfig.model_validate({"fields": fields}))
     expected = {
         "log1p": np.sign(numbers) * np.log1p(np.abs(numbers)),
         "log_squared": np.where(numbers > 2, np.log(np.clip(numbers, 2, None)) ** 2, numbers),
         "standardise": numbers,
     }[transform]
-    assert learned.numbers["n0"].mean == pytest.approx(expected.mean())
-    assert learned.numbers["n0"].std == pytest.approx(expected.std())
+    assert statistics.numbers["n0"].mean == pytest.approx(expected.mean())
+    assert statistics.numbers["n0"].std == pytest.approx(expected.std())
     assert (found["fields"]["n0"]["min"], found["fields"]["n0"]["max"]) == (numbers.min(), numbers.max())
 
 
 def frequent_config(threads: int, least: int) -> FieldsConfig:
     fields = {
-        "user": {"type": "id", "rows": 10, "min_count": least},
-        "city": {"type": "id", "rows": 10, "values": "string", "min_count": least},
-        "items": {"type": "id_list", "rows": 10, "column": "clicked", "min_count": least},
+        "user": {"type": "id", "num_embeddings": 10, "min_count": least},
+        "city": {"type": "id", "num_embeddings": 10, "values": "string", "min_count": least},
+        "items": {"type": "id_list", "num_embeddings": 10, "column": "clicked", "min_count": least},
     }
     return FieldsConfig.model_validate({"data": {"threads": threads}, "fields": fields})
 
@@ -212,7 +212,7 @@ def test_a_vocabulary_holds_the_ids_that_are_in_enough_rows(
 ) -> None:
     folder = tmp_path_factory.mktemp("data")
     write(folder / "train/a.parquet", samples, row_group_size=group)
-    learned, found = learn(folder, frequent_config(threads, least))
+    statistics, found = learn(folder, frequent_config(threads, least))
     rows = {
         "user": Counter(s["user"] for s in samples if s["user"] is not None),
         "city": Counter(string_id(s["city"]) for s in samples if s["city"] is not None),
@@ -220,8 +220,8 @@ def test_a_vocabulary_holds_the_ids_that_are_in_enough_rows(
     }
     for name, counted in rows.items():
         frequent = sorted(identity for identity, count in counted.items() if count >= least)
-        assert learned.vocabularies[name].sorted.tolist() == frequent
-        assert learned.cardinalities[name] == len(counted)
+        assert statistics.vocabularies[name].sorted.tolist() == frequent
+        assert statistics.cardinalities[name] == len(counted)
         report = found["fields"][name]
         assert (report["frequent"], report["rare"]) == (len(frequent), len(counted) - len(frequent))
         assert report["cardinality_exact"]
@@ -251,13 +251,13 @@ def test_neither_threads_nor_row_groups_change_what_is_learned(tmp_path: Path) -
     assert advanced == [70] * 21 + [30]
     assert many == learn(tmp_path / "many", CONFIG.model_copy(update={"data": DataConfig(threads=1)}))
     assert many[0].numbers["price"].std == pytest.approx(one[0].numbers["price"].std, rel=1e-12)
-    for learned in (many[0], one[0]):
-        learned.numbers.clear()
+    for statistics in (many[0], one[0]):
+        statistics.numbers.clear()
     assert many[0] == one[0]
 
 
 WEIGHTED = FieldsConfig.model_validate(
-    {"fields": {"items": {"type": "id_list", "rows": 10, "column": "clicked", "weights": "shares"}}}
+    {"fields": {"items": {"type": "id_list", "num_embeddings": 10, "column": "clicked", "weights": "shares"}}}
 )
 WEIGHTED_TYPES = TYPES.append(pa.field("shares", pa.list_(pa.float32())))
 
@@ -298,10 +298,10 @@ def test_weights_that_can_be_are_taken(tmp_path: Path) -> None:
 )
 def test_an_id_that_cannot_be_is_named_with_its_row(tmp_path: Path, column: str, value: Any, says: str) -> None:
     fields = {
-        "city": {"type": "id", "rows": 10},
-        "tags": {"type": "id_list", "rows": 10},
-        "rows": {"type": "id", "rows": 10, "hash": False},
-        "lists": {"type": "id_list", "rows": 10, "hash": False},
+        "city": {"type": "id", "num_embeddings": 10},
+        "tags": {"type": "id_list", "num_embeddings": 10},
+        "rows": {"type": "id", "num_embeddings": 10, "hash": False},
+        "lists": {"type": "id_list", "num_embeddings": 10, "hash": False},
     }
     good = {"label": 1, "city": "1", "tags": ["1"], "rows": 1, "lists": [1]}
     (tmp_path / "train").mkdir()

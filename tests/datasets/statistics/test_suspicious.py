@@ -24,7 +24,7 @@ def suspects(folder: Path, labels: np.ndarray, **columns: Any) -> dict[str, str]
         if pa.types.is_floating(column.type):
             return {"type": "number"}
         values = "string" if pa.types.is_string(column.type) else "int"
-        return {"type": "id_list" if pa.types.is_list(column.type) else "id", "rows": 100, "values": values}
+        return {"type": "id_list" if pa.types.is_list(column.type) else "id", "num_embeddings": 100, "values": values}
 
     arrays = {name: pa.array(column, from_pandas=True) for name, column in columns.items()}
     arrays["some_id"] = pa.array(np.arange(len(labels)) % 7)

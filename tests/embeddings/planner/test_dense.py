@@ -133,13 +133,13 @@ def test_the_copy_on_meta_has_the_modules_shapes_and_leaves_it_alone() -> None:
 
 
 @pytest.mark.parametrize("pattern", ["uniform", "outage", "empirical"])
-@pytest.mark.parametrize("variant", ["base", "dropout", "augment", "asymdiff"])
+@pytest.mark.parametrize("method", ["base", "dropout", "augment", "asymdiff"])
 @pytest.mark.parametrize("extractor", EXTRACTORS)
-def test_every_model_of_ours_is_counted(extractor: str, variant: str, pattern: str) -> None:
+def test_every_model_of_ours_is_counted(extractor: str, method: str, pattern: str) -> None:
     model = AsymmetricDiffusion(
         [WIDTH] * FIELDS,
         ModelConfig.model_validate({"extractor": {"name": extractor, "latent": 16}, "head": [8]}),
-        DiffusionConfig.model_validate({"variant": variant, "forward": {"pattern": pattern}}),
+        DiffusionConfig.model_validate({"method": method, "forward": {"pattern": pattern}}),
         seed=1,
         groups=["user", "item"] * (FIELDS // 2),
         patterns=Patterns(torch.eye(FIELDS, dtype=torch.bool), torch.ones(FIELDS, dtype=torch.int64)),
@@ -158,16 +158,16 @@ def test_every_model_of_ours_is_counted(extractor: str, variant: str, pattern: s
 
 def test_a_second_view_costs_a_second_pass() -> None:
     flops = {
-        variant: dense_work(
+        method: dense_work(
             AsymmetricDiffusion(
                 [WIDTH] * FIELDS,
                 ModelConfig(),
-                DiffusionConfig.model_validate({"variant": variant, "step_in_extractor": False}),
+                DiffusionConfig.model_validate({"method": method, "mask_in_extractor": False}),
                 seed=1,
             ),
             samples(BATCH),
         ).flops
-        for variant in ("base", "dropout", "augment", "asymdiff")
+        for method in ("base", "dropout", "augment", "asymdiff")
     }
     assert flops["dropout"] == flops["base"]
     assert flops["augment"] == 2 * flops["base"]

@@ -21,7 +21,7 @@ def cluster(ranks: int, local: int | None = None, device: str = "cpu", memory: f
 
 def problem(rows: dict[str, int], where: Cluster, dim: int = 16, dense: int = 0, **settings) -> Problem:
     tables = TablesConfig.model_validate(settings)
-    fields = {name: {"type": "id", "rows": count, "embedding_dim": dim} for name, count in rows.items()}
+    fields = {name: {"type": "id", "num_embeddings": count, "embedding_dim": dim} for name, count in rows.items()}
     schema = FieldsConfig.model_validate({"fields": fields}).to_schema()
     model = nn.Module()
     model.tables = FieldTables(schema, tables)
@@ -138,7 +138,7 @@ def test_plans_are_silent(caplog, recwarn):
 def test_meta_tables_take_no_memory():
     rows = {"user": 2**40}
     tables = FieldTables(
-        FieldsConfig.model_validate({"fields": {"user": {"type": "id", "rows": rows["user"]}}}).to_schema(),
+        FieldsConfig.model_validate({"fields": {"user": {"type": "id", "num_embeddings": rows["user"]}}}).to_schema(),
         TablesConfig(),
     )
     assert tables.ids.embedding_bags["user"].weight.device == torch.device("meta")

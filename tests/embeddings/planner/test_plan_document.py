@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from tests.embeddings.test_plan import cluster, problem
 
 from asymdiffrec.embeddings.planner.plan import solve
 from asymdiffrec.embeddings.planner.plan_document import describe_plan, plan_document, solve_as
+from tests.embeddings.planner.test_plan import cluster, problem
 
 ROWS = {"user": 10_000_000, "item": 100_000, "day": 7}
 

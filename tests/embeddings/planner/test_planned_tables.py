@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from asymdiffrec.datasets.schema import FieldsConfig, Learned
+from asymdiffrec.datasets.schema import FieldsConfig, Statistics
 from asymdiffrec.datasets.statistics.lookups import Lookups
 from asymdiffrec.embeddings.planner.planned_tables import Reuse, pooling_factors, reuse
 
@@ -35,17 +35,17 @@ def test_fields_that_share_a_table_count_together() -> None:
     assert Reuse([USER, SEEN], 100, 4000).expected_lookups == 100
 
 
-def schema(learned: Learned | None):
+def schema(statistics: Statistics | None):
     fields = {
-        "user": {"type": "id", "rows": 1000},
-        "seen": {"type": "id_list", "rows": 1000, "expected_length": 7},
+        "user": {"type": "id", "num_embeddings": 1000},
+        "seen": {"type": "id_list", "num_embeddings": 1000, "expected_length": 7},
     }
-    return FieldsConfig.model_validate({"fields": fields}).to_schema(learned)
+    return FieldsConfig.model_validate({"fields": fields}).to_schema(statistics)
 
 
 def test_data_come_before_what_the_job_expects() -> None:
     assert pooling_factors(schema(None), ["user", "seen"]) == [1.0, 7.0]
     assert reuse(schema(None), ["user"], 1000, 64) is None
-    learned = Learned(rows={"train": 9}, label_rate=0.5, lookups={"user": USER, "seen": SEEN})
-    assert pooling_factors(schema(learned), ["user", "seen"]) == [0.9, 3.0]
-    assert reuse(schema(learned), ["user"], 1000, 64) is not None
+    statistics = Statistics(rows={"train": 9}, label_rate=0.5, lookups={"user": USER, "seen": SEEN})
+    assert pooling_factors(schema(statistics), ["user", "seen"]) == [0.9, 3.0]
+    assert reuse(schema(statistics), ["user"], 1000, 64) is not None

@@ -3,12 +3,12 @@
 import copy
 
 import pytest
-from tests.embeddings.test_plan import cluster, problem
 
 from asymdiffrec.embeddings.planner.plan import solve
 from asymdiffrec.embeddings.planner.plan_check import check_plan
 from asymdiffrec.embeddings.planner.planned_tables import table_configs
 from asymdiffrec.embeddings.planner.rehearsal import rehearse
+from tests.embeddings.planner.test_plan import cluster, problem
 
 ROWS = {"user": 10_000_000, "item": 100_000, "day": 700}
 KINDS = ["table_wise", "row_wise", "column_wise", "table_row_wise", "grid_shard", "data_parallel"]

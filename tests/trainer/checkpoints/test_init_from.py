@@ -20,15 +20,15 @@ from asymdiffrec.trainer.checkpoints.init_from import source_rows
 from tests.trainer.runs import torchrun
 
 STILL = ("train.learning_rate=1e-30", "tables.optimizer={name: sgd, learning_rate: 1e-30}", "train.steps=1")
-MANAGED = ("fields.category={type: id, rows: 1280}", "tables.per_table.category.collision=managed")
+MANAGED = ("fields.category={type: id, num_embeddings: 1280}", "tables.per_table.category.collision=managed")
 
 
-@given(ratio=st.integers(1, 1000), before=st.integers(1, 2**31), hashed=st.integers(0, 2**64 - 1))
+@given(ratio=st.integers(1, 1000), before=st.integers(1, 2**31), sparse=st.integers(0, 2**64 - 1))
 @settings(derandomize=True)
-def test_an_id_of_a_grown_table_has_the_row_that_it_had(ratio: int, before: int, hashed: int) -> None:
+def test_an_id_of_a_grown_table_has_the_row_that_it_had(ratio: int, before: int, sparse: int) -> None:
     after = ratio * before
-    row = torch.tensor([hashed * after >> 64])
-    assert source_rows(row, before, after).item() == hashed * before >> 64
+    row = torch.tensor([sparse * after >> 64])
+    assert source_rows(row, before, after).item() == sparse * before >> 64
 
 
 @given(before=st.integers(1, 2**31), after=st.integers(1, 2**31))
@@ -50,8 +50,8 @@ def jobs(clicks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     first["data"]["path"] = str(clicks)
     second = json.loads(json.dumps(first)) | {"name": "second"}
     fields = second["fields"]
-    fields["city"]["rows"] = 15000
-    fields["tags"]["rows"] += 10
+    fields["city"]["num_embeddings"] = 15000
+    fields["tags"]["num_embeddings"] += 10
     fields["hour"]["embedding_dim"] = 8
     del fields["age"]
     for job in (first, second):
@@ -118,7 +118,7 @@ def test_a_run_starts_from_another_on_other_workers(jobs: Path, first: Path, tmp
     [
         (("--init-from", "nowhere"), "not a run directory"),
         (("--resume", "--init-from", "nowhere"), "--init-from begins a new run"),
-        (("--set", "fields.city.rows=20"), "fields.city.rows is 20, but"),
+        (("--set", "fields.city.num_embeddings=20"), "fields.city.num_embeddings is 20, but"),
         (("--set", "fields.town={type: number}"), 'fields.town is {"column": null'),
     ],
 )

@@ -24,14 +24,14 @@ from asymdiffrec.datasets.batching.batch import Batch
 from asymdiffrec.datasets.reader import TrainingReader
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.embeddings.state import table_state
-from asymdiffrec.trainer.build import Trainee, build, worker_device
+from asymdiffrec.trainer.build import TrainState, build, worker_device
 from asymdiffrec.trainer.checkpoints.state import Snapshot, Standing, state
 from asymdiffrec.trainer.checkpoints.store import Checkpoints, Saver
 from asymdiffrec.trainer.errors import CheckpointError
 from asymdiffrec.trainer.fit.pipeline import pipeline
-from asymdiffrec.trainer.job import CheckpointsConfig, read_job, read_learned
+from asymdiffrec.trainer.job import CheckpointsConfig, read_job, read_statistics
 
-Build = Callable[..., Trainee]
+Build = Callable[..., TrainState]
 
 
 @given(values=st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.4]), min_size=1), higher=st.booleans())
@@ -48,40 +48,40 @@ def test_standing_knows_the_first_best_validation(values: list[float], higher: b
 @pytest.fixture(scope="module")
 def batches(clicks: Path) -> list[Batch]:
     job = read_job(clicks / "job.yaml", ["train.batch_size=256"])
-    schema = job.to_schema(read_learned(job))
+    schema = job.to_schema(read_statistics(job))
     reader = TrainingReader(schema, open_shards(job.location("train")), job.train.seed, job.train.batch_size)
     return list(islice(reader.batches(reader.position(0)), 3))
 
 
 @pytest.fixture
-def trainee(clicks: Path) -> Iterator[Build]:
+def train_state(clicks: Path) -> Iterator[Build]:
     """Builds a model of the small data set with settings, within a process group of this process alone."""
 
-    def make(*settings: str) -> Trainee:
+    def make(*settings: str) -> TrainState:
         job = read_job(clicks / "job.yaml", ["train.batch_size=256", *settings])
-        return build(job, job.to_schema(read_learned(job)), worker_device())
+        return build(job, job.to_schema(read_statistics(job)), worker_device())
 
     with process_group(dist.HashStore(), 0, 1, ClusterConfig(gpu=False), one_node=True):
         yield make
 
 
-def train(trainee: Trainee, batches: list[Batch]) -> list[float]:
-    progress, stream = pipeline(trainee).progress, iter(batches)
+def train(train_state: TrainState, batches: list[Batch]) -> list[float]:
+    progress, stream = pipeline(train_state).progress, iter(batches)
     return [float(progress(stream)["loss"]) for _ in batches]
 
 
-def weights(trainee: Trainee) -> dict[str, torch.Tensor]:
+def weights(train_state: TrainState) -> dict[str, torch.Tensor]:
     """Every weight and buffer of the model."""
-    return whole(trainee.model.state_dict())
+    return whole(train_state.model.state_dict())
 
 
-def states(trainee: Trainee) -> dict[str, torch.Tensor]:
+def states(train_state: TrainState) -> dict[str, torch.Tensor]:
     """The state of both optimizers."""
-    tables = table_state(trainee.model, trainee.tables_optimizer, trainee.job.tables.optimizer)
+    tables = table_state(train_state.model, train_state.tables_optimizer, train_state.job.tables.optimizer)
     dense = {
         f"{name}.{key}": value
-        for name, parameter in trainee.dense.items()
-        for key, value in trainee.dense_optimizer.state[parameter].items()
+        for name, parameter in train_state.dense.items()
+        for key, value in train_state.dense_optimizer.state[parameter].items()
     }
     return whole({name: state for name, state in tables.items() if not name.endswith(".weight")} | dense)
 
@@ -105,9 +105,9 @@ def equal(mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> boo
 DOCUMENTS = {"job.yaml": "name: clicks"}
 
 
-def saved(checkpoints: Checkpoints, trainee: Trainee, standing: Standing, **settings: Any) -> str:
+def saved(checkpoints: Checkpoints, train_state: TrainState, standing: Standing, **settings: Any) -> str:
     """Save once; returns why it failed."""
-    with Saver(checkpoints, trainee, DOCUMENTS, CheckpointsConfig(keep=9, **settings), Standing()) as saver:
+    with Saver(checkpoints, train_state, DOCUMENTS, CheckpointsConfig(keep=9, **settings), Standing()) as saver:
         saver.save(standing)
         assert saver.finish() in (None, standing)
         return saver.failure
@@ -116,9 +116,9 @@ def saved(checkpoints: Checkpoints, trainee: Trainee, standing: Standing, **sett
 @pytest.mark.parametrize("optimizer", ["adagrad", "rowwise_adagrad", "sgd"])
 @pytest.mark.parametrize("background", [True, False])
 def test_a_loaded_job_is_the_saved_one_bit_for_bit(
-    trainee: Build, batches: list[Batch], tmp_path: Path, optimizer: str, background: bool
+    train_state: Build, batches: list[Batch], tmp_path: Path, optimizer: str, background: bool
 ) -> None:
-    ours, other = (trainee(f"tables.optimizer={{name: {optimizer}}}") for _ in range(2))
+    ours, other = (train_state(f"tables.optimizer={{name: {optimizer}}}") for _ in range(2))
     train(ours, batches[:2])
     standing = Standing(step=2, best_step=1, best_value=1 / 3, waited=1, means={"loss": 0.1}, counted=2)
     checkpoints = Checkpoints(str(tmp_path))
@@ -133,8 +133,8 @@ def test_a_loaded_job_is_the_saved_one_bit_for_bit(
     assert equal(weights(other), weights(ours))
 
 
-def test_weights_alone_fit_whatever_optimizer(trainee: Build, batches: list[Batch], tmp_path: Path) -> None:
-    ours, other = trainee(), trainee("tables.optimizer={name: sgd}")
+def test_weights_alone_fit_whatever_optimizer(train_state: Build, batches: list[Batch], tmp_path: Path) -> None:
+    ours, other = train_state(), train_state("tables.optimizer={name: sgd}")
     train(ours, batches[:1])
     checkpoints = Checkpoints(str(tmp_path))
     saved(checkpoints, ours, Standing(step=1))
@@ -145,9 +145,9 @@ def test_weights_alone_fit_whatever_optimizer(trainee: Build, batches: list[Batc
     assert equal(states(other), before)
 
 
-def test_a_snapshot_is_of_its_moment(trainee: Build, batches: list[Batch]) -> None:
+def test_a_snapshot_is_of_its_moment(train_state: Build, batches: list[Batch]) -> None:
     """Training goes on while one is written; the next one uses its memory."""
-    ours = trainee()
+    ours = train_state()
     snapshot = Snapshot(ours)
 
     def copies(of: dict[str, dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -175,25 +175,27 @@ def small_disk(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_failed_save_leaves_the_last_good_checkpoint(trainee: Build, batches: list[Batch], tmp_path: Path) -> None:
-    checkpoints, ours = Checkpoints(str(tmp_path)), trainee()
+def test_a_failed_save_leaves_the_last_good_checkpoint(
+    train_state: Build, batches: list[Batch], tmp_path: Path
+) -> None:
+    checkpoints, ours = Checkpoints(str(tmp_path)), train_state()
     saved(checkpoints, ours, Standing(step=1))
     train(ours, batches[:1])
     with small_disk(50_000):
         assert "step-2: cannot be written: " in saved(checkpoints, ours, Standing(step=2, best_step=2))
     assert checkpoints.steps() == [1]
 
-    other = trainee()
+    other = train_state()
     assert checkpoints.load(1, other) == Standing(step=1)
-    assert equal(weights(other), weights(trainee()))
+    assert equal(weights(other), weights(train_state()))
     assert saved(checkpoints, ours, Standing(step=2)) == ""
     assert checkpoints.steps() == [1, 2]
     assert checkpoints.load(2, other) == Standing(step=2)
     assert equal(weights(other), weights(ours))
 
 
-def test_only_the_newest_and_the_best_are_kept(trainee: Build, tmp_path: Path) -> None:
-    ours, checkpoints = trainee(), Checkpoints(str(tmp_path))
+def test_only_the_newest_and_the_best_are_kept(train_state: Build, tmp_path: Path) -> None:
+    ours, checkpoints = train_state(), Checkpoints(str(tmp_path))
     (tmp_path / "step-7").mkdir()  # of a save that was interrupted
     with Saver(checkpoints, ours, {}, CheckpointsConfig(keep=2), Standing()) as saver:
         for step in (1, 2, 3, 10):
@@ -227,9 +229,9 @@ def flip(file: Path) -> None:
     ],
 )
 def test_the_one_before_a_damaged_checkpoint_is_taken_loudly(
-    trainee: Build, tmp_path: Path, harm: Callable[[Path], None], file: str, message: str
+    train_state: Build, tmp_path: Path, harm: Callable[[Path], None], file: str, message: str
 ) -> None:
-    ours, checkpoints, said = trainee(), Checkpoints(str(tmp_path)), list[str]()
+    ours, checkpoints, said = train_state(), Checkpoints(str(tmp_path)), list[str]()
     assert checkpoints.newest_good(said.append) is None
     for step in (1, 2):
         saved(checkpoints, ours, Standing(step=step))
@@ -242,10 +244,10 @@ def test_the_one_before_a_damaged_checkpoint_is_taken_loudly(
     assert line.endswith("; the one before it is taken")
 
 
-def test_a_checkpoint_that_does_not_fit_says_so(trainee: Build, tmp_path: Path) -> None:
+def test_a_checkpoint_that_does_not_fit_says_so(train_state: Build, tmp_path: Path) -> None:
     checkpoints = Checkpoints(str(tmp_path))
-    saved(checkpoints, trainee(), Standing(step=1))
+    saved(checkpoints, train_state(), Standing(step=1))
     with pytest.raises(CheckpointError, match="step-9: cannot be loaded"):
-        checkpoints.load(9, trainee())
+        checkpoints.load(9, train_state())
     with pytest.raises(CheckpointError, match="step-1: cannot be loaded"):
-        checkpoints.load(1, trainee("tables.embedding_dim=8"))
+        checkpoints.load(1, train_state("tables.embedding_dim=8"))

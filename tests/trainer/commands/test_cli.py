@@ -22,7 +22,7 @@ def test_run_directory_holds_what_the_design_says(trained: Path) -> None:
     assert all(0 < record["data_wait"] < 1 for record in steps)
     assert steps[-1]["samples"] == 36 * 256
     assert steps[-1]["loss_main"] < steps[0]["loss_main"]
-    metrics = {"auc", "uauc", "log_loss", "normalized_entropy", "calibration"}
+    metrics = {"auc", "gauc", "log_loss", "normalized_entropy", "calibration"}
     valid = [record for record in records if "valid/auc" in record]
     assert [record["step"] for record in valid] == [18, 36]
     assert all({f"valid/{metric}" for metric in metrics} <= record.keys() for record in valid)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asymdiffrec.datasets.schema import Learned
+from asymdiffrec.datasets.schema import Statistics
 from asymdiffrec.trainer.evaluation.scenarios import Scenario
 from asymdiffrec.trainer.experiments import compare as comparison
 from asymdiffrec.trainer.job import Job
@@ -19,12 +19,12 @@ SMALL = ("--set", "train.batch_size=256", "--set", "train.epochs=1", "--draws", 
 THIS = "tests.trainer.commands.test_compare"
 
 
-def by_chance(job: Job, learned: Learned, scenarios: Sequence[Scenario], seed: int) -> np.ndarray:
+def by_chance(job: Job, statistics: Statistics, scenarios: Sequence[Scenario], seed: int) -> np.ndarray:
     """A rival that knows nothing."""
-    return np.random.default_rng(seed).normal(size=(len(scenarios), learned.rows["test"]))
+    return np.random.default_rng(seed).normal(size=(len(scenarios), statistics.rows["test"]))
 
 
-def of_wrong_shape(job: Job, learned: Learned, scenarios: Sequence[Scenario], seed: int) -> np.ndarray:
+def of_wrong_shape(job: Job, statistics: Statistics, scenarios: Sequence[Scenario], seed: int) -> np.ndarray:
     return np.zeros(3)
 
 
@@ -60,7 +60,7 @@ def test_a_comparison_and_what_it_leaves(
     results = {(one["variant"], one["scenario"]): one for one in document["results"]}
     evaluated = command("evaluate", folder / "augment" / "seed-1" / "run", "--missing", "0.5", "--json").document
     assert results["augment", "50%"]["by_seed"]["auc"][1] == pytest.approx(evaluated["results"][0]["auc"], abs=1e-6)
-    assert results["augment", "50%"]["by_seed"]["uauc"][1] == pytest.approx(evaluated["results"][0]["uauc"], abs=1e-6)
+    assert results["augment", "50%"]["by_seed"]["gauc"][1] == pytest.approx(evaluated["results"][0]["gauc"], abs=1e-6)
     assert results["by_chance", "0%"]["auc"] == pytest.approx(0.5, abs=0.05)
 
     differences = {(one["variant"], one["scenario"], one["metric"]): one for one in document["differences"]}

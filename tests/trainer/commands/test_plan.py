@@ -19,10 +19,16 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 def job(tmp_path: Path) -> Path:
     """Two large tables and two small ones, without data."""
     fields = {
-        "user": {"type": "id", "rows": 50_000_000, "embedding_dim": 64},
-        "item": {"type": "id", "rows": 4_000_000, "embedding_dim": 64},
-        "seen": {"type": "id_list", "rows": 4_000_000, "embedding_dim": 64, "table": "item", "expected_length": 20},
-        "day": {"type": "id", "rows": 7, "hash": False, "embedding_dim": 64},
+        "user": {"type": "id", "num_embeddings": 50_000_000, "embedding_dim": 64},
+        "item": {"type": "id", "num_embeddings": 4_000_000, "embedding_dim": 64},
+        "seen": {
+            "type": "id_list",
+            "num_embeddings": 4_000_000,
+            "embedding_dim": 64,
+            "table": "item",
+            "expected_length": 20,
+        },
+        "day": {"type": "id", "num_embeddings": 7, "hash": False, "embedding_dim": 64},
         "age": {"type": "number", "embedding_dim": 64},
     }
     path = tmp_path / "job.yaml"
@@ -100,7 +106,7 @@ def test_the_smallest_cluster_is_found(command: Command, job: Path) -> None:
 
 def test_beyond_one_machine_the_smallest_cluster_is_of_whole_ones(command: Command, job: Path) -> None:
     """Three machines here, no power of two."""
-    large = ("--gpu", "l4", "--set", "fields.user.rows=800000000", "--no-advise", "--json")
+    large = ("--gpu", "l4", "--set", "fields.user.num_embeddings=800000000", "--no-advise", "--json")
     assert command("plan", job, *large).document["cluster"] == {"nodes": 3, "gpus_per_node": 8, "gpu": "l4"}
     assert command("plan", job, *large, "--nodes", 2, "--gpus-per-node", 8).status == 2
 
@@ -163,7 +169,7 @@ def test_torchrecs_planner_plans_too(command: Command, job: Path) -> None:
         (("--sweep", "gpus=8", "--nodes", 2), "--sweep goes with none of"),
         (("--html", "/nowhere/page.html"), "--html /nowhere/page.html: no file can be written there"),
         (("--set", "train.batch_size=4", "--gpus-per-node", 8), "4 samples are too few for 8 ranks"),
-        (("--rows-from-data", 0.05), "--rows-from-data: there is no schema.yaml"),
+        (("--rows-from-data", 0.05), "--rows-from-data: there is no statistics.yaml"),
         (("--set", "tables.per_table.day.sharding=row_wise", "--gpus-per-node", 8), "tables.per_table.day: row_wise"),
     ],
 )

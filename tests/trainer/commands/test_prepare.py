@@ -76,7 +76,7 @@ def test_options_win_over_the_recipe(command: Command, log: Path, tmp_path: Path
         "name": "mine",
         "input": {"files": "nowhere.csv", "delimiter": ","},
         "label": {"column": "rating", "at_least": 2},
-        "fields": {"word": {"rows": 55}, "price": {"type": "number", "transform": "log1p"}},
+        "fields": {"word": {"num_embeddings": 55}, "price": {"type": "number", "transform": "log1p"}},
         "output": {"rows_per_file": 100},
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
@@ -86,7 +86,7 @@ def test_options_win_over_the_recipe(command: Command, log: Path, tmp_path: Path
     job, profile = job_of(tmp_path / "out"), outcome.document
     assert job["name"] == "mine"
     assert list(job["fields"]) == ["word", "price", "when"]
-    assert job["fields"]["word"] == {"type": "id", "rows": 55, "values": "string"}
+    assert job["fields"]["word"] == {"type": "id", "num_embeddings": 55, "values": "string"}
     assert profile["label_rate"]["train"] == pytest.approx(0.2, abs=0.05)
     reasons = {column["column"]: column["reason"] for column in profile["columns"]}
     assert reasons["user_id"] == "is not among the declared fields"

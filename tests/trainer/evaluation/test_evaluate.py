@@ -17,7 +17,7 @@ from asymdiffrec.cluster.process_group import Place
 from asymdiffrec.trainer.evaluation.scenarios import at_random
 from asymdiffrec.trainer.fit import train as drive
 from asymdiffrec.trainer.inference.restore import evaluate_run
-from asymdiffrec.trainer.job import read_job, read_learned
+from asymdiffrec.trainer.job import read_job, read_statistics
 from asymdiffrec.trainer.run import Run
 
 
@@ -26,7 +26,7 @@ def test_workers_merge_to_the_metrics_of_one_process(clicks: Path, tmp_path: Pat
     """Two workers, whose rows differ in number, restore what one has trained; the first spills what it gathers."""
     job = read_job(clicks / "job.yaml", ["train.batch_size=256", "train.steps=5"])
     run = Run(tmp_path / "run")
-    drive.train(job, read_learned(job), run, console=Console(quiet=True))
+    drive.train(job, read_statistics(job), run, console=Console(quiet=True))
     alone, *_ = evaluate_run(run.path, "test", lambda schema: [at_random(0.3, schema)], Console(quiet=True)).results
 
     def work(arguments: Mapping[str, Any], place: Place) -> None:
@@ -40,11 +40,11 @@ def test_workers_merge_to_the_metrics_of_one_process(clicks: Path, tmp_path: Pat
 
         run = Run(Path(arguments["run"]))
         job = run.job(("tables.per_table={item_id: {sharding: row_wise}, user_id: {sharding: column_wise}}",))
-        schema = job.to_schema(run.learned())
-        trainee = build(job, schema, worker_device())
-        Checkpoints(run.checkpoints(job)).load(5, trainee)
+        schema = job.to_schema(run.statistics())
+        train_state = build(job, schema, worker_device())
+        Checkpoints(run.checkpoints(job)).load(5, train_state)
         reader = EvaluationReader(schema, open_shards(job.location("test")), 187, Worker(dist.get_rank(), 2))
-        (metrics,) = evaluate(trainee.recommender, reader, [at_random(0.3, schema)], run.path / "spill", limit=100)
+        (metrics,) = evaluate(train_state.recommender, reader, [at_random(0.3, schema)], run.path / "spill", limit=100)
         (run.path / f"rank-{dist.get_rank()}.json").write_text(json.dumps(metrics))
 
     launch(work, {"run": str(run.path)}, ClusterConfig(workers=2), tmp_path / "storage")

@@ -58,9 +58,9 @@ def reference(logit: np.ndarray, label: np.ndarray, weight: np.ndarray, user: np
     return {
         "rows": len(logit),
         "auc": everyone,
-        "uauc": np.average([area for area, _ in counted], weights=[total for _, total in counted]) if counted else None,
-        "uauc_users": len(counted),
-        "uauc_users_left_out": len(users) - len(counted),
+        "gauc": np.average([area for area, _ in counted], weights=[total for _, total in counted]) if counted else None,
+        "gauc_users": len(counted),
+        "gauc_users_left_out": len(users) - len(counted),
         "log_loss": loss(probability) if total else None,
         "normalized_entropy": loss(probability) / loss(np.full(len(logit), positive / total))
         if everyone is not None
@@ -99,13 +99,13 @@ def test_equal_to_scikit_learn_on_many_slices(tmp_path: Path, users: int) -> Non
         assert spilled == close(reference(*samples))
 
 
-def test_weights_default_to_one_and_uauc_needs_every_user(tmp_path: Path) -> None:
+def test_weights_default_to_one_and_gauc_needs_every_user(tmp_path: Path) -> None:
     logit, label, weight, user = random_samples(np.random.default_rng(0), 100, 3)
     weight[:] = 1
     weighted = metrics_of(tmp_path, 10, [logit, label, weight, user])
     assert metrics_of(tmp_path, 10, [logit, label, None, user]) == weighted
     without = metrics_of(tmp_path, 10, [logit[:50], label[:50], None, user[:50]], [logit[50:], label[50:]])
-    assert without == close({**weighted, "uauc": None, "uauc_users": 0, "uauc_users_left_out": 0})
+    assert without == close({**weighted, "gauc": None, "gauc_users": 0, "gauc_users_left_out": 0})
 
 
 def test_scores_rank_where_their_sigmoid_is_one(tmp_path: Path) -> None:
@@ -119,12 +119,12 @@ def test_scores_rank_where_their_sigmoid_is_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("label", "weight", "undefined"),
     [
-        ([], [], {"auc", "uauc", "log_loss", "normalized_entropy", "calibration"}),
-        ([0, 1], [0, 0], {"auc", "uauc", "log_loss", "normalized_entropy", "calibration"}),
-        ([0, 0], [1, 1], {"auc", "uauc", "normalized_entropy", "calibration"}),
-        ([1, 1], [1, 1], {"auc", "uauc", "normalized_entropy"}),
-        ([1, 0], [1, 0], {"auc", "uauc", "normalized_entropy"}),
-        ([1, 0], [1, 1], {"uauc"}),  # two users of one class
+        ([], [], {"auc", "gauc", "log_loss", "normalized_entropy", "calibration"}),
+        ([0, 1], [0, 0], {"auc", "gauc", "log_loss", "normalized_entropy", "calibration"}),
+        ([0, 0], [1, 1], {"auc", "gauc", "normalized_entropy", "calibration"}),
+        ([1, 1], [1, 1], {"auc", "gauc", "normalized_entropy"}),
+        ([1, 0], [1, 0], {"auc", "gauc", "normalized_entropy"}),
+        ([1, 0], [1, 1], {"gauc"}),  # two users of one class
     ],
 )
 def test_what_is_undefined_is_none(tmp_path: Path, label: list, weight: list, undefined: set) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.reader import EvaluationReader
-from asymdiffrec.datasets.schema import FieldsConfig, Learned, Pattern, Schema
+from asymdiffrec.datasets.schema import FieldsConfig, Pattern, Schema, Statistics
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.datasets.statistics.seen_ids import seen_ids
 from asymdiffrec.trainer.evaluation import scenarios
@@ -24,14 +24,14 @@ ROWS = 4000
 SCHEMA = FieldsConfig.model_validate(
     {
         "fields": {
-            "user_id": {"type": "id", "rows": 50, "group": "user"},
-            "tags": {"type": "id_list", "rows": 50, "group": "user"},
-            "item_id": {"type": "id", "rows": 50, "group": "item"},
+            "user_id": {"type": "id", "num_embeddings": 50, "group": "user"},
+            "tags": {"type": "id_list", "num_embeddings": 50, "group": "user"},
+            "item_id": {"type": "id", "num_embeddings": 50, "group": "item"},
             "hour": {"type": "number", "group": "context"},
         }
     }
 ).to_schema(
-    Learned(
+    Statistics(
         rows={"train": 10},
         label_rate=0.5,
         patterns=[Pattern(missing=["user_id", "tags"], rows=3), Pattern(missing=[], rows=1)],
@@ -86,13 +86,13 @@ def test_what_the_schema_lacks(asked: Asked, message: str) -> None:
     with pytest.raises(InputError, match=message):
         asked.of(SCHEMA)
     with pytest.raises(InputError, match="no patterns"):
-        Asked(as_in_training=True).of(replace(SCHEMA, learned=None))
+        Asked(as_in_training=True).of(replace(SCHEMA, statistics=None))
 
 
 def test_only_rows_with_a_new_id_count(tmp_path) -> None:
     schema = FieldsConfig.model_validate(
-        {"fields": {"user_id": {"type": "id", "rows": 1000, "hash": False}, "hour": {"type": "number"}}}
-    ).to_schema(Learned(rows={}, label_rate=0.5))
+        {"fields": {"user_id": {"type": "id", "num_embeddings": 1000, "hash": False}, "hour": {"type": "number"}}}
+    ).to_schema(Statistics(rows={}, label_rate=0.5))
     users = {"train": [4, 9, None, 4], "test": [4, 5, None, 9, 700]}
     for split, ids in users.items():
         (tmp_path / split).mkdir()

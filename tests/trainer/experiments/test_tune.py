@@ -17,10 +17,10 @@ from asymdiffrec.trainer.job import read_job
 
 
 def test_base_is_chosen_unless_another_is_better_by_more_than_chance() -> None:
-    base = Candidate({"diffusion.variant": "base"}, {0: 0.50, 1: 0.52})
-    surely = Candidate({"diffusion.variant": "augment"}, {0: 0.49, 1: 0.51})
-    maybe = Candidate({"diffusion.variant": "asymdiff"}, {0: 0.45, 1: 0.55})
-    failed = Candidate({"diffusion.variant": "asymdiff"}, {0: 0.40, 1: math.inf})
+    base = Candidate({"diffusion.method": "base"}, {0: 0.50, 1: 0.52})
+    surely = Candidate({"diffusion.method": "augment"}, {0: 0.49, 1: 0.51})
+    maybe = Candidate({"diffusion.method": "asymdiff"}, {0: 0.45, 1: 0.55})
+    failed = Candidate({"diffusion.method": "asymdiff"}, {0: 0.40, 1: math.inf})
     assert choose(base, [base, maybe])[0] is base
     assert choose(base, [base, maybe, surely])[0] is surely
     assert choose(base, [base, failed])[0] is base
@@ -65,13 +65,13 @@ def test_a_search_within_its_budget(clicks: Path, tmp_path: Path, command: Calla
     outcome = command("tune", clicks / "job.yaml", "--budget", "20s", *options, "--json")
     assert outcome.status == 0, outcome.err
     document = outcome.document
-    assert {one["settings"]["diffusion.variant"] for one in document["finalists"]} >= {"base", "augment"}
+    assert {one["settings"]["diffusion.method"] for one in document["finalists"]} >= {"base", "augment"}
     assert all("0" in one["log_loss"] for one in document["finalists"])
     assert json.loads((tmp_path / "out" / "tuning.json").read_text()) == document
     written = tmp_path / "out" / "job.yaml"
     assert written.read_text().startswith("# Chosen by asymdiffrec tune: ")
     chosen = yaml.safe_load(written.read_text())
-    assert chosen["diffusion"]["variant"] == document["chosen"]["diffusion.variant"]
+    assert chosen["diffusion"]["method"] == document["chosen"]["diffusion.method"]
     assert chosen["train"]["validation"]["missing"] == [0.0, 0.5]
     assert chosen["train"]["seed"] == 0
     assert read_job(written).data.path == str(clicks)

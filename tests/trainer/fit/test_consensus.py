@@ -21,7 +21,7 @@ from asymdiffrec.trainer.checkpoints.state import Snapshot
 from asymdiffrec.trainer.fit import pipeline as pipelines
 from asymdiffrec.trainer.fit.consensus import HOPELESS
 from asymdiffrec.trainer.fit.pipeline import OverlappedPipeline, pipeline
-from asymdiffrec.trainer.job import read_job, read_learned
+from asymdiffrec.trainer.job import read_job, read_statistics
 
 
 def flat(state: dict[str, dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -44,15 +44,18 @@ def test_a_step_that_may_not_learn_changes_nothing(
             lambda *arguments: OverlappedPipeline(*arguments, execute_all_batches=False),
         )
     job = read_job(clicks / "job.yaml", ["train.batch_size=256"])
-    schema = job.to_schema(read_learned(job))
+    schema = job.to_schema(read_statistics(job))
     reader = TrainingReader(schema, open_shards(job.location("train")), job.train.seed, job.train.batch_size)
     first, lost, second, last = islice(reader.batches(reader.position(0)), 4)
     ended = []
     with process_group(dist.HashStore(), 0, 1, ClusterConfig(gpu=False), one_node=True):
         for batches, answers in (([first, lost, second], [True, False, True]), ([first, second], [True, True])):
-            trainee = build(job, schema, worker_device())
-            snapshot, asked, states = Snapshot(trainee), iter(answers), []
-            train, stream = pipeline(trainee, lambda loss, asked=asked: next(asked)), iter([*batches, last, last, last])
+            train_state = build(job, schema, worker_device())
+            snapshot, asked, states = Snapshot(train_state), iter(answers), []
+            train, stream = (
+                pipeline(train_state, lambda loss, asked=asked: next(asked)),
+                iter([*batches, last, last, last]),
+            )
             for _ in batches:
                 train.progress(stream)
                 states.append(flat(snapshot.take()))

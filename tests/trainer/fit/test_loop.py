@@ -16,7 +16,7 @@ from rich.console import Console
 from asymdiffrec.trainer.errors import TrainingError
 from asymdiffrec.trainer.fit import train as drive
 from asymdiffrec.trainer.fit.pipeline import OverlappedPipeline
-from asymdiffrec.trainer.job import read_job, read_learned
+from asymdiffrec.trainer.job import read_job, read_statistics
 from asymdiffrec.trainer.run import Run
 from tests.trainer.runs import logged, torchrun
 
@@ -44,7 +44,7 @@ def records(run: Path) -> list[dict[str, Any]]:
 
 def train(clicks: Path, run: Path, *settings: str) -> list[dict[str, Any]]:
     job = read_job(clicks / "job.yaml", [*SETTINGS, *settings])
-    drive.train(job, read_learned(job), Run(run), console=Console(quiet=True))
+    drive.train(job, read_statistics(job), Run(run), console=Console(quiet=True))
     return records(run)
 
 

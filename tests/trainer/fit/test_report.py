@@ -20,7 +20,7 @@ def loss_record(step: int, **changes: Any) -> dict[str, Any]:
 
 
 def evaluation(split: str, missing: float, **changes: Any) -> dict[str, Any]:
-    metrics = {"rows": 9, "auc": 0.75, "uauc": 0.66666, "log_loss": 0.5, "normalized_entropy": 0.9, "calibration": 1.01}
+    metrics = {"rows": 9, "auc": 0.75, "gauc": 0.66666, "log_loss": 0.5, "normalized_entropy": 0.9, "calibration": 1.01}
     return {"step": 20, "epoch": 0, "missing": missing} | {
         f"{split}/{name}": value for name, value in {**metrics, **changes}.items()
     }
@@ -45,14 +45,14 @@ def line(record: dict[str, Any]) -> str:
         (
             evaluation("valid", 0.3),
             "step 20/100  epoch 1  valid with 30% missing: "
-            "auc 0.7500  uauc 0.6667  log_loss 0.5000  normalized_entropy 0.9000  calibration 1.0100",
+            "auc 0.7500  gauc 0.6667  log_loss 0.5000  normalized_entropy 0.9000  calibration 1.0100",
         ),
         (
-            evaluation("test", 0.0, auc=None, uauc=None, normalized_entropy=None),
+            evaluation("test", 0.0, auc=None, gauc=None, normalized_entropy=None),
             "step 20/100  epoch 1  test: log_loss 0.5000  calibration 1.0100",
         ),
         (
-            evaluation("valid", 0.0, auc=None, uauc=None),
+            evaluation("valid", 0.0, auc=None, gauc=None),
             "step 20/100  epoch 1  valid: log_loss 0.5000  normalized_entropy 0.9000  calibration 1.0100",
         ),
     ],

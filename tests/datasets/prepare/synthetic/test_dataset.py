@@ -116,7 +116,7 @@ def test_the_data_set_tells_its_ceiling_and_its_seed_tells_the_data_set(tmp_path
     for field, config in FIELDS.items():
         if config.get("hash", True) is False:
             cardinality = profiles[0]["fields"][field]["cardinality"]
-            assert cardinality <= config["rows"]
+            assert cardinality <= config["num_embeddings"]
 
 
 def test_too_few_rows_are_refused(tmp_path: Path) -> None:

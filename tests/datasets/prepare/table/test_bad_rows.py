@@ -68,8 +68,16 @@ def test_a_quote_that_is_not_closed_loses_no_row_in_silence(tmp_path: Path) -> N
             r"row 6, column x: .*at least 0",
         ),
         ([[1.0, 2.0]] * 5 + [[1.0, -2.0]] * 195, {"seen": {"weights": "x"}}, r"row 6, column x: .*1\.0, -2\.0"),
-        ([3] * 7 + [9] * 193, {"x": {"type": "id", "hash": False, "rows": 9}}, r"row 8, column x: found '9'.* 0 to 8"),
-        ([[3]] * 7 + [[3, -1]] * 193, {"x": {"type": "id_list", "hash": False, "rows": 9}}, r"row 8, .*0 to 8"),
+        (
+            [3] * 7 + [9] * 193,
+            {"x": {"type": "id", "hash": False, "num_embeddings": 9}},
+            r"row 8, column x: found '9'.* 0 to 8",
+        ),
+        (
+            [[3]] * 7 + [[3, -1]] * 193,
+            {"x": {"type": "id_list", "hash": False, "num_embeddings": 9}},
+            r"row 8, .*0 to 8",
+        ),
         ([["1"]] * 7 + [["1", "b"]] * 193, {"x": {"type": "id_list", "values": "int"}}, r"row 8, .*integers"),
     ],
 )

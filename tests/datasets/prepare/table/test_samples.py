@@ -68,7 +68,7 @@ def test_a_field_may_have_another_name_than_its_column_and_lists_have_weights(tm
     fields = {"row": {}, "history": {"column": "seen", "weights": "seconds", "pooling": "sum", "rows": 77}}
     profile = prepare_table(tmp_path / "out", recipe(tmp_path / "a.parquet", fields={**fields, "row": {"type": "id"}}))
     field = yaml.safe_load((tmp_path / "out" / "job.yaml").read_text())["fields"]["history"]
-    assert field == {"type": "id_list", "rows": 77, "values": "int", "pooling": "sum", "weights": "seconds"}
+    assert field == {"type": "id_list", "num_embeddings": 77, "values": "int", "pooling": "sum", "weights": "seconds"}
     assert profile["fields"]["history"]["mean_length"] == pytest.approx(1.5, abs=0.1)
     assert {"history", "seconds"} <= set(written(tmp_path / "out")["train"].column_names)
 
@@ -108,10 +108,10 @@ def test_columns_may_have_the_names_that_sql_uses(tmp_path: Path) -> None:
 def test_numbers_that_are_names_stay_ids(tmp_path: Path) -> None:
     zips, large = [f"{row % 50:05d}" for row in range(ROWS)], [str(2**63 + row % 40) for row in range(ROWS)]
     table = raw().append_column("zip", pa.array(zips)).append_column("item_id", pa.array(large))
-    table = table.append_column("hashed", pa.array(large))
+    table = table.append_column("sparse", pa.array(large))
     prepare_table(tmp_path / "out", recipe(csv(tmp_path, table)))
     fields = yaml.safe_load((tmp_path / "out" / "job.yaml").read_text())["fields"]
     assert all(
-        (fields[name]["type"], fields[name]["values"]) == ("id", "string") for name in ("zip", "item_id", "hashed")
+        (fields[name]["type"], fields[name]["values"]) == ("id", "string") for name in ("zip", "item_id", "sparse")
     )
     assert set(written(tmp_path / "out")["train"]["zip"].to_pylist()) <= set(zips)
