@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from asymdiffrec.trainer.commands.console import console, output, print_json, progress
 from asymdiffrec.trainer.commands.evaluate import METRICS, AsInTraining, Outages, Unseen, shares_of
-from asymdiffrec.trainer.commands.shell import AsJson, JobFile, Settings, console, output, print_json, progress
+from asymdiffrec.trainer.commands.options import AsJson, JobFile, Overrides
 from asymdiffrec.trainer.experiments.text import diverged, periods, table
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def compare(
             help="judge on N periods in place of the test split, each time trained on what is earlier by data.time",
         ),
     ] = None,
-    settings: Settings = None,
+    overrides: Overrides = None,
     define: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME:PATH=VALUE", help="a variant of your own; repeatable, also for one name"),
@@ -72,10 +73,10 @@ def compare(
     from asymdiffrec.trainer.experiments import compare as comparison
     from asymdiffrec.trainer.job import read_job
 
-    folder = out or Path("comparisons") / read_job(job, settings or ()).name
+    folder = out or Path("comparisons") / read_job(job, overrides or ()).name
     asked = Asked(shares_of(missing), outage or (), {}, as_in_training, unseen or ())
     chosen = contenders([name.strip() for name in variants.split(",")], define or ())
-    common = (job, chosen, seeds, settings or (), folder, asked)
+    common = (job, chosen, seeds, overrides or (), folder, asked)
     work = comparison.progressive(*common, progressive) if progressive else comparison.tasks(*common)
     for number, (task, auc, seconds) in enumerate(_done(work, parallel, address), start=1):
         took = f", {seconds:.0f} s" if seconds >= 1 else ""

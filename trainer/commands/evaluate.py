@@ -10,7 +10,8 @@ import typer
 from rich.table import Table
 
 from asymdiffrec.base import InputError
-from asymdiffrec.trainer.commands.shell import AsJson, RunFolder, console, output, print_json
+from asymdiffrec.trainer.commands.console import console, output, print_json
+from asymdiffrec.trainer.commands.options import AsJson, RunFolder
 
 if TYPE_CHECKING:
     from asymdiffrec.datasets.schema import Schema

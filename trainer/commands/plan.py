@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 
 from asymdiffrec.base import InputError
-from asymdiffrec.trainer.commands.shell import AsJson, Settings, console, print_json
+from asymdiffrec.trainer.commands.console import console, print_json
+from asymdiffrec.trainer.commands.options import AsJson, Overrides
 from asymdiffrec.trainer.planning.text import show_advice, show_plan, show_sweep, show_unfit
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def plan(
     job: Annotated[
         Path | None, typer.Argument(metavar="JOB", help="job file; its data need not be there", show_default=False)
     ] = None,
-    settings: Settings = None,
+    overrides: Overrides = None,
     nodes: Annotated[
         int | None, typer.Option(help="machines; where --gpus-per-node is left out too: the fewest that do")
     ] = None,
@@ -88,7 +89,7 @@ def plan(
     for name, value in (("--nodes", nodes), ("--gpus-per-node", gpus_per_node)):
         if value is not None and value < 1:
             raise InputError(f"{name} {value}: at least one is needed")
-    config = read_job(job, list(settings or []))
+    config = read_job(job, overrides or ())
     devices = _devices(gpu or config.cluster.device or DEFAULT_GPU)
     config, statistics, notes = _informed(config, rows_from_data)
     per_node = gpus_per_node or what_if.PER_NODE

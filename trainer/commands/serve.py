@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from asymdiffrec.base import InputError
-from asymdiffrec.trainer.commands.shell import console
+from asymdiffrec.trainer.commands.console import console
 
 if TYPE_CHECKING:
     from asymdiffrec.serving.service_config import Serving

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from asymdiffrec.trainer.commands.shell import console
+from asymdiffrec.trainer.commands.console import console
 
 LINES = 5
 """Of the losses, of the validations and of what was said"""

@@ -11,8 +11,9 @@ import typer
 from rich.table import Table
 
 from asymdiffrec.base import InputError
+from asymdiffrec.trainer.commands.console import console, output, print_json
 from asymdiffrec.trainer.commands.evaluate import shares_of
-from asymdiffrec.trainer.commands.shell import AsJson, JobFile, Settings, console, output, print_json
+from asymdiffrec.trainer.commands.options import AsJson, JobFile, Overrides
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
@@ -24,7 +25,7 @@ def tune(
         str, typer.Option(metavar="R,R,…", help="shares of missing fields that you care for, beside what is missing")
     ] = "0,0.3,0.7",
     seeds: Annotated[int, typer.Option(min=1, help="of the finalists, as far as the budget allows")] = 3,
-    settings: Settings = None,
+    overrides: Overrides = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="folder of all trials; tuning/NAME when left out")
     ] = None,
@@ -46,8 +47,8 @@ def tune(
     from asymdiffrec.trainer.job import read_job
 
     seconds = _seconds(budget)
-    folder = out or Path("tuning") / read_job(job, settings or ()).name
-    tuning = Tuning(str(job.resolve()), tuple(settings or ()), str(folder.resolve()), tuple(shares_of(missing)))
+    folder = out or Path("tuning") / read_job(job, overrides or ()).name
+    tuning = Tuning(str(job.resolve()), tuple(overrides or ()), str(folder.resolve()), tuple(shares_of(missing)))
     at_once = parallel or len(os.sched_getaffinity(0))
     document = search(
         tuning, seconds, seeds, at_once, address, lambda line: console.print(line, highlight=False, soft_wrap=True)

@@ -1,28 +1,19 @@
-"""`asymdiffrec submit` and `asymdiffrec job`: training as a Ray job of a cluster that is elsewhere."""
+"""`asymdiffrec submit`: train a job as a Ray job on a remote cluster."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asymdiffrec.trainer.commands.shell import AsJson, Settings, console, print_json
+from asymdiffrec.trainer.commands.console import console, print_json
+from asymdiffrec.trainer.commands.job import Address, cluster_errors, job_document, ray_jobs
+from asymdiffrec.trainer.commands.options import AsJson, Overrides
 
 if TYPE_CHECKING:
-    from asymdiffrec.cluster.submit import JobDetails
     from asymdiffrec.trainer.job import Job
-
-Address = Annotated[
-    str | None,
-    typer.Option(metavar="URL", help="of the cluster's dashboard, http://127.0.0.1:8265; left out: RAY_ADDRESS"),
-]
-JobId = Annotated[str, typer.Argument(metavar="ID", help="as `submit` prints it")]
-
-app = typer.Typer(help="What became of a job that was submitted: status, logs, stop.", no_args_is_help=True)
 
 
 def submit(
@@ -32,7 +23,7 @@ def submit(
         typer.Option(metavar="DIR", help="run directory: a path from / on, which all nodes of the cluster see"),
     ],
     address: Address = None,
-    settings: Settings = None,
+    overrides: Overrides = None,
     workers: Annotated[int | None, typer.Option(min=1, help="one for each GPU or CPU of the cluster to use")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --run")] = False,
     plan: Annotated[Path | None, typer.Option(metavar="FILE", help="sharding plan to use, as for train")] = None,
@@ -72,8 +63,8 @@ def submit(
     for module in modules or []:
         if not module.exists():
             raise InputError(f"--module {module}: is not there")
-    overrides = [*(settings or []), *([f"cluster.workers={workers}"] if workers else []), "cluster.address=auto"]
-    config = read_job(job, overrides)
+    changes = [*(overrides or []), *([f"cluster.workers={workers}"] if workers else []), "cluster.address=auto"]
+    config = read_job(job, changes)
     files = {"job.yaml": to_yaml(config)}
     arguments = ["train", "job.yaml", "--run", str(run), *(["--resume"] if resume else [])]
     if plan:
@@ -83,8 +74,8 @@ def submit(
     if kuberay:
         _print_manifest(config, image, per_pod, memory, claim, arguments, files)
         return
-    with _clear():
-        jobs = _jobs(address)
+    with cluster_errors():
+        jobs = ray_jobs(address)
         name = jobs.submit(Submission(arguments, files, modules or [], {"run": str(run), "name": config.name}))
         console.print(f"Submitted {name}; run directory {run}", highlight=False, soft_wrap=True)
         if detach:
@@ -97,7 +88,7 @@ def submit(
             console.print(f"The job goes on; to stop it: asymdiffrec job stop {name}", soft_wrap=True)
             raise
     if as_json:
-        print_json({"run": str(run), **_document(name, details)})
+        print_json({"run": str(run), **job_document(name, details)})
     if status := exit_status(details):
         console.print(f"{name}: {details.status.lower()}, exit status {status}", highlight=False)
         raise typer.Exit(status)
@@ -121,77 +112,8 @@ def _print_manifest(
     name, colon, path = (claim or "").partition(":")
     if claim and not (name and colon and path.startswith("/")):
         raise InputError(f"--claim {claim}: expected NAME:PATH, such as shared:/shared")
-    with _clear():
+    with cluster_errors():
         documents = manifest(
             job.name, job.cluster, Pods(image, per_pod, memory, (name, path) if claim else None), arguments, files
         )
     print("---\n".join(map(to_yaml, documents)), end="")
-
-
-@app.command()
-def status(job: JobId, address: Address = None, as_json: AsJson = False) -> None:
-    """Whether a job waits, runs or has ended, and how."""
-    with _clear():
-        details = _jobs(address).describe(job)
-    _show(job, details, as_json)
-
-
-@app.command()
-def logs(
-    job: JobId,
-    address: Address = None,
-    follow: Annotated[bool, typer.Option("--follow", help="until the job ends")] = False,
-) -> None:
-    """What a job has printed."""
-    with _clear():
-        if follow:
-            _jobs(address).follow(job, lambda text: print(text, end="", flush=True))
-        else:
-            print(_jobs(address).logs(job), end="")
-
-
-@app.command()
-def stop(
-    job: JobId,
-    address: Address = None,
-    seconds: Annotated[float, typer.Option(min=0, help="to write a checkpoint in; then the job is ended")] = 120,
-    as_json: AsJson = False,
-) -> None:
-    """Stop a job with a checkpoint, from which `submit --resume` goes on."""
-    with _clear(), console.status("waiting for a checkpoint"):
-        details = _jobs(address).stop(job, seconds)
-    _show(job, details, as_json)
-
-
-def _jobs(address: str | None) -> Any:
-    from asymdiffrec.cluster.submit import Jobs
-
-    return Jobs(address)
-
-
-def _show(job: str, details: JobDetails, as_json: bool) -> None:
-    document = _document(job, details)
-    if as_json:
-        print_json(document)
-        return
-    ended = "" if document["exit_status"] is None else f", exit status {document['exit_status']}"
-    console.print(f"{job}: {document['status']}{ended}", highlight=False, soft_wrap=True)
-
-
-def _document(job: str, details: JobDetails) -> dict[str, Any]:
-    from asymdiffrec.cluster.submit import exit_status
-
-    ended = exit_status(details) if details.status.is_terminal() else None
-    return {"id": job, "status": details.status.lower(), "exit_status": ended, "message": details.message}
-
-
-@contextmanager
-def _clear() -> Iterator[None]:
-    """What the cluster says as wrong input."""
-    from asymdiffrec.base import InputError
-    from asymdiffrec.cluster.errors import ClusterError
-
-    try:
-        yield
-    except ClusterError as error:
-        raise InputError(str(error)) from error

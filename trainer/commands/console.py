@@ -1,4 +1,4 @@
-"""What commands share: their options, and how they print, reports on standard output, all else on standard error."""
+"""Output of commands: reports go to standard output, everything else to standard error."""
 
 from __future__ import annotations
 
@@ -7,27 +7,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.console import Console
 
 console = Console(stderr=True)
 
-AsJson = Annotated[
-    bool, typer.Option("--json", help="print one JSON document on standard output, everything else on standard error")
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="PATH=VALUE",
-        help="override one value of the job file, such as train.batch_size=8192; repeatable",
-    ),
-]
-JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="job file, as `prepare` writes one")]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="run directory, as `train` makes one")]
 WIDTH = 132
 """Columns of a table, where there is no terminal that has its own"""
 QUIET = 10.0

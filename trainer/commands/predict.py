@@ -1,0 +1,58 @@
+"""`asymdiffrec predict`: score the samples of Parquet files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from asymdiffrec.trainer.commands.console import console, print_json
+from asymdiffrec.trainer.commands.options import AsJson
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="run directory, or a folder of `export`")],
+    data: Annotated[
+        str,
+        typer.Argument(metavar="DATA", help="Parquet file, folder or URI with the job's fields; labels are not needed"),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Parquet file to write: DATA's columns and `score`")],
+    allow_user_classes: Annotated[
+        bool, typer.Option("--allow-user-classes", help="import the classes of its own that an export names")
+    ] = False,
+    parallel: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="files of DATA at a time, under Ray, with a CPU each; OUT is a folder then, and what is there stays",
+        ),
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster for --parallel; one of this machine when left out")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score samples with a run's best step, or with an export."""
+    from asymdiffrec.trainer.inference.restore import predict_run
+
+    if parallel is None:
+        rows = predict_run(run, data, out, console, allow_user_classes=allow_user_classes)
+    else:
+        rows = _predict_files(run, data, out, allow_user_classes, parallel, address)
+    if as_json:
+        print_json({"run": str(run), "rows": rows, "out": str(out)})
+    else:
+        console.print(f"{rows:,} rows scored: {out}", soft_wrap=True)
+
+
+def _predict_files(
+    run: Path, data: str, out: Path, allow_user_classes: bool, parallel: int, address: str | None
+) -> int:
+    from asymdiffrec.trainer.inference.predict import files, predict_files
+
+    todo, total = files(run, data, out, allow_user_classes), 0
+    for number, (file, rows) in enumerate(predict_files(todo, parallel, address), start=1):
+        console.print(f"{number}/{len(todo)}  {rows:,} rows  {file}", highlight=False, soft_wrap=True)
+        total += rows
+    return total

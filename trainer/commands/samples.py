@@ -1,0 +1,28 @@
+"""`asymdiffrec samples`: write the samples of one training step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from asymdiffrec.trainer.commands.console import console, print_json
+from asymdiffrec.trainer.commands.options import AsJson, RunFolder
+
+
+def samples(
+    run: RunFolder,
+    step: Annotated[int, typer.Argument(metavar="STEP", help="of the run, the first is 1")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Parquet file to write: file, row and the job's columns")],
+    as_json: AsJson = False,
+) -> None:
+    """Write the samples that one step learns from, as the files have them: to look at those of a lost loss."""
+    from asymdiffrec.trainer.fit.step_samples import write_samples
+    from asymdiffrec.trainer.run import open_run
+
+    rows = write_samples(open_run(run), step, out)
+    if as_json:
+        print_json({"run": str(run), "step": step, "rows": rows, "out": str(out)})
+    else:
+        console.print(f"{rows:,} samples of step {step}: {out}", soft_wrap=True)
