@@ -27,7 +27,7 @@ from asymdiffrec.datasets.prepare.output import write_dataset
 from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
 from asymdiffrec.datasets.prepare.table.dataset import prepare_table
 from asymdiffrec.datasets.prepare.table.recipe import Recipe
-from asymdiffrec.datasets.schema import KNOTS
+from asymdiffrec.datasets.statistics.statistics import MAX_KNOTS
 from asymdiffrec.embeddings.quiet import quiet_torchrec
 from asymdiffrec.trainer.evaluation.scenarios import Asked
 from asymdiffrec.trainer.experiments.compare import compared, run, tasks
@@ -117,7 +117,7 @@ STUDIES = {
     ),
     "movielens-gaps": Study("MovieLens-100K with 20 % of the fields missing, in training too", _with_gaps, FEW),
     # One number's single values tell much, and trees get 255 bins; chosen on validation rows.
-    "adult": Study("Adult (UCI)", _adult, settings=(f"tables.numeric_bins={KNOTS}",)),
+    "adult": Study("Adult (UCI)", _adult, settings=(f"tables.numeric_bins={MAX_KNOTS}",)),
     "synthetic": Study(
         "A synthetic click log whose best is known",
         lambda out, data: prepare_synthetic(out, rows=200_000),

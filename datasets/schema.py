@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
-import numpy as np
 import xxhash
 from pydantic import Field, model_validator
 
 from asymdiffrec.base import Config
-from asymdiffrec.datasets.statistics.lookups import Lookups
+from asymdiffrec.datasets.statistics.statistics import NumericStatistics, Statistics
 from asymdiffrec.datasets.statistics.vocabulary import Vocabulary
 
 
@@ -86,50 +85,6 @@ class DataConfig(Config):
     )
 
 
-KNOTS = 128
-"""Most pieces that the knots of a number bound"""
-
-
-class Moments(Config):
-    """Of a number field, transformed, over the training rows that have it."""
-
-    mean: float = 0.0
-    std: float = Field(1.0, gt=0)
-    knots: list[float] = Field(
-        [], description="some of the transformed numbers, ascending: each frequent one, and quantiles of the others"
-    )
-
-    def standardised_knots(self, pieces: int) -> list[float]:
-        """Knots of at most so many pieces, evenly among those that were learned, as fp32 tells them apart."""
-        if not pieces or len(self.knots) < 2:
-            return []
-        places = np.linspace(0, len(self.knots) - 1, min(pieces + 1, len(self.knots))).round().astype(np.int64)
-        scaled = (np.array(self.knots)[places] - self.mean) / self.std
-        chosen: list[float] = np.unique(scaled.astype(np.float32)).tolist()
-        return chosen
-
-
-class Pattern(Config):
-    """Fields that were missing together in the training rows, and how many rows missed exactly these."""
-
-    missing: list[str]
-    rows: int = Field(gt=0)
-
-
-class Statistics(Config):
-    """`statistics.yaml`: what was learned from the training split. Nothing here can be known without the data."""
-
-    rows: dict[str, int] = Field(description="rows of each split")
-    label_rate: float
-    numbers: dict[str, Moments] = Field({}, description="moments and knots of each number field")
-    cardinalities: dict[str, int] = Field(
-        {}, description="distinct ids of each id and id_list field, estimated where there are many"
-    )
-    lookups: dict[str, Lookups] = Field({}, description="how the ids of each id and id_list field come again")
-    vocabularies: dict[str, Vocabulary] = Field({}, description="the frequent ids of each field that has a min_count")
-    patterns: list[Pattern] = Field([], description="the most frequent missingness patterns")
-
-
 @dataclass(frozen=True)
 class Schema:
     """The fields in the order that the whole system uses, with the columns that are not fields.
@@ -184,10 +139,10 @@ class Schema:
         """The ids of a field that count as themselves; None where all do."""
         return self.statistics.vocabularies.get(name) if self.statistics else None
 
-    def moments(self, name: str) -> Moments:
+    def numeric_statistics(self, name: str) -> NumericStatistics:
         """How to standardise a number field; the identity where nothing was learned."""
-        found = self.statistics.numbers.get(name) if self.statistics else None
-        return found or Moments()
+        found = self.statistics.numeric.get(name) if self.statistics else None
+        return found or NumericStatistics()
 
 
 class FieldsConfig(Config):

@@ -14,7 +14,8 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from asymdiffrec.base import Config
-from asymdiffrec.datasets.schema import KNOTS, IdListConfig, Schema
+from asymdiffrec.datasets.schema import IdListConfig, Schema
+from asymdiffrec.datasets.statistics.statistics import MAX_KNOTS
 from asymdiffrec.embeddings.initial_weights import COLUMNS
 from asymdiffrec.embeddings.managed.ids import ManagedConfig
 from asymdiffrec.embeddings.managed.lookup import ManagedTables
@@ -76,7 +77,7 @@ class TablesConfig(Config):
     numeric_bins: int = Field(
         64,
         ge=0,
-        le=KNOTS,
+        le=MAX_KNOTS,
         description="pieces of the curve that a number's embedding follows, between values that are learned with the "
         "schema; 0: a line",
     )
@@ -156,7 +157,7 @@ def embedding_bag_configs(schema: Schema, config: TablesConfig) -> list[Embeddin
 def numeric_embeddings(schema: Schema, config: TablesConfig) -> NumericEmbeddings:
     """Of all number fields, in the schema's order."""
     widths = [field.embedding_dim or config.embedding_dim for field in schema.numbers.values()]
-    knots = [schema.moments(name).standardised_knots(config.numeric_bins) for name in schema.numbers]
+    knots = [schema.numeric_statistics(name).standardised_knots(config.numeric_bins) for name in schema.numbers]
     return NumericEmbeddings(widths, config.init_std, knots)
 
 

@@ -23,7 +23,8 @@ from asymdiffrec.base import Config, InputError
 from asymdiffrec.datasets.files.documents import validate
 from asymdiffrec.datasets.files.new_file import whole_file
 from asymdiffrec.datasets.files.new_folder import put_in_place, require_new, workplace
-from asymdiffrec.datasets.schema import FieldsConfig, Schema, Statistics
+from asymdiffrec.datasets.schema import FieldsConfig, Schema
+from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.diffusion.forward import ForwardConfig
 from asymdiffrec.diffusion.model import AsymmetricDiffusion, diffusion_of
 from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig

@@ -10,7 +10,8 @@ import torch
 
 from asymdiffrec.datasets.batching.batch import to_batch
 from asymdiffrec.datasets.decoding.rows import decode
-from asymdiffrec.datasets.schema import IdListConfig, Moments, NumericFieldConfig, Schema
+from asymdiffrec.datasets.schema import IdListConfig, NumericFieldConfig, Schema
+from asymdiffrec.datasets.statistics.statistics import NumericStatistics
 from asymdiffrec.serving.predict import Scores
 from asymdiffrec.serving.request_schema import Form
 
@@ -52,7 +53,7 @@ def made_up(schema: Schema) -> list[dict[str, Any]]:
     def one(name: str, field: Any, count: int) -> dict[str, Any]:
         column = schema.column(name)
         if isinstance(field, NumericFieldConfig):
-            return {column: _number(schema.moments(name), float(rng.normal()), field.transform)}
+            return {column: _number(schema.numeric_statistics(name), float(rng.normal()), field.transform)}
         if not isinstance(field, IdListConfig):
             return {column: ids(field, 1)[0]}
         weights = {field.weights: [1.0] * count} if field.weights else {}
@@ -77,7 +78,7 @@ def _has_an_id_and_a_number(schema: Schema, column: str) -> bool:
     return len(kinds) == 2
 
 
-def _number(moments: Moments, normal: float, transform: str) -> float:
+def _number(moments: NumericStatistics, normal: float, transform: str) -> float:
     """A number that standardises to a normal one, as near as its transform can be undone."""
     value = moments.mean + moments.std * normal
     if transform == "log1p":

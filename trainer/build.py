@@ -143,8 +143,8 @@ def _plan(
 
 def missing_patterns(schema: Schema) -> Patterns | None:
     """The missingness patterns of the training data, fields in the schema's order; None where nothing was learned."""
-    if schema.statistics is None or not schema.statistics.patterns:
+    if schema.statistics is None or not schema.statistics.missing_patterns:
         return None
-    patterns = schema.statistics.patterns
+    patterns = schema.statistics.missing_patterns
     rows = [[name in pattern.missing for name in schema.names] for pattern in patterns]
     return Patterns(torch.tensor(rows), torch.tensor([pattern.rows for pattern in patterns]))

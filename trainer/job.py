@@ -12,7 +12,8 @@ from asymdiffrec.base import Config, InputError
 from asymdiffrec.cluster.config import ClusterConfig
 from asymdiffrec.datasets.files.documents import override, read_yaml, validate
 from asymdiffrec.datasets.files.locations import part_of
-from asymdiffrec.datasets.schema import FieldsConfig, Schema, Statistics
+from asymdiffrec.datasets.schema import FieldsConfig, Schema
+from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
 from asymdiffrec.embeddings.managed.ids import WAYS, with_id_ranges
 from asymdiffrec.embeddings.tables import TablesConfig
@@ -146,7 +147,7 @@ def read_statistics(job: Job) -> Statistics:
         raise InputError(
             f"{job.location('train')}: every label is {statistics.label_rate:g}; training needs both 0 and 1"
         )
-    lacking = [name for name in job.to_schema().numbers if name not in statistics.numbers]
+    lacking = [name for name in job.to_schema().numbers if name not in statistics.numeric]
     if lacking:
         raise InputError(
             f"{path}: no mean and standard deviation of the number field {lacking[0]}; prepare the data again"

@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.files.documents import read_yaml, validate, write_yaml
 from asymdiffrec.datasets.files.locations import part_of
-from asymdiffrec.datasets.schema import Statistics
+from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.embeddings.planner.plan_document import parse_plan
 from asymdiffrec.trainer.job import Job, read_job
 

@@ -33,7 +33,7 @@ class Plain(nn.Module):
         for name, field in self.schema.sparse.items():
             mode = "mean" if isinstance(field, IdListConfig) and field.pooling == "mean" else "sum"
             self.bags[name] = nn.EmbeddingBag.from_pretrained(tables[self.schema.table(name)], mode=mode)
-        self.moments = {name: self.schema.moments(name) for name in self.schema.numbers}
+        self.moments = {name: self.schema.numeric_statistics(name) for name in self.schema.numbers}
 
     @torch.inference_mode()
     def forward(self, samples: list[dict[str, Any]]) -> list[float]:

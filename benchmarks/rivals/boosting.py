@@ -12,7 +12,8 @@ import numpy as np
 from scipy.special import logit
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from asymdiffrec.datasets.schema import IdListConfig, Schema, Statistics
+from asymdiffrec.datasets.schema import IdListConfig, Schema
+from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.trainer.evaluation.scenarios import Scenario
 from asymdiffrec.trainer.job import Job
 from benchmarks.rivals._samples import Bags, Split, missing_under, read

@@ -14,7 +14,8 @@ from asymdiffrec.base import InputError
 from asymdiffrec.datasets.prepare.synthetic.ceiling import observed_probability
 from asymdiffrec.datasets.prepare.synthetic.dataset import logs
 from asymdiffrec.datasets.prepare.synthetic.world import World, make_world
-from asymdiffrec.datasets.schema import Schema, Statistics
+from asymdiffrec.datasets.schema import Schema
+from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.trainer.evaluation.scenarios import Scenario
 from asymdiffrec.trainer.job import Job
 from benchmarks.rivals._samples import missing_under, read

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.decoding.hashing import hash_rows, own_rows, splitmix64, string_ids, taken
 from asymdiffrec.datasets.decoding.native import compiled, view
-from asymdiffrec.datasets.schema import AnyField, IdConfig, IdListConfig, Moments, NumericFieldConfig
+from asymdiffrec.datasets.schema import AnyField, IdConfig, IdListConfig, NumericFieldConfig
+from asymdiffrec.datasets.statistics.statistics import NumericStatistics
 from asymdiffrec.datasets.statistics.vocabulary import Vocabulary
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -278,7 +279,7 @@ def transformed(values: np.ndarray, transform: str) -> np.ndarray:
     return values
 
 
-def standardised(column: pa.Array, field: NumericFieldConfig, moments: Moments, place: str) -> np.ndarray:
+def standardised(column: pa.Array, field: NumericFieldConfig, moments: NumericStatistics, place: str) -> np.ndarray:
     """A number column, transformed and standardised, [R] float32, NaN where it is missing, finite elsewhere."""
     values = transformed(floats(column), field.transform)
     found = np.empty(len(values), np.float32)

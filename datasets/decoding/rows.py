@@ -80,7 +80,10 @@ def decode(table: pa.Table, schema: Schema, place: str, labelled: bool) -> Rows:
             ids.append(pa.array(columns.id_rows(array, field, seed, vocabulary, where, id_range=id_range)))
     numbers = [
         columns.standardised(
-            arrays[schema.column(name)], field, schema.moments(name), f"{place}, column {schema.column(name)}"
+            arrays[schema.column(name)],
+            field,
+            schema.numeric_statistics(name),
+            f"{place}, column {schema.column(name)}",
         )
         for name, field in schema.numbers.items()
     ]

@@ -16,7 +16,7 @@ from asymdiffrec.datasets.files.documents import write_yaml
 from asymdiffrec.datasets.files.new_folder import put_in_place, require_new, workplace
 from asymdiffrec.datasets.prepare.progress import Progress, silent
 from asymdiffrec.datasets.schema import FieldsConfig
-from asymdiffrec.datasets.statistics.profile import learn
+from asymdiffrec.datasets.statistics.compute import compute_statistics
 
 JOB_COMMENT = """\
 # One training job: which data, which fields, which model. Run it with `asymdiffrec train {path}`;
@@ -56,7 +56,7 @@ def write_dataset(
             groups = _regroup(writing.passing(tables), min(rows_per_group, rows_per_file))
             if not write_files(folder / split, groups, rows_per_file, compression):
                 raise InputError(f"{out}: the {split} split has no rows; give more data")
-        statistics, learned_profile = learn(folder, fields, learning.add)
+        statistics, learned_profile = compute_statistics(folder, fields, learning.add)
         whole_profile = learned_profile | dict(profile or {})
         write_yaml(folder / "job.yaml", job, JOB_COMMENT.format(path=out / "job.yaml"))
         write_yaml(folder / "statistics.yaml", statistics, SCHEMA_COMMENT)

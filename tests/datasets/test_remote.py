@@ -25,9 +25,10 @@ from asymdiffrec.datasets.files.locations import part_of
 from asymdiffrec.datasets.prepare.table.dataset import prepare_table
 from asymdiffrec.datasets.prepare.table.recipe import Recipe
 from asymdiffrec.datasets.reader import EvaluationReader, Position, TrainingReader
-from asymdiffrec.datasets.schema import FieldsConfig, Schema, Statistics
+from asymdiffrec.datasets.schema import FieldsConfig, Schema
 from asymdiffrec.datasets.shards import Shards, added_files, open_shards
-from asymdiffrec.datasets.statistics.profile import learn
+from asymdiffrec.datasets.statistics.compute import compute_statistics
+from asymdiffrec.datasets.statistics.statistics import Statistics
 
 
 class Server:
@@ -110,7 +111,7 @@ def test_samples_are_the_same_wherever_they_are(server: Server, clicks: Path, sc
 
 
 def test_the_same_is_learned_wherever_the_data_are(server: Server, clicks: Path, config: FieldsConfig) -> None:
-    assert learn(server.uri("bucket/clicks"), config) == learn(clicks, config)
+    assert compute_statistics(server.uri("bucket/clicks"), config) == compute_statistics(clicks, config)
 
 
 def test_the_same_files_are_known_wherever_they_are(server: Server, clicks: Path) -> None:

@@ -4,7 +4,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from asymdiffrec.datasets.schema import FieldsConfig, Moments, Pattern, Statistics, table_seed
+from asymdiffrec.datasets.schema import FieldsConfig, table_seed
+from asymdiffrec.datasets.statistics.statistics import MissingPattern, NumericStatistics, Statistics
 
 
 def config(**fields):
@@ -87,19 +88,19 @@ def test_what_was_learned_survives_yaml():
     statistics = Statistics(
         rows={"train": 7, "test": 2},
         label_rate=1 / 3,
-        numbers={"age": Moments(mean=0.1, std=1e-9)},
+        numeric={"age": NumericStatistics(mean=0.1, std=1e-9)},
         cardinalities={"user": 5},
-        patterns=[Pattern(missing=["age"], rows=3), Pattern(missing=[], rows=4)],
+        missing_patterns=[MissingPattern(missing=["age"], rows=3), MissingPattern(missing=[], rows=4)],
     )
     assert Statistics.model_validate(yaml.safe_load(yaml.safe_dump(statistics.model_dump()))) == statistics
 
 
 def test_moments_are_the_identity_until_they_are_learned():
     fields = config(user=an_id(), age={"type": "number"}, price={"type": "number"})
-    statistics = Statistics(rows={"train": 1}, label_rate=0.5, numbers={"age": Moments(mean=30, std=9)})
-    assert fields.to_schema().moments("age") == Moments(mean=0, std=1)
-    assert fields.to_schema(statistics).moments("age") == Moments(mean=30, std=9)
-    assert fields.to_schema(statistics).moments("price") == Moments(mean=0, std=1)
+    statistics = Statistics(rows={"train": 1}, label_rate=0.5, numeric={"age": NumericStatistics(mean=30, std=9)})
+    assert fields.to_schema().numeric_statistics("age") == NumericStatistics(mean=0, std=1)
+    assert fields.to_schema(statistics).numeric_statistics("age") == NumericStatistics(mean=30, std=9)
+    assert fields.to_schema(statistics).numeric_statistics("price") == NumericStatistics(mean=0, std=1)
 
 
 def test_seeds_of_tables_never_change():

@@ -6,7 +6,8 @@ import torch
 from pydantic import ValidationError
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from asymdiffrec.datasets.schema import FieldsConfig, Statistics
+from asymdiffrec.datasets.schema import FieldsConfig
+from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.embeddings.tables import FieldTables, TablesConfig, embedding_bag_configs
 
 ID = {"type": "id", "num_embeddings": 5}
@@ -121,7 +122,7 @@ KNOTS = {"x": [1.0, 2.0, 4.0, 4.5], "y": [-3.0, 0.0]}
 @pytest.mark.parametrize("knots", [[], [2.0]])
 def test_a_number_that_never_varies_beside_one_that_does(knots):
     moments = {"x": {"knots": knots}, "y": {"knots": KNOTS["y"]}}
-    statistics = Statistics.model_validate({"rows": {"train": 9}, "label_rate": 0.5, "numbers": moments})
+    statistics = Statistics.model_validate({"rows": {"train": 9}, "label_rate": 0.5, "numeric": moments})
     config = FieldsConfig.model_validate({"fields": {"a": ID, "x": {"type": "number"}, "y": {"type": "number"}}})
     tables = FieldTables(config.to_schema(statistics), TablesConfig())
     with torch.no_grad():
@@ -136,7 +137,7 @@ def test_a_number_that_never_varies_beside_one_that_does(knots):
 def test_a_number_follows_a_curve(dims):
     fields = {name: {"type": "number", "embedding_dim": dims.get(name)} for name in ("x", "y")}
     moments = {"x": {"mean": 1.0, "std": 2.0, "knots": KNOTS["x"]}, "y": {"knots": KNOTS["y"]}}
-    statistics = Statistics.model_validate({"rows": {"train": 9}, "label_rate": 0.5, "numbers": moments})
+    statistics = Statistics.model_validate({"rows": {"train": 9}, "label_rate": 0.5, "numeric": moments})
     config = FieldsConfig.model_validate({"fields": {"a": ID, **fields}})
     torch.manual_seed(0)
     tables = FieldTables(config.to_schema(statistics), TablesConfig())

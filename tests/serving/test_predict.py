@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.batching.batch import Batch
-from asymdiffrec.datasets.schema import FieldsConfig, Moments, Statistics
+from asymdiffrec.datasets.schema import FieldsConfig
 from asymdiffrec.datasets.shards import open_shards
+from asymdiffrec.datasets.statistics.statistics import NumericStatistics, Statistics
 from asymdiffrec.serving.predict import predict
 
 ROWS = 9
@@ -33,7 +34,7 @@ SCHEMA = FieldsConfig.model_validate(
             "slot": {"type": "id", "num_embeddings": ROWS, "hash": False},
         },
     }
-).to_schema(Statistics(rows={"train": 9}, label_rate=0.5, numbers={"price": Moments(mean=2, std=4)}))
+).to_schema(Statistics(rows={"train": 9}, label_rate=0.5, numeric={"price": NumericStatistics(mean=2, std=4)}))
 ARROW = pa.schema(
     {
         "note": pa.dictionary(pa.int32(), pa.string()),

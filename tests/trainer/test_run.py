@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from asymdiffrec.base import InputError
-from asymdiffrec.datasets.schema import Moments, Pattern, Statistics
+from asymdiffrec.datasets.statistics.statistics import MissingPattern, NumericStatistics, Statistics
 from asymdiffrec.trainer.job import Job
 from asymdiffrec.trainer.run import Run, RunLog, latest_run, new_run, open_run
 
@@ -22,8 +22,8 @@ JOB = Job.model_validate(
 LEARNED = Statistics(
     rows={"train": 8, "valid": 1},
     label_rate=0.25,
-    numbers={"price": Moments(mean=1 / 3, std=1e-7)},
-    patterns=[Pattern(missing=["item"], rows=2)],
+    numeric={"price": NumericStatistics(mean=1 / 3, std=1e-7)},
+    missing_patterns=[MissingPattern(missing=["item"], rows=2)],
 )
 
 

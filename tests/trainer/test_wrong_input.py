@@ -33,11 +33,11 @@ def set_column(table: pa.Table, name: str, values: Any) -> pa.Table:
 
 def zero_labels(folder: Path) -> None:
     from asymdiffrec.datasets.files.documents import write_yaml
-    from asymdiffrec.datasets.statistics.profile import learn
+    from asymdiffrec.datasets.statistics.compute import compute_statistics
     from asymdiffrec.trainer.job import read_job
 
     rewritten(folder, lambda table: set_column(table, "label", pc.multiply(table["label"], 0)))
-    statistics, _ = learn(folder, read_job(folder / "job.yaml"))
+    statistics, _ = compute_statistics(folder, read_job(folder / "job.yaml"))
     write_yaml(folder / "statistics.yaml", statistics)
 
 

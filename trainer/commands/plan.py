@@ -18,7 +18,7 @@ from asymdiffrec.trainer.commands.options import AsJson, Overrides
 from asymdiffrec.trainer.planning.text import show_advice, show_plan, show_sweep, show_unfit
 
 if TYPE_CHECKING:
-    from asymdiffrec.datasets.schema import Statistics
+    from asymdiffrec.datasets.statistics.statistics import Statistics
     from asymdiffrec.embeddings.planner.devices import Cluster, Device
     from asymdiffrec.embeddings.planner.plan import Solution
     from asymdiffrec.trainer.job import Job

@@ -26,9 +26,10 @@ from asymdiffrec.cluster.random_search import search
 from asymdiffrec.datasets.files.documents import to_yaml
 from asymdiffrec.datasets.files.new_file import whole_file
 from asymdiffrec.datasets.reader import EvaluationReader
-from asymdiffrec.datasets.schema import KNOTS, IdConfig
+from asymdiffrec.datasets.schema import IdConfig
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.datasets.statistics.seen_ids import seen_ids
+from asymdiffrec.datasets.statistics.statistics import MAX_KNOTS
 from asymdiffrec.trainer.errors import TrainingError
 from asymdiffrec.trainer.evaluation.evaluate import split_samples
 from asymdiffrec.trainer.evaluation.scenarios import unseen
@@ -113,7 +114,7 @@ def space_of(job: Job) -> dict[str, list[Any]]:
             {"law": "uniform", "low": 0.0, "high": high} for high in (0.3, 0.5, 0.8, 1.0)
         ]
     if job.to_schema().numbers:
-        space["tables.numeric_bins"] = sorted({0, 16, job.tables.numeric_bins, KNOTS})
+        space["tables.numeric_bins"] = sorted({0, 16, job.tables.numeric_bins, MAX_KNOTS})
     if hidden is not None:
         space["model.extractor.hidden"] = [[scale * size for size in hidden] for scale in (1, 2)]
     for name in often_new(job):

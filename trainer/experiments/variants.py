@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from asymdiffrec.base import InputError
-from asymdiffrec.datasets.schema import Statistics
+from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.diffusion.model import AsymmetricDiffusion
 from asymdiffrec.diffusion.user_classes import PATH, load
 from asymdiffrec.trainer.evaluation.scenarios import Scenario

@@ -16,8 +16,9 @@ from asymdiffrec.base import InputError
 from asymdiffrec.cluster.errors import LeavingError
 from asymdiffrec.cluster.process_group import Place
 from asymdiffrec.datasets.reader import EvaluationReader, TrainingReader, Worker
-from asymdiffrec.datasets.schema import Schema, Statistics
+from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.shards import added_files, open_shards
+from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.embeddings.managed.lookup import take_counts
 from asymdiffrec.embeddings.quiet import quiet_torchrec
 from asymdiffrec.trainer.build import TrainState, build, worker_device

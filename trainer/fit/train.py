@@ -23,8 +23,8 @@ from asymdiffrec.cluster.errors import ClusterError, WorkerError
 from asymdiffrec.cluster.launch import launch
 from asymdiffrec.datasets.files.documents import difference
 from asymdiffrec.datasets.reader import EvaluationReader, TrainingReader, Worker
-from asymdiffrec.datasets.schema import Statistics
 from asymdiffrec.datasets.shards import Shards, added_files, open_shards
+from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.embeddings.managed.ids import WAYS
 from asymdiffrec.trainer.checkpoints.init_from import start_from
 from asymdiffrec.trainer.checkpoints.store import Checkpoints

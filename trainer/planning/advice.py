@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from asymdiffrec.base import InputError
-from asymdiffrec.datasets.schema import Statistics
+from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.embeddings.planner.devices import Cluster
 from asymdiffrec.embeddings.planner.plan import DoesNotFitError, Solution
 from asymdiffrec.trainer.job import Job

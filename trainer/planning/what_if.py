@@ -11,7 +11,7 @@ from typing import cast
 import torch
 
 from asymdiffrec.base import InputError
-from asymdiffrec.datasets.schema import Statistics
+from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.diffusion.model import Recommender
 from asymdiffrec.embeddings.planner.devices import Cluster, Device
 from asymdiffrec.embeddings.planner.plan import DoesNotFitError, Solution, solve

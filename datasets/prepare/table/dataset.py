@@ -40,8 +40,8 @@ def prepare_table(
     """Write the table of a recipe as a data set to the new folder `out`; gives its profile.
 
     `tell` is called with what was found out about the columns before anything is written; without `write` that is all,
-    and the profile is empty. Beside what `learn` finds the profile has `columns`, what became of each column and why,
-    and `bad_rows`, the rows that were left out, by reason, with examples.
+    and the profile is empty. Beside what `compute_statistics` finds the profile has `columns`, what became of each
+    column and why, and `bad_rows`, the rows that were left out, by reason, with examples.
 
     The table is kept in a database beside `out` while this works, in memory that does not grow with it. The split and
     the order of the rows are drawn from (seed, place of the row), so that the same files give the same data set. The

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.decoding import columns
 from asymdiffrec.datasets.decoding.hashing import hash_rows, string_ids
-from asymdiffrec.datasets.schema import IdConfig, Moments, NumericFieldConfig, table_seed
+from asymdiffrec.datasets.schema import IdConfig, NumericFieldConfig, table_seed
+from asymdiffrec.datasets.statistics.statistics import NumericStatistics
 
 INTEGERS = [pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()]
 STRINGS = [pa.string(), pa.large_string()]
@@ -160,7 +161,7 @@ def test_numbers_may_be_bool_nan_and_beyond_2_53():
 
 
 def test_numbers_are_standardised():
-    found = columns.standardised(pa.array([10.0, None, np.nan, 16.0]), NUMBER, Moments(mean=12, std=4), PLACE)
+    found = columns.standardised(pa.array([10.0, None, np.nan, 16.0]), NUMBER, NumericStatistics(mean=12, std=4), PLACE)
     np.testing.assert_array_equal(found, np.array([-0.5, np.nan, np.nan, 1], np.float32))
     assert found.dtype == np.float32
 
@@ -168,7 +169,7 @@ def test_numbers_are_standardised():
 @pytest.mark.parametrize("wrong", [np.inf, -np.inf, 1e300])
 def test_a_number_that_is_not_finite_is_refused(wrong):
     with pytest.raises(InputError) as caught:
-        columns.standardised(pa.array([None, 1.0, wrong, np.inf]), NUMBER, Moments(mean=0, std=1e-10), PLACE)
+        columns.standardised(pa.array([None, 1.0, wrong, np.inf]), NUMBER, NumericStatistics(mean=0, std=1e-10), PLACE)
     assert str(caught.value).startswith(f"{PLACE}, row 2: number {wrong}; allowed is null, NaN or a finite")
 
 

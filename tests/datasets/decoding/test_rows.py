@@ -14,7 +14,8 @@ import asymdiffrec.datasets.batching.batch as batch_module
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.batching.batch import cut, to_batch, to_batches
 from asymdiffrec.datasets.decoding.rows import Rows, decode, no_rows
-from asymdiffrec.datasets.schema import FieldsConfig, Moments, Statistics
+from asymdiffrec.datasets.schema import FieldsConfig
+from asymdiffrec.datasets.statistics.statistics import NumericStatistics, Statistics
 from asymdiffrec.datasets.statistics.vocabulary import RARE, Vocabulary
 
 ROWS = 11
@@ -31,7 +32,7 @@ SCHEMA = FieldsConfig.model_validate(
             "price": {"type": "number"},
         },
     }
-).to_schema(Statistics(rows={"train": 9}, label_rate=0.5, numbers={"price": Moments(mean=2, std=4)}))
+).to_schema(Statistics(rows={"train": 9}, label_rate=0.5, numeric={"price": NumericStatistics(mean=2, std=4)}))
 TYPES = {
     "age": pa.float64(),
     "history": pa.list_(pa.int64()),

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.prepare.output import write_dataset, write_files
-from asymdiffrec.datasets.schema import FieldsConfig, Statistics
+from asymdiffrec.datasets.schema import FieldsConfig
+from asymdiffrec.datasets.statistics.statistics import Statistics
 
 JOB: dict[str, Any] = {
     "name": "example",
@@ -69,7 +70,7 @@ def test_a_data_set_is_a_ready_job_with_what_was_learned(tmp_path: Path) -> None
     assert "\n  user: {type: id, num_embeddings: 50, group: user}\n" in text
     FieldsConfig.model_validate({key: yaml.safe_load(text)[key] for key in ("data", "fields")})
     statistics = Statistics.model_validate(yaml.safe_load((out / "statistics.yaml").read_text()))
-    assert statistics.numbers["price"].mean == pytest.approx(4.75)
+    assert statistics.numeric["price"].mean == pytest.approx(4.75)
     assert statistics.cardinalities == {"user": 7}
     assert json.loads((out / "profile.json").read_text()) == profile
     assert profile["ceiling"] == {"auc": 0.75}

@@ -5,8 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from asymdiffrec.datasets.schema import FieldsConfig, Statistics
+from asymdiffrec.datasets.schema import FieldsConfig
 from asymdiffrec.datasets.statistics.lookups import Lookups
+from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.embeddings.planner.planned_tables import Reuse, pooling_factors, reuse
 
 USER = Lookups(per_sample=0.9, repeats=[(1, 1000), (50, 20)])

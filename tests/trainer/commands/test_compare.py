@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asymdiffrec.datasets.schema import Statistics
+from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.trainer.evaluation.scenarios import Scenario
 from asymdiffrec.trainer.experiments import compare as comparison
 from asymdiffrec.trainer.job import Job

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.reader import EvaluationReader
-from asymdiffrec.datasets.schema import FieldsConfig, Pattern, Schema, Statistics
+from asymdiffrec.datasets.schema import FieldsConfig, Schema
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.datasets.statistics.seen_ids import seen_ids
+from asymdiffrec.datasets.statistics.statistics import MissingPattern, Statistics
 from asymdiffrec.trainer.evaluation import scenarios
 from asymdiffrec.trainer.evaluation.evaluate import split_samples
 from asymdiffrec.trainer.evaluation.scenarios import Asked, Scenario
@@ -34,7 +35,7 @@ SCHEMA = FieldsConfig.model_validate(
     Statistics(
         rows={"train": 10},
         label_rate=0.5,
-        patterns=[Pattern(missing=["user_id", "tags"], rows=3), Pattern(missing=[], rows=1)],
+        missing_patterns=[MissingPattern(missing=["user_id", "tags"], rows=3), MissingPattern(missing=[], rows=1)],
     )
 )
 

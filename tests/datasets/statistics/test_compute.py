@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.decoding.hashing import string_ids
-from asymdiffrec.datasets.schema import DataConfig, FieldsConfig, Moments
-from asymdiffrec.datasets.statistics import missingness
-from asymdiffrec.datasets.statistics.profile import learn
+from asymdiffrec.datasets.schema import DataConfig, FieldsConfig
+from asymdiffrec.datasets.statistics import missing_patterns
+from asymdiffrec.datasets.statistics.compute import compute_statistics
+from asymdiffrec.datasets.statistics.statistics import NumericStatistics
 
 CONFIG = FieldsConfig.model_validate(
     {
@@ -62,7 +63,7 @@ def test_learn_agrees_with_counting_by_hand(
     write(folder / "train/a.parquet", samples[:half], row_group_size=group)
     write(folder / "train/b.parquet", samples[half:], row_group_size=group)
     write(folder / "test/a.parquet", samples)
-    statistics, found = learn(folder, CONFIG)
+    statistics, found = compute_statistics(folder, CONFIG)
 
     lists = [[item for item in sample["clicked"] or [] if item is not None] for sample in samples]
     prices = np.array([s["price"] for s in samples if s["price"] is not None and not np.isnan(s["price"])])
@@ -79,7 +80,7 @@ def test_learn_agrees_with_counting_by_hand(
     rate = sum(sample["label"] for sample in samples) / len(samples)
     assert statistics.label_rate == pytest.approx(rate)
     assert found["label_rate"] == pytest.approx({"train": rate, "test": rate})
-    assert {frozenset(pattern.missing): pattern.rows for pattern in statistics.patterns} == patterns
+    assert {frozenset(pattern.missing): pattern.rows for pattern in statistics.missing_patterns} == patterns
     assert statistics.cardinalities["items"] == len({item for clicked in lists for item in clicked})
     assert statistics.cardinalities["city"] == found["fields"]["city"]["cardinality"] == len(cities)
     if any(lists):
@@ -89,11 +90,11 @@ def test_learn_agrees_with_counting_by_hand(
         absent = sum(rows for missing, rows in patterns.items() if name in missing)
         assert found["fields"][name]["missing"] == pytest.approx(absent / len(samples))
     if len(set(prices)) > 1:
-        assert statistics.numbers["price"].mean == pytest.approx(prices.mean(), abs=1e-9)
-        assert statistics.numbers["price"].std == pytest.approx(prices.std())
+        assert statistics.numeric["price"].mean == pytest.approx(prices.mean(), abs=1e-9)
+        assert statistics.numeric["price"].std == pytest.approx(prices.std())
         assert (found["fields"]["price"]["min"], found["fields"]["price"]["max"]) == (prices.min(), prices.max())
     else:
-        assert statistics.numbers["price"].std == 1
+        assert statistics.numeric["price"].std == 1
 
 
 def numbers_only(count: int) -> FieldsConfig:
@@ -111,24 +112,26 @@ def write_numbers(folder: Path, numbers: np.ndarray) -> None:
 def test_moments_of_numbers_whose_mean_dwarfs_their_spread(tmp_path: Path) -> None:
     stamps = 1.7e9 + np.random.default_rng(0).normal(0, 0.25, (1000, 1)).round(3)
     write_numbers(tmp_path, stamps)
-    statistics, _ = learn(tmp_path, numbers_only(1))
-    assert statistics.numbers["n0"].mean == pytest.approx(stamps.mean(), rel=1e-15)
-    assert statistics.numbers["n0"].std == pytest.approx(stamps.std(), rel=1e-6)
+    statistics, _ = compute_statistics(tmp_path, numbers_only(1))
+    assert statistics.numeric["n0"].mean == pytest.approx(stamps.mean(), rel=1e-15)
+    assert statistics.numeric["n0"].std == pytest.approx(stamps.std(), rel=1e-6)
 
 
 @pytest.mark.parametrize("candidates", [1 << 17, 600])
 def test_the_256_most_frequent_patterns_are_kept_and_the_complete_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, candidates: int
 ) -> None:
-    monkeypatch.setattr(missingness, "CANDIDATES", candidates)
+    monkeypatch.setattr(missing_patterns, "CANDIDATES", candidates)
     rng = np.random.default_rng(0)
     rare = rng.permutation(np.arange(1, 1024))
     common = np.repeat(rare[:256], 5)  # these 256 six times in all, the others once, and one row complete
     codes = np.concatenate([common, rare[:500], [0], rare[500:]])
     bits = codes[:, None] >> np.arange(10) & 1
     write_numbers(tmp_path, np.where(bits, np.nan, 1.0))
-    statistics, _ = learn(tmp_path, numbers_only(10))
-    kept = {sum(1 << int(name[1:]) for name in pattern.missing): pattern.rows for pattern in statistics.patterns}
+    statistics, _ = compute_statistics(tmp_path, numbers_only(10))
+    kept = {
+        sum(1 << int(name[1:]) for name in pattern.missing): pattern.rows for pattern in statistics.missing_patterns
+    }
     assert len(kept) == 256
     assert kept[0] == 1
     assert {rows for code, rows in kept.items() if code} == {6}
@@ -152,32 +155,32 @@ GOOD = {"label": 1, "user": 1, "city": "a", "clicked": [1], "price": 1.0}
 def test_a_wrong_value_is_named_with_its_place(tmp_path: Path, change: dict[str, Any], says: str) -> None:
     write(tmp_path / "train/a.parquet", [GOOD, GOOD | change])
     with pytest.raises(InputError) as error:
-        learn(tmp_path, CONFIG)
+        compute_statistics(tmp_path, CONFIG)
     assert says in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_what_a_folder_lacks_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="train"):
-        learn(tmp_path, CONFIG)
+        compute_statistics(tmp_path, CONFIG)
     (tmp_path / "train").mkdir()
     with pytest.raises(InputError, match=r"train: no \*.parquet file"):
-        learn(tmp_path, CONFIG)
+        compute_statistics(tmp_path, CONFIG)
     write(tmp_path / "train/a.parquet", [GOOD])
     write(tmp_path / "train/b.parquet", [GOOD], TYPES.remove(TYPES.get_field_index("clicked")))
     with pytest.raises(InputError, match=r"b\.parquet: .*column clicked \(field items\)"):
-        learn(tmp_path, CONFIG)
+        compute_statistics(tmp_path, CONFIG)
 
 
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
 def test_standard_deviation_follows_the_scale(tmp_path: Path, scale: float) -> None:
     write_numbers(tmp_path, scale * np.array([[1.0, 5.0, np.nan], [2.0, 5.0, np.nan], [3.0, 5.0, np.nan]]))
-    statistics, _ = learn(tmp_path, numbers_only(3))
-    assert statistics.numbers["n0"].std == pytest.approx(scale * (2 / 3) ** 0.5)
-    assert statistics.numbers["n1"].mean == pytest.approx(5 * scale)
-    assert statistics.numbers["n1"].std == 1, "a number that never varies"
-    assert statistics.numbers["n2"] == Moments(), "a number that is never there"
-    assert [statistics.numbers[name].knots for name in ("n0", "n1")] == [[scale, 2 * scale, 3 * scale], [5 * scale]]
+    statistics, _ = compute_statistics(tmp_path, numbers_only(3))
+    assert statistics.numeric["n0"].std == pytest.approx(scale * (2 / 3) ** 0.5)
+    assert statistics.numeric["n1"].mean == pytest.approx(5 * scale)
+    assert statistics.numeric["n1"].std == 1, "a number that never varies"
+    assert statistics.numeric["n2"] == NumericStatistics(), "a number that is never there"
+    assert [statistics.numeric[name].knots for name in ("n0", "n1")] == [[scale, 2 * scale, 3 * scale], [5 * scale]]
 
 
 @pytest.mark.parametrize("transform", ["log1p", "log_squared", "standardise"])
@@ -185,14 +188,14 @@ def test_moments_are_those_of_the_transformed_numbers(tmp_path: Path, transform:
     numbers = np.random.default_rng(0).exponential(100, (500, 1)) - 5
     write_numbers(tmp_path, numbers)
     fields = {"id": {"type": "id", "num_embeddings": 5}, "n0": {"type": "number", "transform": transform}}
-    statistics, found = learn(tmp_path, FieldsConfig.model_validate({"fields": fields}))
+    statistics, found = compute_statistics(tmp_path, FieldsConfig.model_validate({"fields": fields}))
     expected = {
         "log1p": np.sign(numbers) * np.log1p(np.abs(numbers)),
         "log_squared": np.where(numbers > 2, np.log(np.clip(numbers, 2, None)) ** 2, numbers),
         "standardise": numbers,
     }[transform]
-    assert statistics.numbers["n0"].mean == pytest.approx(expected.mean())
-    assert statistics.numbers["n0"].std == pytest.approx(expected.std())
+    assert statistics.numeric["n0"].mean == pytest.approx(expected.mean())
+    assert statistics.numeric["n0"].std == pytest.approx(expected.std())
     assert (found["fields"]["n0"]["min"], found["fields"]["n0"]["max"]) == (numbers.min(), numbers.max())
 
 
@@ -212,7 +215,7 @@ def test_a_vocabulary_holds_the_ids_that_are_in_enough_rows(
 ) -> None:
     folder = tmp_path_factory.mktemp("data")
     write(folder / "train/a.parquet", samples, row_group_size=group)
-    statistics, found = learn(folder, frequent_config(threads, least))
+    statistics, found = compute_statistics(folder, frequent_config(threads, least))
     rows = {
         "user": Counter(s["user"] for s in samples if s["user"] is not None),
         "city": Counter(string_id(s["city"]) for s in samples if s["city"] is not None),
@@ -247,12 +250,15 @@ def test_neither_threads_nor_row_groups_change_what_is_learned(tmp_path: Path) -
     write(tmp_path / "one/train/a.parquet", samples)
     advanced: list[int] = []
     config = CONFIG.model_copy(update={"data": DataConfig(threads=4)})
-    many, one = learn(tmp_path / "many", config, advanced.append), learn(tmp_path / "one", config)
+    many, one = (
+        compute_statistics(tmp_path / "many", config, advanced.append),
+        compute_statistics(tmp_path / "one", config),
+    )
     assert advanced == [70] * 21 + [30]
-    assert many == learn(tmp_path / "many", CONFIG.model_copy(update={"data": DataConfig(threads=1)}))
-    assert many[0].numbers["price"].std == pytest.approx(one[0].numbers["price"].std, rel=1e-12)
+    assert many == compute_statistics(tmp_path / "many", CONFIG.model_copy(update={"data": DataConfig(threads=1)}))
+    assert many[0].numeric["price"].std == pytest.approx(one[0].numeric["price"].std, rel=1e-12)
     for statistics in (many[0], one[0]):
-        statistics.numbers.clear()
+        statistics.numeric.clear()
     assert many[0] == one[0]
 
 
@@ -277,14 +283,14 @@ def test_weights_that_cannot_be_are_named(tmp_path: Path, shares: Any, says: str
     good = GOOD | {"shares": [0.0]}
     write(tmp_path / "train/a.parquet", [good, good | {"clicked": [1, 2], "shares": shares}], WEIGHTED_TYPES)
     with pytest.raises(InputError) as error:
-        learn(tmp_path, WEIGHTED)
+        compute_statistics(tmp_path, WEIGHTED)
     assert says in str(error.value)
 
 
 def test_weights_that_can_be_are_taken(tmp_path: Path) -> None:
     rows = [GOOD | {"clicked": [1, None, 2], "shares": [0.5, 1.0, 2.0]}, GOOD | {"clicked": None, "shares": []}]
     write(tmp_path / "train/a.parquet", rows, WEIGHTED_TYPES)
-    assert learn(tmp_path, WEIGHTED)[0].cardinalities == {"items": 2}
+    assert compute_statistics(tmp_path, WEIGHTED)[0].cardinalities == {"items": 2}
 
 
 @pytest.mark.parametrize(
@@ -307,5 +313,5 @@ def test_an_id_that_cannot_be_is_named_with_its_row(tmp_path: Path, column: str,
     (tmp_path / "train").mkdir()
     pq.write_table(pa.Table.from_pylist([good, good | {column: value}]), tmp_path / "train/a.parquet")
     with pytest.raises(InputError) as error:
-        learn(tmp_path, FieldsConfig.model_validate({"fields": fields}))
+        compute_statistics(tmp_path, FieldsConfig.model_validate({"fields": fields}))
     assert says in str(error.value)

@@ -16,15 +16,16 @@ from asymdiffrec.datasets.decoding import columns
 from asymdiffrec.datasets.decoding.column_check import check_columns
 from asymdiffrec.datasets.files.locations import exists, part_of
 from asymdiffrec.datasets.prefetch import ahead
-from asymdiffrec.datasets.schema import AnyField, FieldsConfig, IdListConfig, NumericFieldConfig, Schema, Statistics
+from asymdiffrec.datasets.schema import AnyField, FieldsConfig, IdListConfig, NumericFieldConfig, Schema
 from asymdiffrec.datasets.shards import Shards, open_shards
-from asymdiffrec.datasets.statistics.frequent import RowCounts
-from asymdiffrec.datasets.statistics.missingness import Patterns
-from asymdiffrec.datasets.statistics.summaries import Ids, Lists, Look, Numbers, Summary
-from asymdiffrec.datasets.statistics.suspicious import FirstRows, oddity
+from asymdiffrec.datasets.statistics.field_summary import Ids, Lists, Look, Numbers, Summary
+from asymdiffrec.datasets.statistics.id_row_counts import RowCounts
+from asymdiffrec.datasets.statistics.missing_patterns import Patterns
+from asymdiffrec.datasets.statistics.statistics import Statistics
+from asymdiffrec.datasets.statistics.suspicious_fields import FirstRows, oddity
 
 
-def learn(
+def compute_statistics(
     folder: str | Path, config: FieldsConfig, advance: Callable[[int], None] = lambda rows: None
 ) -> tuple[Statistics, dict[str, Any]]:
     """Read FOLDER/train, and the labels of valid and test where they are, once, a few row groups at a time.
@@ -70,7 +71,7 @@ def learn(
         statistics = Statistics(
             rows=rows,
             label_rate=label_rates["train"],
-            numbers={name: summary.moments for name, summary in summaries.items() if isinstance(summary, Numbers)},
+            numeric={name: summary.moments for name, summary in summaries.items() if isinstance(summary, Numbers)},
             cardinalities={name: reports[name]["cardinality"] for name in schema.sparse},
             lookups={
                 name: summary.lookups(rows["train"]) for name, summary in summaries.items() if isinstance(summary, Ids)
@@ -80,7 +81,7 @@ def learn(
                 for name, summary in summaries.items()
                 if isinstance(summary, Ids) and (vocabulary := summary.vocabulary)
             },
-            patterns=patterns.most_frequent(),
+            missing_patterns=patterns.most_frequent(),
         )
     whys = {name: oddity(reports[name], rows["train"]) or first_rows.telling(name) for name in names}
     suspicious = [{"field": name, "why": why} for name, why in whys.items() if why]

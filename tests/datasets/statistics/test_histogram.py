@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asymdiffrec.datasets.statistics.distribution import KEPT, Distribution
+from asymdiffrec.datasets.statistics.histogram import KEPT, Distribution
 
 NUMBERS = st.lists(st.integers(-20, 20).map(float), min_size=1, max_size=60)
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from asymdiffrec.datasets.schema import Pattern
+from asymdiffrec.datasets.statistics.statistics import MissingPattern
 
 PATTERNS = 256
 CANDIDATES = 1 << 17
@@ -38,12 +38,12 @@ class Patterns:
             if complete:
                 self._rows[self._complete] = complete
 
-    def most_frequent(self) -> list[Pattern]:
+    def most_frequent(self) -> list[MissingPattern]:
         """The PATTERNS most frequent, ties in a fixed order; the complete one is among them if a row was complete."""
         ranked = sorted(self._rows, key=lambda pattern: (-self._rows[pattern], pattern))[:PATTERNS]
         if self._rows[self._complete] and self._complete not in ranked:
             ranked[-1] = self._complete
-        return [Pattern(missing=self._unpacked(pattern), rows=self._rows[pattern]) for pattern in ranked]
+        return [MissingPattern(missing=self._unpacked(pattern), rows=self._rows[pattern]) for pattern in ranked]
 
     def _unpacked(self, pattern: bytes) -> list[str]:
         bits = np.unpackbits(np.frombuffer(pattern, np.uint8), count=len(self._names))

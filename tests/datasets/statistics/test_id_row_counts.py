@@ -10,12 +10,12 @@ import pyarrow as pa
 import pytest
 
 from asymdiffrec.base import InputError
-from asymdiffrec.datasets.statistics import frequent
-from asymdiffrec.datasets.statistics.frequent import RowCounts
+from asymdiffrec.datasets.statistics import id_row_counts
+from asymdiffrec.datasets.statistics.id_row_counts import RowCounts
 
 
 def test_ids_too_many_to_wait_are_counted_exactly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(frequent, "WAITING", 1000)
+    monkeypatch.setattr(id_row_counts, "WAITING", 1000)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     rng = np.random.default_rng(0)
     drawn = {"a": rng.integers(-(2**63), 2**63 - 1, 3000), "b": rng.integers(0, 5, 10)}
@@ -45,7 +45,7 @@ def test_no_field_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 def test_memory_that_cannot_be_had_is_an_error_with_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frequent, "MEMORY", "1MB")
+    monkeypatch.setattr(id_row_counts, "MEMORY", "1MB")
     with RowCounts(["a"], threads=1) as counts:
         counts.add("a", pa.array(np.arange(300_000)), pa.array(np.ones(300_000, np.int64)))
         with pytest.raises(InputError, match=r"cannot count ids there .+TMPDIR"):

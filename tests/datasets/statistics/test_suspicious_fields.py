@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from asymdiffrec.datasets.schema import FieldsConfig
-from asymdiffrec.datasets.statistics import suspicious
-from asymdiffrec.datasets.statistics.profile import learn
+from asymdiffrec.datasets.statistics import suspicious_fields
+from asymdiffrec.datasets.statistics.compute import compute_statistics
 
 ROWS = 4000
 
@@ -31,7 +31,7 @@ def suspects(folder: Path, labels: np.ndarray, **columns: Any) -> dict[str, str]
     (folder / "train").mkdir()
     pq.write_table(pa.table({"label": labels, **arrays}), folder / "train/a.parquet", row_group_size=700)
     config = FieldsConfig.model_validate({"fields": {name: kind(column) for name, column in arrays.items()}})
-    return {entry["field"]: entry["why"] for entry in learn(folder, config)[1]["suspicious"]}
+    return {entry["field"]: entry["why"] for entry in compute_statistics(folder, config)[1]["suspicious"]}
 
 
 @pytest.fixture
@@ -105,6 +105,6 @@ def test_few_rows_raise_no_alarm(tmp_path: Path) -> None:
 def test_rows_beyond_the_first_do_not_count(
     tmp_path: Path, labels: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(suspicious, "FIRST", 1000)
+    monkeypatch.setattr(suspicious_fields, "FIRST", 1000)
     changed = np.where(np.arange(ROWS) < 1000, labels, 1 - labels)
     assert list(suspects(tmp_path, labels, field=changed)) == ["field"]

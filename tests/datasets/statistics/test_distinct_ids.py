@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asymdiffrec.datasets.decoding.hashing import splitmix64
-from asymdiffrec.datasets.statistics import distinct
-from asymdiffrec.datasets.statistics.distinct import Distinct
+from asymdiffrec.datasets.statistics import distinct_ids
+from asymdiffrec.datasets.statistics.distinct_ids import Distinct
 
 
 def counted(parts: list[np.ndarray]) -> tuple[int, bool]:
@@ -33,13 +33,13 @@ def test_many_ids_are_estimated_whatever_their_order(number: int) -> None:
     ids = np.arange(number) * 3 - 10**6
     estimate, exact = counted(np.array_split(ids, 40))
     assert not exact
-    assert estimate == pytest.approx(number, rel=4 / distinct.KEPT**0.5)
+    assert estimate == pytest.approx(number, rel=4 / distinct_ids.KEPT**0.5)
     mixed = np.random.default_rng(0).permutation(np.concatenate([ids, ids[::2]]))
     assert counted(np.array_split(mixed, 7)) == (estimate, False)
 
 
 def test_the_estimate_has_no_bias_and_the_error_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distinct, "KEPT", 256)
+    monkeypatch.setattr(distinct_ids, "KEPT", 256)
     errors = [counted([np.arange(5000) + 10_000 * trial])[0] / 5000 - 1 for trial in range(400)]
     said = 254**-0.5
     assert abs(np.mean(errors)) < 4 * said / 20
@@ -47,7 +47,7 @@ def test_the_estimate_has_no_bias_and_the_error_that_is_said(monkeypatch: pytest
 
 
 def test_ids_that_are_waiting_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distinct, "KEPT", 100)
+    monkeypatch.setattr(distinct_ids, "KEPT", 100)
     sketch = Distinct()
     for start in range(0, 10_000, 50):
         sketch.add(np.arange(start, start + 50), np.ones(50, np.int64))
@@ -58,7 +58,7 @@ def test_ids_that_are_waiting_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
 @given(st.lists(st.lists(st.tuples(st.integers(0, 400), st.integers(1, 9)), max_size=80), max_size=20))
 def test_the_ids_that_are_kept_are_counted_from_their_first_time_on(parts: list[list[tuple[int, int]]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distinct, "KEPT", 50)
+        patch.setattr(distinct_ids, "KEPT", 50)
         sketch, counts = Distinct(), Counter[int]()
         for part in parts:
             ids, times = np.array(part, np.int64).reshape(-1, 2).T

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from asymdiffrec.datasets.statistics.summaries import Look
+from asymdiffrec.datasets.statistics.field_summary import Look
 
 FIRST = 200_000
 """Training rows, the first ones, by which it is judged whether a field tells the label"""

@@ -14,11 +14,12 @@ import pyarrow as pa
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.decoding import columns
 from asymdiffrec.datasets.decoding.hashing import splitmix64
-from asymdiffrec.datasets.schema import KNOTS, IdConfig, IdListConfig, Moments, NumericFieldConfig
-from asymdiffrec.datasets.statistics.distinct import Distinct
-from asymdiffrec.datasets.statistics.distribution import Distribution
-from asymdiffrec.datasets.statistics.frequent import RowCounts
+from asymdiffrec.datasets.schema import IdConfig, IdListConfig, NumericFieldConfig
+from asymdiffrec.datasets.statistics.distinct_ids import Distinct
+from asymdiffrec.datasets.statistics.histogram import Distribution
+from asymdiffrec.datasets.statistics.id_row_counts import RowCounts
 from asymdiffrec.datasets.statistics.lookups import Lookups
+from asymdiffrec.datasets.statistics.statistics import MAX_KNOTS, NumericStatistics
 from asymdiffrec.datasets.statistics.vocabulary import Vocabulary
 
 
@@ -102,10 +103,10 @@ class Numbers(Summary):
         self._distribution = self._distribution.and_of(distribution)
 
     @property
-    def moments(self) -> Moments:
+    def moments(self) -> NumericStatistics:
         """A number that never varies gets a standard deviation of 1, so that it standardises to 0."""
         std = math.sqrt(self._squares / self._count) if self._least < self._most else 0.0
-        return Moments(mean=self._mean, std=std or 1.0, knots=self._distribution.knots(KNOTS))
+        return NumericStatistics(mean=self._mean, std=std or 1.0, knots=self._distribution.knots(MAX_KNOTS))
 
     def report(self) -> dict[str, Any]:
         extremes = {"min": self._least, "max": self._most} if self.present else {}
