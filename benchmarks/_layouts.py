@@ -87,7 +87,7 @@ def tensors(schema: Schema, table: pa.Table) -> tuple[KeyedJaggedTensor, torch.T
         rows = hash_rows(column, table_seed(name), field.num_embeddings)
         lengths.append(rows >= 0)
         values.append(rows[rows >= 0])
-    return _batch(schema, values, lengths, [table.column(name).to_numpy() for name in schema.numbers], table["label"])
+    return _batch(schema, values, lengths, [table.column(name).to_numpy() for name in schema.numeric], table["label"])
 
 
 def _batch(
@@ -129,7 +129,7 @@ class Collate:
             flat = [identity for bag in bags for identity in bag]
             ids = string_ids(pa.array(flat, pa.string())) if field.values == "string" else np.array(flat, np.int64)
             values.append(hash_rows(pa.array(ids), table_seed(name), field.num_embeddings))
-        numbers = [[np.nan if pd.isna(row[name]) else row[name] for row in rows] for name in self.schema.numbers]
+        numbers = [[np.nan if pd.isna(row[name]) else row[name] for row in rows] for name in self.schema.numeric]
         return _batch(self.schema, values, lengths, numbers, [row["label"] for row in rows])
 
     @staticmethod

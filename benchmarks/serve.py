@@ -30,7 +30,6 @@ from asymdiffrec.datasets.batching.batch import cut
 from asymdiffrec.datasets.decoding.columns import id_rows
 from asymdiffrec.datasets.decoding.rows import decode
 from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
-from asymdiffrec.datasets.schema import table_seed
 from asymdiffrec.embeddings.quiet import quiet_torchrec
 from asymdiffrec.serving.engine import Engine
 from asymdiffrec.serving.export import load_export
@@ -150,7 +149,8 @@ def vocabulary(engine: Engine, data: Path) -> dict[str, dict[str, int]]:
         if one.values == "string":
             column = schema.column(name)
             values = pa.array(pq.read_table(data / "train", columns=[column])[column].drop_null().unique().to_pylist())
-            rows = id_rows(values, one, table_seed(schema.table(name)), None, "", id_range=schema.id_range(name))
+            table = schema.table_of(name)
+            rows = id_rows(values, one, table.hash_seed, None, "", id_range=table.id_range)
             found[column] = dict(zip(values.to_pylist(), rows.tolist(), strict=True))
     return found
 

@@ -26,16 +26,16 @@ from asymdiffrec.datasets.shards import Shards
 
 
 @dataclass(frozen=True)
-class Worker:
-    """Which of how many workers this one is, and how many share its machine."""
+class WorkerContext:
+    """The rank of a worker, the number of workers, and the number of workers on its host."""
 
     rank: int = 0
-    count: int = 1
-    on_machine: int = 1
+    world_size: int = 1
+    local_world_size: int = 1
 
-    def threads(self, wanted: int | None) -> int:
-        """Threads to read with: as many as wanted, or this worker's share of the machine's cores."""
-        return wanted or max(1, len(os.sched_getaffinity(0)) // self.on_machine)
+    def reader_threads(self, threads: int | None) -> int:
+        """Return `threads`, or if it is None this worker's share of the host's cores, at least 1."""
+        return threads or max(1, len(os.sched_getaffinity(0)) // self.local_world_size)
 
 
 @dataclass(frozen=True)
@@ -60,17 +60,17 @@ class TrainingReader:
     """
 
     def __init__(
-        self, schema: Schema, shards: Shards, seed: int, batch_size: int, worker: Worker | None = None
+        self, schema: Schema, shards: Shards, seed: int, batch_size: int, worker: WorkerContext | None = None
     ) -> None:
         self.schema, self.shards, self.seed, self.batch_size = schema, shards, seed, batch_size
-        self.worker = worker or Worker()
-        self.threads = self.worker.threads(schema.data.threads)
+        self.worker = worker or WorkerContext()
+        self.threads = self.worker.reader_threads(schema.data.threads)
         lanes = schema.data.lanes
         if batch_size % lanes:
             raise InputError(f"train.batch_size is {batch_size}; it must be a multiple of data.lanes ({lanes})")
-        if lanes % self.worker.count:
+        if lanes % self.worker.world_size:
             raise InputError(
-                f"{self.worker.count} workers do not divide data.lanes ({lanes}); choose a number that does"
+                f"{self.worker.world_size} workers do not divide data.lanes ({lanes}); choose a number that does"
             )
         self.steps_per_epoch = self._epoch(0).steps
         if not self.steps_per_epoch:
@@ -79,7 +79,7 @@ class TrainingReader:
                 "lower train.batch_size"
             )
         check_columns(schema, shards, labelled=True)
-        held = (lanes // self.worker.count + self.threads) * self.worker.on_machine
+        held = (lanes // self.worker.world_size + self.threads) * self.worker.local_world_size
         require_memory(shards, schema.columns(labelled=True), held)
 
     def position(self, step: int) -> Position:
@@ -116,7 +116,7 @@ class TrainingReader:
         self, epoch: Epoch, steps: range, groups: OpenRowGroups, buffers: BufferPool, pool: ThreadPoolExecutor
     ) -> list[Batch]:
         """The batches of some steps of one window."""
-        per_worker = epoch.lanes // self.worker.count
+        per_worker = epoch.lanes // self.worker.world_size
         lanes = range(self.worker.rank * per_worker, (self.worker.rank + 1) * per_worker)
         window, before = divmod(steps.start, epoch.steps_per_window)
         slices = [epoch.window_slices(lane, window) for lane in lanes]
@@ -147,13 +147,13 @@ class EvaluationReader:
     padded with rows that do not count.
     """
 
-    def __init__(self, schema: Schema, shards: Shards, batch_size: int, worker: Worker | None = None) -> None:
+    def __init__(self, schema: Schema, shards: Shards, batch_size: int, worker: WorkerContext | None = None) -> None:
         self.schema, self.shards = schema, shards
-        worker = worker or Worker()
-        self.threads = worker.threads(schema.data.threads)
-        self.batch_size = max(1, batch_size // worker.count)
-        self.start, self.stop = evaluation_slice(shards.rows, worker.rank, worker.count)
-        self.steps = ceil(ceil(shards.rows / worker.count) / self.batch_size)
+        worker = worker or WorkerContext()
+        self.threads = worker.reader_threads(schema.data.threads)
+        self.batch_size = max(1, batch_size // worker.world_size)
+        self.start, self.stop = evaluation_slice(shards.rows, worker.rank, worker.world_size)
+        self.steps = ceil(ceil(shards.rows / worker.world_size) / self.batch_size)
         check_columns(schema, shards, labelled=True)
 
     def __len__(self) -> int:

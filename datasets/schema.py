@@ -1,4 +1,4 @@
-"""What a sample consists of: the fields of the job file, and what was learned from the data about them."""
+"""The schema: the fields of a sample, their types and order, and the embedding tables of the sparse fields."""
 
 from __future__ import annotations
 
@@ -16,47 +16,61 @@ from asymdiffrec.datasets.statistics.vocabulary import Vocabulary
 
 
 class FieldConfig(Config):
-    column: str | None = Field(None, description="Parquet column; the field's own name when left out")
-    group: str = Field("default", description="fields that come from one place and can go missing together")
+    """The settings that all field types share."""
+
+    column: str | None = Field(None, description="Parquet column; default: the name of the field")
+    group: str = Field("default", description="name for fields that come from one source and can go missing together")
     drop: float = Field(1.0, ge=0, description="factor on the probability that the forward process drops the field")
     embedding_dim: int | None = Field(
-        None, gt=0, description="columns of the field's embedding; `tables.embedding_dim` when left out"
+        None, gt=0, description="columns of the field's embedding; default: `tables.embedding_dim`"
     )
 
 
 class SparseFieldConfig(FieldConfig):
+    """The settings that `id` and `id_list` fields share."""
+
     num_embeddings: int = Field(gt=0, description="rows of the embedding table")
     values: Literal["int", "string"] = Field(
-        "int", description="what an id is; the other kind is converted when that loses nothing"
+        "int", description="type of an id; ids of the other type are converted if the conversion loses nothing"
     )
-    hash: bool = Field(True, description="hash ids into the rows; false: ids are rows already, in [0, rows)")
-    table: str | None = Field(None, description="table that several fields share; the field's own name when left out")
+    hash: bool = Field(
+        True, description="hash ids to table rows; false: an id is a table row, from 0 to num_embeddings - 1"
+    )
+    table: str | None = Field(
+        None, description="embedding table; fields with the same name share a table; default: the name of the field"
+    )
     min_count: int = Field(
-        1, gt=0, description="ids that are in fewer training rows, and ids never seen there, count as one id"
+        1, gt=0, description="ids in fewer training rows, and ids that are not in the training rows, count as one id"
     )
 
 
 class IdConfig(SparseFieldConfig):
+    """A field with at most one id per sample."""
+
     type: Literal["id"]
 
 
 class IdListConfig(SparseFieldConfig):
+    """A field with a list of ids per sample; an empty list means that the field is missing."""
+
     type: Literal["id_list"]
-    pooling: Literal["mean", "sum"] = Field("mean", description="how the list's embeddings become one")
+    pooling: Literal["mean", "sum"] = Field("mean", description="how the embeddings of a list become one embedding")
     weights: str | None = Field(
-        None, description="column with a list of numbers, one for each id, that weigh the ids in the pooling"
+        None, description="column with a list of numbers, one per id, that weight the embeddings in the pooling"
     )
     expected_length: float | None = Field(
-        None, gt=0, description="mean number of ids of a sample, for `plan` where there are no data yet"
+        None, gt=0, description="mean number of ids per sample, for `plan` without data"
     )
 
 
 class NumericFieldConfig(FieldConfig):
+    """A field with one number per sample."""
+
     type: Literal["number"]
     transform: Literal["standardise", "log1p", "log_squared"] = Field(
         "standardise",
-        description="what is done to the number before it is standardised: nothing; sign(x) log(1 + |x|); or, as is "
-        "the custom with Criteo's logs, log(x)^2 where x > 2",
+        description="function applied before the number is standardised: standardise, none; log1p, sign(x) log(1 + "
+        "|x|); log_squared, log(x)^2 where x > 2, else x, as is usual for the Criteo logs",
     )
 
 
@@ -64,43 +78,77 @@ AnyField = Annotated[IdConfig | IdListConfig | NumericFieldConfig, Field(discrim
 
 
 class DataConfig(Config):
+    """The `data:` section of the job file."""
+
     path: str = Field(
         ".", description="folder or URI with train/, valid/, test/ and statistics.yaml; relative to the job file"
     )
     label: str = Field("label", description="column with 0 or 1")
-    user: str | None = Field(None, description="column that GAUC groups by")
-    weight: str | None = Field(None, description="column with the sample's weight, in the loss and in every metric")
-    time: str | None = Field(None, description="column with the sample's time, never fed to the model; has to be there")
+    user: str | None = Field(None, description="column that groups the samples for GAUC")
+    weight: str | None = Field(
+        None, description="column with the weight of a sample in the loss and in all metrics; default: weight 1"
+    )
+    time: str | None = Field(
+        None, description="column with the time of a sample; it must exist and is never an input of the model"
+    )
     lanes: int = Field(
         32,
         gt=0,
-        description="intervals an epoch is cut into, each with a row group in memory; workers must divide them",
+        description="number of intervals that an epoch is cut into; workers must divide it; a lane keeps one row group "
+        "in memory",
     )
-    window: int = Field(4096, gt=0, description="rows of a lane that are permuted together")
+    window: int = Field(4096, gt=0, description="rows of a lane that are shuffled together")
     cache: float = Field(
         1.0, ge=0, description="GiB of decoded row groups that a worker keeps beyond those that its lanes are in"
     )
     threads: int | None = Field(
-        None, gt=0, description="threads that a worker reads with; its share of the machine's cores when left out"
+        None, gt=0, description="reader threads per worker; default: the cores of the host divided by its workers"
     )
 
 
 @dataclass(frozen=True)
-class Schema:
-    """The fields in the order that the whole system uses, with the columns that are not fields.
+class Table:
+    """An embedding table and the sparse fields whose ids it holds."""
 
-    The order is that of the model's columns: ids grouped by table, the tables as the job file first names them, then
-    numbers. `missing`, the step vector and the random numbers of the forward process all count fields in this order.
+    name: str
+    num_embeddings: int
+    embedding_dim: int | None
+    """Columns of the table; None: `tables.embedding_dim` of the job."""
+    values: Literal["int", "string"]
+    hash: bool
+    fields: tuple[str, ...]
+    """Names of the fields that share the table."""
+    id_range: int
+    """The ids of a batch are in [0, id_range). This is `num_embeddings`, except for managed tables."""
+
+    @property
+    def hash_seed(self) -> int:
+        """The seed of the hash from ids to [0, id_range), see `table_seed`."""
+        return table_seed(self.name)
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The fields in the order that the whole system uses, and the other columns of a sample.
+
+    Sparse fields come first, grouped by table; tables are in the order in which the job file first names them. Numeric
+    fields follow. `missing`, the mask and the random numbers of the forward process use the same order of fields.
+
+    >>> fields = {"age": {"type": "number"}, "item": {"type": "id", "num_embeddings": 1000}}
+    >>> schema = FieldsConfig.model_validate({"fields": fields}).to_schema()
+    >>> schema.names, schema.tables["item"].num_embeddings
+    (['item', 'age'], 1000)
     """
 
     fields: Mapping[str, IdConfig | IdListConfig | NumericFieldConfig]
     data: DataConfig
     statistics: Statistics | None = None
     id_ranges: Mapping[str, int] | None = None
-    """How many values the ids of a table are hashed to, by its name, where these are not its rows"""
+    """The `Table.id_range` of each managed table, by table name."""
 
     @property
     def names(self) -> list[str]:
+        """The names of all fields, in order."""
         return list(self.fields)
 
     @cached_property
@@ -109,82 +157,103 @@ class Schema:
         return {name: field for name, field in self.fields.items() if not isinstance(field, NumericFieldConfig)}
 
     @cached_property
-    def numbers(self) -> dict[str, NumericFieldConfig]:
+    def numeric(self) -> dict[str, NumericFieldConfig]:
+        """The fields of type number."""
         return {name: field for name, field in self.fields.items() if isinstance(field, NumericFieldConfig)}
 
-    def id_range(self, name: str) -> int:
-        """The ids of a field, as a batch has them, are in [0, id_range)."""
-        return (self.id_ranges or {}).get(self.table(name), self.sparse[name].num_embeddings)
+    @cached_property
+    def tables(self) -> dict[str, Table]:
+        """The embedding tables by name, in order."""
+        return _tables(self.fields, self.id_ranges or {})
+
+    @cached_property
+    def _tables_by_field(self) -> dict[str, Table]:
+        return {name: table for table in self.tables.values() for name in table.fields}
+
+    def table_of(self, name: str) -> Table:
+        """Return the table of a sparse field."""
+        return self._tables_by_field[name]
 
     def column(self, name: str) -> str:
+        """Return the Parquet column of a field."""
         return self.fields[name].column or name
 
     def columns(self, labelled: bool) -> list[str]:
-        """The columns that samples are decoded from; `labelled` adds label, weight and user."""
+        """Return the columns that samples are decoded from; `labelled` adds label, weight and user."""
         names = [self.column(name) for name in self.names]
         names += [field.weights for field in self.fields.values() if isinstance(field, IdListConfig) and field.weights]
         if labelled:
             names += [name for name in (self.data.label, self.data.weight, self.data.user) if name]
         return list(dict.fromkeys(names))
 
-    def table(self, name: str) -> str:
-        return self.sparse[name].table or name
-
     @property
     def weighted(self) -> bool:
-        """Whether ids come with weights: if one field's do, the look-up takes one for each id of every field."""
+        """Whether any field has weights. The look-up then takes a weight for each id of every field."""
         return any(isinstance(field, IdListConfig) and field.weights for field in self.fields.values())
 
     def vocabulary(self, name: str) -> Vocabulary | None:
-        """The ids of a field that count as themselves; None where all do."""
+        """Return the frequent ids of a sparse field, or None if all its ids count as themselves."""
         return self.statistics.vocabularies.get(name) if self.statistics else None
 
     def numeric_statistics(self, name: str) -> NumericStatistics:
-        """How to standardise a number field; the identity where nothing was learned."""
-        found = self.statistics.numeric.get(name) if self.statistics else None
-        return found or NumericStatistics()
+        """Return the statistics of a numeric field; mean 0 and standard deviation 1 if there are no statistics."""
+        statistics = self.statistics.numeric.get(name) if self.statistics else None
+        return statistics or NumericStatistics()
 
 
 class FieldsConfig(Config):
-    """The `data:` and `fields:` sections together, checked against each other."""
+    """The sections `data:` and `fields:` of the job file, checked against each other."""
 
     data: DataConfig = DataConfig()
     fields: dict[str, AnyField] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _tables_agree(self) -> Self:
-        tables = self._by_table()
+    def _fields_of_a_table_agree(self) -> Self:
+        tables = _tables(self.fields)
         if not tables:
             raise ValueError("no field of type id or id_list; a model needs at least one")
-        for table, members in tables.items():
-            (owner, first), *others = members.items()
-            for name, field in others:
+        for table in tables.values():
+            first, *others = table.fields
+            for name in others:
                 for key in ("num_embeddings", "values", "hash", "embedding_dim"):
-                    if getattr(first, key) != getattr(field, key):
+                    expected, value = getattr(table, key), getattr(self.fields[name], key)
+                    if value != expected:
                         raise ValueError(
-                            f"fields {owner} and {name} share the table {table} but have "
-                            f"{key} {getattr(first, key)} and {getattr(field, key)}; they must be equal"
+                            f"fields {first} and {name} share the table {table.name} but have {key} {expected} and "
+                            f"{value}; they must be equal"
                         )
-        for name, sparse in ((name, field) for members in tables.values() for name, field in members.items()):
-            if sparse.min_count > 1 and not sparse.hash:
-                raise ValueError(f"fields.{name}: min_count needs hash: true, for rare ids become an id of their own")
+        for name, field in self.fields.items():
+            if isinstance(field, SparseFieldConfig) and field.min_count > 1 and not field.hash:
+                raise ValueError(f"fields.{name}: min_count needs hash: true, because all rare ids become one id")
         return self
 
-    def _by_table(self) -> dict[str, dict[str, IdConfig | IdListConfig]]:
-        """The id and id_list fields of each table, tables and fields in the order of the job file."""
-        tables: dict[str, dict[str, IdConfig | IdListConfig]] = {}
-        for name, field in self.fields.items():
-            if not isinstance(field, NumericFieldConfig):
-                tables.setdefault(field.table or name, {})[name] = field
-        return tables
-
     def to_schema(self, statistics: Statistics | None = None) -> Schema:
-        """The fields in the order of `Schema`, with what was learned from the data where it is known."""
-        sparse = [name for members in self._by_table().values() for name in members]
-        numbers = [name for name in self.fields if name not in sparse]
-        return Schema({name: self.fields[name] for name in sparse + numbers}, self.data, statistics)
+        """Return the schema, with the statistics of the training rows if they are given."""
+        sparse = [name for table in _tables(self.fields).values() for name in table.fields]
+        numeric = [name for name in self.fields if name not in sparse]
+        return Schema({name: self.fields[name] for name in sparse + numeric}, self.data, statistics)
+
+
+def _tables(fields: Mapping[str, AnyField], id_ranges: Mapping[str, int] | None = None) -> dict[str, Table]:
+    """Return the tables in the order in which the fields first name them, with the settings of their first field."""
+    members: dict[str, list[str]] = {}
+    for name, field in fields.items():
+        if isinstance(field, SparseFieldConfig):
+            members.setdefault(field.table or name, []).append(name)
+    tables = {}
+    for table, names in members.items():
+        first = fields[names[0]]
+        assert isinstance(first, SparseFieldConfig)
+        id_range = (id_ranges or {}).get(table, first.num_embeddings)
+        tables[table] = Table(
+            table, first.num_embeddings, first.embedding_dim, first.values, first.hash, tuple(names), id_range
+        )
+    return tables
 
 
 def table_seed(table: str) -> int:
-    """64-bit seed of a table's hash: XXH3 of its name, so that its fields agree and other tables collide elsewhere."""
+    """Return the 64-bit hash seed of a table: XXH3 of its name.
+
+    Fields of one table hash equal ids to equal rows. Different tables have different collisions.
+    """
     return xxhash.xxh3_64_intdigest(table.encode())

@@ -65,7 +65,7 @@ def _operator(
     kind = SparseType.from_dtype(torch.float32) if precision == "fp32" else SparseType(precision)
     return IntNBitTableBatchedEmbeddingBagsCodegen(
         [(table.name, table.num_embeddings, table.embedding_dim, kind, EmbeddingLocation.HOST) for table in tables],
-        feature_table_map=[place[schema.table(name)] for name in schema.sparse],
+        feature_table_map=[place[schema.table_of(name).name] for name in schema.sparse],
         device="cpu",
         bounds_check_mode=BoundsCheckMode.NONE,  # ids come from `decode`, which lets none out of its range
         output_dtype=SparseType.FP32,
@@ -109,12 +109,12 @@ class ServedTables(nn.Module):
         self.operator.initialize_logical_weights_placements_and_offsets()
         self.operator.weights_host, self.operator.weight_initialized = self.bytes, True
         dims = {table.name: table.embedding_dim for table in tables}
-        self.dims = [dims[schema.table(name)] for name in self.sparse]
+        self.dims = [dims[schema.table_of(name).name] for name in self.sparse]
         self.columns = FieldColumns(schema, config)
         self.join = Join(self.columns, self.dims)
         self.widths = self.dims + self.columns.number_widths
         self.managed = {name: _managed(schema, config, name, own) for name, own in (ids or {}).items()}
-        self.table_of = {name: schema.table(name) for name in self.sparse}
+        self.table_of = {name: schema.table_of(name).name for name in self.sparse}
 
     def forward(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """A `Batch` to (clean [B, sum D_n], missing [B, N]); zeros where missing."""
@@ -127,7 +127,7 @@ class ServedTables(nn.Module):
         if self.managed:
             values = torch.cat([self._rows(name, ids[name]) for name in self.sparse])
         sums = self.operator(values, ids.offsets(), ids.weights() if self.weighted else None)
-        return sums, ids.lengths().view(len(self.sparse), -1), batch.numbers, batch.missing
+        return sums, ids.lengths().view(len(self.sparse), -1), batch.numeric, batch.missing
 
     def touch(self) -> int:
         """Read every page of the tables, so that no request waits for the disk; the sum of what was read."""
@@ -150,9 +150,8 @@ def _mapped(file: Path, size: int) -> torch.Tensor:
 
 
 def _managed(schema: Schema, config: TablesConfig, table: str, ids: torch.Tensor) -> ManagedIds:
-    (rows,) = {field.num_embeddings for name, field in schema.sparse.items() if schema.table(name) == table}
     settings = config.managed.model_copy(update={"admit_after": 1})  # without room for candidates: none is admitted
-    made = ManagedIds(table, rows, settings, torch.device("cpu"))
+    made = ManagedIds(table, schema.tables[table].num_embeddings, settings, torch.device("cpu"))
     made.eval()
     made.held.ids.copy_(ids)
     return made

@@ -128,36 +128,34 @@ def embedding_bag_configs(schema: Schema, config: TablesConfig) -> list[Embeddin
     All of them are pooled by sum, see `FieldColumns`. ValueError for a name or a dimension that cannot be held, and for
     a table in `per_table` that the schema lacks.
     """
-    tables: dict[str, EmbeddingBagConfig] = {}
-    for name, field in schema.sparse.items():
-        if "." in schema.table(name) or hasattr(nn.ModuleDict(), schema.table(name)):
-            raise ValueError(
-                f"fields.{name}: PyTorch cannot hold a table named {schema.table(name)}; set another `table`"
-            )
-        dim = field.embedding_dim or config.embedding_dim
+    configs = []
+    for name, table in schema.tables.items():
+        field = table.fields[0]
+        if "." in name or hasattr(nn.ModuleDict(), name):
+            raise ValueError(f"fields.{field}: PyTorch cannot hold a table named {name}; set another `table`")
+        dim = table.embedding_dim or config.embedding_dim
         if dim % 4 or dim >= COLUMNS:
-            raise ValueError(f"fields.{name}.embedding_dim: {dim}; a table needs a multiple of 4 below {COLUMNS}")
-        table = tables.setdefault(
-            schema.table(name),
+            raise ValueError(f"fields.{field}.embedding_dim: {dim}; a table needs a multiple of 4 below {COLUMNS}")
+        configs.append(
             EmbeddingBagConfig(
-                name=schema.table(name),
-                num_embeddings=field.num_embeddings,
+                name=name,
+                num_embeddings=table.num_embeddings,
                 embedding_dim=dim,
-                data_type=DataType[(config.of(schema.table(name)).dtype or config.dtype).upper()],
+                feature_names=list(table.fields),
+                data_type=DataType[(config.of(name).dtype or config.dtype).upper()],
                 init_fn=_filled_when_sharded,
-            ),
+            )
         )
-        table.feature_names.append(name)
     for name in config.per_table:
-        if name not in tables:
-            raise ValueError(f"tables.per_table: no table is named {name}; the tables are {', '.join(tables)}")
-    return list(tables.values())
+        if name not in schema.tables:
+            raise ValueError(f"tables.per_table: no table is named {name}; the tables are {', '.join(schema.tables)}")
+    return configs
 
 
 def numeric_embeddings(schema: Schema, config: TablesConfig) -> NumericEmbeddings:
     """Of all number fields, in the schema's order."""
-    widths = [field.embedding_dim or config.embedding_dim for field in schema.numbers.values()]
-    knots = [schema.numeric_statistics(name).standardised_knots(config.numeric_bins) for name in schema.numbers]
+    widths = [field.embedding_dim or config.embedding_dim for field in schema.numeric.values()]
+    knots = [schema.numeric_statistics(name).standardised_knots(config.numeric_bins) for name in schema.numeric]
     return NumericEmbeddings(widths, config.init_std, knots)
 
 
@@ -228,7 +226,7 @@ class FieldColumns(nn.Module):
             for name, field in sparse.items()
             if isinstance(field, IdListConfig) and field.pooling == "mean" and not schema.weighted
         }
-        self.numbers = numeric_embeddings(schema, config) if schema.numbers else None
+        self.numbers = numeric_embeddings(schema, config) if schema.numeric else None
 
     @property
     def number_widths(self) -> list[int]:
@@ -293,4 +291,4 @@ class FieldTables(nn.Module):
         """
         sums = [self.ids(batch.ids)] if self.ids else []
         sums += [self.managed(batch.ids)[0]] if self.managed else []
-        return self.columns(sums, batch.ids, batch.numbers, batch.missing), batch.missing
+        return self.columns(sums, batch.ids, batch.numeric, batch.missing), batch.missing

@@ -98,16 +98,16 @@ class Job(FieldsConfig):
 
     @model_validator(mode="after")
     def _managed_tables_can_be(self) -> Self:
-        for name, field in self.to_schema().sparse.items():
-            table = field.table or name
-            if table not in self.tables.managed_tables:
+        for table in self.to_schema().tables.values():
+            if table.name not in self.tables.managed_tables:
                 continue
-            if not field.hash:
-                raise ValueError(f"fields.{name}.hash: false, but tables.per_table.{table}.collision is managed")
-            if field.num_embeddings % WAYS:
-                nearest = -(-field.num_embeddings // WAYS) * WAYS
+            name = table.fields[0]
+            if not table.hash:
+                raise ValueError(f"fields.{name}.hash: false, but tables.per_table.{table.name}.collision is managed")
+            if table.num_embeddings % WAYS:
+                nearest = -(-table.num_embeddings // WAYS) * WAYS
                 raise ValueError(
-                    f"fields.{name}.num_embeddings: {field.num_embeddings}; managed tables need a multiple of {WAYS}, "
+                    f"fields.{name}.num_embeddings: {table.num_embeddings}; managed tables need a multiple of {WAYS}, "
                     f"such as {nearest}"
                 )
         return self
@@ -147,7 +147,7 @@ def read_statistics(job: Job) -> Statistics:
         raise InputError(
             f"{job.location('train')}: every label is {statistics.label_rate:g}; training needs both 0 and 1"
         )
-    lacking = [name for name in job.to_schema().numbers if name not in statistics.numeric]
+    lacking = [name for name in job.to_schema().numeric if name not in statistics.numeric]
     if lacking:
         raise InputError(
             f"{path}: no mean and standard deviation of the number field {lacking[0]}; prepare the data again"

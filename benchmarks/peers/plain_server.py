@@ -32,8 +32,8 @@ class Plain(nn.Module):
         self.bags = nn.ModuleDict()
         for name, field in self.schema.sparse.items():
             mode = "mean" if isinstance(field, IdListConfig) and field.pooling == "mean" else "sum"
-            self.bags[name] = nn.EmbeddingBag.from_pretrained(tables[self.schema.table(name)], mode=mode)
-        self.moments = {name: self.schema.numeric_statistics(name) for name in self.schema.numbers}
+            self.bags[name] = nn.EmbeddingBag.from_pretrained(tables[self.schema.table_of(name).name], mode=mode)
+        self.moments = {name: self.schema.numeric_statistics(name) for name in self.schema.numeric}
 
     @torch.inference_mode()
     def forward(self, samples: list[dict[str, Any]]) -> list[float]:

@@ -47,7 +47,7 @@ def read(job: Job, schema: Schema, split: str) -> Split:
     (batch,) = EvaluationReader(schema, shards, shards.rows).batches()
     return Split(
         {name: _bags(batch, name) for name in schema.sparse},
-        batch.numbers.numpy(),
+        batch.numeric.numpy(),
         batch.missing.numpy(),
         batch.label.numpy(),
     )

@@ -93,8 +93,8 @@ class Features:
         categorical: list[int] = []
         for place, (name, field) in enumerate(self.schema.fields.items()):
             before = len(columns)
-            if name in self.schema.numbers:
-                columns.append(split.numbers[:, list(self.schema.numbers).index(name)])
+            if name in self.schema.numeric:
+                columns.append(split.numbers[:, list(self.schema.numeric).index(name)])
             else:
                 columns += self._statistics(name, split, out_of_fold)
                 values = np.unique(self.train.bags[name].values)
@@ -122,7 +122,7 @@ class Features:
     def _statistics(self, name: str, split: Split, out_of_fold: bool) -> list[np.ndarray]:
         """Rate and count of a field's ids, means over the row."""
         bags, own = split.bags[name], self.train.bags[name]
-        size = self.schema.id_range(name)
+        size = self.schema.table_of(name).id_range
         folds = range(FOLDS) if out_of_fold else [-1]
         rate, count = np.empty(len(bags.values)), np.empty(len(bags.values))
         for fold in folds:

@@ -27,7 +27,7 @@ class Batch(Pipelineable):
     ids: KeyedJaggedTensor
     """id and id_list fields, in the ranges of `Schema.id_range`; a missing field is a bag of length 0. With weights
     where a list of the schema has them: then every id has one, which includes the division of lists pooled by mean"""
-    numbers: torch.Tensor
+    numeric: torch.Tensor
     """[B, number fields], standardised; 0 where missing"""
     missing: torch.Tensor
     """[B, N] bool, fields in the schema's order"""
@@ -99,7 +99,7 @@ def to_batches(
     size, buffers = size or count, buffers or Fresh()
     parts = {
         "lengths": buffers.empty(torch.int32, steps, len(schema.sparse), size),
-        "numbers": buffers.empty(torch.float32, steps, size, len(schema.numbers)),
+        "numeric": buffers.empty(torch.float32, steps, size, len(schema.numeric)),
         "missing": buffers.empty(torch.bool, steps, len(schema.names), size),
         "label": buffers.empty(torch.float32, steps, size),
         "weight": buffers.empty(torch.float32, steps, size),
@@ -110,7 +110,7 @@ def to_batches(
             (tensor[..., count:] if name in ("lengths", "missing") else tensor[:, count:]).zero_()
     sources = np.stack([rows.buffers for rows in lanes], axis=2)  # [columns, 3, L]
     values, weights = _fill_ids(sources, order, schema, parts, buffers)
-    beside = (parts[name].numpy() for name in ("numbers", "missing", "label", "weight", "user"))
+    beside = (parts[name].numpy() for name in ("numeric", "missing", "label", "weight", "user"))
     gather.fill_others(sources, order, *beside)
     parts["missing"][..., count:] = True
     lengths, missing = parts.pop("lengths"), parts.pop("missing")

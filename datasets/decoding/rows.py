@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from asymdiffrec.datasets.decoding import columns
-from asymdiffrec.datasets.schema import IdListConfig, Schema, table_seed
+from asymdiffrec.datasets.schema import IdListConfig, Schema
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ def decode(table: pa.Table, schema: Schema, place: str, labelled: bool) -> Rows:
     weights: list[pa.Array] = []
     for name, field in schema.sparse.items():
         array, where = arrays[schema.column(name)], f"{place}, column {schema.column(name)}"
-        seed, vocabulary, id_range = table_seed(schema.table(name)), schema.vocabulary(name), schema.id_range(name)
+        table_of, vocabulary = schema.table_of(name), schema.vocabulary(name)
+        seed, id_range = table_of.hash_seed, table_of.id_range
         if isinstance(field, IdListConfig):
             weighing = arrays[field.weights] if field.weights else None
             lists, shares = columns.id_lists(array, weighing, field, seed, vocabulary, where, id_range)
@@ -85,7 +86,7 @@ def decode(table: pa.Table, schema: Schema, place: str, labelled: bool) -> Rows:
             schema.numeric_statistics(name),
             f"{place}, column {schema.column(name)}",
         )
-        for name, field in schema.numbers.items()
+        for name, field in schema.numeric.items()
     ]
 
     def beside(name: str | None, convert: Callable[[pa.Array, str], np.ndarray], default: np.ndarray) -> np.ndarray:

@@ -47,8 +47,8 @@ def id_range(rows: int) -> int:
 
 def with_id_ranges(schema: Schema, managed: Collection[str]) -> Schema:
     """The schema whose ids of managed tables keep apart, whatever rows there are."""
-    rows = {schema.table(name): field.num_embeddings for name, field in schema.sparse.items()}
-    return replace(schema, id_ranges={table: id_range(count) for table, count in rows.items() if table in managed})
+    tables = [table for table in schema.tables.values() if table.name in managed]
+    return replace(schema, id_ranges={table.name: id_range(table.num_embeddings) for table in tables})
 
 
 def sets_of(rows: int) -> int:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from asymdiffrec.base import InputError
-from asymdiffrec.datasets.reader import EvaluationReader, Position, TrainingReader, Worker
+from asymdiffrec.datasets.reader import EvaluationReader, Position, TrainingReader, WorkerContext
 from asymdiffrec.datasets.schema import FieldsConfig
 from asymdiffrec.datasets.shards import open_shards
 
@@ -59,7 +59,7 @@ def shards(tmp_path_factory):
 def samples(batch):
     """The samples of a batch, padding included, each as one comparable value."""
     lists = [[one.tolist() for one in jagged.to_dense()] for jagged in batch.ids.to_dict().values()]
-    dense = [getattr(batch, n).tolist() for n in ("numbers", "missing", "label", "weight", "user", "sample_index")]
+    dense = [getattr(batch, n).tolist() for n in ("numeric", "missing", "label", "weight", "user", "sample_index")]
     return list(zip(*lists, *dense, strict=True))
 
 
@@ -77,14 +77,14 @@ def reading_threads():
 def test_a_global_batch_is_the_same_on_any_number_of_workers(shards, workers, window):
     schema = schema_of(window=window)
     alone = training(shards, schema=schema)
-    parts = [training(shards, Worker(rank, workers), schema=schema) for rank in range(workers)]
+    parts = [training(shards, WorkerContext(rank, workers), schema=schema) for rank in range(workers)]
     for whole, *pieces in zip(alone, *parts, strict=True):
         assert {len(piece) for piece in pieces} == {BATCH // workers}
         assert samples(whole) == [sample for piece in pieces for sample in samples(piece)]
 
 
 def test_steps_are_known_before_the_first_and_equal_on_all_workers(shards):
-    steps = {TrainingReader(SCHEMA, shards, 3, BATCH, Worker(rank, 4)).steps_per_epoch for rank in range(4)}
+    steps = {TrainingReader(SCHEMA, shards, 3, BATCH, WorkerContext(rank, 4)).steps_per_epoch for rank in range(4)}
     assert steps == {139 // BATCH}
 
 
@@ -118,13 +118,13 @@ def test_seeds_have_orders_of_their_own(shards):
 def test_the_sample_index_is_the_place_in_the_run(shards):
     for step, batch in enumerate(training(shards)):
         assert batch.sample_index.tolist() == list(range(step * BATCH, (step + 1) * BATCH))
-    for step, batch in enumerate(training(shards, Worker(2, 4))):
+    for step, batch in enumerate(training(shards, WorkerContext(2, 4))):
         assert batch.sample_index.tolist() == list(range(step * BATCH + 8, step * BATCH + 12))
 
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_reading_resumes_at_any_step(shards, workers):
-    worker = Worker(workers - 1, workers)
+    worker = WorkerContext(workers - 1, workers)
     reader = TrainingReader(SCHEMA, shards, 3, BATCH, worker)
     whole = [samples(batch) for batch in training(shards, worker)]
     for step in range(len(whole)):
@@ -136,7 +136,7 @@ def test_reading_resumes_at_any_step(shards, workers):
 def test_row_groups_may_be_few_or_tiny(tmp_path, files):
     shards = write(tmp_path, files)
     alone = training(shards)
-    parts = zip(*(training(shards, Worker(rank, 8)) for rank in range(8)), strict=True)
+    parts = zip(*(training(shards, WorkerContext(rank, 8)) for rank in range(8)), strict=True)
     steps = shards.rows // BATCH
     assert [torch.cat([piece.user for piece in pieces]).tolist() for pieces in parts] == [
         one.user.tolist() for one in alone
@@ -147,10 +147,10 @@ def test_row_groups_may_be_few_or_tiny(tmp_path, files):
 @pytest.mark.parametrize(
     ("batch_size", "worker", "text"),
     [
-        (20, Worker(), r"train\.batch_size is 20; it must be a multiple of data\.lanes \(8\)"),
-        (16, Worker(0, 3), r"3 workers do not divide data\.lanes \(8\)"),
-        (16, Worker(0, 16), r"16 workers do not divide data\.lanes \(8\)"),
-        (144, Worker(), "has 139 rows, fewer than one batch of 144"),
+        (20, WorkerContext(), r"train\.batch_size is 20; it must be a multiple of data\.lanes \(8\)"),
+        (16, WorkerContext(0, 3), r"3 workers do not divide data\.lanes \(8\)"),
+        (16, WorkerContext(0, 16), r"16 workers do not divide data\.lanes \(8\)"),
+        (144, WorkerContext(), "has 139 rows, fewer than one batch of 144"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(shards, batch_size, worker, text):
@@ -189,7 +189,7 @@ def test_a_wrong_value_reaches_the_consumer_with_its_place(tmp_path):
 @pytest.mark.parametrize("workers", [1, 3, 8, 11])
 def test_evaluation_reads_every_row_once_in_order(tmp_path, workers, batch_size):
     shards = write(tmp_path, {"a": (7, 3), "b": (2, 2)})
-    readers = [EvaluationReader(SCHEMA, shards, batch_size, Worker(rank, workers)) for rank in range(workers)]
+    readers = [EvaluationReader(SCHEMA, shards, batch_size, WorkerContext(rank, workers)) for rank in range(workers)]
     assert len({len(reader) for reader in readers}) == 1
     rows = []
     for reader in readers:
@@ -210,7 +210,7 @@ def test_evaluation_gives_the_rows_as_they_are_in_the_files(shards):
     halves = [
         sample
         for rank in range(2)
-        for batch in EvaluationReader(SCHEMA, shards, 10, Worker(rank, 2)).batches()
+        for batch in EvaluationReader(SCHEMA, shards, 10, WorkerContext(rank, 2)).batches()
         for sample in samples(batch)[: batch.counted]
     ]
     assert found == halves
@@ -221,6 +221,6 @@ def test_evaluation_decodes_only_the_rows_of_the_worker(tmp_path):
     """A wrong value stops the workers whose rows are in its row group, and no other, though all take the same steps."""
     shards = write(tmp_path, label=lambda number: np.where(number == 3, 2.0, number % 2))
     with pytest.raises(InputError, match=r"a\.parquet, row group 0, column label, row 3"):
-        list(EvaluationReader(SCHEMA, shards, 64, Worker(0, 64)).batches())
-    last = list(EvaluationReader(SCHEMA, shards, 64, Worker(63, 64)).batches())
+        list(EvaluationReader(SCHEMA, shards, 64, WorkerContext(0, 64)).batches())
+    last = list(EvaluationReader(SCHEMA, shards, 64, WorkerContext(63, 64)).batches())
     assert torch.cat([batch.user[: batch.counted] for batch in last]).tolist() == [136, 137, 138]

@@ -106,7 +106,7 @@ def test_samples_are_the_same_wherever_they_are(server: Server, clicks: Path, sc
         for batch, expected in zip(samples(schema, location), local, strict=True):
             assert batch.ids.values().tolist() == expected.ids.values().tolist()
             assert batch.ids.lengths().tolist() == expected.ids.lengths().tolist()
-            for part in ("numbers", "missing", "label", "weight", "user", "sample_index"):
+            for part in ("numeric", "missing", "label", "weight", "user", "sample_index"):
                 np.testing.assert_array_equal(getattr(batch, part), getattr(expected, part))
 
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asymdiffrec.datasets.batching.batch import Batch
-from asymdiffrec.datasets.reader import TrainingReader, Worker, epoch_of
+from asymdiffrec.datasets.reader import TrainingReader, WorkerContext, epoch_of
 from asymdiffrec.datasets.sample_order import ledgers
 from asymdiffrec.datasets.schema import FieldsConfig, Schema
 from asymdiffrec.datasets.shards import Shards, open_shards
@@ -79,7 +79,7 @@ def samples(batch: Batch) -> list[tuple[Any, ...]]:
     """Everything that a batch says of each of its samples, whose users are the numbers of its rows."""
     assert batch.ledger == ledgers(batch.user.numpy())
     bags = [[bag.tolist() for bag in jagged.to_dense()] for jagged in batch.ids.to_dict().values()]
-    others = (batch.numbers, batch.missing, batch.label, batch.user, batch.sample_index)
+    others = (batch.numeric, batch.missing, batch.label, batch.user, batch.sample_index)
     return list(zip(*bags, *(tensor.tolist() for tensor in others), strict=True))
 
 
@@ -87,7 +87,7 @@ def stretch(shards: Shards, schema: Schema, case: dict[str, Any], first: int, st
     """The samples of global batches [first, first + steps) of a run, read by new readers on so many workers."""
     parts = []
     for rank in range(workers):
-        reader = TrainingReader(schema, shards, case["seed"], case["batch"], Worker(rank, workers))
+        reader = TrainingReader(schema, shards, case["seed"], case["batch"], WorkerContext(rank, workers))
         parts.append([samples(batch) for batch in islice(reader.batches(reader.position(first)), steps)])
     return [sample for step in zip(*parts, strict=True) for part in step for sample in part]
 

@@ -32,8 +32,13 @@ def test_fields_are_ordered_by_table_then_numbers():
     ).to_schema()
     assert schema.names == ["user", "friend", "history", "item", "tags", "age", "price"]
     assert list(schema.sparse) == schema.names[:5]
-    assert list(schema.numbers) == ["age", "price"]
-    assert [schema.table(name) for name in schema.sparse] == ["user", "user", "item", "item", "tags"]
+    assert list(schema.numeric) == ["age", "price"]
+    assert {name: table.fields for name, table in schema.tables.items()} == {
+        "user": ("user", "friend"),
+        "item": ("history", "item"),
+        "tags": ("tags",),
+    }
+    assert [schema.table_of(name).name for name in schema.sparse] == ["user", "user", "item", "item", "tags"]
 
 
 def test_a_field_reads_the_column_of_its_name_unless_it_names_one():
@@ -44,7 +49,7 @@ def test_a_field_reads_the_column_of_its_name_unless_it_names_one():
 @pytest.mark.parametrize(
     ("other", "says"),
     [
-        ({"rows": 20}, "rows 10 and 20"),
+        ({"num_embeddings": 20}, "num_embeddings 10 and 20"),
         ({"values": "string"}, "values int and string"),
         ({"hash": False}, "hash True and False"),
         ({"embedding_dim": 8}, "embedding_dim None and 8"),
@@ -66,8 +71,8 @@ def test_rare_ids_need_a_hash():
     [
         ({}, "at least 1 item"),
         ({"age": {"type": "number"}}, "no field of type id or id_list"),
-        ({"user": an_id(rows=0)}, "greater than 0"),
-        ({"user": {"type": "id"}}, "rows"),
+        ({"user": an_id(num_embeddings=0)}, "greater than 0"),
+        ({"user": {"type": "id"}}, "num_embeddings"),
         ({"user": {"type": "text"}}, "'id', 'id_list', 'number'"),
         ({"user": an_id(pooling="sum")}, "Extra inputs are not permitted"),
         ({"user": an_id(values="float")}, "'int' or 'string'"),

@@ -72,7 +72,7 @@ def batch(step: int, rows: int, count: int = 300) -> Batch:
     size = own.stop - own.start
     return Batch(
         ids=KeyedJaggedTensor(["user", "history", "item", "tags"], torch.cat(bags), lengths=lengths[:, own].flatten()),
-        numbers=torch.zeros(size, 0),
+        numeric=torch.zeros(size, 0),
         missing=(lengths[:, own] == 0).T,
         label=label[own],
         weight=torch.ones(size),

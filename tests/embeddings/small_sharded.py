@@ -74,7 +74,7 @@ def batch(step: int, rank: int = 0, ranks: int = 1) -> Batch:
             values=torch.cat([torch.cat(bags[name][own]) for name in bags]),
             lengths=lengths.flatten(),
         ),
-        numbers=numbers.masked_fill(absent, 0.0)[own],
+        numeric=numbers.masked_fill(absent, 0.0)[own],
         missing=torch.cat([lengths.T == 0, absent[own]], dim=1),
         label=label[own],
         weight=torch.ones(count),

@@ -53,7 +53,7 @@ def batch() -> Batch:
     ]
     return Batch(
         ids=KeyedJaggedTensor(["user", "history", "tags"], torch.cat(ids), lengths=lengths.flatten()),
-        numbers=torch.randn(SAMPLES, 1, generator=draw),
+        numeric=torch.randn(SAMPLES, 1, generator=draw),
         missing=torch.cat([lengths.T == 0, torch.zeros(SAMPLES, 1, dtype=torch.bool)], dim=1),
         label=torch.zeros(SAMPLES),
         weight=torch.ones(SAMPLES),
@@ -139,7 +139,7 @@ fields = {"item": {"type": "id", "num_embeddings": rows, "hash": False}}
 schema = FieldsConfig.model_validate({"fields": fields}).to_schema()
 tables = ServedTables(schema, TablesConfig(embedding_dim=64), "fp32", file)
 ids = KeyedJaggedTensor(["item"], torch.tensor([0, rows - 1]), lengths=torch.tensor([1, 1]))
-found, _ = tables(SimpleNamespace(ids=ids, numbers=torch.zeros(2, 0), missing=torch.zeros(2, 1, dtype=torch.bool)))
+found, _ = tables(SimpleNamespace(ids=ids, numeric=torch.zeros(2, 0), missing=torch.zeros(2, 1, dtype=torch.bool)))
 print(found[:, 0].tolist())
 """
 

@@ -111,15 +111,15 @@ class PlainTables(nn.Module):
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         columns = []
         for name, field in SCHEMA.sparse.items():
-            weight = self.bags[SCHEMA.table(name)].weight
+            weight = self.bags[SCHEMA.table_of(name).name].weight
             pooling = getattr(field, "pooling", "sum")
             bag = batch.ids[name]
             columns.append(
                 nn.functional.embedding_bag(bag.values(), weight, bag.offsets(), mode=pooling, include_last_offset=True)
             )
-        for place, name in enumerate(SCHEMA.numbers):
+        for place, name in enumerate(SCHEMA.numeric):
             own = slice(0, 16) if name == "age" else slice(16, 20)
-            value = batch.numbers[:, place : place + 1] * self.numbers.direction[own] + self.numbers.bias[own]
+            value = batch.numeric[:, place : place + 1] * self.numbers.direction[own] + self.numbers.bias[own]
             columns.append(value * ~batch.missing[:, len(SCHEMA.sparse) + place].unsqueeze(1))
         return torch.cat(columns, dim=1), batch.missing
 
@@ -247,7 +247,7 @@ def test_a_schema_without_numbers(one_rank):
     sharded = shard(model, settings, planned(model, schema, settings), torch.device("cpu"), SEED)
     assert dense_parameters(sharded) == {}
     ids = KeyedJaggedTensor(keys=["user"], values=torch.tensor([7]), lengths=torch.tensor([0, 1]))
-    clean, _ = sharded(SimpleNamespace(ids=ids, numbers=torch.zeros(2, 0), missing=torch.tensor([[True], [False]])))
+    clean, _ = sharded(SimpleNamespace(ids=ids, numeric=torch.zeros(2, 0), missing=torch.tensor([[True], [False]])))
     expected = torch.zeros(2, 16)
     initial.fill(expected[1:], 0.05, SEED, "user", row=7)
     assert torch.equal(clean, expected)

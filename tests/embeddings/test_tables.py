@@ -92,7 +92,7 @@ def numbers_only(tables: FieldTables, numbers: torch.Tensor, missing: torch.Tens
         keys=["a"], values=torch.tensor([], dtype=torch.int64), lengths=torch.zeros(rows, dtype=torch.int64)
     )
     absent = torch.cat([torch.ones(rows, 1, dtype=torch.bool), missing], dim=1)
-    clean, found = tables(SimpleNamespace(ids=ids, numbers=numbers, missing=absent))
+    clean, found = tables(SimpleNamespace(ids=ids, numeric=numbers, missing=absent))
     assert torch.equal(found, absent)
     assert not clean[:, :16].any()
     return list(clean.split(tables.widths, dim=1))[1:]

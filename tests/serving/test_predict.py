@@ -57,7 +57,7 @@ class Model(torch.nn.Module):
         lengths = batch.ids.lengths().long()
         bags = torch.segment_reduce(batch.ids.values().float(), "sum", lengths=lengths, initial=0).view(2, len(batch))
         missing = batch.missing.float() @ torch.tensor([0.7, 0.5, -0.9])
-        return -0.05 * bags[0] + 0.1 * bags[1] + 0.3 * batch.numbers[:, 0] + missing
+        return -0.05 * bags[0] + 0.1 * bags[1] + 0.3 * batch.numeric[:, 0] + missing
 
 
 def reference(row: dict[str, Any]) -> float:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from asymdiffrec.base import InputError
-from asymdiffrec.datasets.schema import IdConfig, IdListConfig, Schema
+from asymdiffrec.datasets.schema import Schema, Table
 from asymdiffrec.embeddings.optimizers import STATES
 from asymdiffrec.embeddings.state import local_parts
 from asymdiffrec.trainer.build import TrainState, recommender
@@ -103,7 +103,7 @@ def start_from(run: Run, job: Job, schema: Schema) -> Start:
 
 
 def _tables(before: Job, job: Job, sizes: Mapping[str, Sequence[int]]) -> Iterator[Piece]:
-    old, new = _by_table(before), _by_table(job)
+    old, new = before.to_schema().tables, job.to_schema().tables
     for name, field in new.items():
         if name not in old:
             yield Piece("table", name, "new", "the other run has none of that name")
@@ -120,16 +120,10 @@ def _tables(before: Job, job: Job, sizes: Mapping[str, Sequence[int]]) -> Iterat
         yield Piece("table", name, "left", "this job has none of that name")
 
 
-def _by_table(job: Job) -> dict[str, IdConfig | IdListConfig]:
-    """A field of each table; its fields agree on what matters here."""
-    schema = job.to_schema()
-    return {schema.table(name): field for name, field in schema.sparse.items()}
-
-
 def _unlike(
     name: str,
-    old: IdConfig | IdListConfig,
-    new: IdConfig | IdListConfig,
+    old: Table,
+    new: Table,
     before: Job,
     job: Job,
     sizes: Mapping[str, Sequence[int]],
@@ -162,8 +156,8 @@ def _numbers(old: Schema, before: Job, new: Schema, job: Job) -> Iterator[Piece]
             yield Piece("number", name, "new", "the other run has none of that name")
         elif places[0][name][1] != columns:
             yield Piece("number", name, "new", f"{columns} columns, {places[0][name][1]} in the other run")
-        elif old.numbers[name].transform != new.numbers[name].transform:
-            yield Piece("number", name, "new", f"transform: {new.numbers[name].transform}, another in the other run")
+        elif old.numeric[name].transform != new.numeric[name].transform:
+            yield Piece("number", name, "new", f"transform: {new.numeric[name].transform}, another in the other run")
         else:
             yield Piece("number", name, "taken", before=places[0][name][0], after=first, columns=columns)
     for name in places[0].keys() - places[1].keys():
@@ -173,7 +167,7 @@ def _numbers(old: Schema, before: Job, new: Schema, job: Job) -> Iterator[Piece]
 def _columns_of_numbers(schema: Schema, job: Job) -> dict[str, tuple[int, int]]:
     """The first column of each number among those of all, and how many it has."""
     found, first = {}, 0
-    for name, field in schema.numbers.items():
+    for name, field in schema.numeric.items():
         columns = field.embedding_dim or job.tables.embedding_dim
         found[name] = first, columns
         first += columns

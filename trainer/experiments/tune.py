@@ -113,7 +113,7 @@ def space_of(job: Job) -> dict[str, list[Any]]:
         space["diffusion.forward.time"] = [
             {"law": "uniform", "low": 0.0, "high": high} for high in (0.3, 0.5, 0.8, 1.0)
         ]
-    if job.to_schema().numbers:
+    if job.to_schema().numeric:
         space["tables.numeric_bins"] = sorted({0, 16, job.tables.numeric_bins, MAX_KNOTS})
     if hidden is not None:
         space["model.extractor.hidden"] = [[scale * size for size in hidden] for scale in (1, 2)]

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from asymdiffrec.base import InputError
 from asymdiffrec.cluster.errors import LeavingError
 from asymdiffrec.cluster.process_group import Place
-from asymdiffrec.datasets.reader import EvaluationReader, TrainingReader, Worker
+from asymdiffrec.datasets.reader import EvaluationReader, TrainingReader, WorkerContext
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.shards import added_files, open_shards
 from asymdiffrec.datasets.statistics.statistics import Statistics
@@ -52,13 +52,13 @@ def work(arguments: Mapping[str, Any], place: Place) -> None:
     job, statistics = Job.model_validate(arguments["job"]), Statistics.model_validate(arguments["statistics"])
     run = Run(Path(arguments["run"]))
     schema = job.to_schema(statistics)
-    worker = Worker(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_WORLD_SIZE"]))
+    worker = WorkerContext(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_WORLD_SIZE"]))
     shards = open_shards(job.location("train"), run.record())
     reader = TrainingReader(schema, shards, job.train.seed, job.train.batch_size, worker)
     checkpoints, notes = Checkpoints(run.checkpoints(job)), list[str]()
     step = checkpoints.newest_good(notes.append)
     gauge = Gauge(device := worker_device())
-    train_state = build(job, schema, device, _plan_for(worker.count, arguments["plan"], notes))
+    train_state = build(job, schema, device, _plan_for(worker.world_size, arguments["plan"], notes))
     if step is None and arguments["start"]:
         take(Start.of(arguments["start"]), train_state)
     standing = Standing() if step is None else checkpoints.load(step, train_state)
@@ -66,7 +66,7 @@ def work(arguments: Mapping[str, Any], place: Place) -> None:
         run.forget_after(standing.step)
         run.write_plan(train_state.plan)
     with RunLog(run, standing.step, reader.steps_per_epoch, is_writer=worker.rank == 0) as log:
-        log.note(standing.step, workers=worker.count, machines=place.machines)
+        log.note(standing.step, workers=worker.world_size, machines=place.machines)
         for note in notes:
             log.note(standing.step, note=note)
         training = Training(job, run, schema, worker, reader, train_state, checkpoints, log, place.publish)
@@ -95,7 +95,7 @@ class Training:
     job: Job
     run: Run
     schema: Schema
-    worker: Worker
+    worker: WorkerContext
     reader: TrainingReader
     train_state: TrainState
     checkpoints: Checkpoints

@@ -22,7 +22,7 @@ from asymdiffrec.cluster import torchrun_workers as under_torchrun
 from asymdiffrec.cluster.errors import ClusterError, WorkerError
 from asymdiffrec.cluster.launch import launch
 from asymdiffrec.datasets.files.documents import difference
-from asymdiffrec.datasets.reader import EvaluationReader, TrainingReader, Worker
+from asymdiffrec.datasets.reader import EvaluationReader, TrainingReader, WorkerContext
 from asymdiffrec.datasets.shards import Shards, added_files, open_shards
 from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.embeddings.managed.ids import WAYS
@@ -53,7 +53,7 @@ def check(job: Job, statistics: Statistics, record: Mapping[str, Sequence[int]] 
     Raises InputError for whatever the footers of the Parquet files show to be wrong.
     """
     schema = job.to_schema(statistics)
-    worker = Worker(0, _workers(job))
+    worker = WorkerContext(0, _workers(job))
     for split in ("valid", "test"):
         EvaluationReader(schema, open_shards(job.location(split)), job.train.batch_size, worker)
     shards = open_shards(job.location("train"), record)
@@ -77,8 +77,8 @@ def _workers(job: Job) -> int:
 
 def _is_possible(job: Job, workers: int) -> bool:
     """Whether lanes and managed tables divide among so many workers."""
-    tables = {field.table or name: field.num_embeddings for name, field in job.to_schema().sparse.items()}
-    managed = [tables[name] for name in job.tables.managed_tables]
+    tables = job.to_schema().tables
+    managed = [tables[name].num_embeddings for name in job.tables.managed_tables]
     return job.data.lanes % workers == 0 and all(rows % (WAYS * workers) == 0 for rows in managed)
 
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from asymdiffrec.base import InputError
+from asymdiffrec.datasets.schema import Table
 from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.embeddings.planner.devices import Cluster
 from asymdiffrec.embeddings.planner.plan import DoesNotFitError, Solution
 from asymdiffrec.trainer.job import Job
-from asymdiffrec.trainer.planning.what_if import changed, fields_of_tables, plan, same_dense
+from asymdiffrec.trainer.planning.what_if import changed, plan, same_dense
 
 PATIENCE = 20.0
 """Seconds after which no more changes are tried"""
@@ -81,16 +82,19 @@ def _candidates(job: Job, cluster: Cluster, solution: Solution | None) -> Iterat
     if cluster.device.kind == "cuda" and "fused_uvm_caching" not in tables.kernels:
         yield "cold tables in the machine's memory (UVM caching)", ["tables.kernels=[fused, fused_uvm_caching]"]
     yield "a batch twice as large", [f"train.batch_size={2 * job.train.batch_size}"]
-    for table, fields in _costly(job, solution):
-        dim = job.fields[fields[0]].embedding_dim or tables.embedding_dim
+    for table in _costly(job, solution):
+        dim = table.embedding_dim or tables.embedding_dim
         if dim >= 8 and dim % 8 == 0:
             yield (
-                f"{dim // 2} columns in place of {dim} for the table {table}",
-                [f"fields.{field}.embedding_dim={dim // 2}" for field in fields],
+                f"{dim // 2} columns in place of {dim} for the table {table.name}",
+                [f"fields.{field}.embedding_dim={dim // 2}" for field in table.fields],
             )
     if solution is None:
-        fields = [name for table in fields_of_tables(job).values() for name in table]
-        smaller = {name: (job.fields[name].embedding_dim or tables.embedding_dim) // 2 for name in fields}
+        smaller = {
+            name: (table.embedding_dim or tables.embedding_dim) // 2
+            for table in job.to_schema().tables.values()
+            for name in table.fields
+        }
         if all(dim % 4 == 0 and dim for dim in smaller.values()):
             yield (
                 "half of the columns for all tables, with row-wise Adagrad and fp16",
@@ -102,22 +106,15 @@ def _candidates(job: Job, cluster: Cluster, solution: Solution | None) -> Iterat
             )
 
 
-def _costly(job: Job, solution: Solution | None, most: int = 2) -> Iterator[tuple[str, list[str]]]:
+def _costly(job: Job, solution: Solution | None, most: int = 2) -> list[Table]:
     """The tables that take the most of the slowest rank's time, or the most memory where there is no plan."""
-    fields = fields_of_tables(job)
-    if solution is None:
-        schema = job.to_schema()
 
-        def size(table: str) -> float:
-            field = schema.sparse[fields[table][0]]
-            return field.num_embeddings * (field.embedding_dim or job.tables.embedding_dim)
+    def cost(table: Table) -> float:
+        if solution is not None:
+            return solution.milliseconds_on_slowest[table.name]
+        return table.num_embeddings * (table.embedding_dim or job.tables.embedding_dim)
 
-        order = sorted(fields, key=size, reverse=True)
-    else:
-        costs = solution.milliseconds_on_slowest
-        order = sorted(fields, key=lambda table: costs[table], reverse=True)
-    for table in order[:most]:
-        yield table, fields[table]
+    return sorted(job.to_schema().tables.values(), key=cost, reverse=True)[:most]
 
 
 def describe_change(change: Change, before: Solution | None) -> dict[str, Any]:

@@ -119,15 +119,6 @@ def same_dense(job: Job, other: Job) -> bool:
     return job.model_copy(update={"tables": tables}) == other and job.tables.embedding_dim == tables.embedding_dim
 
 
-def fields_of_tables(job: Job) -> dict[str, list[str]]:
-    """The fields that share each table, by its name."""
-    schema = job.to_schema()
-    found: dict[str, list[str]] = {}
-    for name in schema.sparse:
-        found.setdefault(schema.table(name), []).append(name)
-    return found
-
-
 def rows_from_data(job: Job, statistics: Statistics, collisions: float) -> tuple[Job, dict[str, int]]:
     """The job with each hashed table's rows chosen for a share of ids that share their row with another.
 
@@ -138,10 +129,9 @@ def rows_from_data(job: Job, statistics: Statistics, collisions: float) -> tuple
     if not 0 < collisions < 1:
         raise InputError(f"--rows-from-data {collisions:g}: expected a share between 0 and 1, such as 0.05")
     rows, settings = {}, []
-    for table, fields in fields_of_tables(job).items():
-        sparse = [name for name in fields if getattr(job.fields[name], "hash", True)]
-        known = [statistics.cardinalities[name] for name in sparse if name in statistics.cardinalities]
-        if known:
-            rows[table] = max(2, math.ceil(-max(known) / math.log1p(-collisions)))
-            settings += [f"fields.{name}.num_embeddings={rows[table]}" for name in sparse]
+    for table in job.to_schema().tables.values():
+        known = [statistics.cardinalities[name] for name in table.fields if name in statistics.cardinalities]
+        if table.hash and known:
+            rows[table.name] = max(2, math.ceil(-max(known) / math.log1p(-collisions)))
+            settings += [f"fields.{name}.num_embeddings={rows[table.name]}" for name in table.fields]
     return changed(job, settings), rows

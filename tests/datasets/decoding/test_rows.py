@@ -124,7 +124,7 @@ def test_a_batch_holds_what_the_samples_hold(found):
     assert batch.ids.keys() == SCHEMA.names[:5] == ["history", "item", "city", "tags", "slot"]
     assert bags(batch) == {name: [bag(sample, name) for sample in found] for name in SCHEMA.sparse}
     numbers = [standardised(sample) for sample in found]
-    assert batch.numbers.tolist() == [[0 if value is None else value for value in row] for row in numbers]
+    assert batch.numeric.tolist() == [[0 if value is None else value for value in row] for row in numbers]
     absent = [
         [not bag(sample, name) for name in SCHEMA.sparse] + [value is None for value in row]
         for sample, row in zip(found, numbers, strict=True)
@@ -139,9 +139,9 @@ def test_a_batch_holds_what_the_samples_hold(found):
 def test_a_batch_has_the_types_that_the_model_takes():
     sample = dict.fromkeys(SCHEMA.names) | {"label": 1, "weight": 2, "user": 3}
     batch = to_batch(decoded([sample]), SCHEMA, 0)
-    types = {name: getattr(batch, name).dtype for name in ("numbers", "label", "weight", "missing", "user")}
+    types = {name: getattr(batch, name).dtype for name in ("numeric", "label", "weight", "missing", "user")}
     assert types == {
-        "numbers": torch.float32,
+        "numeric": torch.float32,
         "label": torch.float32,
         "weight": torch.float32,
         "missing": torch.bool,
@@ -159,7 +159,7 @@ def test_padding_lacks_every_field_and_weighs_nothing(found, more):
     batch, bare = to_batch(decoded(found), SCHEMA, 7, size), to_batch(decoded(found), SCHEMA, 7)
     assert (len(batch), batch.counted) == (size, len(found))
     assert bags(batch) == {name: lists + [[]] * more for name, lists in bags(bare).items()}
-    for name in ("numbers", "missing", "label", "weight", "user"):
+    for name in ("numeric", "missing", "label", "weight", "user"):
         padded = getattr(batch, name)
         assert torch.equal(padded[: len(found)], getattr(bare, name))
         assert (padded[len(found) :] == (name == "missing")).all()
@@ -176,7 +176,7 @@ def test_rows_are_sliced_and_concatenated_like_lists(found, data):
     def same(part, expected):
         one, other = to_batch(part, SCHEMA, 0), to_batch(decoded(expected), SCHEMA, 0)
         assert bags(one) == bags(other)
-        assert one.numbers.tolist() == other.numbers.tolist()
+        assert one.numeric.tolist() == other.numeric.tolist()
         assert one.user.tolist() == other.user.tolist()
 
     same(rows.slice(start, stop), found[start:stop])
@@ -200,7 +200,7 @@ def test_batches_take_from_each_lane_the_rows_that_the_order_says(lanes, steps, 
         drawn = [lane[row] for lane, rows in zip(lanes, order[:, step], strict=True) for row in rows]
         expected = to_batch(decoded(drawn), SCHEMA, 100 * step)
         assert bags(batch) == bags(expected)
-        for name in ("numbers", "missing", "label", "weight", "user", "sample_index"):
+        for name in ("numeric", "missing", "label", "weight", "user", "sample_index"):
             assert torch.equal(getattr(batch, name), getattr(expected, name))
 
 
@@ -392,7 +392,7 @@ def test_samples_are_cut_into_batches_in_order(found, size):
     one = to_batch(rows, SCHEMA, 0) if found else None
     for at, batch in zip(range(0, len(found), size), batches, strict=True):
         assert bags(batch) == {name: own[at : at + size] for name, own in bags(one).items()}
-        for name in ("numbers", "missing", "label", "weight", "user", "sample_index"):
+        for name in ("numeric", "missing", "label", "weight", "user", "sample_index"):
             assert torch.equal(getattr(batch, name), getattr(one, name)[at : at + size])
 
 

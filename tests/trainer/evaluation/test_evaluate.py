@@ -30,7 +30,7 @@ def test_workers_merge_to_the_metrics_of_one_process(clicks: Path, tmp_path: Pat
     alone, *_ = evaluate_run(run.path, "test", lambda schema: [at_random(0.3, schema)], Console(quiet=True)).results
 
     def work(arguments: Mapping[str, Any], place: Place) -> None:
-        from asymdiffrec.datasets.reader import EvaluationReader, Worker
+        from asymdiffrec.datasets.reader import EvaluationReader, WorkerContext
         from asymdiffrec.datasets.shards import open_shards
         from asymdiffrec.trainer.build import build, worker_device
         from asymdiffrec.trainer.checkpoints.store import Checkpoints
@@ -43,7 +43,7 @@ def test_workers_merge_to_the_metrics_of_one_process(clicks: Path, tmp_path: Pat
         schema = job.to_schema(run.statistics())
         train_state = build(job, schema, worker_device())
         Checkpoints(run.checkpoints(job)).load(5, train_state)
-        reader = EvaluationReader(schema, open_shards(job.location("test")), 187, Worker(dist.get_rank(), 2))
+        reader = EvaluationReader(schema, open_shards(job.location("test")), 187, WorkerContext(dist.get_rank(), 2))
         (metrics,) = evaluate(train_state.recommender, reader, [at_random(0.3, schema)], run.path / "spill", limit=100)
         (run.path / f"rank-{dist.get_rank()}.json").write_text(json.dumps(metrics))
 
