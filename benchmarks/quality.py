@@ -18,7 +18,7 @@ from asymdiffrec.datasets.prepare.table.recipe import Recipe
 from asymdiffrec.embeddings.quiet import quiet_torchrec
 from asymdiffrec.trainer.evaluation.scenarios import at_random
 from asymdiffrec.trainer.fit import train as drive
-from asymdiffrec.trainer.inference.restore import evaluate_run
+from asymdiffrec.trainer.inference.evaluate_run import evaluate_run
 from asymdiffrec.trainer.job import read_job, read_statistics
 from asymdiffrec.trainer.run import Run
 from benchmarks._report import Result, arguments, show

@@ -34,7 +34,7 @@ from asymdiffrec.embeddings.quiet import quiet_torchrec
 from asymdiffrec.serving.engine import Engine
 from asymdiffrec.serving.export import load_export
 from asymdiffrec.serving.protocol import ARROW, JSON, stream_of
-from asymdiffrec.trainer.inference.restore import PREDICTED, predict_run
+from asymdiffrec.trainer.inference.predict import EXPORT_BATCH_SIZE, predict_run
 from benchmarks._load import Load, post, saturate, steady
 from benchmarks._report import Result, alternate, arguments, show
 from benchmarks._servers import ROOT, plainly_served, ready, replicas, served, wait
@@ -90,9 +90,9 @@ def trained(folder: Path, rows: int) -> Path:
 
 
 def results(folder: Path, data: Path, seconds: float, rounds: int, under_ray: bool) -> Iterator[Result]:
-    bundle = load_export(folder / "export")
-    engine = Engine(bundle)
-    table = pq.read_table(data / "test").select(bundle.schema.columns(labelled=False)).slice(0, CANDIDATES)
+    export = load_export(folder / "export")
+    engine = Engine(export)
+    table = pq.read_table(data / "test").select(export.schema.columns(labelled=False)).slice(0, CANDIDATES)
     ours, plain = bodies(engine, table)
     (folder / "vocabulary.json").write_text(json.dumps(vocabulary(engine, data)))
     with ExitStack() as stack:
@@ -220,7 +220,7 @@ def against_calls(engine: Engine, table: pa.Table, ours: Server) -> Iterator[Res
 
 
 def _call(engine: Engine, samples: list[dict[str, Any]]) -> None:
-    engine.score(engine.form.table(samples))
+    engine.score(engine.request_schema.table(samples))
 
 
 def with_ray(folder: Path, requests: Mapping[str, bytes], seconds: float, rounds: int) -> Iterator[Result]:
@@ -301,7 +301,7 @@ def right(request: bytes, *exports: Path) -> Callable[[bytes], bool]:
     """Whether an answer's scores are those of its version, which is one of these."""
     samples = orjson.loads(request.partition(b"\r\n\r\n")[2])["samples"]
     engines = [Engine(load_export(folder)) for folder in exports]
-    expected = {one.version: one.score(one.form.table(samples)).scores for one in engines}
+    expected = {one.version: one.score(one.request_schema.table(samples)).scores for one in engines}
 
     def holds(body: bytes) -> bool:
         told = orjson.loads(body)
@@ -327,18 +327,18 @@ def point(link: Path, folder: Path) -> None:
 
 def offline(folder: Path, data: Path, rounds: int) -> Iterator[Result]:
     """Of a file of some seconds' rows, and the forward pass over batches of as many, decoded before."""
-    bundle = load_export(folder / "export")
-    schema, cores = bundle.schema, len(os.sched_getaffinity(0))
+    export = load_export(folder / "export")
+    schema, cores = export.schema, len(os.sched_getaffinity(0))
     part = pq.read_table(data / "train").select(schema.columns(labelled=False)).combine_chunks()
     copies = max(1, cores * (PREDICTED_ROWS if rounds > 1 else 1) // len(part))
     many = pa.concat_tables([part] * copies)
-    pq.write_table(many, folder / "many.parquet", row_group_size=16 * PREDICTED)
+    pq.write_table(many, folder / "many.parquet", row_group_size=16 * EXPORT_BATCH_SIZE)
     rows = decode(part, schema, "", labelled=False)
-    batches = list(cut(rows, schema, PREDICTED)) * copies
+    batches = list(cut(rows, schema, EXPORT_BATCH_SIZE)) * copies
 
     @torch.inference_mode()
     def forward(batch: Any) -> None:
-        bundle.model.score(batch).sigmoid()
+        export.model.score(batch).sigmoid()
 
     def predicted() -> None:
         out = folder / "scores.parquet"

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from asymdiffrec.serving.batcher import Read, Scoring
+from asymdiffrec.serving.batcher import Batcher, Read
 from asymdiffrec.serving.openapi import description, page
 from asymdiffrec.serving.protocol import (
     ARROW,
@@ -27,9 +27,9 @@ from asymdiffrec.serving.protocol import (
     ArrowScoreRequest,
     JsonRankRequest,
     JsonScoreRequest,
-    RefusedError,
+    RequestError,
 )
-from asymdiffrec.serving.reloader import Live
+from asymdiffrec.serving.reloader import Reloader
 
 GONE = 499
 """Status of a request whose client did not wait, as nginx counts it"""
@@ -53,7 +53,7 @@ class Limits:
 class Service:
     """What is live, behind an application."""
 
-    def __init__(self, live: Live, limits: Limits, token: str | None, threads: int) -> None:
+    def __init__(self, live: Reloader, limits: Limits, token: str | None, threads: int) -> None:
         self.live, self.limits, self._token = live, limits, token
         self._taken = 0
         self.registry = CollectorRegistry()
@@ -66,7 +66,7 @@ class Service:
         swaps.set_function(lambda: live.swaps)
         refused = Gauge("asymdiffrec_refused", "1 while a version is there that is not fit", registry=self.registry)
         refused.set_function(lambda: live.refused is not None)
-        self._scoring = Scoring(live.engine, threads, limits.samples, self._samples.inc)
+        self._scoring = Batcher(live.engine, threads, limits.samples, self._samples.inc)
 
     async def score(self, request: Request) -> Response:
         """POST /v1/score"""
@@ -107,7 +107,7 @@ class Service:
             answer = await asyncio.wrap_future(self._scoring.submit(readers[kind], body))
         except TimeoutError as error:
             raise HTTPException(408, f"the body was not there after {self.limits.seconds:g} seconds") from error
-        except RefusedError as error:
+        except RequestError as error:
             raise HTTPException(error.status, str(error), _RETRY if error.status == 503 else None) from error
         finally:
             self._taken -= 1
@@ -141,7 +141,9 @@ class Service:
         """GET /v1/model: the card of what is served, and the columns of a sample."""
         self._require_token(request)
         engine = self.live.engine()
-        return _json({"version": engine.version, "columns": list(engine.form.columns), "card": engine.bundle.card})
+        return _json(
+            {"version": engine.version, "columns": list(engine.request_schema.columns), "card": engine.export.card}
+        )
 
     async def metrics(self, request: Request) -> Response:
         """GET /metrics, for Prometheus."""
@@ -176,7 +178,7 @@ class Service:
             Route("/openapi.json", self.openapi),
             Route("/docs", self.docs),
         ]
-        handlers = {HTTPException: _refused, RefusedError: _refused, ClientDisconnect: _gone}
+        handlers = {HTTPException: _refused, RequestError: _refused, ClientDisconnect: _gone}
         return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
 
 
@@ -184,7 +186,7 @@ _RETRY = {"Retry-After": "1"}
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    if isinstance(error, RefusedError):
+    if isinstance(error, RequestError):
         return _json({"error": str(error)}, error.status)
     assert isinstance(error, HTTPException)
     response = _json({"error": error.detail}, error.status_code)

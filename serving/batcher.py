@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 
 from asymdiffrec.serving.engine import Engine
-from asymdiffrec.serving.protocol import RankRequest, RefusedError, ScoreRequest
-from asymdiffrec.serving.request_schema import BadRequestError
+from asymdiffrec.serving.protocol import RankRequest, RequestError, ScoreRequest
+from asymdiffrec.serving.request_schema import SampleError
 
 TOGETHER = 1024
 """Samples that are scored together, but for a request of more"""
@@ -24,7 +24,7 @@ Job = tuple[Read, bytes, Future[bytes]]
 Answering = Callable[[Engine, Sequence[Any]], list[bytes]]
 
 
-class Scoring:
+class Batcher:
     """Answers bodies with the engine of the moment.
 
     live: gives it; most: samples of a request that are allowed; scored: is told how many samples were.
@@ -67,7 +67,7 @@ class Scoring:
                 try:
                     asked = read(body)
                     if len(asked) > self._most:
-                        raise RefusedError(413, f"{len(asked):,} samples; {self._most:,} are allowed in a request")
+                        raise RequestError(413, f"{len(asked):,} samples; {self._most:,} are allowed in a request")
                 except Exception as error:
                     future.set_exception(error)
                 else:
@@ -86,9 +86,7 @@ class Scoring:
             answers = answer(engine, [one for one, _ in asked])
         except Exception as error:
             if len(asked) == 1:
-                asked[0][1].set_exception(
-                    RefusedError(422, str(error)) if isinstance(error, BadRequestError) else error
-                )
+                asked[0][1].set_exception(RequestError(422, str(error)) if isinstance(error, SampleError) else error)
             else:
                 for alone in asked:
                     self._answer(engine, answer, [alone])
@@ -110,7 +108,7 @@ def _score(engine: Engine, asked: Sequence[ScoreRequest]) -> list[bytes]:
 
 
 def _rank(engine: Engine, asked: Sequence[RankRequest]) -> list[bytes]:
-    queries = [one.queries(engine.form) for one in asked]
+    queries = [one.queries(engine.request_schema) for one in asked]
     answers = iter(engine.rank(list(chain.from_iterable(queries))))
     return [one.answer(engine, list(islice(answers, len(own)))) for one, own in zip(asked, queries, strict=True)]
 
@@ -118,7 +116,7 @@ def _rank(engine: Engine, asked: Sequence[RankRequest]) -> list[bytes]:
 def _together(engine: Engine, asked: Sequence[ScoreRequest]) -> tuple[pa.Table, list[int]]:
     """The samples of all requests, in order, and how many each has; lists of objects are read as one."""
     if all(type(one.samples) is list for one in asked):
-        table = engine.form.table(list(chain.from_iterable(one.samples for one in asked)))
+        table = engine.request_schema.table(list(chain.from_iterable(one.samples for one in asked)))
         return table, [len(one.samples) for one in asked]
-    tables = [one.table(engine.form) for one in asked]
+    tables = [one.table(engine.request_schema) for one in asked]
     return pa.concat_tables(tables), [len(table) for table in tables]

@@ -15,7 +15,7 @@ from asymdiffrec.datasets.decoding.rows import decode
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.diffusion.layers import Candidates
 from asymdiffrec.serving.export import Export
-from asymdiffrec.serving.request_schema import BadRequestError, Form, Query
+from asymdiffrec.serving.request_schema import Query, RequestSchema, SampleError
 from asymdiffrec.serving.self_test import TOLERANCE, difference
 
 
@@ -39,29 +39,29 @@ class Answer:
 class Engine:
     """Scores with one export. It may be called by several threads at once."""
 
-    def __init__(self, bundle: Export) -> None:
-        self.bundle = bundle
-        self.version = bundle.manifest.version
-        self.form = Form(bundle.schema)
-        widths = torch.tensor(bundle.model.tables.widths)
+    def __init__(self, export: Export) -> None:
+        self.export = export
+        self.version = export.manifest.version
+        self.request_schema = RequestSchema(export.schema)
+        widths = torch.tensor(export.model.tables.widths)
         self._field_of_column = torch.arange(len(widths)).repeat_interleave(widths)
 
     @property
     def schema(self) -> Schema:
-        return self.bundle.schema
+        return self.export.schema
 
     def warm(self) -> None:
         """Read every page of the tables, and score the samples of the export's check.
 
         Raises InputError where the scores are not those that it scored them with when it was exported.
         """
-        self.bundle.model.tables.touch()
+        self.export.model.tables.touch()
         try:
-            off = difference(self.bundle.model, self.schema, self.bundle.card["check"])
+            off = difference(self.export.model, self.schema, self.export.card["check"])
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{self.bundle.folder}: its card has no check that can be made") from error
+            raise InputError(f"{self.export.folder}: its card has no check that can be made") from error
         if not off <= TOLERANCE:
-            raise InputError(f"{self.bundle.folder}: scores differ by {off:.2g} from those when it was exported")
+            raise InputError(f"{self.export.folder}: scores differ by {off:.2g} from those when it was exported")
 
     @torch.inference_mode()
     def score(self, table: pa.Table, before: bool = False) -> Answer:
@@ -69,8 +69,8 @@ class Engine:
         if not len(table):
             return self._nothing()
         x, missing = self._looked_up(table, "samples")
-        scores = self.bundle.model.logits(x, missing).sigmoid().numpy()
-        diffusion = self.bundle.model.diffusion
+        scores = self.export.model.logits(x, missing).sigmoid().numpy()
+        diffusion = self.export.model.diffusion
         denoises = before and hasattr(diffusion, "denoiser")
         plain = diffusion.logit(diffusion.latent(x, missing)).sigmoid().numpy() if denoises else None
         return Answer(scores, missing.numpy(), plain)
@@ -101,11 +101,11 @@ class Engine:
             return self._nothing()
         mine = torch.tensor([self.schema.column(name) in own for name in self.schema.names])
         columns = mine[self._field_of_column].nonzero()[:, 0]
-        x, missing = self._looked_up(self.form.table_of(queries), "candidates")
+        x, missing = self._looked_up(self.request_schema.table_of(queries), "candidates")
         count, query = len(queries), torch.arange(len(queries)).repeat_interleave(lengths)
         together = torch.where(mine, missing[count:], missing[:count].index_select(0, query))
         parts = Candidates(x[:count], query, x[count:].index_select(1, columns), columns)
-        logits = self.bundle.model.diffusion.score_candidates(parts, together)
+        logits = self.export.model.diffusion.score_candidates(parts, together)
         return Answer(logits.sigmoid().numpy(), together.numpy())
 
     def _nothing(self) -> Answer:
@@ -114,12 +114,12 @@ class Engine:
     def _looked_up(self, table: pa.Table, place: str) -> tuple[torch.Tensor, torch.Tensor]:
         """x [B, sum D_n] and missing [B, N]"""
         batch = self.batch(table, place)
-        return self.bundle.model.vectors(batch), batch.missing
+        return self.export.model.vectors(batch), batch.missing
 
     def batch(self, table: pa.Table, place: str) -> Batch:
         """The rows of a table with the columns of the schema; BadRequestError for a value that is not allowed."""
         try:
             rows = decode(table.select(self.schema.columns(labelled=False)), self.schema, place, labelled=False)
         except InputError as error:
-            raise BadRequestError(str(error)) from error
+            raise SampleError(str(error)) from error
         return to_batch(rows, self.schema, 0)

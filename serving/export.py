@@ -31,7 +31,7 @@ from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
 from asymdiffrec.embeddings.managed.ids import with_id_ranges
 from asymdiffrec.embeddings.serving_tables import Precision, ServedTables, write_tables
 from asymdiffrec.embeddings.tables import TablesConfig
-from asymdiffrec.serving.self_test import check_of
+from asymdiffrec.serving.self_test import make_self_test
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -66,7 +66,7 @@ class Manifest(Config):
         return self
 
 
-class ServedConfig(FieldsConfig):
+class ExportConfig(FieldsConfig):
     """`config.json`: all that the model is made of beside its weights."""
 
     name: str
@@ -124,7 +124,7 @@ class Export:
 
     folder: Path
     manifest: Manifest
-    config: ServedConfig
+    config: ExportConfig
     schema: Schema
     card: dict[str, Any]
     model: Scorer
@@ -132,7 +132,7 @@ class Export:
 
 def write_export(
     out: Path,
-    config: ServedConfig,
+    config: ExportConfig,
     statistics: Statistics,
     dense: Mapping[str, torch.Tensor],
     tables: Mapping[str, torch.Tensor],
@@ -158,7 +158,7 @@ def write_export(
         schema = config.to_schema(statistics)
         write_tables(tables, schema, config.tables, config.precision, folder / TABLES)
         scorer = _scorer(folder, config, schema, bool(ids))
-        card = {**card_of(scorer), "check": check_of(scorer, schema)}
+        card = {**card_of(scorer), "check": make_self_test(scorer, schema)}
         whole_file(folder / CARD, json.dumps(card, indent=1).encode())
         files = {file.name: FileEntry(sha256=_sha256(file), bytes=file.stat().st_size) for file in folder.iterdir()}
         together = hashlib.sha256("".join(f"{name}{files[name].sha256}" for name in sorted(files)).encode())
@@ -191,7 +191,7 @@ def load_export(folder: Path, *, allow_user_classes: bool = False) -> Export:
     lacking = [name for name in (CONFIG, LEARNED, CARD, DENSE, TABLES) if name not in manifest.files]
     if lacking:
         raise InputError(f"{folder / MANIFEST}: names no {lacking[0]}")
-    config = validate(ServedConfig, _json(folder / CONFIG), str(folder / CONFIG))
+    config = validate(ExportConfig, _json(folder / CONFIG), str(folder / CONFIG))
     schema = config.to_schema(validate(Statistics, _json(folder / LEARNED), str(folder / LEARNED)))
     classes = [name for name in (config.diffusion.method, config.model.extractor.name) if ":" in name]
     if classes and not allow_user_classes:
@@ -203,7 +203,7 @@ def load_export(folder: Path, *, allow_user_classes: bool = False) -> Export:
     return Export(folder, manifest, config, schema, _json(folder / CARD), model)
 
 
-def _scorer(folder: Path, config: ServedConfig, schema: Schema, has_ids: bool) -> Scorer:
+def _scorer(folder: Path, config: ExportConfig, schema: Schema, has_ids: bool) -> Scorer:
     """Of the weights in the folder."""
     ids = load_tensors((folder / IDS).read_bytes()) if has_ids else {}
     tables = ServedTables(schema, config.tables, config.precision, folder / TABLES, ids)
@@ -216,7 +216,7 @@ def _scorer(folder: Path, config: ServedConfig, schema: Schema, has_ids: bool) -
     return model
 
 
-def _diffusion(config: ServedConfig, widths: list[int]) -> AsymmetricDiffusion:
+def _diffusion(config: ExportConfig, widths: list[int]) -> AsymmetricDiffusion:
     """The dense part, as yet with drawn weights; its forward process, which only training uses, is any."""
     settings = config.diffusion.model_copy(update={"forward": ForwardConfig()})
     return diffusion_of(settings.method)(widths, config.model, settings, seed=0)

@@ -15,7 +15,7 @@ EXAMPLES: dict[str, Any] = {"integer": 1, "number": 0.5, "string": "a"}
 
 def description(engine: Engine, most: int, token: bool) -> dict[str, Any]:
     """The OpenAPI 3.1 document; `most` samples are allowed in a request."""
-    columns = {name: column.json_schema for name, column in engine.form.columns.items()}
+    columns = {name: column.json_schema for name, column in engine.request_schema.columns.items()}
     sample = {"type": "object", "properties": columns, "additionalProperties": False}
     by_column = {
         "type": "object",
@@ -36,7 +36,7 @@ def description(engine: Engine, most: int, token: bool) -> dict[str, Any]:
     document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
-            "title": f"asymdiffrec: {engine.bundle.config.name}",
+            "title": f"asymdiffrec: {engine.export.config.name}",
             "version": engine.version,
             "description": "A field that is absent or null is missing.",
         },

@@ -12,12 +12,12 @@ import orjson
 import pyarrow as pa
 
 from asymdiffrec.serving.engine import Answer, Engine
-from asymdiffrec.serving.request_schema import BadRequestError, Form, Query
+from asymdiffrec.serving.request_schema import Query, RequestSchema, SampleError
 
 JSON, ARROW = "application/json", "application/vnd.apache.arrow.stream"
 
 
-class RefusedError(Exception):
+class RequestError(Exception):
     """A request that is not answered: the HTTP status, and why."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -38,8 +38,12 @@ class ScoreRequest(ABC):
     def __len__(self) -> int:
         return length(self.samples)
 
-    def table(self, form: Form) -> pa.Table:
-        return form.checked(self.samples) if isinstance(self.samples, pa.Table) else form.table(self.samples)
+    def table(self, request_schema: RequestSchema) -> pa.Table:
+        return (
+            request_schema.checked(self.samples)
+            if isinstance(self.samples, pa.Table)
+            else request_schema.table(self.samples)
+        )
 
 
 class JsonScoreRequest(ScoreRequest):
@@ -78,7 +82,7 @@ class RankRequest(ABC):
         """Candidates of all queries, each counting as one at least"""
 
     @abstractmethod
-    def queries(self, form: Form) -> list[Query]: ...
+    def queries(self, request_schema: RequestSchema) -> list[Query]: ...
 
     @abstractmethod
     def answer(self, engine: Engine, answers: Sequence[Answer]) -> bytes: ...
@@ -100,13 +104,13 @@ class JsonRankRequest(RankRequest):
     def __len__(self) -> int:
         return sum(max(1, length(own)) for own in self.candidates)
 
-    def queries(self, form: Form) -> list[Query]:
+    def queries(self, request_schema: RequestSchema) -> list[Query]:
         found = []
         for place, (document, candidates) in enumerate(zip(self.documents, self.candidates, strict=True)):
             try:
-                found.append(form.query(document.get("shared", {}), candidates))
-            except BadRequestError as error:
-                raise BadRequestError(f"[{place}].{error}" if self.is_batch else str(error)) from error
+                found.append(request_schema.query(document.get("shared", {}), candidates))
+            except SampleError as error:
+                raise SampleError(f"[{place}].{error}" if self.is_batch else str(error)) from error
         return found
 
     def answer(self, engine: Engine, answers: Sequence[Answer]) -> bytes:
@@ -130,8 +134,8 @@ class ArrowRankRequest(RankRequest):
     def __len__(self) -> int:
         return len(self.table)
 
-    def queries(self, form: Form) -> list[Query]:
-        return [form.checked_query(self.shared, self.table)]
+    def queries(self, request_schema: RequestSchema) -> list[Query]:
+        return [request_schema.checked_query(self.shared, self.table)]
 
     def answer(self, engine: Engine, answers: Sequence[Answer]) -> bytes:
         (answer,) = answers
@@ -153,14 +157,14 @@ def length(samples: Sequence[Any] | Mapping[str, Any] | pa.Table) -> int:
 
 def _top(value: Any) -> int | None:
     if value is not None and (type(value) is not int or value < 1):
-        raise RefusedError(400, f"top: found {value!r}; a number of candidates is expected")
+        raise RequestError(400, f"top: found {value!r}; a number of candidates is expected")
     return value
 
 
 def _flag(document: Mapping[str, Any], key: str, default: bool) -> bool:
     value = document.get(key, default)
     if type(value) is not bool:
-        raise RefusedError(400, f"{key}: found {value!r}; true or false is expected")
+        raise RequestError(400, f"{key}: found {value!r}; true or false is expected")
     return value
 
 
@@ -172,14 +176,14 @@ def _loaded(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise RefusedError(400, f"not JSON: {error}") from error
+        raise RequestError(400, f"not JSON: {error}") from error
 
 
 def _known(document: Any, keys: set[str], expected: str) -> dict[str, Any]:
     if type(document) is not dict:
-        raise RefusedError(400, f"found no object; {expected} is expected")
+        raise RequestError(400, f"found no object; {expected} is expected")
     if unknown := document.keys() - keys:
-        raise RefusedError(400, f"{min(unknown)}: no such key; there are {', '.join(sorted(keys))}")
+        raise RequestError(400, f"{min(unknown)}: no such key; there are {', '.join(sorted(keys))}")
     return document
 
 
@@ -187,7 +191,7 @@ def _samples(document: Mapping[str, Any], key: str, expected: str) -> list[Any] 
     """A list of objects, or an object of lists"""
     found = document.get(key)
     if not isinstance(found, list | dict):
-        raise RefusedError(400, f"found no {key}; {expected} is expected")
+        raise RequestError(400, f"found no {key}; {expected} is expected")
     return found
 
 
@@ -198,9 +202,9 @@ def _read(body: bytes) -> pa.Table:
         if table is not None:
             table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError, LookupError, struct.error) as error:
-        raise RefusedError(400, f"not an Arrow stream: {' '.join(str(error).split())[:200]}") from error
+        raise RequestError(400, f"not an Arrow stream: {' '.join(str(error).split())[:200]}") from error
     if table is None:
-        raise RefusedError(415, "a compressed Arrow stream; send it as it is")
+        raise RequestError(415, "a compressed Arrow stream; send it as it is")
     return table
 
 

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 
 from starlette.applications import Starlette
 
-from asymdiffrec.serving.service_config import Serving
+from asymdiffrec.serving.service_config import ServiceConfig
 
 NAME = "asymdiffrec"
 
 
-def use_haproxy(own_ports: bool) -> None:
+def configure_haproxy(own_ports: bool) -> None:
     """Have Ray Serve hand requests to replicas by HAProxy, without which it is several times slower, and to the
     application in the thread that reads them, for it scores in threads of its own. A request whose replica dies before
     it answers is asked of another one: scoring twice changes nothing.
@@ -42,7 +42,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def deployed(serving: Serving, host: str, port: int, least: int, most: int, alone: bool) -> Iterator[None]:
+def deployment(serving: ServiceConfig, host: str, port: int, least: int, most: int, alone: bool) -> Iterator[None]:
     """On the cluster that this process is connected to, with between `least` and `most` replicas as there are requests;
     entered once it answers. Ends the application, and Serve with it where it is `alone` on its cluster: HAProxy would
     outlive Ray. Raises RuntimeError where Ray Serve cannot start it."""
@@ -55,7 +55,7 @@ def deployed(serving: Serving, host: str, port: int, least: int, most: int, alon
         serve.shutdown() if alone else serve.delete(NAME)
 
 
-def _deploy(serving: Serving, host: str, port: int, least: int, most: int) -> None:
+def _deploy(serving: ServiceConfig, host: str, port: int, least: int, most: int) -> None:
     from ray import serve
     from ray.serve.config import HTTPOptions
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from asymdiffrec.serving.engine import Engine
 from asymdiffrec.serving.export import MANIFEST, load_export
-from asymdiffrec.serving.protocol import RefusedError
+from asymdiffrec.serving.protocol import RequestError
 
 EVERY = 1.0
 """Seconds between looks at the folder"""
 
 
-class Live:
+class Reloader:
     """Serves what a folder, or a link to one, holds, and from `watch` on what it comes to hold.
 
     tell: is told in a line what was swapped in or refused; prepare: is called with what was loaded, before it is live.
@@ -40,7 +40,7 @@ class Live:
     def engine(self) -> Engine:
         """RefusedError while there is none."""
         if self._engine is None:
-            raise RefusedError(503, "not ready yet")
+            raise RequestError(503, "not ready yet")
         return self._engine
 
     def load(self) -> Engine:

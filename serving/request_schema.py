@@ -24,7 +24,7 @@ MOST_BYTES = 64 << 20
 """Of a column that a dictionary stands for"""
 
 
-class BadRequestError(ValueError):
+class SampleError(ValueError):
     """What the sender of a request has to change."""
 
 
@@ -175,7 +175,7 @@ class Query(NamedTuple):
     """How many"""
 
 
-class Form:
+class RequestSchema:
     """The columns of the samples of a schema. A field that is absent or null is missing; ids that are no row of a table
     with `hash: false` are, too."""
 
@@ -224,7 +224,7 @@ class Form:
         values = self._gathered([shared], lambda number: "shared")
         common = self._arrays(values, lambda column, number: f"shared.{column}")
         if both := common.keys() & own.keys():
-            raise BadRequestError(f"candidates: {min(both)} is in shared, too")
+            raise SampleError(f"candidates: {min(both)} is in shared, too")
         return Query(common, own, count)
 
     def table_of(self, queries: Sequence[Query]) -> pa.Table:
@@ -272,11 +272,11 @@ class Form:
             if (different := lengths[0] != lengths[1]).any():
                 number = int(np.argmax(different))
                 counts = f"{lengths[1][number]} weights of {lengths[0][number]} ids"
-                raise BadRequestError(f"{place(weights, number)}: {counts}")
+                raise SampleError(f"{place(weights, number)}: {counts}")
             negative = pc.fill_null(pc.less(arrays[weights].flatten(), 0), False).to_numpy(zero_copy_only=False)
             if negative.any():
                 number = int(_parents(arrays[weights])[int(np.argmax(negative))])
-                raise BadRequestError(f"{place(weights, number)}: a weight is below 0")
+                raise SampleError(f"{place(weights, number)}: a weight is below 0")
 
     def _of_rows(self, columns: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
         """Without the ids that are no rows, nor their weights; `decode` refuses lists that have not one for each id."""
@@ -295,7 +295,7 @@ class Form:
         found: set[str] = set()
         for number, sample in enumerate(samples):
             if type(sample) is not dict:
-                raise BadRequestError(f"{place(number)}: found {_shown(sample)}; an object of columns is expected")
+                raise SampleError(f"{place(number)}: found {_shown(sample)}; an object of columns is expected")
             found |= sample.keys()
         if not found <= self._known:
             unknown = min(found - self._known)
@@ -309,27 +309,27 @@ class Form:
             raise self._no_such(place, min(columns.keys() - self._known))
         for name, values in columns.items():
             if type(values) is not list:
-                raise BadRequestError(f"{place}.{name}: found {_shown(values)}; a list of values is expected")
+                raise SampleError(f"{place}.{name}: found {_shown(values)}; a list of values is expected")
         lengths = {name: len(values) for name, values in columns.items()}
         if len(set(lengths.values())) > 1:
             least, most = (choose(lengths, key=lambda name: lengths[name]) for choose in (min, max))
-            raise BadRequestError(f"{place}: {lengths[least]} values of {least}, {lengths[most]} of {most}")
+            raise SampleError(f"{place}: {lengths[least]} values of {least}, {lengths[most]} of {most}")
         values = {name: own for name, own in columns.items() if name in self.columns}
         return values, next(iter(lengths.values()), 0)
 
-    def _no_such(self, place: str, name: str) -> BadRequestError:
+    def _no_such(self, place: str, name: str) -> SampleError:
         close = difflib.get_close_matches(name, self.columns, 1)
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(self.columns)}"
-        return BadRequestError(f"{place}.{name}: no such column; {hint}")
+        return SampleError(f"{place}.{name}: no such column; {hint}")
 
-    def _wrong(self, values: Sequence[Any], name: str, place: Callable[[str, int], str]) -> BadRequestError:
+    def _wrong(self, values: Sequence[Any], name: str, place: Callable[[str, int], str]) -> SampleError:
         """Of the first value that does not fit by itself."""
         column = self.columns[name]
         number = next(number for number, value in enumerate(values) if column.array([value]) is None)
         where = place(name, number)
         if type(values[number]) is list and len(values[number]) > MOST_IDS:
-            return BadRequestError(f"{where}: {len(values[number]):,} ids; {MOST_IDS:,} are allowed")
-        return BadRequestError(f"{where}: found {_shown(values[number])}; {column.described} is expected")
+            return SampleError(f"{where}: {len(values[number]):,} ids; {MOST_IDS:,} are allowed")
+        return SampleError(f"{where}: found {_shown(values[number])}; {column.described} is expected")
 
     def checked(self, table: pa.Table) -> pa.Table:
         """All columns of an Arrow table of samples. BadRequestError where one is of a type that it cannot be."""
@@ -346,14 +346,14 @@ class Form:
             if name not in self._known:
                 raise self._no_such("column", name)
             if names.count(name) > 1:
-                raise BadRequestError(f"{name}: {names.count(name)} columns have this name")
+                raise SampleError(f"{name}: {names.count(name)} columns have this name")
             if name not in self.columns:
                 continue
             found, column = table.column(place).combine_chunks(), self.columns[name]
             try:
                 made[name] = column.cast(found)
             except (pa.ArrowException, ValueError, TypeError, LookupError) as error:
-                raise BadRequestError(f"{name}: a column of {found.type}; {column.described} is expected") from error
+                raise SampleError(f"{name}: a column of {found.type}; {column.described} is expected") from error
         self._check_weights(made, lambda column, number: f"{column}[{number}]")
         return made
 

@@ -12,8 +12,8 @@ from asymdiffrec.datasets.batching.batch import to_batch
 from asymdiffrec.datasets.decoding.rows import decode
 from asymdiffrec.datasets.schema import IdListConfig, NumericFieldConfig, Schema
 from asymdiffrec.datasets.statistics.statistics import NumericStatistics
-from asymdiffrec.serving.predict import Scores
-from asymdiffrec.serving.request_schema import Form
+from asymdiffrec.serving.batch_prediction import BatchScorer
+from asymdiffrec.serving.request_schema import RequestSchema
 
 SAMPLES = 32
 MISSING = 0.3
@@ -22,27 +22,27 @@ TOLERANCE = 1e-4
 """Of a score: processors add in other orders"""
 
 
-def check_of(model: Scores, schema: Schema) -> dict[str, Any]:
+def make_self_test(model: BatchScorer, schema: Schema) -> dict[str, Any]:
     """Samples and the model's scores of them."""
-    samples = made_up(schema)
+    samples = synthetic_samples(schema)
     return {"samples": samples, "scores": scores_of(model, schema, samples).tolist()}
 
 
-def difference(model: Scores, schema: Schema, check: Mapping[str, Any]) -> float:
+def difference(model: BatchScorer, schema: Schema, check: Mapping[str, Any]) -> float:
     """The largest one between the model's scores and those of a check; inf where one is no number."""
     found = np.abs(scores_of(model, schema, check["samples"]) - np.array(check["scores"], np.float32))
     return float(found.max()) if np.isfinite(found).all() else np.inf
 
 
 @torch.inference_mode()
-def scores_of(model: Scores, schema: Schema, samples: Sequence[Any]) -> np.ndarray:
+def scores_of(model: BatchScorer, schema: Schema, samples: Sequence[Any]) -> np.ndarray:
     """Probabilities of a 1 [B] float32 of samples as a request has them."""
-    rows = decode(Form(schema).table(samples), schema, "check", labelled=False)
+    rows = decode(RequestSchema(schema).table(samples), schema, "check", labelled=False)
     scores: np.ndarray = model.score(to_batch(rows, schema, 0)).sigmoid().numpy()
     return scores
 
 
-def made_up(schema: Schema) -> list[dict[str, Any]]:
+def synthetic_samples(schema: Schema) -> list[dict[str, Any]]:
     """Samples that are drawn, the same for the same schema: of what users did nothing is in them."""
     rng = np.random.default_rng(0)
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import torch
 
+from asymdiffrec.serving.aot_compile import compile_if_faster
 from asymdiffrec.serving.app import Limits, Service
-from asymdiffrec.serving.compiled import use_compiled
 from asymdiffrec.serving.engine import Engine
-from asymdiffrec.serving.reloader import Live
+from asymdiffrec.serving.reloader import Reloader
 
 
 @dataclass(frozen=True)
-class Serving:
+class ServiceConfig:
     folder: Path
     limits: Limits = field(default_factory=Limits)
     token: str | None = None
@@ -31,14 +31,14 @@ class Serving:
 
         def prepare(engine: Engine) -> None:
             if self.compiles:
-                use_compiled(engine, tell, allow_user_classes=self.allow_user_classes)
+                compile_if_faster(engine, tell, allow_user_classes=self.allow_user_classes)
 
-        live = Live(self.folder, allow_user_classes=self.allow_user_classes, tell=tell, prepare=prepare)
+        live = Reloader(self.folder, allow_user_classes=self.allow_user_classes, tell=tell, prepare=prepare)
         live.load()
         live.watch()
         return Service(live, self.limits, self.token, self.threads)
 
 
-def half_of_the_cores() -> int:
+def default_threads() -> int:
     """Threads that score, by default: the others read requests and write answers."""
     return max(1, len(os.sched_getaffinity(0)) // 2)

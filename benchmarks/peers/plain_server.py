@@ -17,7 +17,7 @@ from torch import nn
 
 from asymdiffrec.datasets.schema import IdListConfig, Schema
 from asymdiffrec.serving.export import load_export
-from asymdiffrec.serving.request_schema import Form
+from asymdiffrec.serving.request_schema import RequestSchema
 
 
 class Plain(nn.Module):
@@ -25,10 +25,10 @@ class Plain(nn.Module):
 
     def __init__(self, folder: Path, vocabulary: dict[str, dict[str, int]]) -> None:
         super().__init__()
-        bundle = load_export(folder)
-        self.schema, self.vocabulary = bundle.schema, vocabulary
-        self.diffusion, self.numbers = bundle.model.diffusion, bundle.model.tables.columns.numbers
-        tables = dict(zip(bundle.model.tables.operator.feature_names, _weights(bundle.model.tables), strict=True))
+        export = load_export(folder)
+        self.schema, self.vocabulary = export.schema, vocabulary
+        self.diffusion, self.numbers = export.model.diffusion, export.model.tables.columns.numbers
+        tables = dict(zip(export.model.tables.operator.feature_names, _weights(export.model.tables), strict=True))
         self.bags = nn.ModuleDict()
         for name, field in self.schema.sparse.items():
             mode = "mean" if isinstance(field, IdListConfig) and field.pooling == "mean" else "sum"
@@ -77,7 +77,7 @@ def _weights(tables: Any) -> list[torch.Tensor]:
 def sample_model(schema: Schema) -> type[BaseModel]:
     kinds = {
         name: (list[column.kind] if column.is_list else column.kind)  # type: ignore[name-defined]
-        for name, column in Form(schema).columns.items()
+        for name, column in RequestSchema(schema).columns.items()
     }
     fields: dict[str, Any] = {name: (kind | None, None) for name, kind in kinds.items()}
     return create_model("Sample", **fields)

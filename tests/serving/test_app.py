@@ -22,14 +22,14 @@ from starlette.testclient import TestClient
 
 from asymdiffrec.serving.app import Limits, Service
 from asymdiffrec.serving.engine import Engine
-from asymdiffrec.serving.protocol import ARROW, JsonScoreRequest, RefusedError, stream_of
+from asymdiffrec.serving.protocol import ARROW, JsonScoreRequest, RequestError, stream_of
 from asymdiffrec.serving.protocol import JSON as JSON_KIND
-from asymdiffrec.serving.reloader import Live
-from asymdiffrec.trainer.inference.restore import predict_run
+from asymdiffrec.serving.reloader import Reloader
+from asymdiffrec.trainer.inference.predict import predict_run
 
 
 def service(exported: Path, token: str | None = None, **limits: int) -> Service:
-    live = Live(exported)
+    live = Reloader(exported)
     live.load()
     return Service(live, Limits(**limits), token, threads=2)
 
@@ -241,10 +241,12 @@ def test_who_is_scored_together_with_a_wrong_request_is_answered(exported: Path)
     made = service(exported)
     bodies = [b'{"samples": [{"user_id": %d}]}' % user for user in range(8)]
     bodies[3:3] = [b'{"samples": [{"user_id": "me"}]}', b"{"]
-    alone = [made.live.engine().score(made.live.engine().form.table([{"user_id": user}])) for user in range(8)]
+    alone = [
+        made.live.engine().score(made.live.engine().request_schema.table([{"user_id": user}])) for user in range(8)
+    ]
     futures = [made._scoring.submit(JsonScoreRequest, body) for body in bodies]
     wrong = [future.exception(20) for future in futures[3:5]]
-    assert [error.status for error in wrong if isinstance(error, RefusedError)] == [422, 400]
+    assert [error.status for error in wrong if isinstance(error, RequestError)] == [422, 400]
     found = [orjson.loads(future.result(20))["scores"][0] for future in futures[:3] + futures[5:]]
     np.testing.assert_allclose(found, [answer.scores[0] for answer in alone], atol=1e-6)
 
@@ -386,7 +388,7 @@ def test_too_many_are_refused_at_once(exported: Path, monkeypatch: pytest.Monkey
 
 
 def test_ready_only_with_a_model(exported: Path) -> None:
-    live = Live(exported)
+    live = Reloader(exported)
     made = Service(live, Limits(), None, threads=1)
     with TestClient(made.application()) as client:
         assert client.get("/health").status_code == 200

@@ -15,12 +15,12 @@ import uvicorn
 
 from asymdiffrec.serving.app import Limits
 from asymdiffrec.serving.client import Client, ServingError
-from asymdiffrec.serving.service_config import Serving
+from asymdiffrec.serving.service_config import ServiceConfig
 
 
 @pytest.fixture(scope="module")
 def address(exported: Path) -> Iterator[str]:
-    serving = Serving(exported, Limits(samples=700), token="secret", threads=1)
+    serving = ServiceConfig(exported, Limits(samples=700), token="secret", threads=1)
     config = uvicorn.Config(serving.service(print).application(), port=0, log_level="warning")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)

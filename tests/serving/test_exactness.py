@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 
 from asymdiffrec.serving.app import Limits
 from asymdiffrec.serving.protocol import ARROW, stream_of
-from asymdiffrec.serving.service_config import Serving
+from asymdiffrec.serving.service_config import ServiceConfig
 
 TOLERANCE = 1e-5
 AT_ONCE = 2_500
@@ -43,7 +43,7 @@ def folder(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def client(folder: Path) -> Iterator[TestClient]:
-    service = Serving(folder / "export", Limits(body=64 << 20)).service(print)
+    service = ServiceConfig(folder / "export", Limits(body=64 << 20)).service(print)
     with TestClient(service.application()) as client:
         yield client
 

@@ -22,7 +22,7 @@ from asymdiffrec.embeddings.serving_tables import ServedTables, write_tables
 from asymdiffrec.embeddings.tables import TablesConfig
 from asymdiffrec.serving.export import load_export
 from asymdiffrec.trainer.inference.export import export_run
-from tests.serving.test_predict import SCHEMA, table
+from tests.serving.test_batch_prediction import SCHEMA, table
 
 PRECISIONS = ["fp32", "fp16", "int8", "int4"]
 
@@ -59,15 +59,15 @@ def test_an_export_scores_as_the_run_does(
 def test_the_card_says_what_rounding_costs(
     trained: Path, exported: dict[str, Path], command: Callable[..., Any]
 ) -> None:
-    bundle = load_export(exported["int8"])
-    assert bundle.card["precision"] == "int8"
-    assert bundle.card["rows"]["test"] == 601
+    export = load_export(exported["int8"])
+    assert export.card["precision"] == "int8"
+    assert export.card["rows"]["test"] == 601
     evaluated = command("evaluate", trained, "--missing", "0,0.5", "--json").document["results"]
     rounded = command("evaluate", trained, "--missing", "0", "--tables", "int8", "--json").document["results"]
     for result, share in zip(evaluated, (0, 3), strict=True):
-        assert bundle.card["trained"]["test"][share]["auc"] == pytest.approx(result["auc"], abs=1e-9)
-    assert bundle.card["exported"]["test"][0]["log_loss"] == pytest.approx(rounded[0]["log_loss"], abs=1e-6)
-    assert {"user dark", "item_id dark"} <= {one["scenario"] for one in bundle.card["exported"]["drill"]}
+        assert export.card["trained"]["test"][share]["auc"] == pytest.approx(result["auc"], abs=1e-9)
+    assert export.card["exported"]["test"][0]["log_loss"] == pytest.approx(rounded[0]["log_loss"], abs=1e-6)
+    assert {"user dark", "item_id dark"} <= {one["scenario"] for one in export.card["exported"]["drill"]}
     versions = {load_export(folder).manifest.version for folder in exported.values()}
     assert len(versions) == len(PRECISIONS)
 

@@ -16,7 +16,7 @@ from asymdiffrec.serving import reloader as module
 from asymdiffrec.serving.app import Limits, Service
 from asymdiffrec.serving.engine import Engine
 from asymdiffrec.serving.export import load_export
-from asymdiffrec.serving.reloader import Live
+from asymdiffrec.serving.reloader import Reloader
 from asymdiffrec.trainer.inference.export import export_run
 
 
@@ -52,7 +52,7 @@ def wait(until: Callable[[], bool]) -> None:
 def test_versions_are_swapped_without_losing_a_request(link: Path, exported: Path, rounded: Path) -> None:
     versions = [load_export(folder).manifest.version for folder in (exported, rounded)]
     lines: list[str] = []
-    live = Live(link, tell=lines.append)
+    live = Reloader(link, tell=lines.append)
     live.load()
     live.watch()
     answers: list[tuple[int, str]] = []
@@ -85,7 +85,7 @@ def test_what_is_not_fit_does_not_become_live(link: Path, exported: Path, rounde
     whole = (damaged / "tables.bin").read_bytes()
     (damaged / "tables.bin").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     lines: list[str] = []
-    live = Live(link, tell=lines.append)
+    live = Reloader(link, tell=lines.append)
     version = live.load().version
     live.watch()
     with TestClient(Service(live, Limits(), None, threads=1).application()) as client:
@@ -114,7 +114,7 @@ def test_what_is_loaded_is_prepared_before_it_is_live(link: Path, exported: Path
         before = live._engine.version if live._engine else None
         seen.append((engine.version, before))
 
-    live = Live(link, prepare=prepare)
+    live = Reloader(link, prepare=prepare)
     live.load()
     live.watch()
     point(link, rounded)

@@ -8,7 +8,7 @@ import pytest
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.decoding.rows import decode
 from asymdiffrec.datasets.schema import FieldsConfig
-from asymdiffrec.serving.request_schema import BadRequestError, Form
+from asymdiffrec.serving.request_schema import RequestSchema, SampleError
 
 SCHEMA = FieldsConfig.model_validate(
     {
@@ -20,7 +20,7 @@ SCHEMA = FieldsConfig.model_validate(
         }
     }
 ).to_schema()
-FORM = Form(SCHEMA)
+FORM = RequestSchema(SCHEMA)
 
 
 def with_a_hidden_value(values: pa.Array) -> pa.Array:
@@ -42,10 +42,10 @@ def test_ids_that_are_no_rows_are_missing_beside_lists_that_are_null(hidden: int
 
 def test_a_weight_below_zero_is_named_with_its_row() -> None:
     seen, shares = with_a_hidden_value(pa.array([1, 2, 3])), with_a_hidden_value(pa.array([1.0, -1.0, -2.0]))
-    with pytest.raises(BadRequestError, match=r"^shares\[2\]: a weight is below 0$"):
+    with pytest.raises(SampleError, match=r"^shares\[2\]: a weight is below 0$"):
         FORM.checked(pa.table({"seen": seen, "shares": shares}))
     unknown = pa.table({"seen": pa.array([[1, 2], [3]]), "shares": pa.array([[None, 1.0], [-1.0]])})
-    with pytest.raises(BadRequestError, match=r"^shares\[1\]: a weight is below 0$"):
+    with pytest.raises(SampleError, match=r"^shares\[1\]: a weight is below 0$"):
         FORM.checked(unknown)
 
 

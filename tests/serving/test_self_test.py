@@ -12,17 +12,17 @@ from asymdiffrec.base import InputError
 from asymdiffrec.datasets.schema import FieldsConfig
 from asymdiffrec.serving.engine import Engine
 from asymdiffrec.serving.export import Export, load_export
-from asymdiffrec.serving.request_schema import Form
-from asymdiffrec.serving.self_test import made_up
+from asymdiffrec.serving.request_schema import RequestSchema
+from asymdiffrec.serving.self_test import synthetic_samples
 
 
-def off_by_a_hundredth(bundle: Export) -> None:
-    bundle.card["check"]["scores"][3] += 0.01
+def off_by_a_hundredth(export: Export) -> None:
+    export.card["check"]["scores"][3] += 0.01
 
 
-def without_a_number(bundle: Export) -> None:
+def without_a_number(export: Export) -> None:
     with torch.no_grad():
-        bundle.model.diffusion.head[0].bias[0] = torch.nan
+        export.model.diffusion.head[0].bias[0] = torch.nan
 
 
 @pytest.mark.parametrize(
@@ -30,18 +30,18 @@ def without_a_number(bundle: Export) -> None:
     [
         (off_by_a_hundredth, "scores differ by 0.01 from those when it was exported"),
         (without_a_number, "scores differ by inf"),
-        (lambda bundle: bundle.card.pop("check"), "its card has no check that can be made"),
-        (lambda bundle: bundle.card["check"].update(samples=[3]), "its card has no check that can be made"),
+        (lambda export: export.card.pop("check"), "its card has no check that can be made"),
+        (lambda export: export.card["check"].update(samples=[3]), "its card has no check that can be made"),
     ],
 )
 def test_a_host_that_scores_otherwise_does_not_serve(
     exported: Path, spoil: Callable[[Export], object], message: str
 ) -> None:
-    bundle = load_export(exported)
-    Engine(bundle).warm()
-    spoil(bundle)
+    export = load_export(exported)
+    Engine(export).warm()
+    spoil(export)
     with pytest.raises(InputError, match=message):
-        Engine(bundle).warm()
+        Engine(export).warm()
 
 
 def test_samples_are_made_up_of_any_schema() -> None:
@@ -53,8 +53,8 @@ def test_samples_are_made_up_of_any_schema() -> None:
         "price": {"type": "number"},
     }
     schema = FieldsConfig.model_validate({"fields": fields}).to_schema()
-    samples = made_up(schema)
-    assert samples == made_up(schema)
-    table = Form(schema).table(samples)
+    samples = synthetic_samples(schema)
+    assert samples == synthetic_samples(schema)
+    table = RequestSchema(schema).table(samples)
     assert set(table.column_names) == {"word", "place", "likes", "shares", "words", "price"}
     assert all(0 < table[name].null_count < len(table) for name in table.column_names)

@@ -16,7 +16,7 @@ from asymdiffrec.trainer.commands.options import AsJson, RunFolder
 if TYPE_CHECKING:
     from asymdiffrec.datasets.schema import Schema
     from asymdiffrec.trainer.evaluation.scenarios import Scenario
-    from asymdiffrec.trainer.inference.restore import Evaluation
+    from asymdiffrec.trainer.inference.evaluate_run import RunEvaluation
 
 METRICS = {
     "auc": "AUC",
@@ -66,7 +66,7 @@ def evaluate(
 ) -> None:
     """AUC, GAUC, log loss, normalised entropy and calibration of a run's best step, with features missing."""
     from asymdiffrec.trainer.evaluation import scenarios
-    from asymdiffrec.trainer.inference.restore import evaluate_run
+    from asymdiffrec.trainer.inference.evaluate_run import evaluate_run
 
     shares, drifts = shares_of(missing), _rates(rates)
     if drill and (outage or rates or as_in_training or unseen or missing != "0"):
@@ -116,7 +116,7 @@ def _rates(text: str | None) -> dict[str, float]:
     return rates
 
 
-def _document(run: Path, split: str, found: Evaluation, tables: str | None, drilled: bool) -> dict[str, Any]:
+def _document(run: Path, split: str, found: RunEvaluation, tables: str | None, drilled: bool) -> dict[str, Any]:
     rounded = {"dtype": tables, "bytes": found.table_bytes[1]} if tables and found.table_bytes else None
     document = {"run": str(run), "step": found.step, "split": split, "tables": rounded}
     if not drilled:
@@ -124,7 +124,7 @@ def _document(run: Path, split: str, found: Evaluation, tables: str | None, dril
     return {**document, "results": found.results[:1], "drill": losses(found.results)}
 
 
-def _against(run: Path | None, split: str, found: Evaluation | None, tables: str | None) -> dict[str, Any]:
+def _against(run: Path | None, split: str, found: RunEvaluation | None, tables: str | None) -> dict[str, Any]:
     return {"against": _document(run, split, found, tables, True)} if run and found else {}
 
 

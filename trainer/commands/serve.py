@@ -18,7 +18,7 @@ from asymdiffrec.base import InputError
 from asymdiffrec.trainer.commands.console import console
 
 if TYPE_CHECKING:
-    from asymdiffrec.serving.service_config import Serving
+    from asymdiffrec.serving.service_config import ServiceConfig
 
 TOKEN = "ASYMDIFFREC_TOKEN"
 
@@ -63,7 +63,7 @@ def serve(
     Where ASYMDIFFREC_TOKEN is set, requests need it: Authorization: Bearer TOKEN. Ctrl-C ends it.
     """
     from asymdiffrec.serving.app import Limits
-    from asymdiffrec.serving.service_config import Serving, half_of_the_cores
+    from asymdiffrec.serving.service_config import ServiceConfig, default_threads
 
     token = os.environ.get(TOKEN) or None
     if not ray and (address or replicas != "1"):
@@ -71,9 +71,9 @@ def serve(
     if ray and port == 0:
         raise InputError("--port 0: with --ray it has to be a number")
     # A replica has one core.
-    scoring = threads or (1 if ray else half_of_the_cores())
+    scoring = threads or (1 if ray else default_threads())
     limits = Limits(body << 20, samples, waiting)
-    serving = Serving(
+    serving = ServiceConfig(
         model.absolute(), limits, token, scoring, allow_user_classes=allow_user_classes, compiles=compile_
     )
     if not token and not _is_loopback(host):
@@ -87,7 +87,7 @@ def serve(
             _in_this_process(serving, host, port)
 
 
-def _in_this_process(serving: Serving, host: str, port: int) -> None:
+def _in_this_process(serving: ServiceConfig, host: str, port: int) -> None:
     import uvicorn
 
     service = serving.service(_say)
@@ -98,15 +98,15 @@ def _in_this_process(serving: Serving, host: str, port: int) -> None:
         uvicorn.Server(config).run(sockets=[listening])
 
 
-def _under_ray(serving: Serving, host: str, port: int, address: str | None, least: int, most: int) -> None:
+def _under_ray(serving: ServiceConfig, host: str, port: int, address: str | None, least: int, most: int) -> None:
     from asymdiffrec.cluster.errors import ClusterError, last_line
     from asymdiffrec.cluster.launch import stay_on_loopback
     from asymdiffrec.serving.export import load_export
-    from asymdiffrec.serving.ray_serve import deployed, use_haproxy
+    from asymdiffrec.serving.ray_serve import configure_haproxy, deployment
 
     version = load_export(serving.folder, allow_user_classes=serving.allow_user_classes).manifest.version
     _listening(host, port).close()
-    use_haproxy(own_ports=address is None)
+    configure_haproxy(own_ports=address is None)
     if address is None:
         stay_on_loopback()
     from asymdiffrec.cluster.ray_cluster import connected  # Ray takes seconds to import
@@ -115,7 +115,7 @@ def _under_ray(serving: Serving, host: str, port: int, address: str | None, leas
         with console.status("starting replicas"):
             stack.enter_context(connected(address, most))
             try:
-                stack.enter_context(deployed(serving, host, port, least, most, alone=address is None))
+                stack.enter_context(deployment(serving, host, port, least, most, alone=address is None))
             except RuntimeError as error:
                 raise ClusterError(f"Ray Serve does not start: {last_line(error)}") from error
         _say(f"Version {version} of {serving.folder} at http://{host}:{port}")

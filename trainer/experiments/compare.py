@@ -30,7 +30,7 @@ from asymdiffrec.trainer.evaluation.scenarios import Asked, Scenario
 from asymdiffrec.trainer.experiments.variants import Contender, load_rival
 from asymdiffrec.trainer.fit import train as drive
 from asymdiffrec.trainer.fit.loop import evaluation_batch
-from asymdiffrec.trainer.inference.restore import score_run, seen_for
+from asymdiffrec.trainer.inference.evaluate_run import score_run, training_ids
 from asymdiffrec.trainer.job import Job, read_job, read_statistics
 from asymdiffrec.trainer.run import Run
 
@@ -178,7 +178,7 @@ def _of_rows(task: Task, config: Job, logits_of: Callable[[list[Scenario], int],
     schema = config.to_schema(read_statistics(config))
     scenarios = task.asked.of(schema)
     reader = EvaluationReader(schema, open_shards(config.location(SPLIT)), evaluation_batch(config.train.batch_size))
-    counts, label, weight, user = split_samples(reader, scenarios, seen_for(scenarios, schema, config))
+    counts, label, weight, user = split_samples(reader, scenarios, training_ids(scenarios, schema, config))
     logits = logits_of(scenarios, len(label))
     if logits.shape != counts.shape or not np.isfinite(logits).all():
         raise InputError(

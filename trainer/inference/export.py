@@ -15,12 +15,12 @@ from asymdiffrec.datasets.files.locations import filesystem_of
 from asymdiffrec.datasets.reader import EvaluationReader
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.embeddings.serving_tables import Precision
-from asymdiffrec.serving.export import Manifest, Scorer, ServedConfig, write_export
+from asymdiffrec.serving.export import ExportConfig, Manifest, Scorer, write_export
 from asymdiffrec.trainer.evaluation import scenarios
 from asymdiffrec.trainer.evaluation.evaluate import evaluate
 from asymdiffrec.trainer.fit.loop import evaluation_batch
-from asymdiffrec.trainer.inference.quantised import parts_of
-from asymdiffrec.trainer.inference.restore import Restored, restored
+from asymdiffrec.trainer.inference.quantised import model_weights
+from asymdiffrec.trainer.inference.restore import RestoredRun, restore_run
 from asymdiffrec.trainer.job import Job
 
 SHARES = (0.0, 0.1, 0.3, 0.5)
@@ -32,7 +32,7 @@ def export_run(folder: Path, out: Path, precision: Precision, console: Console) 
 
     Raises InputError where `out` exists.
     """
-    with restored(folder) as model:
+    with restore_run(folder) as model:
         statistics = model.schema.statistics
         assert statistics is not None
         package = version("asymdiffrec")
@@ -54,11 +54,11 @@ def export_run(folder: Path, out: Path, precision: Precision, console: Console) 
             }
 
         config = _config(model.job, precision)
-        return write_export(out, config, statistics, *parts_of(model.train_state), card_of, package)
+        return write_export(out, config, statistics, *model_weights(model.train_state), card_of, package)
 
 
-def _config(job: Job, precision: Precision) -> ServedConfig:
-    return ServedConfig(
+def _config(job: Job, precision: Precision) -> ExportConfig:
+    return ExportConfig(
         name=job.name,
         data=job.data.model_copy(update={"path": "."}),
         fields=job.fields,
@@ -69,7 +69,7 @@ def _config(job: Job, precision: Precision) -> ServedConfig:
     )
 
 
-def _judged(model: Restored, scorer: Any) -> dict[str, Any]:
+def _judged(model: RestoredRun, scorer: Any) -> dict[str, Any]:
     """Metrics of the test split, and the drill."""
     schema = model.schema
     asked = [*(scenarios.at_random(share, schema) for share in SHARES), *scenarios.drill(schema)]

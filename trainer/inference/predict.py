@@ -1,49 +1,96 @@
-"""Batch prediction of many files, each by itself, on as many machines as a Ray cluster has."""
+"""Batch prediction with a run or an export: one file in this process, or many files on a Ray cluster."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from rich.console import Console
+from rich.progress import Progress
 
 from asymdiffrec.base import InputError
 from asymdiffrec.cluster.parallel_tasks import side_by_side
 from asymdiffrec.datasets.files.locations import part_of
 from asymdiffrec.datasets.shards import open_shards
-from asymdiffrec.trainer.inference.restore import predict_run
+from asymdiffrec.diffusion.model import Recommender
+from asymdiffrec.serving.batch_prediction import predict_shards
+from asymdiffrec.serving.export import Scorer, is_export, load_export
+from asymdiffrec.trainer.fit.loop import evaluation_batch
+from asymdiffrec.trainer.inference.restore import restore_run
+
+EXPORT_BATCH_SIZE = 4096
+"""Rows per batch with an export. The activations of larger batches do not fit the CPU caches; with smaller batches the
+threads wait for each other more often."""
 
 
 @dataclass(frozen=True)
-class File:
-    """One file, and where its scores go."""
+class PredictTask:
+    """One file to score. It is sent to a Ray worker, so all paths are strings."""
 
     model: str
+    """Run directory or export folder"""
     data: str
+    """Parquet file or URI"""
     out: str
+    """Parquet file to write"""
     allow_user_classes: bool
 
 
-def files(model: Path, data: str, out: Path, allow_user_classes: bool) -> list[File]:
-    """Those of a folder whose scores are not in the folder `out` yet."""
+def predict_run(folder: Path, data: str, out: Path, console: Console, *, allow_user_classes: bool = False) -> int:
+    """Score every row of `data`, write the rows with their scores to `out`, and return the number of rows.
+
+    `folder` is a run directory, whose best step scores, or an export, which scores on all cores. Raises InputError as
+    `predict_shards`, `restore_run` and `load_export` do.
+    """
+    with ExitStack() as stack:
+        model: Recommender | Scorer
+        if is_export(folder):
+            export = load_export(folder, allow_user_classes=allow_user_classes)
+            model, schema, device = export.model, export.schema, torch.device("cpu")
+            batch_size, threads = EXPORT_BATCH_SIZE, torch.get_num_threads()
+            # Each of the prediction threads runs its batch with one torch thread.
+            torch.set_num_threads(1)
+            stack.callback(torch.set_num_threads, threads)
+        else:
+            run = stack.enter_context(restore_run(folder))
+            model, schema, device = run.train_state.recommender, run.schema, run.train_state.device
+            batch_size, threads = evaluation_batch(run.job.train.batch_size), 1
+        shards = open_shards(data)
+        progress = stack.enter_context(Progress(console=console, transient=True, disable=not console.is_terminal))
+        bar = progress.add_task("predicting", total=shards.rows)
+        return predict_shards(
+            model, schema, shards, out, batch_size, device, lambda rows: progress.advance(bar, rows), threads
+        )
+
+
+def unfinished_tasks(model: Path, data: str, out: Path, allow_user_classes: bool) -> list[PredictTask]:
+    """Return a task for each file of `data` that has no scores in the folder `out` yet.
+
+    Raises InputError if `out` is a file.
+    """
     if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file; with --parallel it is a folder, with a file for each of DATA")
+        raise InputError(f"{out}: is a file; with --parallel, OUT is a folder that gets one file for each file of DATA")
     names = [Path(path).name for path in open_shards(data).files]
-    alone = [Path(data).name] == names
-    found = [
-        File(str(model), data if alone else part_of(data, name), str(out / name), allow_user_classes) for name in names
+    is_single_file = [Path(data).name] == names
+    return [
+        PredictTask(str(model), data if is_single_file else part_of(data, name), str(out / name), allow_user_classes)
+        for name in names
+        if not (out / name).exists()
     ]
-    return [file for file in found if not Path(file.out).exists()]
 
 
-def predict_files(todo: list[File], parallel: int, address: str | None) -> Iterator[tuple[str, int]]:
-    """Score them, so many at a time; the file that was written and its rows, as they end."""
-    for file, rows in side_by_side(_predict, todo, parallel, address):
-        yield file.out, rows
+def predict_files(tasks: list[PredictTask], parallel: int, address: str | None) -> Iterator[tuple[str, int]]:
+    """Run `parallel` tasks at a time under Ray; yield the file written and its number of rows as each task ends.
+
+    `address` is that of a Ray cluster; None starts one on this host.
+    """
+    for task, rows in side_by_side(_predict, tasks, parallel, address):
+        yield task.out, rows
 
 
-def _predict(file: File) -> int:
-    return predict_run(
-        Path(file.model), file.data, Path(file.out), Console(quiet=True), allow_user_classes=file.allow_user_classes
-    )
+def _predict(task: PredictTask) -> int:
+    quiet = Console(quiet=True)
+    return predict_run(Path(task.model), task.data, Path(task.out), quiet, allow_user_classes=task.allow_user_classes)

@@ -1,4 +1,4 @@
-"""A restored model as it is served: its tables in a file, of some precision, and looked up from there."""
+"""The weights of a restored model, and a scorer whose embedding tables are quantised as in an export."""
 
 from __future__ import annotations
 
@@ -15,40 +15,49 @@ from asymdiffrec.serving.export import Scorer
 from asymdiffrec.trainer.build import TrainState
 
 
-class Parts(NamedTuple):
-    """All that scores of a trained model, of one worker, in memory."""
+class ModelWeights(NamedTuple):
+    """All tensors that a `Scorer` is rebuilt from."""
 
     dense: dict[str, torch.Tensor]
-    """The weights beside the tables, by their names in a `Scorer`"""
+    """The weights besides the tables, by their names in a `Scorer`"""
     tables: dict[str, torch.Tensor]
-    """The weights [rows, D] of each table"""
+    """The weights [num_embeddings, D] of each table, on CPU"""
     ids: dict[str, torch.Tensor]
-    """The ids of each managed table"""
+    """The ids of each managed table, on CPU"""
 
 
-def parts_of(train_state: TrainState) -> Parts:
-    """Of a model that one worker holds whole."""
-    state = {name: _whole(tensor) for name, tensor in look_up_state(train_state.model).items()}
+def model_weights(train_state: TrainState) -> ModelWeights:
+    """Return the weights of a model whose tables are all on this process, as `restore_run` builds it."""
+    state = {name: _only_block(tensor) for name, tensor in look_up_state(train_state.model).items()}
     recommender = train_state.recommender
     dense = {f"diffusion.{name}": weight for name, weight in recommender.diffusion.state_dict().items()}
     columns = recommender.tables.get_submodule("columns").state_dict()
-    return Parts(
+    return ModelWeights(
         dense | {f"tables.columns.{name}": weight for name, weight in columns.items()},
-        {name.removesuffix(".weight"): own for name, own in state.items() if name.endswith(".weight")},
-        {name.removesuffix(".ids"): own for name, own in state.items() if name.endswith(".ids")},
+        {name.removesuffix(".weight"): weight for name, weight in state.items() if name.endswith(".weight")},
+        {name.removesuffix(".ids"): ids for name, ids in state.items() if name.endswith(".ids")},
     )
 
 
-def scorer_of(
-    train_state: TrainState, parts: Parts, schema: Schema, config: TablesConfig, precision: Precision, file: Path
+def quantised_scorer(
+    train_state: TrainState,
+    weights: ModelWeights,
+    schema: Schema,
+    config: TablesConfig,
+    precision: Precision,
+    file: Path,
 ) -> Scorer:
-    """A scorer on CPU whose tables are written to `file`, of a model and its parts; it takes the dense part over."""
-    write_tables(parts.tables, schema, config, precision, file)
-    tables = ServedTables(schema, config, precision, file, parts.ids)
+    """Return a scorer on CPU whose tables have the given precision and are mapped from `file`, which is written.
+
+    The scorer takes over the dense part of `train_state`, which is moved to the CPU.
+    """
+    write_tables(weights.tables, schema, config, precision, file)
+    tables = ServedTables(schema, config, precision, file, weights.ids)
     tables.columns.load_state_dict(train_state.recommender.tables.get_submodule("columns").state_dict())
     return Scorer(tables, train_state.recommender.diffusion.cpu())
 
 
-def _whole(tensor: torch.Tensor) -> torch.Tensor:
+def _only_block(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the one local block of a sharded tensor, on CPU; a single process holds every tensor in one block."""
     ((block, _, _),) = local_parts(tensor)
     return block.detach().cpu()

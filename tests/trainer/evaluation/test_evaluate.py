@@ -16,7 +16,7 @@ from asymdiffrec.cluster.launch import launch
 from asymdiffrec.cluster.process_group import Place
 from asymdiffrec.trainer.evaluation.scenarios import at_random
 from asymdiffrec.trainer.fit import train as drive
-from asymdiffrec.trainer.inference.restore import evaluate_run
+from asymdiffrec.trainer.inference.evaluate_run import evaluate_run
 from asymdiffrec.trainer.job import read_job, read_statistics
 from asymdiffrec.trainer.run import Run
 

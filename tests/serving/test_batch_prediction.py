@@ -22,7 +22,7 @@ from asymdiffrec.datasets.batching.batch import Batch
 from asymdiffrec.datasets.schema import FieldsConfig
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.datasets.statistics.statistics import NumericStatistics, Statistics
-from asymdiffrec.serving.predict import predict
+from asymdiffrec.serving.batch_prediction import predict_shards
 
 ROWS = 9
 SCHEMA = FieldsConfig.model_validate(
@@ -110,7 +110,7 @@ def test_rows_keep_their_order_and_columns_and_get_their_scores(files: list[list
         tables = [[table(rows, 10 * file + g) for g, rows in enumerate(sizes)] for file, sizes in enumerate(files)]
         for file, groups in enumerate(tables):
             write(data, f"part-{file}", groups)
-        rows = predict(Model(), SCHEMA, open_shards(str(data)), out, batch_size, CPU, advances.append)
+        rows = predict_shards(Model(), SCHEMA, open_shards(str(data)), out, batch_size, CPU, advances.append)
         given = pa.concat_tables(group for groups in tables for group in groups)
         scored = pq.read_table(out)
         assert list(out.parent.iterdir()) == [out]
@@ -128,7 +128,7 @@ def test_label_and_user_are_passed_on_unread(tmp_path: Path) -> None:
     samples = table(5).append_column("clicked", [[None, 7, 0, 1, None]]).append_column("user", [[0.5] * 5])
     write(tmp_path / "data", "part", [samples])
     out = tmp_path / "out.parquet"
-    predict(Model(), SCHEMA, open_shards(str(tmp_path / "data")), out, 8, CPU)
+    predict_shards(Model(), SCHEMA, open_shards(str(tmp_path / "data")), out, 8, CPU)
     scored = pq.read_table(out)
     assert scored["clicked"].to_pylist() == [None, 7, 0, 1, None]
     assert scored["score"].to_pylist() == pytest.approx([reference(row) for row in samples.to_pylist()], rel=1e-5)
@@ -140,7 +140,7 @@ Change = Callable[[pa.Table], pa.Table]
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda samples: samples.append_column("score", [[0.5] * 4]), "has a column score already"),
+        (lambda samples: samples.append_column("score", [[0.5] * 4]), "already has a column named score"),
         (lambda samples: samples.append_column("extra", [[0] * 4]), "its columns differ from those of"),
         (lambda samples: samples.select(ARROW.names[::-1]), "its columns differ from those of"),
         (lambda samples: samples.cast(ARROW.set(1, pa.field("slot", pa.int64()))), "its columns differ from those of"),
@@ -151,7 +151,7 @@ def test_wrong_columns_leave_nothing_behind(tmp_path: Path, change: Change, mess
     write(tmp_path / "data", "part-0", [table(4)])
     write(tmp_path / "data", "part-1", [change(table(4))])
     with pytest.raises(InputError, match=message) as raised:
-        predict(Model(), SCHEMA, open_shards(str(tmp_path / "data")), tmp_path / "new" / "out.parquet", 8, CPU)
+        predict_shards(Model(), SCHEMA, open_shards(str(tmp_path / "data")), tmp_path / "new" / "out.parquet", 8, CPU)
     assert str(raised.value).startswith(str(tmp_path / "data" / "part-1.parquet"))
     assert not (tmp_path / "new").exists()
 
@@ -161,7 +161,7 @@ def test_an_existing_file_is_not_touched(tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
     out.write_text("precious")
     with pytest.raises(InputError, match="exists"):
-        predict(Model(), SCHEMA, open_shards(str(tmp_path / "data")), out, 8, CPU)
+        predict_shards(Model(), SCHEMA, open_shards(str(tmp_path / "data")), out, 8, CPU)
     assert out.read_text() == "precious"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out.parquet"]
 
@@ -172,7 +172,7 @@ def test_a_wrong_value_in_a_later_row_group_leaves_nothing_behind(tmp_path: Path
     advances: list[int] = []
     out = tmp_path / "new" / "out.parquet"
     with pytest.raises(InputError, match=rf"row group 1, column slot, row 2: id {ROWS} .* allowed is 0 to {ROWS - 1}"):
-        predict(Model(), SCHEMA, open_shards(str(tmp_path / "data")), out, 3, CPU, advances.append)
+        predict_shards(Model(), SCHEMA, open_shards(str(tmp_path / "data")), out, 3, CPU, advances.append)
     assert advances == [4]
     assert list(out.parent.iterdir()) == []
 
@@ -186,5 +186,5 @@ def test_an_interruption_leaves_nothing_behind(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        predict(Model(), SCHEMA, open_shards(str(tmp_path / "data")), out, 3, CPU, interrupt)
+        predict_shards(Model(), SCHEMA, open_shards(str(tmp_path / "data")), out, 3, CPU, interrupt)
     assert list(out.parent.iterdir()) == []

@@ -16,10 +16,10 @@ import torch
 
 from asymdiffrec.diffusion.model import AsymmetricDiffusion
 from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
-from asymdiffrec.serving import compiled
+from asymdiffrec.serving import aot_compile
 from asymdiffrec.serving.engine import Engine
 from asymdiffrec.serving.export import LARGEST, Compiled, Scorer, load_export
-from asymdiffrec.serving.self_test import made_up
+from asymdiffrec.serving.self_test import synthetic_samples
 
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
 
@@ -30,8 +30,8 @@ def engine(exported: Path) -> Engine:
 
 
 def samples(engine: Engine, count: int) -> Any:
-    made = made_up(engine.schema)
-    return engine.form.table([made[place % len(made)] for place in range(count)])
+    made = synthetic_samples(engine.schema)
+    return engine.request_schema.table([made[place % len(made)] for place in range(count)])
 
 
 @pytest.mark.parametrize(
@@ -44,11 +44,11 @@ def samples(engine: Engine, count: int) -> Any:
 )
 @torch.no_grad()
 def test_a_program_is_for_any_number_of_samples(engine: Engine, extractor: str, settings: dict[str, Any]) -> None:
-    tables = engine.bundle.model.tables
+    tables = engine.export.model.tables
     config = ModelConfig.model_validate({"extractor": {"name": extractor}})
     model = Scorer(tables, AsymmetricDiffusion(tables.widths, config, DiffusionConfig(**settings), seed=0)).eval()
-    programs = compiled.programs(model, engine.batch(samples(engine, 5), ""))
-    join, score = (programs[name].module() for name in (compiled.JOIN, compiled.SCORE))
+    programs = aot_compile.programs(model, engine.batch(samples(engine, 5), ""))
+    join, score = (programs[name].module() for name in (aot_compile.JOIN, aot_compile.SCORE))
     for count in (2, 9):
         batch = engine.batch(samples(engine, count), "")
         x = join(*tables.looked_up(batch))
@@ -58,13 +58,13 @@ def test_a_program_is_for_any_number_of_samples(engine: Engine, extractor: str, 
 
 @needs_compiler
 def test_machine_code_scores_as_the_model_does(engine: Engine) -> None:
-    query = engine.form.query({"user_id": 5, "history": [3, 8]}, [{"item_id": place} for place in range(20)])
+    query = engine.request_schema.query({"user_id": 5, "history": [3, 8]}, [{"item_id": place} for place in range(20)])
     tables = [samples(engine, count) for count in (1, 2, 32, LARGEST)]
     expected = [engine.score(table, before=True) for table in tables]
     ranked = engine.rank([query])[0].scores
 
-    model = engine.bundle.model
-    model.compiled = compiled.compiled_for(engine.bundle)
+    model = engine.export.model
+    model.compiled = aot_compile.compile_export(engine.export)
     eager = model.tables.join.forward, model.diffusion.score
     model.tables.join.forward = model.diffusion.score = None  # type: ignore[method-assign, assignment]
     with ThreadPoolExecutor(2) as pool:
@@ -84,11 +84,11 @@ def test_machine_code_scores_as_the_model_does(engine: Engine) -> None:
 def test_without_a_compiler_the_model_scores(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "/bin/false")
     told: list[str] = []
-    compiled.use_compiled(engine, told.append)
+    aot_compile.compile_if_faster(engine, told.append)
     assert told[0] == f"Compiling version {engine.version} for this host"
     assert told[1].startswith("Not compiled: ")
     assert "No working C++ compiler" in told[1]
-    assert engine.bundle.model.compiled is None
+    assert engine.export.model.compiled is None
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_without_a_compiler_the_model_scores(engine: Engine, monkeypatch: pytest
 def test_only_what_is_faster_and_right_is_used(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, seconds: float, more: float, line: str
 ) -> None:
-    model, score = engine.bundle.model, AsymmetricDiffusion.score
+    model, score = engine.export.model, AsymmetricDiffusion.score
 
     def slow(self: AsymmetricDiffusion, x: torch.Tensor, missing: torch.Tensor) -> torch.Tensor:
         time.sleep(0.005)
@@ -115,9 +115,9 @@ def test_only_what_is_faster_and_right_is_used(
         return score(model.diffusion, x, missing) + more
 
     monkeypatch.setattr(AsymmetricDiffusion, "score", slow)
-    monkeypatch.setattr(compiled, "compiled_for", lambda *given, **named: Compiled(model.tables.join, code))
+    monkeypatch.setattr(aot_compile, "compile_export", lambda *given, **named: Compiled(model.tables.join, code))
     told: list[str] = []
-    compiled.use_compiled(engine, told.append)
+    aot_compile.compile_if_faster(engine, told.append)
     assert line in told[1]
     assert (model.compiled is not None) == (seconds == more == 0)
 
@@ -128,14 +128,14 @@ def test_whatever_fails_the_model_scores(engine: Engine, monkeypatch: pytest.Mon
 
     told: list[str] = []
     for broken in (fails, lambda *given, **named: Compiled(fails, fails)):
-        monkeypatch.setattr(compiled, "compiled_for", broken)
-        compiled.use_compiled(engine, told.append)
+        monkeypatch.setattr(aot_compile, "compile_export", broken)
+        aot_compile.compile_if_faster(engine, told.append)
         assert told.pop() == "Not compiled: cannot be mapped"
-        assert engine.bundle.model.compiled is None
+        assert engine.export.model.compiled is None
 
 
 def test_another_version_in_its_place_is_not_compiled(exported: Path) -> None:
-    bundle = load_export(exported)
-    older = bundle.manifest.model_copy(update={"version": "older"})
-    with pytest.raises(compiled.CompileError, match=f"has become version {bundle.manifest.version}"):
-        compiled.compiled_for(replace(bundle, manifest=older))
+    export = load_export(exported)
+    older = export.manifest.model_copy(update={"version": "older"})
+    with pytest.raises(aot_compile.CompileError, match=f"has become version {export.manifest.version}"):
+        aot_compile.compile_export(replace(export, manifest=older))

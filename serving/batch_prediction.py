@@ -1,4 +1,4 @@
-"""Batch prediction: Parquet in, the same Parquet with a column of scores out, in bounded memory."""
+"""Batch prediction: write the rows of Parquet shards with an additional column of scores, in bounded memory."""
 
 from __future__ import annotations
 
@@ -20,18 +20,23 @@ from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.shards import Shards
 
 SCORE = "score"
+"""Name of the column that is added"""
 
 
-class Scores(Protocol):
-    """A model that gives logits [B] of a batch."""
+class BatchScorer(Protocol):
+    """A model that returns the logits [B] of a batch."""
 
-    def score(self, batch: Batch) -> torch.Tensor: ...
+    def score(self, batch: Batch) -> torch.Tensor:
+        """Return logits [B]."""
+        ...
 
-    def eval(self) -> object: ...
+    def eval(self) -> object:
+        """Switch to evaluation mode."""
+        ...
 
 
-def predict(
-    model: Scores,
+def predict_shards(
+    model: BatchScorer,
     schema: Schema,
     shards: Shards,
     out: Path,
@@ -40,29 +45,34 @@ def predict(
     advance: Callable[[int], None] = lambda rows: None,
     threads: int = 1,
 ) -> int:
-    """Write all columns of the rows of `shards`, in order, and the probability of a 1 as `score`; returns their number.
+    """Write all columns of all rows of `shards`, in order, with the probability of a 1 as the column `score`.
 
-    A field that a row lacks is the noise that the model was trained to see through. `out` appears when it is complete.
-    Row groups are read and scored by `threads` threads, ahead of the one that is written. Raises InputError where a
-    column is lacking or wrong, or where `out` exists or the data have a column `score`.
+    Missing fields are passed to the model as missing, as in training. `threads` threads read and score row groups ahead
+    of the one that is written; `advance` is called with the number of rows after each. `out` appears when it is
+    complete. Returns the number of rows.
+
+    Raises InputError if a column is missing or of a wrong type, if the data already have a column `score`, if the files
+    differ in their columns, or if `out` exists.
     """
     check_columns(schema, shards, labelled=False)
     for file, arrow in zip(shards.files, shards.schemas, strict=True):
         if SCORE in arrow.names:
-            raise InputError(f"{file}: has a column {SCORE} already; rename it")
+            raise InputError(f"{file}: already has a column named {SCORE}; rename that column")
         if not arrow.equals(shards.schemas[0]):
-            raise InputError(f"{file}: its columns differ from those of {shards.files[0]}; predict them one at a time")
+            raise InputError(
+                f"{file}: its columns differ from those of {shards.files[0]}; predict the two files one at a time"
+            )
     arrow = shards.schemas[0].append(pa.field(SCORE, pa.float32()))
     model.eval()
 
-    @torch.no_grad()  # which is the thread's own
-    def scored(group: int) -> pa.Table:
+    @torch.no_grad()  # inside the function, because torch keeps the grad mode per thread
+    def score_row_group(group: int) -> pa.Table:
         table = shards.read(group, shards.schemas[0].names)
         rows = decode(table.select(schema.columns(labelled=False)), schema, shards.place(group), labelled=False)
         scores = [model.score(batch.to(device)).sigmoid().cpu() for batch in cut(rows, schema, batch_size)]
         return table.append_column(arrow.field(SCORE), pa.array(torch.cat(scores).numpy())).cast(arrow)
 
-    jobs = (partial(scored, group) for group in range(len(shards.row_groups)))
+    jobs = (partial(score_row_group, group) for group in range(len(shards.row_groups)))
     with new_parquet(out, arrow) as writer:
         for table in ahead(jobs, threads) if threads > 1 else (job() for job in jobs):
             writer.write_table(table)

@@ -23,7 +23,7 @@ from torch import nn
 
 from asymdiffrec.serving.engine import Engine
 from asymdiffrec.serving.export import LARGEST, Compiled, Export, Scorer, load_export
-from asymdiffrec.serving.self_test import TOLERANCE, made_up
+from asymdiffrec.serving.self_test import TOLERANCE, synthetic_samples
 
 JOIN, SCORE = "join.pt2", "score.pt2"
 TIMED = (1, LARGEST)
@@ -36,15 +36,15 @@ class CompileError(Exception):
     """Why there is no machine code, in a line."""
 
 
-def use_compiled(engine: Engine, tell: Callable[[str], None], *, allow_user_classes: bool = False) -> None:
+def compile_if_faster(engine: Engine, tell: Callable[[str], None], *, allow_user_classes: bool = False) -> None:
     """Compile the dense part of an engine's model for this host, in another process that gives way to all others, and
     score by it where it gives the same scores in less time. What came of it is told; where nothing did, for whatever
     reason, the engine is as it was."""
     tell(f"Compiling version {engine.version} for this host")
     start = time.perf_counter()
-    model = engine.bundle.model
+    model = engine.export.model
     try:
-        compiled = compiled_for(engine.bundle, allow_user_classes=allow_user_classes)
+        compiled = compile_export(engine.export, allow_user_classes=allow_user_classes)
         took = time.perf_counter() - start
         times = [_milliseconds(engine, compiled, count) for count in TIMED]
     except Exception as error:  # the model scores without it
@@ -60,9 +60,9 @@ def use_compiled(engine: Engine, tell: Callable[[str], None], *, allow_user_clas
     tell(f"Compiled in {took:.0f} s: {told}{'' if is_faster else '; not used, for it is no faster'}")
 
 
-def compiled_for(bundle: Export, *, allow_user_classes: bool = False) -> Compiled:
+def compile_export(export: Export, *, allow_user_classes: bool = False) -> Compiled:
     """The dense part of an export, compiled for this host. CompileError where it cannot be."""
-    arguments = [str(bundle.folder), bundle.manifest.version, *(["--allow-user-classes"] if allow_user_classes else [])]
+    arguments = [str(export.folder), export.manifest.version, *(["--allow-user-classes"] if allow_user_classes else [])]
     with tempfile.TemporaryDirectory(prefix="asymdiffrec-") as out:
         command = ["nice", "-n19", sys.executable, "-P", "-m", __name__, out, *arguments]
         modules = {"PYTHONPATH": os.pathsep.join(sys.path), "TORCHINDUCTOR_CACHE_DIR": out}
@@ -92,8 +92,8 @@ def _loaded(package: Path) -> Callable[..., torch.Tensor]:
 
 def _milliseconds(engine: Engine, compiled: Compiled, count: int) -> tuple[float, float]:
     """Of a call with so many samples, by machine code and without, in turn. CompileError where the scores differ."""
-    samples, model = made_up(engine.schema), engine.bundle.model
-    table = engine.form.table([samples[place % len(samples)] for place in range(count)])
+    samples, model = synthetic_samples(engine.schema), engine.export.model
+    table = engine.request_schema.table([samples[place % len(samples)] for place in range(count)])
     taken: dict[Compiled | None, list[float]] = {compiled: [], None: []}
     scores = {}
     for _ in range(ROUNDS):
@@ -138,12 +138,12 @@ def main(out: str, folder: str, version: str, *options: str) -> None:
     """Compile the dense part of an export into two files of a folder."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)  # as in the server: how many there are is compiled in
-    bundle = load_export(Path(folder), allow_user_classes="--allow-user-classes" in options)
-    if bundle.manifest.version != version:
-        raise CompileError(f"{folder} has become version {bundle.manifest.version}")
-    engine = Engine(bundle)
-    batch = engine.batch(engine.form.table(made_up(engine.schema)), "")
-    for name, program in programs(engine.bundle.model, batch).items():
+    export = load_export(Path(folder), allow_user_classes="--allow-user-classes" in options)
+    if export.manifest.version != version:
+        raise CompileError(f"{folder} has become version {export.manifest.version}")
+    engine = Engine(export)
+    batch = engine.batch(engine.request_schema.table(synthetic_samples(engine.schema)), "")
+    for name, program in programs(engine.export.model, batch).items():
         torch._inductor.aoti_compile_and_package(program, package_path=str(Path(out) / name))
 
 

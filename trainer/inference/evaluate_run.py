@@ -1,0 +1,96 @@
+"""Evaluate the best step of a run on one split: metrics under each scenario, or the score of every row."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from asymdiffrec.base import InputError
+from asymdiffrec.datasets.reader import EvaluationReader
+from asymdiffrec.datasets.schema import Schema
+from asymdiffrec.datasets.shards import open_shards
+from asymdiffrec.datasets.statistics.seen_ids import seen_ids
+from asymdiffrec.diffusion.model import Recommender
+from asymdiffrec.embeddings.serving_tables import Precision
+from asymdiffrec.serving.export import Scorer
+from asymdiffrec.trainer.evaluation.evaluate import Scored, evaluate, joined, scored
+from asymdiffrec.trainer.evaluation.scenarios import Asked, Scenario
+from asymdiffrec.trainer.fit.loop import evaluation_batch
+from asymdiffrec.trainer.inference.quantised import model_weights, quantised_scorer
+from asymdiffrec.trainer.inference.restore import restore_run
+from asymdiffrec.trainer.job import Job
+
+
+@dataclass(frozen=True)
+class RunEvaluation:
+    """The metrics of a run's best step on one split."""
+
+    step: int
+    """The best step, whose weights were evaluated"""
+    results: list[dict[str, Any]]
+    """The metrics under each scenario"""
+    table_bytes: tuple[int, int] | None
+    """Bytes of all tables as trained and as quantised; None if they were evaluated as trained"""
+
+
+def evaluate_run(
+    folder: Path,
+    split: str,
+    scenarios: Callable[[Schema], Sequence[Scenario]],
+    console: Console,
+    tables: Precision | None = None,
+) -> RunEvaluation:
+    """Evaluate a run's best step on a split, under the scenarios that `scenarios` makes for the run's schema.
+
+    With `tables`, the embedding tables are quantised to that precision and looked up as in serving. Raises InputError
+    if the run has no such split or scenario.
+    """
+    if split not in ("train", "valid", "test"):
+        raise InputError(f"--split {split}: expected train, valid or test")
+    with restore_run(folder) as run, tempfile.TemporaryDirectory(prefix="asymdiffrec-") as spill:
+        selected = scenarios(run.schema)
+        scorer: Recommender | Scorer = run.train_state.recommender
+        table_bytes = None
+        if tables:
+            file = Path(spill) / "tables.bin"
+            weights = model_weights(run.train_state)
+            scorer = quantised_scorer(run.train_state, weights, run.schema, run.job.tables, tables, file)
+            table_bytes = sum(weight.nbytes for weight in weights.tables.values()), file.stat().st_size
+        train = run.job.train
+        reader = EvaluationReader(run.schema, open_shards(run.job.location(split)), evaluation_batch(train.batch_size))
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            bar = progress.add_task(f"evaluating the {split} split", total=len(reader))
+            results = evaluate(
+                scorer,
+                reader,
+                selected,
+                Path(spill),
+                train.metric_rows,
+                advance=lambda: progress.advance(bar),
+                seen=training_ids(selected, run.schema, run.job),
+            )
+        return RunEvaluation(run.step, results, table_bytes)
+
+
+def score_run(folder: Path, split: str, asked: Asked) -> Scored:
+    """Return the scores of a run's best step for every row of a split, in file order, under each scenario."""
+    with restore_run(folder) as run:
+        scenarios = asked.of(run.schema)
+        batch_size = evaluation_batch(run.job.train.batch_size)
+        reader = EvaluationReader(run.schema, open_shards(run.job.location(split)), batch_size)
+        seen = training_ids(scenarios, run.schema, run.job)
+        parts = list(scored(run.train_state.recommender, reader, scenarios, seen))
+    return joined([part for part in parts if part is not None])
+
+
+def training_ids(scenarios: Sequence[Scenario], schema: Schema, job: Job) -> dict[str, np.ndarray]:
+    """Return the ids that occur in training rows, by field, for the fields whose unseen ids a scenario selects."""
+    names = sorted({scenario.unseen for scenario in scenarios if scenario.unseen})
+    return seen_ids(schema, open_shards(job.location("train")), names) if names else {}
