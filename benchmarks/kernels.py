@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from asymdiffrec.diffusion.forward import ForwardConfig, ForwardProcess
-from asymdiffrec.diffusion.kernels.drop_fields import DropLaw, Layout
+from asymdiffrec.diffusion.kernels.drop_fields import ColumnChunks, DropLaw
 from asymdiffrec.diffusion.model import AsymmetricDiffusion
 from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
+from asymdiffrec.field_layout import FieldLayout
 from benchmarks._report import Result, alternate, arguments, show
 
 FIELDS = 39
@@ -29,14 +30,14 @@ class Case:
         self.clean = torch.randn(batch, FIELDS * width, device=device).to(dtype)
         self.missing = torch.rand(batch, FIELDS, device=device) < 0.1
         self.samples = torch.arange(batch, device=device)
-        self.process = ForwardProcess([width] * FIELDS, ForwardConfig(), seed=1).to(device)
-        layout = [self.process.get_buffer(name) for name in Layout._fields]
+        self.process = ForwardProcess(FieldLayout.from_widths([width] * FIELDS), ForwardConfig(), seed=1).to(device)
+        chunks = [self.process.get_buffer(name) for name in ColumnChunks._fields]
         law = [self.process.get_buffer(name) for name in DropLaw._fields]
         views, self.step, bits = torch.ops.asymdiffrec.drop_fields(
-            self.clean, self.missing, self.samples, 1, *law, *layout, out, both
+            self.clean, self.missing, self.samples, 1, *law, *chunks, out, both
         )
         self.upstream = torch.randn_like(views)
-        self._for_backward = (self.upstream, bits, *layout, dtype, both)
+        self._for_backward = (self.upstream, bits, *chunks, dtype, both)
         kept = 1 - self.step.float().mean().item()
         read, written = self.clean.nbytes * (1.0 if both else kept), views.nbytes
         self.forward_bytes = read + written + sum(x.nbytes for x in (self.missing, self.step, self.samples, bits))
@@ -138,7 +139,7 @@ def dense_steps(batch: int, width: int, hidden: list[int], device: str, rounds: 
 
     def step_of(method: str, *, compiled: bool = False) -> Callable[[], None]:
         model = AsymmetricDiffusion(
-            [width] * FIELDS,
+            FieldLayout.from_widths([width] * FIELDS),
             ModelConfig.model_validate({"extractor": {"name": "mlp", "hidden": hidden}}),
             DiffusionConfig.model_validate({"method": method}),
             seed=1,

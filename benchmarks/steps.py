@@ -15,6 +15,7 @@ from asymdiffrec.cluster.process_group import process_group
 from asymdiffrec.datasets.batching.batch import Batch
 from asymdiffrec.diffusion.forward import ForwardConfig, ForwardProcess
 from asymdiffrec.embeddings.quiet import quiet_torchrec
+from asymdiffrec.field_layout import FieldLayout
 from benchmarks._clicks import SMALL, Clicks, Steps
 from benchmarks._fuxictr import fuxictr_dnn
 from benchmarks._memory import peak_bytes
@@ -71,7 +72,7 @@ class Measure:
 
     def forward_process(self) -> Iterator[Result]:
         clicks, batch = self.clicks, self.batches[0]
-        process = ForwardProcess([clicks.dim] * clicks.fields, ForwardConfig(), seed=1)
+        process = ForwardProcess(FieldLayout.from_widths([clicks.dim] * clicks.fields), ForwardConfig(), seed=1)
         clean = torch.randn(clicks.batch, clicks.fields * clicks.dim, requires_grad=True)
         noisy, step = process(clean, batch.missing, batch.sample_index)
         upstream = torch.ones_like(noisy)

@@ -17,7 +17,8 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from torch import Tensor, nn
 
 from asymdiffrec.base import Config
-from asymdiffrec.diffusion.kernels.drop_fields import DropLaw, Layout, drop_fields
+from asymdiffrec.diffusion.kernels.drop_fields import ColumnChunks, DropLaw, drop_fields
+from asymdiffrec.field_layout import FieldLayout
 
 
 class UniformTime(Config):
@@ -98,56 +99,52 @@ class Patterns(NamedTuple):
 class ForwardProcess(nn.Module):
     """`drop_fields` for one layout of fields and one config; built once, keeps nothing from call to call.
 
-    widths: D_n; seed: key of the random numbers; drops: a factor >= 0 a field (default 1), smaller for fields that
-    should be dropped less often; groups: each field's group, for the pattern outage; patterns: for the pattern
-    empirical. Raises ValueError when an argument does not fit the others.
+    seed: key of the random numbers; drops: a factor >= 0 a field (default 1), smaller for fields that should be dropped
+    less often; patterns: for the pattern empirical. The pattern outage drops the layout's groups. Raises ValueError
+    when an argument does not fit the others.
     """
 
     def __init__(
         self,
-        widths: Sequence[int],
+        layout: FieldLayout,
         config: ForwardConfig,
         *,
         seed: int,
         drops: Sequence[float] | None = None,
-        groups: Sequence[str] | None = None,
         patterns: Patterns | None = None,
     ) -> None:
         super().__init__()
-        if not widths or min(widths) < 1:
-            raise ValueError(f"widths: found {list(widths)}, allowed are one or more positive numbers of columns")
         self.seed = seed
-        factors = torch.ones(len(widths)) if drops is None else torch.tensor(drops, dtype=torch.float32)
-        if len(factors) != len(widths) or not (factors >= 0).all():
-            raise ValueError(
-                f"drop factors: found {drops}, allowed is one number >= 0 for each of {len(widths)} fields"
-            )
+        num_fields = layout.num_fields
+        factors = torch.ones(num_fields) if drops is None else torch.tensor(drops, dtype=torch.float32)
+        if len(factors) != num_fields or not (factors >= 0).all():
+            raise ValueError(f"drop factors: found {drops}, allowed is one number >= 0 for each of {num_fields} fields")
         match config.pattern:
             case "uniform":
-                time, patterns = config.time, _group_patterns([""] * len(widths), len(widths))
+                time, patterns = config.time, _group_patterns([""] * num_fields)
             case "outage":
-                time, patterns = ALWAYS, _group_patterns(groups, len(widths))
+                time, patterns = ALWAYS, _group_patterns(layout.groups)
             case "empirical":
-                time, patterns = ALWAYS, _checked(patterns, len(widths))
+                time, patterns = ALWAYS, _checked(patterns, num_fields)
         law = DropLaw(time.quantiles(), _reach(patterns.counts), patterns.missing * factors)
-        for name, value in (law._asdict() | Layout.of(widths)._asdict()).items():
+        for name, value in (law._asdict() | ColumnChunks.of(layout)._asdict()).items():
             self.register_buffer(name, value, persistent=False)
 
     @classmethod
-    def at_rates(cls, widths: Sequence[int], rates: Sequence[float], seed: int) -> ForwardProcess:
+    def at_rates(cls, layout: FieldLayout, rates: Sequence[float], seed: int) -> ForwardProcess:
         """Every present field n dropped independently with probability rates_n, as evaluation with missing fields does.
 
         What is dropped at some rate is among what is dropped at any higher one, so that rates compare on like samples.
         """
-        return cls(widths, ForwardConfig(time=ALWAYS), seed=seed, drops=rates)
+        return cls(layout, ForwardConfig(time=ALWAYS), seed=seed, drops=rates)
 
     def forward(
         self, clean: Tensor, missing: Tensor, sample_index: Tensor, *, both_as: torch.dtype | None = None
     ) -> tuple[Tensor, Tensor]:
         """`drop_fields` of clean [B, sum D_n], missing [B, N] bool and sample_index [B] int64."""
         law = DropLaw(*(self.get_buffer(name) for name in DropLaw._fields))
-        layout = Layout(*(self.get_buffer(name) for name in Layout._fields))
-        return drop_fields(clean, missing, sample_index, self.seed, law, layout, both_as=both_as)
+        chunks = ColumnChunks(*(self.get_buffer(name) for name in ColumnChunks._fields))
+        return drop_fields(clean, missing, sample_index, self.seed, law, chunks, both_as=both_as)
 
 
 def _reach(counts: Tensor) -> Tensor:
@@ -158,9 +155,7 @@ def _reach(counts: Tensor) -> Tensor:
     return (-(-counts.cumsum(0) * 2**24 // counts.sum())).float() * 2.0**-24
 
 
-def _group_patterns(groups: Sequence[str] | None, num_fields: int) -> Patterns:
-    if groups is None or len(groups) != num_fields:
-        raise ValueError(f"pattern outage needs the group of each of {num_fields} fields, found {groups}")
+def _group_patterns(groups: Sequence[str]) -> Patterns:
     names = list(dict.fromkeys(groups))
     rows = [[group == name for group in groups] for name in names]
     return Patterns(torch.tensor(rows), torch.ones(len(names), dtype=torch.int64))

@@ -17,6 +17,7 @@ from asymdiffrec.diffusion.layers import Candidates, Vectors, mlp, whole
 from asymdiffrec.diffusion.objective import distillation_loss, prediction_loss, reconstruction_loss
 from asymdiffrec.diffusion.settings import METHODS, DiffusionConfig, ModelConfig
 from asymdiffrec.diffusion.user_classes import load_class
+from asymdiffrec.field_layout import FieldLayout
 
 V = TypeVar("V", Tensor, Vectors)
 
@@ -27,7 +28,7 @@ TOLD = ("augment", "asymdiff")
 class AsymmetricDiffusion(nn.Module):
     """Every method, from field vectors to losses and logits.
 
-    widths: D_n of each field; seed: key of the forward process; drops, groups, patterns: see `ForwardProcess`;
+    layout: the fields of x; seed: key of the forward process; drops, patterns: see `ForwardProcess`;
     precision: what autocast makes the products in while it learns, where it is not that of the weights. Initial weights
     are drawn from torch's generator. Raises ValueError when an argument does not fit the others.
 
@@ -37,13 +38,12 @@ class AsymmetricDiffusion(nn.Module):
 
     def __init__(
         self,
-        widths: Sequence[int],
+        layout: FieldLayout,
         model: ModelConfig,
         diffusion: DiffusionConfig,
         *,
         seed: int,
         drops: Sequence[float] | None = None,
-        groups: Sequence[str] | None = None,
         patterns: Patterns | None = None,
         precision: torch.dtype | None = None,
     ) -> None:
@@ -51,33 +51,32 @@ class AsymmetricDiffusion(nn.Module):
         self.config = diffusion
         self.precision = precision
         self.weights: dict[str, float] = diffusion.weights.model_dump()
-        self.widths = list(widths)
+        self.layout = layout
+        num_fields, total_width = layout.num_fields, layout.total_width
         told = diffusion.mask_in_extractor
-        self.mask_width = len(widths) if (diffusion.method in TOLD if told is None else told) else 0
-        self.extractor = build_extractor(model.extractor, widths, self.mask_width)
+        self.mask_width = num_fields if (diffusion.method in TOLD if told is None else told) else 0
+        self.extractor = build_extractor(model.extractor, list(layout.widths), self.mask_width)
         latent_dim = self.extractor.latent_dim
         self.head = mlp([latent_dim, *model.head, 1])
         if diffusion.method == "asymdiff":
             of_fields, sees = diffusion.space == "fields", diffusion.fields_in_denoiser and diffusion.noise == "fields"
             self.denoiser = Denoiser(
-                len(widths),
-                sum(widths) if of_fields else latent_dim,
+                num_fields,
+                total_width if of_fields else latent_dim,
                 diffusion.denoiser_hidden,
-                columns=sum(widths) if sees and not of_fields else 0,
+                columns=total_width if sees and not of_fields else 0,
                 gate=diffusion.gate,
                 told=diffusion.mask_in_denoiser,
             )
         if diffusion.fill == "mean":
-            self.fill = Fill(widths)
+            self.fill = Fill(layout)
         if diffusion.noise == "gaussian":
             if diffusion.method != "asymdiff" or diffusion.space != "latent":
                 raise ValueError("diffusion.noise: gaussian is for method asymdiff in the latent space")
             self.gaussian = GaussianProcess(diffusion.forward.time.quantiles(), seed)
         elif diffusion.method != "base":
             with torch.device("cpu"):  # its law is checked and worked out, also where the weights are on meta
-                self.process = ForwardProcess(
-                    widths, diffusion.forward, seed=seed, drops=drops, groups=groups, patterns=patterns
-                )
+                self.process = ForwardProcess(layout, diffusion.forward, seed=seed, drops=drops, patterns=patterns)
 
     def forward(
         self, clean: Tensor, missing: Tensor, label: Tensor, weight: Tensor, sample_index: Tensor
@@ -203,22 +202,20 @@ class Fill(nn.Module):
     """The mean vector of each field over the samples that have it, as a parameter that follows it: so it is the same
     on all workers, and is kept with the others."""
 
-    columns: Tensor
+    field_of_column: Tensor
 
-    def __init__(self, widths: Sequence[int]) -> None:
+    def __init__(self, layout: FieldLayout) -> None:
         super().__init__()
-        self.mean = nn.Parameter(torch.zeros(sum(widths)))
-        with torch.device("cpu"):
-            counts = torch.tensor(widths)
-            self.register_buffer("columns", torch.arange(len(widths)).repeat_interleave(counts), persistent=False)
+        self.mean = nn.Parameter(torch.zeros(layout.total_width))
+        self.register_buffer("field_of_column", layout.field_of_column, persistent=False)
 
     def forward(self, x: Tensor, step: Tensor) -> Tensor:
         """x [B, sum D_n] with the means where step [B, N] bool says that a field is missing."""
-        return torch.where(step[:, self.columns], self.mean.detach().to(x.dtype), x)
+        return torch.where(step[:, self.field_of_column], self.mean.detach().to(x.dtype), x)
 
     def loss(self, clean: Tensor, missing: Tensor, weight: Tensor) -> Tensor:
         """What the means are the minimum of."""
-        there = ~missing[:, self.columns]
+        there = ~missing[:, self.field_of_column]
         return (weight[:, None] * there * (self.mean - clean.detach()).square()).mean()
 
 

@@ -18,7 +18,7 @@ from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.embeddings.managed.ids import ManagedIds
-from asymdiffrec.embeddings.tables import FieldColumns, TablesConfig, embedding_bag_configs
+from asymdiffrec.embeddings.tables import FieldColumns, TablesConfig, embedding_bag_configs, field_layout
 
 Precision = Literal["fp32", "fp16", "int8", "int4"]
 ALIGNMENT = 1
@@ -108,11 +108,9 @@ class ServedTables(nn.Module):
         self.bytes = _mapped(file, self.operator.host_size)
         self.operator.initialize_logical_weights_placements_and_offsets()
         self.operator.weights_host, self.operator.weight_initialized = self.bytes, True
-        dims = {table.name: table.embedding_dim for table in tables}
-        self.dims = [dims[schema.table_of(name).name] for name in self.sparse]
+        self.layout = field_layout(schema, config)
         self.columns = FieldColumns(schema, config)
-        self.join = Join(self.columns, self.dims)
-        self.widths = self.dims + self.columns.number_widths
+        self.join = Join(self.columns, list(self.layout.select(self.sparse).widths))
         self.managed = {name: _managed(schema, config, name, own) for name, own in (ids or {}).items()}
         self.table_of = {name: schema.table_of(name).name for name in self.sparse}
 

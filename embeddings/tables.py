@@ -20,6 +20,7 @@ from asymdiffrec.embeddings.initial_weights import COLUMNS
 from asymdiffrec.embeddings.managed.ids import ManagedConfig
 from asymdiffrec.embeddings.managed.lookup import ManagedTables
 from asymdiffrec.embeddings.optimizers import AdagradConfig, OptimizerConfig, update_in_backward
+from asymdiffrec.field_layout import FieldLayout
 
 ShardingType = Literal[
     "data_parallel", "table_wise", "row_wise", "table_row_wise", "column_wise", "table_column_wise", "grid_shard"
@@ -152,11 +153,18 @@ def embedding_bag_configs(schema: Schema, config: TablesConfig) -> list[Embeddin
     return configs
 
 
+def field_layout(schema: Schema, config: TablesConfig) -> FieldLayout:
+    """Return the layout of the field vectors, in the schema's order."""
+    fields = schema.fields.values()
+    widths = tuple(field.embedding_dim or config.embedding_dim for field in fields)
+    return FieldLayout(tuple(schema.fields), widths, tuple(field.group for field in fields))
+
+
 def numeric_embeddings(schema: Schema, config: TablesConfig) -> NumericEmbeddings:
     """Of all number fields, in the schema's order."""
-    widths = [field.embedding_dim or config.embedding_dim for field in schema.numeric.values()]
+    layout = field_layout(schema, config).select(list(schema.numeric))
     knots = [schema.numeric_statistics(name).standardised_knots(config.numeric_bins) for name in schema.numeric]
-    return NumericEmbeddings(widths, config.init_std, knots)
+    return NumericEmbeddings(layout, config.init_std, knots)
 
 
 def _filled_when_sharded(weight: torch.Tensor) -> torch.Tensor:
@@ -177,14 +185,13 @@ class NumericEmbeddings(nn.Module):
     length: torch.Tensor
     kept: torch.Tensor | None
 
-    def __init__(self, widths: Sequence[int], std: float, knots: Sequence[Sequence[float]] = ()) -> None:
-        """widths: D_n of each field; knots: of each field, ascending, or none for lines."""
+    def __init__(self, layout: FieldLayout, std: float, knots: Sequence[Sequence[float]] = ()) -> None:
+        """layout: the numeric fields; knots: of each field, ascending, or none for lines."""
         super().__init__()
-        self.widths = list(widths)
-        self.direction = nn.Parameter(torch.randn(sum(widths)) * std)
-        self.bias = nn.Parameter(torch.zeros(sum(widths)))
-        fields = torch.arange(len(widths)).repeat_interleave(torch.tensor(widths, dtype=torch.int64))
-        self.register_buffer("field_of_column", fields, persistent=False)
+        widths = layout.widths
+        self.direction = nn.Parameter(torch.randn(layout.total_width) * std)
+        self.bias = nn.Parameter(torch.zeros(layout.total_width))
+        self.register_buffer("field_of_column", layout.field_of_column, persistent=False)
         pieces = max((len(own) - 1 for own in knots), default=0)
         self.pieces = nn.Parameter(torch.zeros(len(widths), pieces, max(widths))) if pieces > 0 else None
         # Where a field has fewer, the rest are of infinite length: no number gets anywhere on them.
@@ -228,11 +235,6 @@ class FieldColumns(nn.Module):
         }
         self.numbers = numeric_embeddings(schema, config) if schema.numeric else None
 
-    @property
-    def number_widths(self) -> list[int]:
-        """The columns of each number field."""
-        return self.numbers.widths if self.numbers else []
-
     def forward(
         self, sums: Sequence[KeyedTensor], ids: KeyedJaggedTensor, numbers: torch.Tensor, missing: torch.Tensor
     ) -> torch.Tensor:
@@ -263,7 +265,7 @@ class FieldTables(nn.Module):
     """The look-up: a batch to the pooled embeddings of its fields.
 
     Tables are on the meta device until the module is sharded; the parameters of numbers are real, and follow torch's
-    seed alone. `widths` are the columns D_n of the fields, in the schema's order.
+    seed alone. `layout` is that of the field vectors.
     """
 
     def __init__(self, schema: Schema, config: TablesConfig) -> None:
@@ -280,8 +282,7 @@ class FieldTables(nn.Module):
             self.managed = ManagedTables(managed, config.managed, schema.weighted)
         update_in_backward(config.optimizer, self.parameters())
         self.columns = FieldColumns(schema, config)
-        hashed_widths = [table.embedding_dim for table in tables for _ in table.feature_names]
-        self.widths = hashed_widths + self.columns.number_widths
+        self.layout = field_layout(schema, config)
 
     def forward(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """A batch with `ids`, `numbers` and `missing` to (clean [B, sum D_n], missing [B, N]); zeros where missing.

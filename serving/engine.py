@@ -43,8 +43,7 @@ class Engine:
         self.export = export
         self.version = export.manifest.version
         self.request_schema = RequestSchema(export.schema)
-        widths = torch.tensor(export.model.tables.widths)
-        self._field_of_column = torch.arange(len(widths)).repeat_interleave(widths)
+        self._layout = export.model.tables.layout
 
     @property
     def schema(self) -> Schema:
@@ -100,7 +99,7 @@ class Engine:
         if not lengths.sum():
             return self._nothing()
         mine = torch.tensor([self.schema.column(name) in own for name in self.schema.names])
-        columns = mine[self._field_of_column].nonzero()[:, 0]
+        columns = mine[self._layout.field_of_column].nonzero()[:, 0]
         x, missing = self._looked_up(self.request_schema.table_of(queries), "candidates")
         count, query = len(queries), torch.arange(len(queries)).repeat_interleave(lengths)
         together = torch.where(mine, missing[count:], missing[:count].index_select(0, query))

@@ -31,6 +31,7 @@ from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
 from asymdiffrec.embeddings.managed.ids import with_id_ranges
 from asymdiffrec.embeddings.serving_tables import Precision, ServedTables, write_tables
 from asymdiffrec.embeddings.tables import TablesConfig
+from asymdiffrec.field_layout import FieldLayout
 from asymdiffrec.serving.self_test import make_self_test
 
 FORMAT = 2
@@ -207,7 +208,7 @@ def _scorer(folder: Path, config: ExportConfig, schema: Schema, has_ids: bool) -
     """Of the weights in the folder."""
     ids = load_tensors((folder / IDS).read_bytes()) if has_ids else {}
     tables = ServedTables(schema, config.tables, config.precision, folder / TABLES, ids)
-    model = Scorer(tables, _diffusion(config, tables.widths))
+    model = Scorer(tables, _diffusion(config, tables.layout))
     dense = load_tensors((folder / DENSE).read_bytes())
     for name, module in {"diffusion.": model.diffusion, "tables.columns.": tables.columns}.items():
         own = {key.removeprefix(name): weight for key, weight in dense.items() if key.startswith(name)}
@@ -216,10 +217,10 @@ def _scorer(folder: Path, config: ExportConfig, schema: Schema, has_ids: bool) -
     return model
 
 
-def _diffusion(config: ExportConfig, widths: list[int]) -> AsymmetricDiffusion:
+def _diffusion(config: ExportConfig, layout: FieldLayout) -> AsymmetricDiffusion:
     """The dense part, as yet with drawn weights; its forward process, which only training uses, is any."""
     settings = config.diffusion.model_copy(update={"forward": ForwardConfig()})
-    return diffusion_of(settings.method)(widths, config.model, settings, seed=0)
+    return diffusion_of(settings.method)(layout, config.model, settings, seed=0)
 
 
 def _json(file: Path) -> dict[str, Any]:

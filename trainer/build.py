@@ -80,12 +80,11 @@ def recommender(job: Job, schema: Schema, device: torch.device) -> Recommender:
     # Elsewhere than on meta the CPU draws the weights: then they are the same on all devices.
     with torch.device("meta" if device.type == "meta" else "cpu"):
         diffusion = diffusion_of(job.diffusion.method)(
-            tables.widths,
+            tables.layout,
             job.model,
             job.diffusion,
             seed=job.train.seed,
             drops=[field.drop for field in schema.fields.values()],
-            groups=[field.group for field in schema.fields.values()],
             patterns=missing_patterns(schema),
             precision=PRECISIONS[job.train.precision],
         )
@@ -96,8 +95,9 @@ def recommender(job: Job, schema: Schema, device: torch.device) -> Recommender:
 def problem(job: Job, schema: Schema, model: Recommender, cluster: Cluster) -> Problem:
     """What a plan of the model's tables on a cluster depends on."""
     batch = max(1, job.train.batch_size // cluster.ranks)
-    clean = torch.empty(batch, sum(model.diffusion.widths), device="meta", requires_grad=True)
-    missing = torch.empty(batch, len(model.diffusion.widths), dtype=torch.bool, device="meta")
+    layout = model.diffusion.layout
+    clean = torch.empty(batch, layout.total_width, device="meta", requires_grad=True)
+    missing = torch.empty(batch, layout.num_fields, dtype=torch.bool, device="meta")
     label, weight = torch.empty(batch, device="meta"), torch.empty(batch, device="meta")
     index = torch.empty(batch, dtype=torch.int64, device="meta")
     dense = dense_work(model.diffusion, [clean, missing, label, weight, index], moments=MOMENTS)

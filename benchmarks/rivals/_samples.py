@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +11,7 @@ from asymdiffrec.datasets.batching.batch import Batch
 from asymdiffrec.datasets.reader import EvaluationReader
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.shards import open_shards
+from asymdiffrec.field_layout import FieldLayout
 from asymdiffrec.trainer.evaluation.scenarios import Scenario
 from asymdiffrec.trainer.job import Job
 
@@ -61,8 +61,7 @@ def _bags(batch: Batch, name: str) -> Bags:
 def missing_under(scenario: Scenario, schema: Schema, missing: np.ndarray) -> np.ndarray:
     """Which fields [R, N] are missing under a scenario: those that were, and those that it drops, as the networks see
     it of the same rows."""
-    widths: Sequence[int] = [1] * missing.shape[1]
-    process = scenario.process(widths, schema)
+    process = scenario.process(FieldLayout.from_widths([1] * missing.shape[1]), schema)
     if process is None:
         return missing
     there = torch.zeros(missing.shape)

@@ -17,21 +17,20 @@ HIDDEN = 128
 class Autoencoder(AsymmetricDiffusion):
     """x' = x where a field is there, MLP([x, s]) where it is not; BCE of both views, and the error of what was made."""
 
-    columns: Tensor
+    field_of_column: Tensor
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        columns = sum(self.widths)
-        self.encoder = MaskMLP(columns, len(self.widths), [self.config.options.get("hidden", HIDDEN)], columns)
-        counts = torch.tensor(self.widths)
-        self.register_buffer("columns", torch.arange(len(counts)).repeat_interleave(counts), persistent=False)
+        width, num_fields = self.layout.total_width, self.layout.num_fields
+        self.encoder = MaskMLP(width, num_fields, [self.config.options.get("hidden", HIDDEN)], width)
+        self.register_buffer("field_of_column", self.layout.field_of_column, persistent=False)
 
     def parts(
         self, clean: Tensor, missing: Tensor, label: Tensor, weight: Tensor, sample_index: Tensor
     ) -> dict[str, Tensor]:
         noisy, step = self.process(clean, missing, sample_index)
         made = self.encoder(noisy.detach(), step.to(noisy.dtype))
-        known = ~missing[:, self.columns]
+        known = ~missing[:, self.field_of_column]
         error = known * (made - clean.detach()).square()
         return {
             "main": prediction_loss(self.score(clean, missing), label, weight),
@@ -41,4 +40,4 @@ class Autoencoder(AsymmetricDiffusion):
 
     def score(self, x: Tensor, missing: Tensor) -> Tensor:
         made = self.encoder(x, missing.to(x.dtype))
-        return self.logit(self.latent(torch.where(missing[:, self.columns], made, x), missing))
+        return self.logit(self.latent(torch.where(missing[:, self.field_of_column], made, x), missing))

@@ -7,13 +7,13 @@ both draw the same bits. What a sample loses depends on (seed, sample index) alo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from asymdiffrec.diffusion.kernels import drop_fields_eager as eager
+from asymdiffrec.field_layout import FieldLayout
 
 GROUP = 8
 """Fields whose bits share a byte of the mask that is kept for the backward pass."""
@@ -33,8 +33,8 @@ class DropLaw(NamedTuple):
     factors: Tensor
 
 
-class Layout(NamedTuple):
-    """Where the columns of each field are."""
+class ColumnChunks(NamedTuple):
+    """The columns of a `FieldLayout` in the two forms that the kernels read."""
 
     chunk_field: Tensor
     """[K] int64, the field of each of K chunks of gcd(D_1 .. D_N) columns: with equal widths one chunk is one field"""
@@ -42,13 +42,12 @@ class Layout(NamedTuple):
     """[G + 1] int32, the first column of every group of 8 fields, and sum D_n"""
 
     @classmethod
-    def of(cls, widths: Sequence[int]) -> Layout:
-        """The layout of fields of `widths` columns (D_n), one after the other."""
-        counts = torch.tensor(widths)
-        ends = [0, *counts.cumsum(0).tolist()]
+    def of(cls, layout: FieldLayout) -> ColumnChunks:
+        """Return the chunks of a layout."""
+        group_start = [*layout.offsets[:-1:GROUP], layout.total_width]
         return cls(
-            torch.arange(len(widths)).repeat_interleave(counts // math.gcd(*widths)),
-            torch.tensor([*ends[:-1:GROUP], ends[-1]], dtype=torch.int32),
+            layout.field_of_column[:: math.gcd(*layout.widths)].contiguous(),
+            torch.tensor(group_start, dtype=torch.int32),
         )
 
 
@@ -58,7 +57,7 @@ def drop_fields(
     sample_index: Tensor,
     seed: int,
     law: DropLaw,
-    layout: Layout,
+    chunks: ColumnChunks,
     *,
     both_as: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -69,7 +68,7 @@ def drop_fields(
     noisy, [2 B, sum D_n] of that dtype, which costs one pass over them, and so does their gradient.
     """
     views, step, _ = _drop_fields(
-        clean, missing, sample_index, seed, *law, *layout, both_as or clean.dtype, both_as is not None
+        clean, missing, sample_index, seed, *law, *chunks, both_as or clean.dtype, both_as is not None
     )
     return views, step
 

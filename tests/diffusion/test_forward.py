@@ -9,13 +9,15 @@ from torch import Tensor
 from asymdiffrec.diffusion.forward import BetaTime, ForwardConfig, ForwardProcess, Patterns
 from asymdiffrec.diffusion.kernels import drop_fields_eager
 from asymdiffrec.diffusion.philox import uniforms
+from asymdiffrec.field_layout import FieldLayout
 
 SEED = 20_250_701
 FULL_RANGE = {"time": {"law": "uniform", "low": 0.0, "high": 1.0}}
 
 
-def process(num_fields: int, config: dict, **options) -> ForwardProcess:
-    return ForwardProcess([1] * num_fields, ForwardConfig.model_validate(config), seed=SEED, **options)
+def process(num_fields: int, config: dict, groups: list[str] | None = None, **options) -> ForwardProcess:
+    layout = FieldLayout.from_widths([1] * num_fields, groups)
+    return ForwardProcess(layout, ForwardConfig.model_validate(config), seed=SEED, **options)
 
 
 def dropped(process: ForwardProcess, num_fields: int, samples: int) -> Tensor:
@@ -43,7 +45,7 @@ def test_step_by_the_contract_of_lanes_and_words(num_fields: int, seed: int, dat
     drops = data.draw(st.lists(st.sampled_from([0.0, 0.25, 1.0, 2.0]), min_size=num_fields, max_size=num_fields))
     samples = torch.tensor(data.draw(st.lists(st.integers(0, 2**62), min_size=1, max_size=9)))
     missing = torch.rand(len(samples), num_fields, generator=torch.Generator().manual_seed(len(samples))) < 0.2
-    forward = ForwardProcess([1] * num_fields, ForwardConfig(), seed=seed, drops=drops)
+    forward = ForwardProcess(FieldLayout.from_widths([1] * num_fields), ForwardConfig(), seed=seed, drops=drops)
     _, step = forward(torch.ones(len(samples), num_fields), missing, samples)
     draws = uniforms(seed, samples, lanes=5)
     for n in range(num_fields):
@@ -63,18 +65,19 @@ def test_dropped_looks_like_missing_bit_for_bit(widths: list[int], dtype: torch.
     odd = torch.tensor([float("nan"), float("inf"), -0.0, 1.5, -2.0], dtype=dtype)
     clean = odd[torch.randint(len(odd), (batch, columns), generator=generator)]
     missing = torch.rand(batch, len(widths), generator=generator) < 0.3
-    forward = ForwardProcess(widths, ForwardConfig.model_validate(FULL_RANGE), seed=SEED)
+    layout = FieldLayout.from_widths(widths)
+    forward = ForwardProcess(layout, ForwardConfig.model_validate(FULL_RANGE), seed=SEED)
     noisy, step = forward(clean, missing, torch.arange(batch))
     assert (step | ~missing).all()
     expected = clean.masked_fill(step.repeat_interleave(torch.tensor(widths), 1), 0.0)
     assert torch.equal(bits(noisy), bits(expected))
-    again, same_step = ForwardProcess.at_rates(widths, [0.0] * len(widths), SEED)(clean, step, torch.arange(batch))
+    again, same_step = ForwardProcess.at_rates(layout, [0.0] * len(widths), SEED)(clean, step, torch.arange(batch))
     assert torch.equal(bits(noisy), bits(again))
     assert torch.equal(step, same_step)
 
 
 def test_an_empty_batch_and_a_strided_one() -> None:
-    forward = ForwardProcess([2, 4], ForwardConfig(), seed=SEED)
+    forward = ForwardProcess(FieldLayout.from_widths([2, 4]), ForwardConfig(), seed=SEED)
     noisy, step = forward(torch.empty(0, 6), torch.empty(0, 2, dtype=torch.bool), torch.empty(0, dtype=torch.int64))
     assert noisy.shape == (0, 6)
     assert step.shape == (0, 2)
@@ -88,7 +91,8 @@ def test_an_empty_batch_and_a_strided_one() -> None:
 @given(st.permutations(range(12)), st.integers(0, 12))
 def test_what_a_sample_loses_depends_neither_on_the_split_nor_on_the_order(order: list[int], cut: int) -> None:
     widths = [3, 5, 4]
-    forward = ForwardProcess(widths, ForwardConfig.model_validate(FULL_RANGE), seed=SEED)
+    layout = FieldLayout.from_widths(widths)
+    forward = ForwardProcess(layout, ForwardConfig.model_validate(FULL_RANGE), seed=SEED)
     clean, missing, samples = (
         torch.arange(144.0).view(12, 12),
         torch.zeros(12, 3, dtype=torch.bool),
@@ -101,7 +105,7 @@ def test_what_a_sample_loses_depends_neither_on_the_split_nor_on_the_order(order
 
 
 def test_gradient_is_that_of_the_kept_columns() -> None:
-    forward = ForwardProcess([4, 2, 4], ForwardConfig.model_validate(FULL_RANGE), seed=SEED)
+    forward = ForwardProcess(FieldLayout.from_widths([4, 2, 4]), ForwardConfig.model_validate(FULL_RANGE), seed=SEED)
     x = torch.randn(9, 10, dtype=torch.float64, requires_grad=True)
     missing, samples = torch.rand(9, 3, generator=torch.Generator().manual_seed(0)) < 0.3, torch.arange(9)
     noisy, step = forward(x, missing, samples)
@@ -123,7 +127,8 @@ def test_drop_factors_thin() -> None:
 
 
 def test_rates_of_evaluation_are_nested() -> None:
-    at = {rate: dropped(ForwardProcess.at_rates([1] * 9, [rate] * 9, SEED), 9, 2_000) for rate in (0.0, 0.1, 0.5, 1.0)}
+    layout = FieldLayout.from_widths([1] * 9)
+    at = {rate: dropped(ForwardProcess.at_rates(layout, [rate] * 9, SEED), 9, 2_000) for rate in (0.0, 0.1, 0.5, 1.0)}
     assert not at[0.0].any()
     assert at[1.0].all()
     assert (at[0.5] | ~at[0.1]).all()
@@ -173,7 +178,6 @@ def test_beta_law_is_within_a_cell_of_scipys(a: float, b: float) -> None:
         ({}, {"drops": [1.0, 1.0]}, "one number >= 0 for each of 3 fields"),
         ({}, {"drops": [1.0, -1.0, 1.0]}, "one number >= 0 for each of 3 fields"),
         ({}, {"drops": [1.0, float("nan"), 1.0]}, "one number >= 0 for each of 3 fields"),
-        ({"pattern": "outage"}, {}, "needs the group of each of 3 fields"),
         ({"pattern": "empirical"}, {}, "needs the patterns"),
         (
             {"pattern": "empirical"},
@@ -190,12 +194,6 @@ def test_beta_law_is_within_a_cell_of_scipys(a: float, b: float) -> None:
 def test_arguments_that_do_not_fit(config: dict, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         process(3, config, **options)
-
-
-@pytest.mark.parametrize("widths", [[], [4, 0]])
-def test_widths_must_be_positive(widths: list[int]) -> None:
-    with pytest.raises(ValueError, match="positive numbers of columns"):
-        ForwardProcess(widths, ForwardConfig(), seed=SEED)
 
 
 @pytest.mark.parametrize(

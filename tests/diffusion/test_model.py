@@ -13,9 +13,10 @@ from asymdiffrec.diffusion.layers import Candidates
 from asymdiffrec.diffusion.model import AsymmetricDiffusion, Recommender, diffusion_of
 from asymdiffrec.diffusion.objective import prediction_loss
 from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
+from asymdiffrec.field_layout import FieldLayout
 
 FIELDS, WIDTH, BATCH = 6, 4, 64
-WIDTHS = [WIDTH] * FIELDS
+LAYOUT = FieldLayout.from_widths([WIDTH] * FIELDS)
 PARTS = {
     "base": {"main"},
     "dropout": {"main"},
@@ -41,7 +42,7 @@ def build(name: str = "mlp", **diffusion) -> AsymmetricDiffusion:
     torch.manual_seed(1)
     model = ModelConfig.model_validate({"extractor": {"name": name, "latent": 16}, "head": [8]})
     settings = DiffusionConfig.model_validate({"weights": {"recon": 1}, **diffusion})
-    return AsymmetricDiffusion(WIDTHS, model, settings, seed=5)
+    return AsymmetricDiffusion(LAYOUT, model, settings, seed=5)
 
 
 def shaken(model: AsymmetricDiffusion) -> AsymmetricDiffusion:
@@ -175,10 +176,10 @@ def test_a_method_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "own_methods", SimpleNamespace(Halved=Halved, other=print))
     config = DiffusionConfig(method="own_methods:Halved", options={"share": 0.5})
     torch.manual_seed(1)
-    own = diffusion_of(config.method)(WIDTHS, ModelConfig(), config, seed=5)
+    own = diffusion_of(config.method)(LAYOUT, ModelConfig(), config, seed=5)
     assert isinstance(own, Halved)
     torch.manual_seed(1)
-    ours = AsymmetricDiffusion(WIDTHS, ModelConfig(), DiffusionConfig(method="base"), seed=5)
+    ours = AsymmetricDiffusion(LAYOUT, ModelConfig(), DiffusionConfig(method="base"), seed=5)
     loss, parts = own(*samples())
     torch.testing.assert_close(loss, 0.5 * ours(*samples())[0])
     assert set(parts) == {"loss", "loss_half"}

@@ -86,7 +86,7 @@ class Model(nn.Module):
     def __init__(self, tables: FieldTables):
         super().__init__()
         self.tables = tables
-        self.head = nn.Linear(sum(tables.widths), 1)
+        self.head = nn.Linear(tables.layout.total_width, 1)
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         clean, missing = self.tables(batch)

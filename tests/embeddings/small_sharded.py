@@ -106,7 +106,7 @@ def make(tables_config: TablesConfig, seed: int = SEED):
     """The sharded model, and the optimizers of its tables and of the rest."""
     torch.manual_seed(seed)
     tables = FieldTables(SCHEMA, tables_config)
-    model = Model(tables, sum(tables.widths))
+    model = Model(tables, tables.layout.total_width)
     plan = planned(model, SCHEMA, tables_config)
     sharded = shard(model, tables_config, plan, torch.device("cpu"), seed)
     dense = KeyedOptimizerWrapper(dense_parameters(sharded), lambda weights: torch.optim.SGD(weights, lr=0.3))

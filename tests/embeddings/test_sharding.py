@@ -138,7 +138,7 @@ def reference(one_rank):
     for name, optimizer in REFERENCES.items():
         torch.manual_seed(SEED)
         tables = FieldTables(SCHEMA, config(name, "planned"))
-        model = Model(tables, sum(tables.widths))
+        model = Model(tables, tables.layout.total_width)
         model.tables = PlainTables(tables.columns.numbers)
         of_tables = list(model.tables.bags.parameters())
         dense = [*tables.columns.parameters(), *model.head.parameters()]
@@ -186,8 +186,8 @@ def test_columns_are_those_of_the_schema(one_rank, kind):
     expected, _ = PlainTables(tables.columns.numbers)(sample)
     assert torch.equal(missing, sample.missing)
     torch.testing.assert_close(clean, expected)
-    assert len(tables.widths) == len(SCHEMA.names)
-    for column, embedding in enumerate(clean.split(tables.widths, dim=1)):
+    assert tables.layout.num_fields == len(SCHEMA.names)
+    for column, embedding in enumerate(clean.split(tables.layout.widths, dim=1)):
         absent = missing[:, column]
         assert absent.any()
         assert not embedding[absent].any()

@@ -95,7 +95,7 @@ def numbers_only(tables: FieldTables, numbers: torch.Tensor, missing: torch.Tens
     clean, found = tables(SimpleNamespace(ids=ids, numeric=numbers, missing=absent))
     assert torch.equal(found, absent)
     assert not clean[:, :16].any()
-    return list(clean.split(tables.widths, dim=1))[1:]
+    return list(clean.split(tables.layout.widths, dim=1))[1:]
 
 
 def test_numbers():
@@ -145,14 +145,16 @@ def test_a_number_follows_a_curve(dims):
     assert curve.pieces.shape == (2, 3, 16)
     numbers, missing = torch.randn(50, 2) * 3, torch.zeros(50, 2, dtype=torch.bool)
     line = numbers_only(tables, numbers, missing)
-    for (column, found), direction in zip(enumerate(line), curve.direction.split(tables.widths[1:]), strict=True):
+    for (column, found), direction in zip(
+        enumerate(line), curve.direction.split(tables.layout.widths[1:]), strict=True
+    ):
         assert torch.equal(found, numbers[:, column : column + 1] * direction), "it starts as a line"
     with torch.no_grad():
         curve.pieces.normal_()
         bent = numbers_only(tables, numbers, missing)
     scaled = {"x": (np.array(KNOTS["x"]) - 1) / 2, "y": np.array(KNOTS["y"])}
     for place, (name, knots) in enumerate(scaled.items()):
-        pieces = curve.pieces[place, : len(knots) - 1, : tables.widths[1 + place]].detach().numpy()
+        pieces = curve.pieces[place, : len(knots) - 1, : tables.layout.widths[1 + place]].detach().numpy()
         heights = np.concatenate([np.zeros((1, pieces.shape[1])), pieces.cumsum(0)])
         expected = np.stack([np.interp(numbers[:, place], knots, height) for height in heights.T], 1)
         assert np.allclose((bent[place] - line[place]).detach(), expected, atol=1e-5), name

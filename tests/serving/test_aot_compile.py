@@ -46,7 +46,7 @@ def samples(engine: Engine, count: int) -> Any:
 def test_a_program_is_for_any_number_of_samples(engine: Engine, extractor: str, settings: dict[str, Any]) -> None:
     tables = engine.export.model.tables
     config = ModelConfig.model_validate({"extractor": {"name": extractor}})
-    model = Scorer(tables, AsymmetricDiffusion(tables.widths, config, DiffusionConfig(**settings), seed=0)).eval()
+    model = Scorer(tables, AsymmetricDiffusion(tables.layout, config, DiffusionConfig(**settings), seed=0)).eval()
     programs = aot_compile.programs(model, engine.batch(samples(engine, 5), ""))
     join, score = (programs[name].module() for name in (aot_compile.JOIN, aot_compile.SCORE))
     for count in (2, 9):

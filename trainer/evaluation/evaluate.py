@@ -83,7 +83,7 @@ def scored(
     padding is there, whether a scenario counts it or not.
     """
     device, first = next(model.diffusion.parameters()).device, dist.get_rank() == 0
-    processes = [scenario.process(model.diffusion.widths, reader.schema) for scenario in scenarios]
+    processes = [scenario.process(model.diffusion.layout, reader.schema) for scenario in scenarios]
     processes = [process.to(device) if process is not None else None for process in processes]
     model.eval()
     with torch.no_grad():

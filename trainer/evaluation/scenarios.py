@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.schema import IdConfig, Schema
 from asymdiffrec.diffusion.forward import ForwardConfig, ForwardProcess
+from asymdiffrec.field_layout import FieldLayout
 from asymdiffrec.trainer.build import missing_patterns
 
 SEED = 0
@@ -28,14 +29,14 @@ class Scenario:
     unseen: str | None = None
     """Only samples count whose id of this field is in no training row"""
 
-    def process(self, widths: Sequence[int], schema: Schema) -> ForwardProcess | None:
-        """What drops the fields, which are of `widths` columns; None where nothing does."""
+    def process(self, layout: FieldLayout, schema: Schema) -> ForwardProcess | None:
+        """Return the forward process that drops the fields; None if the scenario drops none."""
         if self.patterns:
             config, found = ForwardConfig(pattern="empirical"), missing_patterns(schema)
-            return ForwardProcess(widths, config, seed=SEED, patterns=found)
+            return ForwardProcess(layout, config, seed=SEED, patterns=found)
         if self.rates is None or not any(self.rates):
             return None
-        return ForwardProcess.at_rates(widths, self.rates, SEED)
+        return ForwardProcess.at_rates(layout, self.rates, SEED)
 
 
 @dataclass(frozen=True)

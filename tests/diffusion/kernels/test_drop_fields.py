@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from asymdiffrec.diffusion.kernels import drop_fields_eager
-from asymdiffrec.diffusion.kernels.drop_fields import DropLaw, Layout, drop_fields
+from asymdiffrec.diffusion.kernels.drop_fields import ColumnChunks, DropLaw, drop_fields
 from asymdiffrec.diffusion.philox import uniforms
+from asymdiffrec.field_layout import FieldLayout
 
 DEVICES = [
     "cpu",
@@ -83,7 +84,7 @@ def test_views_step_and_gradient(device, widths, batch, types, cells, patterns) 
         samples,
         SEED,
         DropLaw(*on(device, *law)),
-        Layout(*on(device, *Layout.of(widths))),
+        ColumnChunks(*on(device, *ColumnChunks.of(FieldLayout.from_widths(widths)))),
         both_as=both_as,
     )
     assert not found_step.requires_grad
@@ -106,7 +107,7 @@ def test_one_field_and_a_thousand(device: str, widths: list[int]) -> None:
         *on(device, clean, missing, samples),
         SEED,
         DropLaw(*on(device, *law)),
-        Layout(*on(device, *Layout.of(widths))),
+        ColumnChunks(*on(device, *ColumnChunks.of(FieldLayout.from_widths(widths)))),
     )
     assert all(torch.equal(a.cpu(), b) for a, b in zip(found, expected, strict=True))
 
@@ -114,11 +115,14 @@ def test_one_field_and_a_thousand(device: str, widths: list[int]) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 def test_what_does_not_lie_in_one_piece(device: str) -> None:
     widths = [8, 4, 12]
-    law, layout = DropLaw(*on(device, *law_of(3))), Layout(*on(device, *Layout.of(widths)))
+    law, chunks = (
+        DropLaw(*on(device, *law_of(3))),
+        ColumnChunks(*on(device, *ColumnChunks.of(FieldLayout.from_widths(widths)))),
+    )
     clean, missing, samples = on(device, *inputs(widths, 40))
-    expected = drop_fields(clean, missing, samples, SEED, law, layout)
+    expected = drop_fields(clean, missing, samples, SEED, law, chunks)
     strided = [torch.stack([x, x], dim=-1)[..., 0].requires_grad_(x.is_floating_point()) for x in (clean, missing)]
-    found = drop_fields(*strided, torch.stack([samples, samples], 1)[:, 0], SEED, law, layout)
+    found = drop_fields(*strided, torch.stack([samples, samples], 1)[:, 0], SEED, law, chunks)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
     found[0].sum().backward()
     assert torch.equal(
@@ -128,13 +132,13 @@ def test_what_does_not_lie_in_one_piece(device: str) -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_samples_far_apart_and_negative_seeds(device: str) -> None:
-    law, layout = law_of(9), Layout.of([4] * 9)
+    law, chunks = law_of(9), ColumnChunks.of(FieldLayout.from_widths([4] * 9))
     clean, missing, _ = inputs([4] * 9, 6)
     samples = torch.tensor([0, 1, 2**32 - 1, 2**32, 2**40 + 7, 2**63 - 1])
     for seed in (0, 1, -1, -(2**63), 2**63 - 1):
         expected = reference(clean, missing, samples, seed, law, [4] * 9)
         found = drop_fields(
-            *on(device, clean, missing, samples), seed, DropLaw(*on(device, *law)), Layout(*on(device, *layout))
+            *on(device, clean, missing, samples), seed, DropLaw(*on(device, *law)), ColumnChunks(*on(device, *chunks))
         )
         assert all(torch.equal(a.cpu(), b) for a, b in zip(found, expected, strict=True))
 
@@ -147,26 +151,26 @@ def test_torch_takes_it_for_an_operator(device: str, both_as: torch.dtype | None
     clean, missing, samples = on(device, *inputs(widths, 5))
     if by == "column":
         clean, missing = (tensor.t().contiguous().t() for tensor in (clean, missing))
-    law, layout = on(device, *law_of(9)), on(device, *Layout.of(widths))
+    law, chunks = on(device, *law_of(9)), on(device, *ColumnChunks.of(FieldLayout.from_widths(widths)))
     operator = torch.ops.asymdiffrec.drop_fields.default
-    arguments = (clean.requires_grad_(), missing, samples, SEED, *law, *layout, both_as or clean.dtype, bool(both_as))
+    arguments = (clean.requires_grad_(), missing, samples, SEED, *law, *chunks, both_as or clean.dtype, bool(both_as))
     torch.library.opcheck(operator, arguments)
     bits = operator(*arguments)[2]
     gradient = torch.randn(len(clean) * (2 if both_as else 1), clean.shape[1], device=device)
     if by == "column":
         gradient = gradient.t().contiguous().t()
     torch.library.opcheck(
-        torch.ops.asymdiffrec.drop_fields_backward.default, (gradient, bits, *layout, clean.dtype, bool(both_as))
+        torch.ops.asymdiffrec.drop_fields_backward.default, (gradient, bits, *chunks, clean.dtype, bool(both_as))
     )
 
 
 def test_compiled_as_one_graph() -> None:
     widths = [8] * 9
     clean, missing, samples = inputs(widths, 5)
-    law, layout = law_of(9), Layout.of(widths)
+    law, chunks = law_of(9), ColumnChunks.of(FieldLayout.from_widths(widths))
 
     def step(clean: Tensor) -> Tensor:
-        views, step = drop_fields(clean, missing, samples, SEED, law, layout, both_as=torch.float32)
+        views, step = drop_fields(clean, missing, samples, SEED, law, chunks, both_as=torch.float32)
         return views.square().sum() + step.sum()
 
     compiled = torch.compile(step, backend="aot_eager", fullgraph=True)

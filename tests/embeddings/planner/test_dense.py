@@ -13,6 +13,7 @@ from asymdiffrec.diffusion.forward import Patterns
 from asymdiffrec.diffusion.model import AsymmetricDiffusion
 from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
 from asymdiffrec.embeddings.planner.dense import MASTER_BYTES, DenseWork, dense_work, on_meta
+from asymdiffrec.field_layout import FieldLayout
 
 BATCH, SIZES = 48, (20, 32, 8, 1)
 PRODUCTS = sum(inputs * outputs for inputs, outputs in pairwise(SIZES))
@@ -137,11 +138,10 @@ def test_the_copy_on_meta_has_the_modules_shapes_and_leaves_it_alone() -> None:
 @pytest.mark.parametrize("extractor", EXTRACTORS)
 def test_every_model_of_ours_is_counted(extractor: str, method: str, pattern: str) -> None:
     model = AsymmetricDiffusion(
-        [WIDTH] * FIELDS,
+        FieldLayout.from_widths([WIDTH] * FIELDS, ["user", "item"] * (FIELDS // 2)),
         ModelConfig.model_validate({"extractor": {"name": extractor, "latent": 16}, "head": [8]}),
         DiffusionConfig.model_validate({"method": method, "forward": {"pattern": pattern}}),
         seed=1,
-        groups=["user", "item"] * (FIELDS // 2),
         patterns=Patterns(torch.eye(FIELDS, dtype=torch.bool), torch.ones(FIELDS, dtype=torch.int64)),
     )
     once, twice = (dense_work(model, samples(count)) for count in (BATCH, 2 * BATCH))
@@ -160,7 +160,7 @@ def test_a_second_view_costs_a_second_pass() -> None:
     flops = {
         method: dense_work(
             AsymmetricDiffusion(
-                [WIDTH] * FIELDS,
+                FieldLayout.from_widths([WIDTH] * FIELDS),
                 ModelConfig(),
                 DiffusionConfig.model_validate({"method": method, "mask_in_extractor": False}),
                 seed=1,

@@ -17,6 +17,7 @@ from asymdiffrec.datasets.schema import FieldsConfig, Schema
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.datasets.statistics.seen_ids import seen_ids
 from asymdiffrec.datasets.statistics.statistics import MissingPattern, Statistics
+from asymdiffrec.field_layout import FieldLayout
 from asymdiffrec.trainer.evaluation import scenarios
 from asymdiffrec.trainer.evaluation.evaluate import split_samples
 from asymdiffrec.trainer.evaluation.scenarios import Asked, Scenario
@@ -42,10 +43,10 @@ SCHEMA = FieldsConfig.model_validate(
 
 def dropped(scenario: Scenario, schema: Schema = SCHEMA) -> Tensor:
     """[ROWS, fields]: what it drops of complete samples."""
-    widths = [1] * len(schema.names)
-    process = scenario.process(widths, schema)
-    none = torch.zeros(ROWS, len(widths), dtype=torch.bool)
-    return none if process is None else process(torch.ones(ROWS, len(widths)), none, torch.arange(ROWS))[1]
+    layout = FieldLayout.from_widths([1] * len(schema.names))
+    process = scenario.process(layout, schema)
+    none = torch.zeros(ROWS, layout.num_fields, dtype=torch.bool)
+    return none if process is None else process(torch.ones(ROWS, layout.num_fields), none, torch.arange(ROWS))[1]
 
 
 def test_a_share_of_all_fields_alike_and_of_each_what_was_asked() -> None:
