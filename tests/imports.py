@@ -1,0 +1,90 @@
+"""The import graph of the project: `python -m tests.imports` prints it by room, with cycles and the longest files."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter, defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("trainer", "serving", "cluster", "diffusion", "embeddings", "datasets")
+"""Top-level folders that are installed; `benchmarks/` and `tests/` may import all of them"""
+
+
+def files(*rooms: str) -> dict[str, Path]:
+    """Return the files of these rooms, all rooms if none is given, by module name such as `trainer.fit.loop`."""
+    paths = [path for room in rooms or ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+    if not rooms:
+        paths += sorted(path for path in (ROOT / "asymdiffrec").glob("*.py") if not path.name.startswith("__"))
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removeprefix("asymdiffrec."): path for path in paths}
+
+
+def imports(path: Path, modules: dict[str, Path]) -> set[str]:
+    """Return the modules of ours that a file imports, at any depth. Raises AssertionError for a relative import."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.relative_to(ROOT)}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    ours = {name.removeprefix("asymdiffrec.") for name in names if name.startswith("asymdiffrec.")}
+    return ours & modules.keys()
+
+
+def graph() -> dict[str, set[str]]:
+    """Return for each module of ours the modules of ours that it imports."""
+    modules = files()
+    return {name: imports(path, modules) for name, path in modules.items()}
+
+
+def cycles(edges: dict[str, set[str]]) -> list[list[str]]:
+    """Return the groups of two or more nodes that reach each other (strongly connected components, Tarjan 1972)."""
+    order: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    components: list[list[str]] = []
+
+    def visit(node: str) -> None:
+        order[node] = low[node] = len(order)
+        stack.append(node)
+        for other in edges.get(node, ()):
+            if other not in order:
+                visit(other)
+                low[node] = min(low[node], low[other])
+            elif other in stack:
+                low[node] = min(low[node], order[other])
+        if low[node] == order[node]:
+            start = stack.index(node)
+            component = stack[start:]
+            del stack[start:]
+            if len(component) > 1:
+                components.append(sorted(component))
+
+    for node in edges:
+        if node not in order:
+            visit(node)
+    return components
+
+
+def main() -> None:
+    """Print the number of imports from room to room, the cycles and the longest files."""
+    edges, between = graph(), defaultdict[str, Counter[str]](Counter)
+    for name, others in edges.items():
+        room = name.rpartition(".")[0] or name
+        for other in others:
+            target = other.rpartition(".")[0] or other
+            if target != room:
+                between[room][target] += 1
+    for room, targets in sorted(between.items()):
+        print(f"{room:28}", ", ".join(f"{target} {number}" for target, number in targets.most_common()))
+    count = sum(map(len, edges.values()))
+    print(f"{len(edges)} files, {count} imports between them, cycles: {cycles(edges) or 'none'}")
+    paths = [path for path in ROOT.rglob("*.py") if ".venv" not in path.parts]
+    lines = {path: len(path.read_text().splitlines()) for path in paths}
+    for path in sorted(lines, key=lines.__getitem__, reverse=True)[:5]:
+        print(f"{lines[path]:5} lines  {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
