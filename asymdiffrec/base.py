@@ -15,7 +15,7 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class InputError(ValueError):
+class InputError(Exception):
     """The user's input is wrong; the message says in one line where, what is wrong and what is allowed. Exit 2."""
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from asymdiffrec.base import InputError
 
-class ClusterError(ValueError):
+
+class ClusterError(InputError):
     """There is no such cluster, or it lacks what the workers ask for."""
 
 

@@ -16,7 +16,7 @@ import torch
 from pydantic import Discriminator, Field, Tag, model_validator
 from torch import Tensor, nn
 
-from asymdiffrec.base import Config
+from asymdiffrec.base import Config, InputError
 from asymdiffrec.diffusion.kernels.drop_fields import ColumnChunks, DropLaw, drop_fields
 from asymdiffrec.field_layout import FieldLayout
 
@@ -101,7 +101,7 @@ class ForwardProcess(nn.Module):
 
     seed: key of the random numbers; drops: a factor >= 0 a field (default 1), smaller for fields that should be dropped
     less often; patterns: for the pattern empirical. The pattern outage drops the layout's groups. Raises ValueError
-    when an argument does not fit the others.
+    when an argument does not fit the others, and InputError for the pattern empirical without patterns.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ def _group_patterns(groups: Sequence[str]) -> Patterns:
 
 def _checked(patterns: Patterns | None, num_fields: int) -> Patterns:
     if patterns is None:
-        raise ValueError("pattern empirical needs the patterns of missing fields of the data, found none")
+        raise InputError("pattern empirical needs the patterns of missing fields of the data, found none")
     missing, counts = patterns
     if missing.shape != (len(counts), num_fields) or not (counts >= 0).all() or not counts.sum() > 0:
         raise ValueError(

@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from asymdiffrec.base import InputError
 from asymdiffrec.diffusion.denoiser import Denoiser
 from asymdiffrec.diffusion.extractors.build import build_extractor
 from asymdiffrec.diffusion.forward import ForwardProcess, Patterns
@@ -30,7 +31,7 @@ class AsymmetricDiffusion(nn.Module):
 
     layout: the fields of x; seed: key of the forward process; drops, patterns: see `ForwardProcess`;
     precision: what autocast makes the products in while it learns, where it is not that of the weights. Initial weights
-    are drawn from torch's generator. Raises ValueError when an argument does not fit the others.
+    are drawn from torch's generator. Raises InputError where the settings do not fit each other or the fields.
 
     A method of one's own is a subclass with `parts` and, where it scores otherwise than the extractor and the head do,
     `score`; what it adds to `__init__` it finds its settings for in `config.options`.
@@ -72,7 +73,7 @@ class AsymmetricDiffusion(nn.Module):
             self.fill = Fill(layout)
         if diffusion.noise == "gaussian":
             if diffusion.method != "asymdiff" or diffusion.space != "latent":
-                raise ValueError("diffusion.noise: gaussian is for method asymdiff in the latent space")
+                raise InputError("diffusion.noise: gaussian is for method asymdiff in the latent space")
             self.gaussian = GaussianProcess(diffusion.forward.time.quantiles(), seed)
         elif diffusion.method != "base":
             with torch.device("cpu"):  # its law is checked and worked out, also where the weights are on meta
@@ -191,7 +192,7 @@ class AsymmetricDiffusion(nn.Module):
 
 
 def diffusion_of(method: str) -> type[AsymmetricDiffusion]:
-    """The class of a method, ours or a user's own. Raises ValueError where there is none."""
+    """The class of a method, ours or a user's own. Raises InputError where there is none."""
     if method in METHODS:
         return AsymmetricDiffusion
     own: type[AsymmetricDiffusion] = load_class(method, AsymmetricDiffusion, "method")

@@ -15,7 +15,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
-from asymdiffrec.base import Config
+from asymdiffrec.base import Config, InputError
 
 
 class SgdConfig(Config):
@@ -75,11 +75,11 @@ STATES: dict[str, tuple[str, ...]] = {
 
 
 def check_device(config: OptimizerConfig, device: str) -> None:
-    """ValueError where FBGEMM cannot update tables in this way on the device type."""
+    """InputError where FBGEMM cannot update tables in this way on the device type."""
     if config.name == "adam" and device == "cpu":
-        raise ValueError("tables.optimizer.name: adam has no fused kernel on cpu; use sgd, adagrad or rowwise_adagrad")
+        raise InputError("tables.optimizer.name: adam has no fused kernel on cpu; use sgd, adagrad or rowwise_adagrad")
     if config.name == "rowwise_adagrad" and config.weight_decay and device == "cpu":
-        raise ValueError(
+        raise InputError(
             f"tables.optimizer.weight_decay: {config.weight_decay}, which FBGEMM ignores on cpu; leave it at 0"
         )
 

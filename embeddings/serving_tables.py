@@ -16,6 +16,7 @@ from torch import nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
+from asymdiffrec.base import InputError
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.embeddings.managed.ids import ManagedIds
 from asymdiffrec.embeddings.tables import FieldColumns, TablesConfig, embedding_bag_configs, field_layout
@@ -138,10 +139,10 @@ class ServedTables(nn.Module):
 
 
 def _mapped(file: Path, size: int) -> torch.Tensor:
-    """The bytes of a file, which are read as they are needed; ValueError where they are not as many as there should."""
+    """The bytes of a file, which are read as they are needed; InputError where they are not as many as there should."""
     found = np.memmap(file, np.uint8, "r")
     if len(found) != max(1, size):
-        raise ValueError(f"{file}: has {len(found):,} bytes; {size:,} are expected")
+        raise InputError(f"{file}: has {len(found):,} bytes; {size:,} are expected")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # and nothing writes there
         return torch.from_numpy(found)

@@ -12,6 +12,7 @@ from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import ShardingEnv, ShardingPlan
 
+from asymdiffrec.base import InputError
 from asymdiffrec.embeddings import initial_weights as initial
 from asymdiffrec.embeddings.managed.lookup import ManagedSharder, reset_rows
 from asymdiffrec.embeddings.sharder import TableSharder
@@ -46,16 +47,16 @@ def shard(
 def agreed(make: Callable[[], T]) -> T:
     """What rank 0 makes, on every rank.
 
-    A ValueError of `make` is raised on every rank too, so that none waits forever.
+    An InputError of `make` is raised on every rank too, so that none waits forever.
     """
-    outcome: list[T | ValueError | None] = [None]
+    outcome: list[T | InputError | None] = [None]
     if dist.get_rank() == 0:
         try:
             outcome[0] = make()
-        except ValueError as error:
-            outcome[0] = ValueError(str(error))
+        except InputError as error:
+            outcome[0] = error
     dist.broadcast_object_list(outcome)
     (found,) = outcome
-    if isinstance(found, ValueError):
+    if isinstance(found, InputError):
         raise found
     return cast(T, found)

@@ -13,7 +13,7 @@ from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
-from asymdiffrec.base import Config
+from asymdiffrec.base import Config, InputError
 from asymdiffrec.datasets.schema import IdListConfig, Schema
 from asymdiffrec.datasets.statistics.statistics import MAX_KNOTS
 from asymdiffrec.embeddings.initial_weights import COLUMNS
@@ -126,17 +126,17 @@ class TablesConfig(Config):
 def embedding_bag_configs(schema: Schema, config: TablesConfig) -> list[EmbeddingBagConfig]:
     """One table for each name, in the schema's order; the fields that share it are its features.
 
-    All of them are pooled by sum, see `FieldColumns`. ValueError for a name or a dimension that cannot be held, and for
+    All of them are pooled by sum, see `FieldColumns`. InputError for a name or a dimension that cannot be held, and for
     a table in `per_table` that the schema lacks.
     """
     configs = []
     for name, table in schema.tables.items():
         field = table.fields[0]
         if "." in name or hasattr(nn.ModuleDict(), name):
-            raise ValueError(f"fields.{field}: PyTorch cannot hold a table named {name}; set another `table`")
+            raise InputError(f"fields.{field}: PyTorch cannot hold a table named {name}; set another `table`")
         dim = table.embedding_dim or config.embedding_dim
         if dim % 4 or dim >= COLUMNS:
-            raise ValueError(f"fields.{field}.embedding_dim: {dim}; a table needs a multiple of 4 below {COLUMNS}")
+            raise InputError(f"fields.{field}.embedding_dim: {dim}; a table needs a multiple of 4 below {COLUMNS}")
         configs.append(
             EmbeddingBagConfig(
                 name=name,
@@ -149,7 +149,7 @@ def embedding_bag_configs(schema: Schema, config: TablesConfig) -> list[Embeddin
         )
     for name in config.per_table:
         if name not in schema.tables:
-            raise ValueError(f"tables.per_table: no table is named {name}; the tables are {', '.join(schema.tables)}")
+            raise InputError(f"tables.per_table: no table is named {name}; the tables are {', '.join(schema.tables)}")
     return configs
 
 

@@ -57,7 +57,7 @@ class Engine:
         self.export.model.tables.touch()
         try:
             off = difference(self.export.model, self.schema, self.export.card["check"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (InputError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{self.export.folder}: its card has no check that can be made") from error
         if not off <= TOLERANCE:
             raise InputError(f"{self.export.folder}: scores differ by {off:.2g} from those when it was exported")

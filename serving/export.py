@@ -199,7 +199,7 @@ def load_export(folder: Path, *, allow_user_classes: bool = False) -> Export:
         raise InputError(f"{folder}: its model is {classes[0]}, a class to import; --allow-user-classes allows it")
     try:
         model = _scorer(folder, config, schema, IDS in manifest.files)
-    except (ValueError, RuntimeError, KeyError) as error:
+    except (InputError, RuntimeError, KeyError) as error:
         raise InputError(f"{folder}: cannot be rebuilt ({' '.join(str(error).split())})") from error
     return Export(folder, manifest, config, schema, _json(folder / CARD), model)
 

@@ -15,6 +15,7 @@ from torchrec.distributed.types import ShardingPlan
 from torchrec.optim.keyed import CombinedOptimizer
 
 from asymdiffrec.base import InputError
+from asymdiffrec.datasets.files.documents import validate
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.diffusion.forward import Patterns
 from asymdiffrec.diffusion.model import Recommender, diffusion_of
@@ -64,14 +65,27 @@ def build(job: Job, schema: Schema, device: torch.device, plan: Mapping[str, Any
     `plan` is a document of `plan_document`; tables are planned for this cluster where it is None. Raises InputError
     where sections of the job do not fit each other, the tables do not fit the workers, or the plan does not fit both.
     """
-    try:
-        return _build(job, schema, device, plan)
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    unsharded = recommender(job, schema, device)
+    chosen, described = agreed(lambda: _plan(job, schema, unsharded, device, plan))
+    model = shard(unsharded, job.tables, chosen, device, job.train.seed)
+    dense = dense_parameters(model)
+    settings = job.train
+    torch.backends.cuda.matmul.allow_tf32 = settings.tf32
+    if settings.compile or (settings.compile is None and device.type == "cuda"):
+        _require_compiler(device)
+        model.module.diffusion.compile(dynamic=False)
+    dense_optimizer = torch.optim.AdamW(dense.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    for parameter in dense.values():
+        # From the start, as AdamW would make it at its first step: a checkpoint is loaded into live tensors.
+        zeros = (torch.zeros_like(parameter), torch.zeros_like(parameter))
+        dense_optimizer.state[parameter] = {"step": torch.tensor(0.0), "exp_avg": zeros[0], "exp_avg_sq": zeros[1]}
+    tables_update = tables_optimizer(model, job.tables.optimizer)
+    update = Update(tables_update, dense_optimizer, settings)
+    return TrainState(job, model, model.module, tables_update, dense, dense_optimizer, update, device, described)
 
 
 def recommender(job: Job, schema: Schema, device: torch.device) -> Recommender:
-    """The job's model, its tables on the meta device until they are sharded. ValueError where sections do not fit.
+    """The job's model, its tables on the meta device until they are sharded. InputError where sections do not fit.
 
     On the meta device nothing of it is allocated: enough to plan with.
     """
@@ -104,30 +118,10 @@ def problem(job: Job, schema: Schema, model: Recommender, cluster: Cluster) -> P
     return Problem(model, schema, job.tables, cluster, job.train.batch_size, dense)
 
 
-def _build(job: Job, schema: Schema, device: torch.device, plan: Mapping[str, Any] | None) -> TrainState:
-    unsharded = recommender(job, schema, device)
-    chosen, described = agreed(lambda: _plan(job, schema, unsharded, device, plan))
-    model = shard(unsharded, job.tables, chosen, device, job.train.seed)
-    dense = dense_parameters(model)
-    settings = job.train
-    torch.backends.cuda.matmul.allow_tf32 = settings.tf32
-    if settings.compile or (settings.compile is None and device.type == "cuda"):
-        _require_compiler(device)
-        model.module.diffusion.compile(dynamic=False)
-    dense_optimizer = torch.optim.AdamW(dense.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    for parameter in dense.values():
-        # From the start, as AdamW would make it at its first step: a checkpoint is loaded into live tensors.
-        zeros = (torch.zeros_like(parameter), torch.zeros_like(parameter))
-        dense_optimizer.state[parameter] = {"step": torch.tensor(0.0), "exp_avg": zeros[0], "exp_avg_sq": zeros[1]}
-    tables_update = tables_optimizer(model, job.tables.optimizer)
-    update = Update(tables_update, dense_optimizer, settings)
-    return TrainState(job, model, model.module, tables_update, dense, dense_optimizer, update, device, described)
-
-
 def _require_compiler(device: torch.device) -> None:
     compiler = os.environ.get("CXX", "g++")
     if device.type == "cpu" and not shutil.which(compiler):
-        raise ValueError(f"train.compile: needs a C++ compiler, and {compiler} is not here; CXX names another one")
+        raise InputError(f"train.compile: needs a C++ compiler, and {compiler} is not here; CXX names another one")
 
 
 def _plan(
@@ -135,7 +129,7 @@ def _plan(
 ) -> tuple[ShardingPlan, dict[str, Any]]:
     known = device_of(job.cluster.device) if job.cluster.device else None
     if plan and known is None and plan.get("device", {}).get("kind") == device.type:
-        known = Device.model_validate(plan["device"])  # what was planned with is what is compared with
+        known = validate(Device, plan["device"], "device of the plan")  # what was planned with is what is compared with
     here = problem(job, schema, model, local_cluster(device.type, known, dist.get_world_size()))
     solution = solve_as(here, plan) if plan else solve(here)
     return solution.plan, plan_document(solution)

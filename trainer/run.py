@@ -136,7 +136,7 @@ def read_plan_file(path: Path) -> dict[str, Any]:
         return parse_plan(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
 

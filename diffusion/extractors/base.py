@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from asymdiffrec.base import Config
+from asymdiffrec.base import Config, InputError
 
 Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
@@ -41,7 +41,7 @@ def common_width(widths: Sequence[int], name: str) -> int:
     """The D that all fields share, for an extractor that multiplies one field's vector with another's."""
     for width in widths:
         if width != widths[0]:
-            raise ValueError(
+            raise InputError(
                 f"extractor {name}: found fields of widths {widths[0]} and {width}, allowed is one width for all"
             )
     return widths[0]

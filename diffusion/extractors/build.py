@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag, field_validator
 
-from asymdiffrec.base import Config
+from asymdiffrec.base import Config, InputError
 from asymdiffrec.diffusion.extractors.base import Extractor
 from asymdiffrec.diffusion.extractors.dcn import DCN, DCNConfig
 from asymdiffrec.diffusion.extractors.deepfm import DeepFM, DeepFMConfig
@@ -51,7 +51,7 @@ AnyExtractorConfig = Annotated[
 def build_extractor(config: AnyExtractorConfig, widths: Sequence[int], mask_width: int) -> Extractor:
     """The extractor of `config` for fields of `widths` columns (D_n) and s of `mask_width`, freshly initialised.
 
-    Raises ValueError when the class cannot be found or used, or the widths do not suit it.
+    Raises InputError when the class cannot be found or used, or the widths do not suit it.
     """
     if not isinstance(config, OwnExtractorConfig):
         return EXTRACTORS[config.name](widths, mask_width, **config.model_dump(exclude={"name"}))
@@ -59,8 +59,8 @@ def build_extractor(config: AnyExtractorConfig, widths: Sequence[int], mask_widt
     try:
         inspect.signature(extractor_class).bind(widths, mask_width, **config.options)
     except TypeError as error:
-        raise ValueError(f"extractor {config.name}: does not take (widths, mask_width, **options): {error}") from error
+        raise InputError(f"extractor {config.name}: does not take (widths, mask_width, **options): {error}") from error
     extractor = extractor_class(widths, mask_width, **config.options)
     if not isinstance(getattr(extractor, "latent_dim", None), int):
-        raise ValueError(f"extractor {config.name}: sets no latent_dim, the number of columns of its latent")
+        raise InputError(f"extractor {config.name}: sets no latent_dim, the number of columns of its latent")
     return extractor

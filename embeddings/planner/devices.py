@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from torchrec.distributed.comm import get_local_size
 from torchrec.distributed.planner.types import HardwareConfig, KernelConfig, Topology, TopologyFactory, TrainerConfig
 
-from asymdiffrec.base import Config
+from asymdiffrec.base import Config, InputError
 
 GB = 10**9
 
@@ -68,21 +68,21 @@ are published.
 
 
 def device_of(name: str) -> Device:
-    """The device of a name in DEVICES, or of a YAML file with a Device's keys. Raises ValueError for anything else."""
+    """The device of a name in DEVICES, or of a YAML file with a Device's keys. Raises InputError for anything else."""
     if name in DEVICES:
         return DEVICES[name]
     file = Path(name)
     if not file.is_file():
-        raise ValueError(
+        raise InputError(
             f"{name}: no such device; known are {', '.join(DEVICES)}, or a YAML file with a device's figures"
         )
     try:
         return Device.model_validate({"name": file.stem, **yaml.safe_load(file.read_text())})
     except (yaml.YAMLError, TypeError) as error:
-        raise ValueError(f"{name}: not YAML with a device's figures") from error
+        raise InputError(f"{name}: not YAML with a device's figures") from error
     except ValidationError as error:
         (first, *_) = error.errors()
-        raise ValueError(f"{name}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from error
+        raise InputError(f"{name}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from error
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import nn
 from torchrec.distributed.planner.types import ShardingOption, Topology
 from torchrec.distributed.types import ShardingPlan
 
+from asymdiffrec.base import InputError
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.embeddings.optimizers import check_device
 from asymdiffrec.embeddings.planner.dense import DenseWork
@@ -42,7 +43,7 @@ Planner: TypeAlias = Callable[..., tuple[ShardingPlan, list[ShardingOption]]]
 PLANNERS: Mapping[str, Planner] = {"fast": plan_fast, "torchrec": plan_by_torchrec}
 
 
-class DoesNotFitError(ValueError):
+class DoesNotFitError(InputError):
     """The tables have no place on the ranks, as the job allows them to be sharded."""
 
 
@@ -81,7 +82,7 @@ class Problem:
 
     @cached_property
     def tables(self) -> list[PlannedTable]:
-        """Raises ValueError where a sharding that the job fixes would leave ranks without rows."""
+        """Raises InputError where a sharding that the job fixes would leave ranks without rows."""
         kinds = self.kinds
         tables = planned_tables(self.model, self.schema, self.config, self.cluster.device.kind, self.batch_size, kinds)
         for table in tables:
@@ -102,13 +103,13 @@ class Problem:
             return
         if table.block > 1:
             whole = table.block * self.cluster.ranks
-            raise ValueError(
+            raise InputError(
                 f"tables.per_table.{table.name}: {table.rows} rows; with collision: managed on {self.cluster.ranks} "
                 f"ranks a table needs a multiple of {whole}, such as {-(-table.rows // whole) * whole}"
             )
         asked = " or ".join(table.sharding) + (f" on {table.parts} ranks" if table.parts else "")
         free = [kind for kind in kinds if self._has_way(replace(table, sharding=[kind]))]
-        raise ValueError(
+        raise InputError(
             f"tables.per_table.{table.name}: {asked} cannot divide {table.rows} rows of {table.dim} columns so that "
             f"each of {self.cluster.ranks} ranks has a part; use {', '.join(free) or 'another number of ranks'}"
         )
@@ -154,7 +155,7 @@ class Solution:
 def solve(problem: Problem, planner: str = "fast") -> Solution:
     """A plan by one of PLANNERS; needs no process group and no memory for the tables.
 
-    ValueError, in one line, where the device lacks the optimizer or a sharding that the job fixes would leave ranks
+    InputError, in one line, where the device lacks the optimizer or a sharding that the job fixes would leave ranks
     without rows; DoesNotFitError where the tables do not fit.
     """
     return solve_by(problem, planner, PLANNERS[planner])

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from torchrec.distributed.planner.types import ShardingOption
 
+from asymdiffrec.base import InputError
 from asymdiffrec.embeddings.planner.devices import GB, Cluster
 from asymdiffrec.embeddings.planner.plan import Problem, Solution, solve_by
+from asymdiffrec.embeddings.planner.plan_check import InvalidPlanError
 from asymdiffrec.embeddings.planner.planned_tables import PlannedTable, table_configs
 from asymdiffrec.embeddings.planner.rank_memory import shard_bytes
 from asymdiffrec.embeddings.planner.search_planner import pinned
@@ -152,52 +154,55 @@ def what_binds(solution: Solution) -> dict[str, Any]:
 
 
 def parse_plan(text: bytes) -> dict[str, Any]:
-    """The document in a `plan.json`. Raises ValueError where there is none of a plan that fits."""
+    """The document in a `plan.json`. Raises InputError where there is none of a plan that fits."""
     try:
         document = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"not JSON ({error})") from error
+        raise InputError(f"not JSON ({error})") from error
     tables = document.get("tables") if isinstance(document, dict) else None
     if not isinstance(tables, list) or not all(isinstance(one, dict) and one.keys() >= TABLE_KEYS for one in tables):
-        raise ValueError("not a plan, as `plan --json` prints one that fits")
+        raise InputError("not a plan, as `plan --json` prints one that fits")
     return document
 
 
 def solve_as(problem: Problem, document: Mapping[str, Any]) -> Solution:
     """The plan that was written down in `document`, with the estimates of the problem's cluster.
 
-    Raises ValueError where it is none for this problem: for other ranks or tables, or against what the job says.
+    Raises InputError where it is none for this problem: for other ranks or tables, or against what the job says.
     """
     chosen, ranks = _read(problem, document)
-    return solve_by(problem, "file", partial(pinned, chosen=chosen, ranks=ranks))
+    try:
+        return solve_by(problem, "file", partial(pinned, chosen=chosen, ranks=ranks))
+    except InvalidPlanError as error:
+        raise InputError(str(error)) from error
 
 
 def _read(problem: Problem, document: Mapping[str, Any]) -> tuple[list[Way], list[list[int]]]:
     """The way and the ranks of each table of the problem, from what `describe_plan` gave."""
     ranks = problem.cluster.ranks
     if document.get("world_size") != ranks:
-        raise ValueError(f"the plan is for {document.get('world_size')} ranks; there are {ranks}")
+        raise InputError(f"the plan is for {document.get('world_size')} ranks; there are {ranks}")
     if document.get("local_world_size", ranks) != problem.cluster.per_node:
-        raise ValueError(
+        raise InputError(
             f"the plan is for machines of {document['local_world_size']} ranks; here are {problem.cluster.per_node}"
         )
     entries = {entry["name"]: entry for entry in document["tables"]}
     names = [table.name for table in problem.tables]
     if difference := sorted(set(entries) ^ set(names)):
         holder = "the plan" if difference[0] in entries else "the job"
-        raise ValueError(f"the plan is of other tables: {difference[0]} is in {holder} alone")
+        raise InputError(f"the plan is of other tables: {difference[0]} is in {holder} alone")
     ways = [_read_way(problem, table, entries[table.name]) for table in problem.tables]
     return ways, [entries[name]["ranks"] for name in names]
 
 
 def _read_way(problem: Problem, table: PlannedTable, entry: Mapping[str, Any]) -> Way:
     if [entry["rows"], entry["dim"]] != [table.rows, table.dim]:
-        raise ValueError(
+        raise InputError(
             f"the plan is of other tables: {table.name} is {entry['rows']} x {entry['dim']} there, and "
             f"{table.rows} x {table.dim} in the job"
         )
     way = Way(entry["sharding"], entry["kernel"], table.dim // entry["shard_columns"], entry["cached"])
     here = [rank for rank in entry["ranks"] if rank in range(problem.cluster.ranks)]
     if not way.is_open(replace(table, split=True), problem.topology) or len(here) != way.shards(problem.topology):
-        raise ValueError(f"the plan shards {table.name} {way.sharding} ({way.kernel}), which the job does not allow")
+        raise InputError(f"the plan shards {table.name} {way.sharding} ({way.kernel}), which the job does not allow")
     return way

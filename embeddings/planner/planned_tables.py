@@ -11,6 +11,7 @@ from torchrec.distributed.types import CacheStatistics
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
+from asymdiffrec.base import InputError
 from asymdiffrec.datasets.schema import IdListConfig, Schema
 from asymdiffrec.datasets.statistics.lookups import Lookups
 from asymdiffrec.embeddings.keys import table_of
@@ -120,7 +121,7 @@ def planned_tables(
 ) -> list[PlannedTable]:
     """The tables of `model` with what the job allows of the sharding types `kinds`, for steps of `samples` samples.
 
-    Raises ValueError where a table asks for a kernel that the device does not have.
+    Raises InputError where a table asks for a kernel that the device does not have.
     """
     weights = {table_of(name): weight for name, weight in model.named_parameters() if weight.is_meta}
     return [
@@ -143,7 +144,7 @@ def _planned(
     kernels = [asked.kernel] if asked.kernel else ["fused"] if managed else list(config.kernels)
     if device == "cpu" and kernels != ["fused"]:
         where = f"per_table.{table.name}.kernel" if asked.kernel else "kernels"
-        raise ValueError(f"tables.{where}: {', '.join(kernels)} is for GPUs; on cpu there is fused alone")
+        raise InputError(f"tables.{where}: {', '.join(kernels)} is for GPUs; on cpu there is fused alone")
     return PlannedTable(
         table.name,
         weight,

@@ -5,6 +5,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
+from asymdiffrec.base import InputError
 from asymdiffrec.diffusion.extractors.base import Extractor
 from asymdiffrec.diffusion.extractors.build import EXTRACTORS, AnyExtractorConfig, build_extractor
 from asymdiffrec.diffusion.extractors.dcn import Cross
@@ -55,7 +56,7 @@ def test_fields_of_unequal_widths(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["deepfm", "dlrm"])
 def test_products_of_fields_need_one_width(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name}: found fields of widths 8 and 16"):
+    with pytest.raises(InputError, match=f"{name}: found fields of widths 8 and 16"):
         build({"name": name}, widths=[8, 8, 16], mask_width=0)
 
 
@@ -161,7 +162,7 @@ def test_a_class_of_the_users_own() -> None:
     ],
 )
 def test_a_class_that_cannot_be_used(config: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         build(config)
 
 

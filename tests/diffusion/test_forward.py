@@ -6,6 +6,7 @@ from pydantic import TypeAdapter, ValidationError
 from scipy import stats
 from torch import Tensor
 
+from asymdiffrec.base import InputError
 from asymdiffrec.diffusion.forward import BetaTime, ForwardConfig, ForwardProcess, Patterns
 from asymdiffrec.diffusion.kernels import drop_fields_eager
 from asymdiffrec.diffusion.philox import uniforms
@@ -178,7 +179,6 @@ def test_beta_law_is_within_a_cell_of_scipys(a: float, b: float) -> None:
         ({}, {"drops": [1.0, 1.0]}, "one number >= 0 for each of 3 fields"),
         ({}, {"drops": [1.0, -1.0, 1.0]}, "one number >= 0 for each of 3 fields"),
         ({}, {"drops": [1.0, float("nan"), 1.0]}, "one number >= 0 for each of 3 fields"),
-        ({"pattern": "empirical"}, {}, "needs the patterns"),
         (
             {"pattern": "empirical"},
             {"patterns": Patterns(torch.zeros(2, 4, dtype=torch.bool), torch.tensor([1, 1]))},
@@ -194,6 +194,11 @@ def test_beta_law_is_within_a_cell_of_scipys(a: float, b: float) -> None:
 def test_arguments_that_do_not_fit(config: dict, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         process(3, config, **options)
+
+
+def test_the_pattern_empirical_needs_patterns_of_the_data() -> None:
+    with pytest.raises(InputError, match="needs the patterns of missing fields of the data"):
+        process(3, {"pattern": "empirical"})
 
 
 @pytest.mark.parametrize(

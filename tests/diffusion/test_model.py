@@ -8,6 +8,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from asymdiffrec.base import InputError
 from asymdiffrec.diffusion.extractors.build import EXTRACTORS
 from asymdiffrec.diffusion.layers import Candidates
 from asymdiffrec.diffusion.model import AsymmetricDiffusion, Recommender, diffusion_of
@@ -160,7 +161,7 @@ def test_a_complete_sample_is_passed_on_as_it_is(settings: dict) -> None:
 
 def test_gaussian_noise_is_for_asymdiff_in_the_latent_space() -> None:
     for wrong in ({"method": "augment"}, {"space": "fields"}):
-        with pytest.raises(ValueError, match="noise: gaussian is for method asymdiff"):
+        with pytest.raises(InputError, match="noise: gaussian is for method asymdiff"):
             build(noise="gaussian", **wrong)
 
 
@@ -184,7 +185,7 @@ def test_a_method_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(loss, 0.5 * ours(*samples())[0])
     assert set(parts) == {"loss", "loss_half"}
     assert diffusion_of("augment") is AsymmetricDiffusion
-    with pytest.raises(ValueError, match="method own_methods:other: found"):
+    with pytest.raises(InputError, match="method own_methods:other: found"):
         diffusion_of("own_methods:other")
     with pytest.raises(
         ValidationError, match=r"allowed are base, dropout, augment, asymdiff and package\.module:Class"

@@ -14,6 +14,7 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
+from asymdiffrec.base import InputError
 from asymdiffrec.datasets.batching.batch import Batch
 from asymdiffrec.datasets.schema import FieldsConfig
 from asymdiffrec.embeddings import initial_weights as initial
@@ -316,7 +317,7 @@ def run_rank(rank: int, folder: Path) -> None:
     report["evaluated"] = evaluate(folder / "one-lfu")
     try:
         make(64, config())
-    except ValueError as error:
+    except InputError as error:
         report["error"] = str(error)
     (folder / f"rank{rank}.json").write_text(json.dumps(report))
     dist.destroy_process_group()

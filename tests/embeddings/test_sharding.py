@@ -13,6 +13,7 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.optim.keyed import CombinedOptimizer
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from asymdiffrec.base import InputError
 from asymdiffrec.datasets.batching.batch import Batch
 from asymdiffrec.datasets.schema import FieldsConfig
 from asymdiffrec.embeddings import initial_weights as initial
@@ -71,7 +72,7 @@ def run_rank(rank: int, folder: Path) -> None:
         report["keys"][f"{optimizer}-{kind}"] = list(table_state(model, tables, tables_config.optimizer))
     try:
         make(TablesConfig.model_validate({"optimizer": {"name": "adam"}}))
-    except ValueError as error:
+    except InputError as error:
         report["error"] = str(error)
     (folder / f"rank{rank}.json").write_text(json.dumps(report))
     dist.destroy_process_group()

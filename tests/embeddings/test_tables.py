@@ -6,6 +6,7 @@ import torch
 from pydantic import ValidationError
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from asymdiffrec.base import InputError
 from asymdiffrec.datasets.schema import FieldsConfig
 from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.embeddings.tables import FieldTables, TablesConfig, embedding_bag_configs
@@ -46,7 +47,7 @@ def test_fields_share_a_table():
     ],
 )
 def test_wrong_tables(fields, settings, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         embedding_bag_configs(schema(**fields), TablesConfig.model_validate(settings))
 
 

@@ -176,7 +176,7 @@ def test_look_ups_are_sums_of_rows(tmp_path: Path, precision: str) -> None:
             sums = sums / ids.lengths().clamp(min=1)[:, None]
         torch.testing.assert_close(clean[:, 8 * place : 8 * place + 8], sums, atol=worst, rtol=0)
     (tmp_path / "tables.bin").write_bytes(b"short")
-    with pytest.raises(ValueError, match="has 5 bytes"):
+    with pytest.raises(InputError, match="has 5 bytes"):
         ServedTables(SCHEMA, config, precision, tmp_path / "tables.bin")
 
 

@@ -98,6 +98,61 @@ def test_wrong_input_is_one_line_and_status_2(
     assert not (tmp_path / "run").exists()
 
 
+FAULTY = """
+import torch
+from asymdiffrec.diffusion.extractors.base import Extractor
+
+class Faulty(Extractor):
+    def __init__(self, widths, mask_width, where):
+        super().__init__()
+        self.where, self.latent_dim = where, 4
+        self.layer = torch.nn.Linear(sum(widths) + mask_width, 4)
+        if where == "constructor":
+            raise ValueError("a bug in the constructor")
+
+    def forward(self, x, s):
+        if self.where == "forward" or (self.where == "evaluation" and not self.training):
+            raise ValueError(f"a bug in {self.where}")
+        return self.layer(torch.cat([x, s], 1))
+"""
+
+
+def faulty(folder: Path, where: str) -> list[str]:
+    """Write a module with an extractor that raises ValueError somewhere; returns the overrides that use it."""
+    (folder / "faulty.py").write_text(FAULTY)
+    extractor = f"model.extractor={{name: 'faulty:Faulty', options: {{where: {where}}}}}"
+    return ["--set", extractor, "--set", "train.validation.every=2"]
+
+
+@pytest.mark.parametrize("where", ["constructor", "forward", "evaluation"])
+def test_an_error_of_a_users_class_is_not_wrong_input(
+    where: str,
+    clicks: Path,
+    tmp_path: Path,
+    command: Callable[..., Any],
+    small: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    overrides = faulty(tmp_path, where)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=f"a bug in (the )?{where}"):
+        command("train", clicks / "job.yaml", "--run", tmp_path / "run", *small, *overrides)
+    if where != "evaluation":
+        with pytest.raises(ValueError, match=f"a bug in (the )?{where}"):
+            command("plan", clicks / "job.yaml", "--gpus-per-node", 1, *overrides)
+
+
+def test_an_error_of_a_users_class_keeps_its_traceback(
+    clicks: Path, tmp_path: Path, script: Path, small: list[str]
+) -> None:
+    arguments = [script, "train", clicks / "job.yaml", "--run", tmp_path / "run", *small, *faulty(tmp_path, "forward")]
+    result = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "Traceback (most recent call last)" in result.stderr
+    assert "faulty.py" in result.stderr
+    assert result.stderr.splitlines()[-1].endswith("ValueError: a bug in forward")
+
+
 def test_diverging_training_is_one_line_and_status_1(
     clicks: Path, tmp_path: Path, command: Callable[..., Any], small: list[str]
 ) -> None:

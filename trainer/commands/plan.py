@@ -163,7 +163,7 @@ def _devices(names: str) -> list[Device]:
 
     try:
         return [device_of(name.strip()) for name in names.split(",")]
-    except ValueError as error:
+    except InputError as error:
         raise InputError(f"--gpu {error}") from error
 
 

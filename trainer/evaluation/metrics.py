@@ -7,6 +7,7 @@ from typing import Self
 
 import numpy as np
 
+from asymdiffrec.trainer.errors import TrainingError
 from asymdiffrec.trainer.evaluation.sorted_runs import ROW, merge, slices, spill, starts
 
 
@@ -40,11 +41,11 @@ class Metrics:
     ) -> None:
         """Adds samples: float32 logits [B], labels [B] in {0, 1}, weights [B] >= 0 (default 1), int64 users [B].
 
-        Raises ValueError when a logit is NaN or infinite.
+        Raises TrainingError when a logit is NaN or infinite.
         """
         finite = np.isfinite(logit)
         if not finite.all():
-            raise ValueError(f"{(~finite).sum()} of {len(logit)} logits are NaN or infinite: the model has diverged")
+            raise TrainingError(f"{(~finite).sum()} of {len(logit)} logits are NaN or infinite: the model has diverged")
         x, y = logit.astype(np.float64), label.astype(np.float64)
         w = np.ones_like(x) if weight is None else weight.astype(np.float64)
 

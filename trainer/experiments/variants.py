@@ -113,10 +113,7 @@ def load_rival(path: str) -> Rival:
 
 def _load(path: str) -> Any:
     """Raises InputError where there is neither a variant nor a function."""
-    try:
-        found = load(path, "--variants:")
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    found = load(path, "--variants:")
     if isinstance(found, type) and issubclass(found, AsymmetricDiffusion):
         return found
     if isinstance(found, type) or not callable(found):

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch.distributed as dist
 
-from asymdiffrec.base import InputError
 from asymdiffrec.cluster.errors import LeavingError
 from asymdiffrec.cluster.process_group import Place
 from asymdiffrec.datasets.reader import EvaluationReader, TrainingReader, WorkerContext
@@ -233,9 +232,7 @@ class Training:
         scenarios = [at_random(share, self.schema) for share in shares]
         try:
             results = evaluate(self.train_state.recommender, reader, scenarios, self.run.spill, settings.metric_rows)
-        except InputError:
-            raise
-        except ValueError as error:
+        except TrainingError as error:
             raise TrainingError(f"at step {step}: {error}") from error
         for result in results:
             named = {f"{split}/{key}": value for key, value in result.items() if key not in ("missing", "scenario")}

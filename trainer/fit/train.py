@@ -19,7 +19,7 @@ from rich.console import Console
 
 from asymdiffrec.base import InputError
 from asymdiffrec.cluster import torchrun_workers as under_torchrun
-from asymdiffrec.cluster.errors import ClusterError, WorkerError
+from asymdiffrec.cluster.errors import WorkerError
 from asymdiffrec.cluster.launch import launch
 from asymdiffrec.datasets.files.documents import difference
 from asymdiffrec.datasets.reader import EvaluationReader, TrainingReader, WorkerContext
@@ -160,9 +160,9 @@ def _train(job: Job, run: Run, steps: int, console: Console, arguments: Mapping[
                 allowed=partial(_is_possible, job),
                 tell=lambda line: console.print(line, soft_wrap=True, highlight=False),
             )
-    except (InputError, ClusterError, WorkerError) as error:
+    except (InputError, WorkerError) as error:
         reason = error.__cause__ if isinstance(error, WorkerError) else error
-        if not isinstance(reason, InputError | ClusterError):
+        if not isinstance(reason, InputError):
             raise
         if is_new and not Checkpoints(run.checkpoints(job)).steps():
             shutil.rmtree(run.path)

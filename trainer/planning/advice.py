@@ -12,7 +12,7 @@ from asymdiffrec.base import InputError
 from asymdiffrec.datasets.schema import Table
 from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.embeddings.planner.devices import Cluster
-from asymdiffrec.embeddings.planner.plan import DoesNotFitError, Solution
+from asymdiffrec.embeddings.planner.plan import Solution
 from asymdiffrec.trainer.job import Job
 from asymdiffrec.trainer.planning.what_if import changed, plan, same_dense
 
@@ -51,7 +51,7 @@ def advice(
             other = changed(job, settings)
             like = solution if same_dense(job, other) else None
             outcome = plan(other, statistics, cluster, like=like)
-        except (DoesNotFitError, InputError):
+        except InputError:
             continue
         found.append(Change(what, tuple(settings), outcome))
     if solution is None:

@@ -30,22 +30,17 @@ def plan(
 ) -> Solution:
     """The plan of a job's tables. `like` is that of a job with the `same_dense` part, which is not counted anew.
 
-    Raises DoesNotFitError, or InputError where the job is wrong in another way.
+    Raises DoesNotFitError, which is an InputError, or another InputError where the job is wrong in another way.
     """
     if job.train.batch_size < cluster.ranks:
         raise InputError(f"train.batch_size: {job.train.batch_size} samples are too few for {cluster.ranks} ranks")
-    try:
-        schema = job.to_schema(statistics)
-        if like is None:
-            stated = problem(job, schema, recommender(job, schema, torch.device("meta")), cluster)
-        else:
-            model = Recommender(FieldTables(schema, job.tables), cast(Recommender, like.problem.model).diffusion)
-            stated = replace(like.problem, model=model, schema=schema, config=job.tables, cluster=cluster)
-        return solve(stated, planner)
-    except DoesNotFitError:
-        raise
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    schema = job.to_schema(statistics)
+    if like is None:
+        stated = problem(job, schema, recommender(job, schema, torch.device("meta")), cluster)
+    else:
+        model = Recommender(FieldTables(schema, job.tables), cast(Recommender, like.problem.model).diffusion)
+        stated = replace(like.problem, model=model, schema=schema, config=job.tables, cluster=cluster)
+    return solve(stated, planner)
 
 
 def smallest(job: Job, statistics: Statistics | None, device: Device, per_node: int, planner: str = "fast") -> Solution:
@@ -101,7 +96,7 @@ def sweep(
     for device, ranks in product(devices, sizes):
         try:
             yield device, ranks, plan(job, statistics, cluster_of(device, ranks, per_node), planner), ""
-        except (DoesNotFitError, InputError) as error:
+        except InputError as error:
             yield device, ranks, None, str(error)
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from asymdiffrec.base import InputError
 from asymdiffrec.datasets.schema import FieldsConfig
 from asymdiffrec.embeddings.planner.dense import DenseWork
 from asymdiffrec.embeddings.planner.devices import Cluster, Device
@@ -79,12 +80,12 @@ def test_rowwise_adagrad_never_splits_columns_by_itself():
 
 def test_tables_that_do_not_fit():
     rows = {"small": 10, "large": 4 * 10**9, "middle": 10**8, "less": 10**6}
-    with pytest.raises(ValueError, match="large") as raised:
+    with pytest.raises(InputError, match="large") as raised:
         described(rows, cluster(2, memory=1))
     (line,) = str(raised.value).splitlines()
     assert "do not fit into 1 GB on each of 2 ranks" in line
     assert line.endswith("they fit nowhere: large (4000000000 x 16, 512 GB), middle (100000000 x 16, 12.8 GB)")
-    with pytest.raises(ValueError, match="large") as raised:
+    with pytest.raises(InputError, match="large") as raised:
         described(rows | {"large": 10**9}, cluster(2, memory=66))
     assert "the largest are large (1000000000 x 16, 128 GB), middle" in str(raised.value)
     assert "8.93 GB too much" in str(raised.value)
@@ -93,34 +94,34 @@ def test_tables_that_do_not_fit():
 def test_optimizer_state_counts():
     memory = 4 * 16 * 1e6 * 3 / 2 / 1e9  # weights, and half of what adagrad keeps for them
     assert described({"user": 10**6}, cluster(1, memory=memory), optimizer={"name": "rowwise_adagrad"})
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(InputError, match="do not fit"):
         described({"user": 10**6}, cluster(1, memory=memory), optimizer={"name": "adagrad"})
 
 
 def test_the_dense_part_counts():
     rows, where = {"user": 1000}, cluster(1, memory=0.002)
     assert solve(problem(rows, where))
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(InputError, match="do not fit"):
         solve(problem(rows, where, dense=256 * 256 * 2))
 
 
 def test_adam_needs_a_gpu():
     optimizer = {"name": "adam"}
     assert described({"user": 1000}, cluster(2, device="cuda"), optimizer=optimizer)
-    with pytest.raises(ValueError, match="adam has no fused kernel on cpu; use sgd, adagrad or rowwise_adagrad"):
+    with pytest.raises(InputError, match="adam has no fused kernel on cpu; use sgd, adagrad or rowwise_adagrad"):
         described({"user": 1000}, cluster(2), optimizer=optimizer)
 
 
 def test_weight_decay_needs_a_gpu():
     optimizer = {"name": "rowwise_adagrad", "weight_decay": 0.1}
     assert described({"user": 1000}, cluster(2, device="cuda"), optimizer=optimizer)
-    with pytest.raises(ValueError, match=r"tables.optimizer.weight_decay: 0.1, which FBGEMM ignores on cpu"):
+    with pytest.raises(InputError, match=r"tables.optimizer.weight_decay: 0.1, which FBGEMM ignores on cpu"):
         described({"user": 1000}, cluster(2), optimizer=optimizer)
 
 
 def test_no_rank_gets_an_empty_part():
     with pytest.raises(
-        ValueError,
+        InputError,
         match=r"tables\.per_table\.day: row_wise cannot divide 5 rows of 16 .* use data_parallel, table_wise",
     ):
         described({"day": 5}, cluster(4), per_table={"day": {"sharding": "row_wise"}})
@@ -146,7 +147,7 @@ def test_meta_tables_take_no_memory():
 
 def test_kernels_in_host_memory_make_room():
     rows, where = {"user": 10**8}, cluster(2, device="cuda", memory=8)
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(InputError, match="do not fit"):
         solve(problem(rows, where, 32))
     asked = problem(rows, where, 32, kernels=["fused", "fused_uvm_caching"])
     (table,) = describe_plan(found := solve(asked))
@@ -155,7 +156,7 @@ def test_kernels_in_host_memory_make_room():
     assert plan_document(found)["tables"][0]["host_bytes"] >= 2 * 4 * 32 * 10**8
     (table,) = described(rows, where, 32, per_table={"user": {"kernel": "fused_uvm"}})
     assert table["kernel"] == "fused_uvm"
-    with pytest.raises(ValueError, match=r"tables.per_table.user.kernel: fused_uvm is for GPUs; on cpu there is fused"):
+    with pytest.raises(InputError, match=r"tables.per_table.user.kernel: fused_uvm is for GPUs; on cpu there is fused"):
         described(rows, cluster(2), 32, per_table={"user": {"kernel": "fused_uvm"}})
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from asymdiffrec.base import InputError
 from asymdiffrec.embeddings.planner.plan import solve
 from asymdiffrec.embeddings.planner.plan_document import describe_plan, plan_document, solve_as
 from tests.embeddings.planner.test_plan import cluster, problem
@@ -32,13 +33,13 @@ def test_a_plan_of_something_else_is_refused():
         (problem({"user": 10_000_000, "item": 5}, cluster(4, 2)), "day is in the plan alone"),
         (problem(ROWS | {"item": 5}, cluster(4, 2)), "item is 100000 x 16 there, and 5 x 16 in the job"),
     ]:
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(InputError, match=message):
             solve_as(asked, document)
     document["tables"][0]["ranks"] = [7] * len(document["tables"][0]["ranks"])
-    with pytest.raises(ValueError, match="which the job does not allow"):
+    with pytest.raises(InputError, match="which the job does not allow"):
         solve_as(problem(ROWS, cluster(4, 2)), document)
     other = next(kind for kind in ("row_wise", "table_wise") if kind != document["tables"][1]["sharding"])
-    with pytest.raises(ValueError, match="which the job does not allow"):
+    with pytest.raises(InputError, match="which the job does not allow"):
         solve_as(problem(ROWS, cluster(4, 2), per_table={"item": {"sharding": other}}), document)
 
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
+from asymdiffrec.trainer.errors import TrainingError
 from asymdiffrec.trainer.evaluation.metrics import Metrics
 from asymdiffrec.trainer.evaluation.sorted_runs import ROW, merge, slices
 
@@ -136,7 +137,7 @@ def test_what_is_undefined_is_none(tmp_path: Path, label: list, weight: list, un
 
 def test_a_logit_that_is_not_finite_is_an_error_and_counts_for_nothing(tmp_path: Path) -> None:
     metrics = Metrics(tmp_path, 10)
-    with pytest.raises(ValueError, match="2 of 3 logits are NaN or infinite"):
+    with pytest.raises(TrainingError, match="2 of 3 logits are NaN or infinite"):
         metrics.update(np.array([np.nan, 0, np.inf], np.float32), np.array([0, 1, 1]))
     assert metrics.compute()["rows"] == 0
 
