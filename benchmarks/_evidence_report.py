@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from asymdiffrec.trainer.commands.evaluate import METRICS
 from asymdiffrec.trainer.experiments.page import picture
 from asymdiffrec.trainer.experiments.text import rows
 from asymdiffrec.trainer.experiments.variants import NAMED
+from asymdiffrec.trainer.metrics import METRICS
 from benchmarks._report import Result
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -38,7 +38,7 @@ def write_report(documents: Mapping[str, Mapping[str, Any]], claims: Sequence[Re
     docs.mkdir(exist_ok=True)
     parts = [INTRODUCTION, _claims(claims), _variants(documents)]
     for name, document in documents.items():
-        picture(document, METRICS).savefig(docs / f"evidence-{name}.png", dpi=80)
+        picture(document).savefig(docs / f"evidence-{name}.png", dpi=80)
         parts.append("\n".join(_study(name, document)))
     (docs / "evidence.md").write_text("\n".join(parts))
 
@@ -90,7 +90,7 @@ def _study(name: str, document: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     for metric in ("gauc", "log_loss"):
         if any(one[metric] is not None for one in document["results"]):
-            yield f"{METRICS[metric]}:"
+            yield f"{METRICS[metric].heading}:"
             yield ""
             yield from _differences(document, metric, "base")
     for reference in ("augment", "boosting_dropped"):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from asymdiffrec.base import Config, InputError
 from asymdiffrec.cluster.config import ClusterConfig
@@ -17,11 +17,16 @@ from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
 from asymdiffrec.embeddings.managed.ids import WAYS, with_id_ranges
 from asymdiffrec.embeddings.tables import TablesConfig
+from asymdiffrec.trainer.metrics import require_validation_metric, validation_metrics
 
 
 class ValidationConfig(Config):
     every: int | None = Field(None, gt=0, description="steps between validations; an epoch when left out")
-    metric: Literal["auc", "gauc", "log_loss"] = Field("auc", description="what chooses the best step")
+    metric: Annotated[str, AfterValidator(require_validation_metric)] = Field(
+        "auc",
+        description="metric that chooses the best step: " + ", ".join(validation_metrics()),
+        json_schema_extra={"enum": [*validation_metrics()]},
+    )
     missing: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(
         (0.0,), min_length=1, description="shares of fields dropped; the metric is averaged over them"
     )

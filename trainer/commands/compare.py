@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from asymdiffrec.trainer.commands.console import console, output, print_json, progress
-from asymdiffrec.trainer.commands.evaluate import METRICS, AsInTraining, Outages, Unseen, shares_of
+from asymdiffrec.trainer.commands.evaluate import AsInTraining, Outages, Unseen, shares_of
 from asymdiffrec.trainer.commands.options import AsJson, JobFile, Overrides
 from asymdiffrec.trainer.experiments.text import diverged, periods, table
 
@@ -89,8 +89,8 @@ def compare(
     from asymdiffrec.trainer.experiments.page import picture, write_page
 
     whole_file(folder / "comparison.json", json.dumps(document, indent=2).encode())
-    picture(document, METRICS).savefig(folder / "comparison.png", dpi=110)
-    write_page(document, METRICS, folder / "comparison.html")
+    picture(document).savefig(folder / "comparison.png", dpi=110)
+    write_page(document, folder / "comparison.html")
     if as_json:
         print_json(document)
         return

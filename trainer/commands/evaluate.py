@@ -18,15 +18,6 @@ if TYPE_CHECKING:
     from asymdiffrec.trainer.evaluation.scenarios import Scenario
     from asymdiffrec.trainer.inference.evaluate_run import RunEvaluation
 
-METRICS = {
-    "auc": "AUC",
-    "gauc": "GAUC",
-    "log_loss": "log loss",
-    "normalized_entropy": "norm. entropy",
-    "calibration": "calibration",
-}
-
-
 Outages = Annotated[
     list[str] | None, typer.Option(metavar="NAME", help="also with a field, or all of a group, gone dark; repeatable")
 ]
@@ -130,6 +121,8 @@ def _against(run: Path | None, split: str, found: RunEvaluation | None, tables: 
 
 def losses(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """What is lost when a field or group goes dark, worst first; the first result is that of complete samples."""
+    from asymdiffrec.trainer.metrics import METRICS
+
     complete, *dark = results
     found = [
         {
@@ -148,7 +141,9 @@ def _minus(a: float | None, b: float | None) -> float | None:
 
 
 def _table(run: Path, step: int, split: str, results: list[dict[str, Any]]) -> Table:
-    first, names = results[0], dict(METRICS)
+    from asymdiffrec.trainer.metrics import METRICS
+
+    first, headings = results[0], {name: metric.heading for name, metric in METRICS.items()}
     alike = all(result["rows"] == first["rows"] for result in results)
     table = Table(title=f"{run}\n{split} split, {first['rows']:,} rows, step {step}")
     if first["gauc_users"]:
@@ -157,13 +152,13 @@ def _table(run: Path, step: int, split: str, results: list[dict[str, Any]]) -> T
             f"{first['gauc_users_left_out']:,}"
         )
     else:
-        del names["gauc"]
+        del headings["gauc"]
     table.add_column("missing", justify="right")
-    for name in ([] if alike else ["rows"]) + list(names.values()):
+    for name in ([] if alike else ["rows"]) + list(headings.values()):
         table.add_column(name, justify="right")
     for result in results:
         rows = [] if alike else [f"{result['rows']:,}"]
-        table.add_row(result["scenario"], *rows, *(_shown(result[name]) for name in names))
+        table.add_row(result["scenario"], *rows, *(_shown(result[name]) for name in headings))
     return table
 
 

@@ -102,10 +102,11 @@ def _losses(steps: Sequence[dict[str, Any]]) -> Table:
 
 
 def _validations(records: Sequence[dict[str, Any]]) -> Table:
-    names = ("auc", "gauc", "log_loss", "calibration")
-    table = _table("validated at", "missing", *names)
+    from asymdiffrec.trainer.metrics import METRICS
+
+    table = _table("validated at", "missing", *(metric.heading for metric in METRICS.values()))
     for record in records:
-        values = [record[f"valid/{name}"] for name in names]
+        values = [record[f"valid/{name}"] for name in METRICS]
         shown = ["" if value is None else f"{value:.4f}" for value in values]
         table.add_row(f"{record['step']:,}", f"{record['missing']:.0%}", *shown)
     return table

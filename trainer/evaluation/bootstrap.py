@@ -15,10 +15,10 @@ from typing import NamedTuple
 import numpy as np
 
 from asymdiffrec.datasets.decoding.native import compiled
-from asymdiffrec.trainer.evaluation.metrics import by_user
+from asymdiffrec.trainer.evaluation.accumulator import ranked_pairs
 from asymdiffrec.trainer.evaluation.sorted_runs import ROW, merge, starts
+from asymdiffrec.trainer.metrics import METRICS, Sums, compute_metrics
 
-METRICS = ("auc", "gauc", "log_loss", "normalized_entropy", "calibration")
 GROUPS = 20_000
 """Of users that are drawn together, at most: a draw costs as much as there are of them"""
 CONFIDENCE = 0.95
@@ -144,41 +144,43 @@ def _metrics(
     def summed(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
         return times @ np.bincount(groups, values, times.shape[1])
 
-    own = group[user]
-    weight, positive = summed(w, own), summed(w * y, own)
-    loss = summed(w * np.logaddexp(0, (1 - 2 * y) * x), own)
-    expected = summed(w * np.exp(-np.logaddexp(0, -x)), own)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        rate = positive / weight
-        entropy = -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate))
-        gauc = np.full(len(times), np.nan)
-        if samples.user is not None:
-            users, area, share = _by_user(logit, y, w, user)
-            gauc = summed(area * share, group[users]) / summed(share, group[users])
-        return np.stack(
-            [_auc(logit, y, w, own, times), gauc, loss / weight, loss / weight / entropy, expected / positive]
-        )
+    groups = group[user]
+    user_auc = user_weight = np.zeros(len(times))
+    if samples.user is not None:
+        users, auc, auc_weight = _aucs_by_user(logit, y, w, user)
+        user_auc, user_weight = summed(auc * auc_weight, group[users]), summed(auc_weight, group[users])
+    sums = Sums(
+        summed(w * y, groups),
+        summed(w * (1 - y), groups),
+        summed(w * np.logaddexp(0, (1 - 2 * y) * x), groups),
+        summed(w * np.exp(-np.logaddexp(0, -x)), groups),
+        *_auc(logit, y, w, groups, times),
+        user_auc,
+        user_weight,
+    )
+    return np.stack(list(compute_metrics(sums).values()))
 
 
-def _by_user(logit: np.ndarray, y: np.ndarray, w: np.ndarray, user: np.ndarray) -> tuple[np.ndarray, ...]:
+def _aucs_by_user(logit: np.ndarray, y: np.ndarray, w: np.ndarray, user: np.ndarray) -> tuple[np.ndarray, ...]:
     """Of the users with labels of both kinds: which they are, the AUC of each, and the weight of its samples."""
     rows = np.empty(len(logit), ROW)
     rows["user"], rows["score"], rows["positive"], rows["negative"] = user, logit, w * y, w * (1 - y)
-    positive, negative, pairs = np.concatenate(list(by_user([merge(rows)])), axis=1)
+    positive, negative, pairs = np.concatenate(list(ranked_pairs([merge(rows)])), axis=1)
     both = (positive > 0) & (negative > 0)
     return np.unique(user)[both], pairs[both] / (positive * negative)[both], (positive + negative)[both]
 
 
-def _auc(logit: np.ndarray, y: np.ndarray, w: np.ndarray, group: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """[1 + draws], with ties counted one half; NaN where a replicate has labels of one kind."""
+def _auc(
+    logit: np.ndarray, y: np.ndarray, w: np.ndarray, group: np.ndarray, times: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weights of the pairs ranked right, ties one half, and of all pairs, each [1 + draws]."""
     order = np.argsort(logit)
     first = np.zeros(len(order), np.bool_)
     first[starts(logit[order])] = True
-    found = np.empty(len(times))
-    _areas(
-        first, group[order], (w * y)[order].astype(np.float64), (w * (1 - y))[order].astype(np.float64), times, found
-    )
-    return found
+    areas, pairs = np.empty(len(times)), np.empty(len(times))
+    positive, negative = (w * y)[order].astype(np.float64), (w * (1 - y))[order].astype(np.float64)
+    _areas(first, group[order], positive, negative, times, areas, pairs)
+    return areas, pairs
 
 
 @compiled
@@ -188,20 +190,22 @@ def _areas(
     positive: np.ndarray,
     negative: np.ndarray,
     times: np.ndarray,
-    found: np.ndarray,
+    areas: np.ndarray,
+    pairs: np.ndarray,
 ) -> None:
-    """The AUC for each row of `times`, of samples in the order of their scores; `first` [R] starts those of one."""
+    """Write `areas` and `pairs` of each row of `times`. Samples are in order of score; `first` [R] is true at the first
+    sample of each score."""
     for draw in range(len(times)):
-        area = below = ups = up = down = 0.0
-        for place in range(len(first)):
-            if first[place]:
+        area = below = total = up = down = 0.0
+        for index in range(len(first)):
+            if first[index]:
                 area += up * (below + down / 2)
                 below += down
                 up = down = 0.0
-            count = times[draw, group[place]]
-            up += count * positive[place]
-            ups += count * positive[place]
-            down += count * negative[place]
+            count = times[draw, group[index]]
+            up += count * positive[index]
+            total += count * positive[index]
+            down += count * negative[index]
         area += up * (below + down / 2)
         below += down
-        found[draw] = area / (ups * below) if ups * below > 0 else np.nan
+        areas[draw], pairs[draw] = area, total * below

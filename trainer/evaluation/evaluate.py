@@ -16,7 +16,7 @@ from asymdiffrec.datasets.batching.batch import Batch
 from asymdiffrec.datasets.reader import EvaluationReader
 from asymdiffrec.diffusion.model import Recommender
 from asymdiffrec.serving.export import Scorer
-from asymdiffrec.trainer.evaluation.metrics import Metrics
+from asymdiffrec.trainer.evaluation.accumulator import MetricAccumulator
 from asymdiffrec.trainer.evaluation.scenarios import Scenario
 
 Seen = Mapping[str, np.ndarray]
@@ -52,7 +52,9 @@ def evaluate(
     worker spills to `spill_folder`.
     """
     with ExitStack() as stack:
-        held = [stack.enter_context(Metrics(spill_folder, max(1, limit // len(scenarios)))) for _ in scenarios]
+        held = [
+            stack.enter_context(MetricAccumulator(spill_folder, max(1, limit // len(scenarios)))) for _ in scenarios
+        ]
         for part in scored(model, reader, scenarios, seen):
             if part is not None:
                 for metrics, logits, counts in zip(held, part.logits, part.counts, strict=True):

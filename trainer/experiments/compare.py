@@ -24,7 +24,7 @@ from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.trainer.checkpoints.store import Checkpoints
 from asymdiffrec.trainer.errors import TrainingError
 from asymdiffrec.trainer.evaluation import bootstrap
-from asymdiffrec.trainer.evaluation.bootstrap import METRICS, Judged, Samples
+from asymdiffrec.trainer.evaluation.bootstrap import Judged, Samples
 from asymdiffrec.trainer.evaluation.evaluate import Scored, joined, split_samples
 from asymdiffrec.trainer.evaluation.scenarios import Asked, Scenario
 from asymdiffrec.trainer.experiments.variants import Contender, load_rival
@@ -32,6 +32,7 @@ from asymdiffrec.trainer.fit import train as drive
 from asymdiffrec.trainer.fit.loop import evaluation_batch
 from asymdiffrec.trainer.inference.evaluate_run import score_run, training_ids
 from asymdiffrec.trainer.job import Job, read_job, read_statistics
+from asymdiffrec.trainer.metrics import METRICS
 from asymdiffrec.trainer.run import Run
 
 SPLIT = "test"

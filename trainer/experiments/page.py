@@ -10,13 +10,16 @@ from matplotlib.figure import Figure
 
 from asymdiffrec.trainer.experiments.text import diverged, held, plural, rows
 from asymdiffrec.trainer.html import html_table, page, svg
+from asymdiffrec.trainer.metrics import METRICS
 
-DRAWN = ("auc", "gauc", "log_loss", "calibration")
 
-
-def picture(document: Mapping[str, Any], names: Mapping[str, str]) -> Figure:
+def picture(document: Mapping[str, Any]) -> Figure:
     """Above, the metrics over the share missing; below, what the others are from the reference, with intervals."""
-    drawn = [metric for metric in DRAWN if any(result[metric] is not None for result in document["results"])]
+    drawn = [
+        name
+        for name, metric in METRICS.items()
+        if metric.is_drawn and any(result[name] is not None for result in document["results"])
+    ]
     figure = Figure(figsize=(4.2 * len(drawn), 7), layout="constrained")
     upper, lower = figure.subplots(2, len(drawn), squeeze=False)
     colours = {variant: f"C{place}" for place, variant in enumerate(document["variants"])}
@@ -38,14 +41,14 @@ def picture(document: Mapping[str, Any], names: Mapping[str, str]) -> Figure:
                 error = [[c["difference"] - c["low"] for c in cells], [c["high"] - c["difference"] for c in cells]]
                 places = [cell["missing"] + 0.006 * list(colours).index(variant) for cell in cells]
                 below.errorbar(places, centre, yerr=error, fmt="o-", markersize=3, capsize=2, color=colour)
-        axes.set(title=names[metric], xlabel="share of fields missing")
-        below.set(title=f"{names[metric]}, from {document['reference']}", xlabel="share of fields missing")
+        axes.set(title=METRICS[metric].heading, xlabel="share of fields missing")
+        below.set(title=f"{METRICS[metric].heading}, from {document['reference']}", xlabel="share of fields missing")
         below.axhline(0, color=colours[document["reference"]], linewidth=1)
     figure.legend(*upper[0].get_legend_handles_labels(), loc="outside lower center", ncols=8, frameon=False)
     return figure
 
 
-def write_page(document: Mapping[str, Any], names: Mapping[str, str], file: Path) -> None:
+def write_page(document: Mapping[str, Any], file: Path) -> None:
     """The picture, and a table of each metric."""
     headings = ["variant", *(one["scenario"] for one in document["scenarios"])]
     seeds = plural(document["seeds"], "seed")
@@ -54,6 +57,6 @@ def write_page(document: Mapping[str, Any], names: Mapping[str, str], file: Path
         f"{document['rows']:,} rows of the {document['split']} split, mean of {seeds}; {told}.",
         *diverged(document),
     ]
-    tables = [html_table(name, headings, rows(document, metric)) for metric, name in names.items()]
+    tables = [html_table(metric.heading, headings, rows(document, name)) for name, metric in METRICS.items()]
     title = f"{', '.join(document['variants'])} on {document['name']}"
-    file.write_text(page(title, "", lines, svg(picture(document, names)), *tables))
+    file.write_text(page(title, "", lines, svg(picture(document)), *tables))

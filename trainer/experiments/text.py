@@ -7,12 +7,12 @@ from typing import Any
 
 from rich.table import Table
 
-from asymdiffrec.trainer.commands.evaluate import METRICS
+from asymdiffrec.trainer.metrics import METRICS
 
 
 def table(document: Mapping[str, Any], metric: str) -> Table:
     """Variants by scenarios: the metric of the reference, and how far the others are from it."""
-    title = f"{METRICS[metric]}, mean of {plural(document['seeds'], 'seed')}; {held(document)}"
+    title = f"{METRICS[metric].heading}, mean of {plural(document['seeds'], 'seed')}; {held(document)}"
     found = Table("variant", title=title)
     for scenario in document["scenarios"]:
         found.add_column(scenario["scenario"], justify="right")

@@ -33,6 +33,7 @@ from asymdiffrec.trainer.fit.pipeline import Pipeline, detach, detached, pipelin
 from asymdiffrec.trainer.fit.plan_check import Gauge
 from asymdiffrec.trainer.fit.profiling import Trace, traced
 from asymdiffrec.trainer.job import Job
+from asymdiffrec.trainer.metrics import METRICS
 from asymdiffrec.trainer.run import Run, RunLog
 
 LOOKS = 0.5
@@ -215,7 +216,9 @@ class Training:
                 f"{validation.metric} of the validation split is undefined (one class only, or no user with both); "
                 "choose another train.validation.metric or another split"
             )
-        return standing.validated(sum(values) / len(values), higher_is_better=validation.metric != "log_loss")
+        return standing.validated(
+            sum(values) / len(values), higher_is_better=METRICS[validation.metric].better == "higher"
+        )
 
     def test(self, standing: Standing) -> None:
         """Evaluate the test split at the best step; leaves the model there."""

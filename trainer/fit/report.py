@@ -17,11 +17,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from asymdiffrec.trainer.checkpoints.init_from import Start
+from asymdiffrec.trainer.metrics import METRICS
 
 PARTS = ("main", "recon", "aux", "distil")
 WAITS = 0.05
 """Share of the time that steps wait for data from where on it is said"""
-METRICS = ("auc", "gauc", "log_loss", "normalized_entropy", "calibration")
 
 
 @contextmanager

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asymdiffrec.trainer.evaluation import bootstrap
-from asymdiffrec.trainer.evaluation.bootstrap import METRICS, Judged, Samples, compare
-from asymdiffrec.trainer.evaluation.metrics import Metrics
+from asymdiffrec.trainer.evaluation.accumulator import MetricAccumulator
+from asymdiffrec.trainer.evaluation.bootstrap import Judged, Samples, compare
+from asymdiffrec.trainer.metrics import METRICS
 
 
 def samples(rng: np.random.Generator, rows: int, users: int | None) -> Samples:
@@ -23,7 +24,7 @@ def samples(rng: np.random.Generator, rows: int, users: int | None) -> Samples:
 
 
 def of_metrics(logit: np.ndarray, told: Samples, rows: np.ndarray) -> np.ndarray:
-    metrics = Metrics(Path("nowhere"), 10**9)
+    metrics = MetricAccumulator(Path("nowhere"), 10**9)
     user = told.user[rows] if told.user is not None else None
     metrics.update(logit[rows], told.label[rows], told.weight[rows], user)
     found = metrics.compute()
@@ -79,7 +80,7 @@ def test_a_model_that_is_better_is_found_and_one_that_is_alike_is_not() -> None:
         name: [run(strength) for _ in range(4)] for name, strength in (("weak", 1), ("alike", 1), ("strong", 1.5))
     }
     found = compare(models, told, draws=300).differences("weak")
-    auc = METRICS.index("auc")
+    auc = list(METRICS).index("auc")
     for scenario in range(2):
         assert not found["alike"][scenario][auc].is_sure
         better = found["strong"][scenario][auc]
@@ -99,5 +100,5 @@ def test_intervals_hold_together_as_often_as_they_say() -> None:
             for name in "abc"
         }
         found = compare(models, told, draws=120, seed=trial).differences("a")
-        missed += any(cell[METRICS.index("auc")].is_sure for rows in found.values() for cell in rows)
+        missed += any(cell[list(METRICS).index("auc")].is_sure for rows in found.values() for cell in rows)
     assert missed <= 0.13 * 120

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
 from asymdiffrec.trainer.errors import TrainingError
-from asymdiffrec.trainer.evaluation.metrics import Metrics
+from asymdiffrec.trainer.evaluation.accumulator import MetricAccumulator
 from asymdiffrec.trainer.evaluation.sorted_runs import ROW, merge, slices
 
 LOGITS = st.one_of(st.integers(-3, 3).map(float), st.just(-0.0), st.floats(-9, 9, width=32))
@@ -26,7 +26,7 @@ def columns(samples: list[tuple]) -> list[np.ndarray]:
 
 
 def metrics_of(folder: Path, limit: int, *portions: list[np.ndarray]) -> dict:
-    metrics = Metrics(folder, limit)
+    metrics = MetricAccumulator(folder, limit)
     for portion in portions:
         metrics.update(*portion)
     return metrics.compute()
@@ -136,7 +136,7 @@ def test_what_is_undefined_is_none(tmp_path: Path, label: list, weight: list, un
 
 
 def test_a_logit_that_is_not_finite_is_an_error_and_counts_for_nothing(tmp_path: Path) -> None:
-    metrics = Metrics(tmp_path, 10)
+    metrics = MetricAccumulator(tmp_path, 10)
     with pytest.raises(TrainingError, match="2 of 3 logits are NaN or infinite"):
         metrics.update(np.array([np.nan, 0, np.inf], np.float32), np.array([0, 1, 1]))
     assert metrics.compute()["rows"] == 0
@@ -151,7 +151,7 @@ def spill_files(folder: Path) -> int:
 
 def test_spill_files_go_with_compute_and_with_an_interruption(tmp_path: Path) -> None:
     samples = random_samples(np.random.default_rng(0), 100, 3)
-    metrics = Metrics(tmp_path, 10)
+    metrics = MetricAccumulator(tmp_path, 10)
     metrics.update(*samples)
     assert spill_files(tmp_path) == 2
     once = metrics.compute()
@@ -159,7 +159,7 @@ def test_spill_files_go_with_compute_and_with_an_interruption(tmp_path: Path) ->
     metrics.update(*samples)
     assert metrics.compute() == once
 
-    def interrupted(metrics: Metrics) -> None:
+    def interrupted(metrics: MetricAccumulator) -> None:
         metrics.update(*samples)
         assert spill_files(tmp_path) == 2
         raise KeyboardInterrupt
@@ -182,7 +182,7 @@ def peak_bytes(folder: Path, limit: int) -> int:
     """Most memory held at once over two million samples; what is mapped from disk is not in it."""
     rng = np.random.default_rng(0)
     tracemalloc.start()
-    with Metrics(folder, limit) as metrics:
+    with MetricAccumulator(folder, limit) as metrics:
         for _ in range(40):
             metrics.update(*random_samples(rng, 50_000, 1000))
         metrics.compute()

@@ -1,0 +1,159 @@
+"""Exact metrics of an evaluation in bounded memory."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import numpy as np
+
+from asymdiffrec.trainer.errors import TrainingError
+from asymdiffrec.trainer.evaluation.sorted_runs import ROW, merge, slices, spill, starts
+from asymdiffrec.trainer.metrics import Sums, compute_metrics
+
+
+class MetricAccumulator:
+    """Accumulates the samples of an evaluation, in any order and in batches of any size, and computes the metrics.
+
+    About `limit` samples stay in memory. Beyond that, sorted runs go to `spill_folder`, in files without a name: the
+    system frees their space when the accumulator is reset or the process ends, however it ends. Use it as a context
+    manager so that an interrupted evaluation frees them too.
+
+    >>> with MetricAccumulator(Path("spill"), limit=1000) as accumulator:
+    ...     accumulator.update(np.array([-1.0, 2.0], np.float32), np.array([0, 1]))
+    ...     accumulator.compute()["auc"]
+    1.0
+    """
+
+    def __init__(self, spill_folder: Path, limit: int) -> None:
+        self._folder, self._limit = spill_folder, limit
+        self._reset()
+
+    def _reset(self) -> None:
+        self._num_rows = 0
+        self._positive = self._negative = self._log_loss = self._probability = 0.0  # weighted sums
+        self._has_users = True
+        self._pending: list[np.ndarray] = []
+        self._num_pending = 0
+        self._spilled: defaultdict[str, list[np.ndarray]] = defaultdict(list)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reset()
+
+    def update(
+        self, logit: np.ndarray, label: np.ndarray, weight: np.ndarray | None = None, user: np.ndarray | None = None
+    ) -> None:
+        """Add B samples: float32 logits [B], labels [B] in {0, 1}, weights [B] >= 0 (default 1), int64 users [B].
+
+        Raises TrainingError if a logit is NaN or infinite; then no sample of the batch is added.
+        """
+        finite = np.isfinite(logit)
+        if not finite.all():
+            raise TrainingError(f"{(~finite).sum()} of {len(logit)} logits are NaN or infinite: the model has diverged")
+        x, y = logit.astype(np.float64), label.astype(np.float64)
+        w = np.ones_like(x) if weight is None else weight.astype(np.float64)
+
+        rows = np.empty(len(x), ROW)
+        rows["user"] = 0 if user is None else user
+        rows["score"] = logit  # not its sigmoid, which is 1 in float32 from 17 on
+        rows["positive"], rows["negative"] = w * y, w * (1 - y)
+
+        self._num_rows += len(rows)
+        self._positive += rows["positive"].sum()
+        self._negative += rows["negative"].sum()
+        self._log_loss += np.sum(w * np.logaddexp(0, (1 - 2 * y) * x))
+        self._probability += np.sum(w * np.exp(-np.logaddexp(0, -x)))
+        self._has_users &= user is not None
+
+        self._pending.append(rows)
+        self._num_pending += len(rows)
+        if self._num_pending >= self._limit:
+            for order, run in self._sort_pending():
+                self._spilled[order].append(spill(run, self._folder))
+
+    def _sort_pending(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Empty the pending rows; yield them as one run by (user, score), if there are users, and one by score."""
+        rows = np.concatenate([np.empty(0, ROW), *self._pending])
+        self._pending, self._num_pending = [], 0
+        if self._has_users:
+            yield "by user", merge(rows)
+        rows["user"] = 0
+        yield "overall", merge(rows)
+
+    def compute(self) -> dict[str, float | None]:
+        """Return the metrics of all samples since the last call, then start again with no samples.
+
+        - `rows`: the number of samples.
+        - every metric of `METRICS`, or None where it is undefined: AUC, GAUC and normalised entropy without both
+          classes, calibration without positives, log loss without weight, and GAUC unless every sample has a user.
+        - `gauc_users`: the number of users with positives and negatives of more than zero weight; GAUC is their mean.
+        - `gauc_users_left_out`: the number of the other users.
+        """
+        areas = {
+            order: _sum_aucs(slices([*self._spilled[order], run], self._limit)) for order, run in self._sort_pending()
+        }
+        overall, by_user = areas["overall"], areas.get("by user", _UserAucs(0.0, 0.0, 0, 0))
+        sums = Sums(
+            *map(np.asarray, (self._positive, self._negative, self._log_loss, self._probability)),
+            *map(np.asarray, (overall.auc, overall.weight, by_user.auc, by_user.weight)),
+        )
+        values = {name: float(value) for name, value in compute_metrics(sums).items()}
+        result = {
+            "rows": self._num_rows,
+            **{name: None if np.isnan(value) else value for name, value in values.items()},
+            "gauc_users": by_user.users,
+            "gauc_users_left_out": by_user.left_out,
+        }
+        self._reset()
+        return result
+
+
+class _UserAucs(NamedTuple):
+    auc: float
+    """AUC of each user with samples of both classes, times the weight of its samples, summed"""
+    weight: float
+    """Weights of the samples of these users"""
+    users: int
+    left_out: int
+    """The number of users with samples of one class only"""
+
+
+def _sum_aucs(parts: Iterable[np.ndarray]) -> _UserAucs:
+    auc = weight = 0.0
+    users = counted = 0
+    for positive, negative, pairs in ranked_pairs(parts):
+        both = (positive > 0) & (negative > 0)
+        users += len(both)
+        counted += int(both.sum())
+        auc += np.sum(((positive + negative) * pairs)[both] / (positive * negative)[both])
+        weight += np.sum((positive + negative)[both])
+    return _UserAucs(auc, weight, counted, users - counted)
+
+
+def ranked_pairs(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield [3, U] for U users at a time, each user once: weights of its positives, of its negatives, and of its
+    (positive, negative) pairs in which the positive scores higher, ties one half.
+
+    `parts` are consecutive slices, none of them empty, of rows in order of (user, score).
+    """
+    last_user, last = None, np.empty((3, 0))
+    for rows in parts:
+        first = starts(rows["user"])
+        positive, negative = (np.add.reduceat(rows[name], first) for name in ("positive", "negative"))
+        # A running sum that goes back to 0 where a user starts stays small, and so does its rounding.
+        steps = rows["negative"].copy()
+        steps[first[1:]] -= negative[:-1]
+        below = np.cumsum(steps) - rows["negative"] / 2
+        sums = np.stack([positive, negative, np.add.reduceat(rows["positive"] * below, first)])
+        if rows["user"][0] == last_user:  # all its rows in earlier slices have lower scores
+            sums[:, :1] += last + np.array([[0], [0], [1]]) * positive[0] * last[1]
+        else:
+            yield last
+        yield sums[:, :-1]
+        last_user, last = rows["user"][-1], sums[:, -1:]
+    yield last
