@@ -14,7 +14,8 @@ import torch
 from torch.utils.data import Dataset
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from asymdiffrec.datasets.decoding.hashing import hash_rows, string_ids
+from asymdiffrec.datasets.decoding.hashing import hash_ids
+from asymdiffrec.datasets.decoding.string_hash import string_ids
 from asymdiffrec.datasets.prepare.output import write_files
 from asymdiffrec.datasets.schema import FieldsConfig, Schema, table_seed
 
@@ -80,11 +81,11 @@ def tensors(schema: Schema, table: pa.Table) -> tuple[KeyedJaggedTensor, torch.T
         column = table.column(name).combine_chunks()
         if field.type == "id_list":
             lengths.append(np.diff(column.offsets.to_numpy()))
-            values.append(hash_rows(column.flatten(), table_seed(name), field.num_embeddings))
+            values.append(hash_ids(column.flatten(), table_seed(name), field.num_embeddings))
             continue
         if field.values == "string":
             column = pa.array(string_ids(column), mask=column.is_null().to_numpy(zero_copy_only=False))
-        rows = hash_rows(column, table_seed(name), field.num_embeddings)
+        rows = hash_ids(column, table_seed(name), field.num_embeddings)
         lengths.append(rows >= 0)
         values.append(rows[rows >= 0])
     return _batch(schema, values, lengths, [table.column(name).to_numpy() for name in schema.numeric], table["label"])
@@ -128,7 +129,7 @@ class Collate:
             lengths.append([len(bag) for bag in bags])
             flat = [identity for bag in bags for identity in bag]
             ids = string_ids(pa.array(flat, pa.string())) if field.values == "string" else np.array(flat, np.int64)
-            values.append(hash_rows(pa.array(ids), table_seed(name), field.num_embeddings))
+            values.append(hash_ids(pa.array(ids), table_seed(name), field.num_embeddings))
         numbers = [[np.nan if pd.isna(row[name]) else row[name] for row in rows] for name in self.schema.numeric]
         return _batch(self.schema, values, lengths, numbers, [row["label"] for row in rows])
 

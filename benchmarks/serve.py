@@ -27,7 +27,7 @@ import torch
 from rich.console import Console
 
 from asymdiffrec.datasets.batching.batch import cut
-from asymdiffrec.datasets.decoding.columns import id_rows
+from asymdiffrec.datasets.decoding.ids import decode_ids
 from asymdiffrec.datasets.decoding.rows import decode
 from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
 from asymdiffrec.embeddings.quiet import quiet_torchrec
@@ -149,8 +149,7 @@ def vocabulary(engine: Engine, data: Path) -> dict[str, dict[str, int]]:
         if one.values == "string":
             column = schema.column(name)
             values = pa.array(pq.read_table(data / "train", columns=[column])[column].drop_null().unique().to_pylist())
-            table = schema.table_of(name)
-            rows = id_rows(values, one, table.hash_seed, None, "", id_range=table.id_range)
+            rows = decode_ids(values, schema.table_of(name), None, column)
             found[column] = dict(zip(values.to_pylist(), rows.tolist(), strict=True))
     return found
 

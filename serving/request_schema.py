@@ -13,13 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from asymdiffrec.datasets.decoding.columns import list_lengths, strangers
+from asymdiffrec.datasets.decoding.arrays import as_float64, list_lengths
+from asymdiffrec.datasets.decoding.value_rules import MAX_FLOAT, first_wrong_weight, ids_outside_table, parse_int64
 from asymdiffrec.datasets.schema import IdListConfig, Schema, SparseFieldConfig
 
 MOST_IDS = 10_000
 """Of one list"""
-LARGEST = 3.4e38
-"""Of a number"""
 MOST_BYTES = 64 << 20
 """Of a column that a dictionary stands for"""
 
@@ -102,7 +101,7 @@ class Column:
         if not (kinds if self.is_list else kinds | {null}) >= found:
             return False
         numbers = [value for value in values if value is not None] if null in found else values
-        return self.kind is not float or max(map(abs, numbers), default=0) < LARGEST
+        return self.kind is not float or max(map(abs, numbers), default=0) <= MAX_FLOAT
 
     def _converted(self, values: Sequence[Any]) -> list[Any]:
         """Ids in the kind of the column; what is no integer as it was."""
@@ -110,7 +109,10 @@ class Column:
         def one(value: Any) -> Any:
             if type(value) is self.kind:
                 return value
-            return str(value) if self.kind is str else _integer(value)
+            if self.kind is str:
+                return str(value)
+            parsed = parse_int64(value)
+            return value if parsed is None else parsed
 
         return self._each(values, one)
 
@@ -137,16 +139,8 @@ class Column:
         not."""
         if self.rows is None:
             return None
-        found = strangers(array.flatten() if self.is_list else array, self.rows)
+        found = ids_outside_table(array.flatten() if self.is_list else array, self.rows)
         return found if found.any() else None
-
-
-def _integer(text: str) -> Any:
-    """Of digits as an integer is written; else the text."""
-    try:
-        return int(text) if str(int(text)) == text else text
-    except ValueError:
-        return text
 
 
 def _parents(lists: pa.Array) -> np.ndarray:
@@ -264,19 +258,14 @@ class RequestSchema:
         return arrays
 
     def _check_weights(self, arrays: Mapping[str, pa.Array], place: Callable[[str, int], str]) -> None:
-        """A weight for each id, none below 0."""
+        """Raise SampleError for wrong weights; a null weight is allowed, because its id may be outside the table."""
         for name, weights in self.weights.items():
             if name not in arrays or weights not in arrays:
                 continue
-            lengths = [list_lengths(arrays[one]) for one in (name, weights)]
-            if (different := lengths[0] != lengths[1]).any():
-                number = int(np.argmax(different))
-                counts = f"{lengths[1][number]} weights of {lengths[0][number]} ids"
-                raise SampleError(f"{place(weights, number)}: {counts}")
-            negative = pc.fill_null(pc.less(arrays[weights].flatten(), 0), False).to_numpy(zero_copy_only=False)
-            if negative.any():
-                number = int(_parents(arrays[weights])[int(np.argmax(negative))])
-                raise SampleError(f"{place(weights, number)}: a weight is below 0")
+            values = as_float64(pc.fill_null(arrays[weights].flatten(), 0))
+            if problem := first_wrong_weight(list_lengths(arrays[name]), list_lengths(arrays[weights]), values):
+                number, text = problem
+                raise SampleError(f"{place(weights, number)}: {text}")
 
     def _of_rows(self, columns: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
         """Without the ids that are no rows, nor their weights; `decode` refuses lists that have not one for each id."""

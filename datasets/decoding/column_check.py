@@ -1,47 +1,61 @@
-"""Whether the columns of Parquet files can serve a schema: known from the footers, before a row is read."""
+"""Check of the column types of Parquet files against a schema, from the footers, before any row is read."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import pyarrow as pa
 
 from asymdiffrec.base import InputError
-from asymdiffrec.datasets.decoding import columns
+from asymdiffrec.datasets.decoding.column_types import describe_types, fits_field, is_id, is_numeric, is_weights
 from asymdiffrec.datasets.schema import IdListConfig, Schema
 from asymdiffrec.datasets.shards import Shards
 
 
 def check_columns(schema: Schema, shards: Shards, labelled: bool) -> None:
-    """Raise InputError where a file lacks a column that is needed or holds it in a type that cannot serve."""
-    data = schema.data
-    for file, arrow in zip(shards.files, shards.schemas, strict=True):
+    """Raise InputError if a file lacks a column or has it in a type that cannot be decoded.
+
+    `labelled` adds the columns of label, weight, user and time to those of the fields.
+    """
+    for file, arrow_schema in zip(shards.files, shards.schemas, strict=True):
         for name, field in schema.fields.items():
-            kind = _column_type(arrow, schema.column(name), file, f"field {name}")
-            if not columns.accepts(field, kind):
+            column_type = _column_type(arrow_schema, schema.column(name), file, f"field {name}")
+            if not fits_field(column_type, field):
                 raise InputError(
-                    f"{file}: column {schema.column(name)} is {kind}; "
-                    f"field {name} of type {field.type} needs {columns.allowed(field)}"
+                    f"{file}: column {schema.column(name)} is {column_type}; "
+                    f"field {name} of type {field.type} needs {describe_types(field)}"
                 )
             if isinstance(field, IdListConfig) and field.weights:
-                kind = _column_type(arrow, field.weights, file, f"weights of field {name}")
-                if not columns.is_weights(kind):
+                column_type = _column_type(arrow_schema, field.weights, file, f"weights of field {name}")
+                if not is_weights(column_type):
                     raise InputError(
-                        f"{file}: column {field.weights} is {kind}; the weights of field {name} need a list of numbers"
+                        f"{file}: column {field.weights} is {column_type}; "
+                        f"the weights of field {name} need a list of numbers"
                     )
         if labelled:
-            kind = _column_type(arrow, data.label, file, "data.label")
-            if not columns.is_number(kind):
-                raise InputError(f"{file}: label column {data.label} is {kind}; allowed is a number or bool, 0 or 1")
-            if data.weight and not columns.is_number(kind := _column_type(arrow, data.weight, file, "data.weight")):
-                raise InputError(f"{file}: weight column {data.weight} is {kind}; allowed is a number of at least 0")
-            if data.user and not columns.is_id(kind := _column_type(arrow, data.user, file, "data.user")):
-                raise InputError(f"{file}: user column {data.user} is {kind}; allowed is an integer or a string")
-            if data.time:
-                _column_type(arrow, data.time, file, "data.time")
+            _check_labelled_columns(schema, arrow_schema, file)
 
 
-def _column_type(arrow: pa.Schema, column: str, file: str, who: str) -> pa.DataType:
-    found = arrow.get_all_field_indices(column)
-    if len(found) != 1:
-        problem = "lacks" if not found else "has more than once"
-        raise InputError(f"{file}: {problem} the column {column} ({who}); its columns are {', '.join(arrow.names)}")
-    return arrow.field(found[0]).type
+def _check_labelled_columns(schema: Schema, arrow_schema: pa.Schema, file: str) -> None:
+    data = schema.data
+    checks: list[tuple[str, str | None, Callable[[pa.DataType], bool], str]] = [
+        ("label", data.label, is_numeric, "a number or bool, 0 or 1"),
+        ("weight", data.weight, is_numeric, "a number of at least 0"),
+        ("user", data.user, is_id, "an integer or a string"),
+        ("time", data.time, lambda column_type: True, "any type"),
+    ]
+    for setting, column, is_allowed, allowed in checks:
+        if column:
+            column_type = _column_type(arrow_schema, column, file, f"data.{setting}")
+            if not is_allowed(column_type):
+                raise InputError(f"{file}: {setting} column {column} is {column_type}; allowed is {allowed}")
+
+
+def _column_type(arrow_schema: pa.Schema, column: str, file: str, needed_by: str) -> pa.DataType:
+    indices = arrow_schema.get_all_field_indices(column)
+    if len(indices) != 1:
+        problem = "lacks" if not indices else "has more than once"
+        raise InputError(
+            f"{file}: {problem} the column {column} ({needed_by}); its columns are {', '.join(arrow_schema.names)}"
+        )
+    return arrow_schema.field(indices[0]).type

@@ -1,4 +1,4 @@
-"""Compiling the loops that numpy cannot express in one pass, and reading Arrow's buffers within them."""
+"""Compiled loops for work that numpy cannot do in one pass, and access to Arrow's buffers inside them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 compiled = numba.njit(nogil=True, cache=True, error_model="numpy")
-"""Machine code at the first call, kept on disk for the next process; runs beside Python's other threads"""
+"""Decorator: compile at the first call, cache the machine code on disk, and release the GIL while the code runs."""
 
 
 @intrinsic
@@ -20,5 +20,5 @@ def _pointer(_typing, address):  # type: ignore[no-untyped-def]
 
 @compiled
 def view(address, dtype):  # type: ignore[no-untyped-def]
-    """The memory from an address on as an array of `dtype`, without an end: who indexes it answers for the bounds."""
+    """Return the memory from `address` on as an array of `dtype` without a known length; the caller checks bounds."""
     return numba.carray(_pointer(address), (1 << 56,), dtype)  # type: ignore[call-arg]

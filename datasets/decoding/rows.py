@@ -1,4 +1,4 @@
-"""Decoded samples in columns of a few fixed types: what lies between the files and the batches."""
+"""Decoded samples in columns of a few fixed types, the form between files or requests and batches."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
-from asymdiffrec.datasets.decoding import columns
+from asymdiffrec.datasets.decoding.arrays import in_one_piece
+from asymdiffrec.datasets.decoding.ids import decode_id_lists, decode_ids, decode_users
+from asymdiffrec.datasets.decoding.numbers import decode_labels, decode_numbers, decode_sample_weights
 from asymdiffrec.datasets.schema import IdListConfig, Schema
 
 
 @dataclass(frozen=True)
 class Rows:
-    """R samples, as an Arrow record batch whose columns are, in this order:
+    """R samples in an Arrow record batch, with the columns in this order:
 
-    - the id and id_list fields of the schema, hashed, int32 or int64: -1 where an id is missing;
-      lists, empty where they are missing;
-    - for each list with weights, in the same order, lists of as many float32;
-    - the number fields: float32, standardised, NaN where missing;
+    - the sparse fields of the schema, int32 or int64 in the id range of their table: -1 where an id is missing; for an
+      id list a large list, empty where the list is missing;
+    - for each id list with weights, in the same order, large lists of float32 with one weight per id;
+    - the numeric fields: float32, standardised, NaN where missing;
     - label and weight, float32, and user, int64.
     """
 
@@ -31,80 +33,81 @@ class Rows:
 
     @cached_property
     def nbytes(self) -> int:
-        """What the rows take in memory."""
+        """Memory of the rows in bytes."""
         return int(self.columns.nbytes)
 
     def slice(self, start: int, stop: int) -> Rows:
-        """Rows [start, stop), which share the memory of these."""
+        """Return rows [start, stop), without a copy."""
         return Rows(self.columns.slice(start, stop - start))
 
     @staticmethod
     def concatenate(parts: Sequence[Rows]) -> Rows:
+        """Return the rows of all parts, in order; a single part is not copied."""
         return parts[0] if len(parts) == 1 else Rows(pa.concat_batches([part.columns for part in parts]))
 
     @cached_property
     def buffers(self) -> np.ndarray:
-        """Where row 0 of each column lies in memory, [columns, 3] int64: the address of the value, for a list that of
-        the first of all values; for a list the address of its offset, else 0; and the bytes of a value."""
+        """The memory of each column from row 0 on, [columns, 3] int64: values, offsets, value size.
+
+        - values: the address of the value of row 0, or for a list the address of the column's first element;
+        - offsets: for a list the address of the offset of row 0, otherwise 0;
+        - value size: the bytes of one value or one element.
+        """
         return np.array([_buffers(column) for column in self.columns.columns], dtype=np.int64)
 
 
 def _buffers(column: pa.Array) -> tuple[int, int, int]:
-    buffers, kind = column.buffers(), column.type
-    if pa.types.is_large_list(kind):
-        width = kind.value_type.bit_width // 8
-        values = buffers[3].address + column.values.offset * width if buffers[3] else 0
-        return values, buffers[1].address + column.offset * 8, width
-    width = kind.bit_width // 8
-    return buffers[1].address + column.offset * width, 0, width
+    buffers, column_type = column.buffers(), column.type
+    if pa.types.is_large_list(column_type):
+        size = column_type.value_type.bit_width // 8
+        values = buffers[3].address + column.values.offset * size if buffers[3] else 0
+        return values, buffers[1].address + column.offset * 8, size
+    size = column_type.bit_width // 8
+    return buffers[1].address + column.offset * size, 0, size
 
 
-def decode(table: pa.Table, schema: Schema, place: str, labelled: bool) -> Rows:
-    """The samples of an Arrow table; without `labelled`, label, weight and user are not read: 0, 1 and 0.
+def decode(table: pa.Table, schema: Schema, location: str, labelled: bool) -> Rows:
+    """Decode the samples of an Arrow table.
 
-    Raises InputError with `place`, the column and the row where a value is out of what its field allows.
+    Without `labelled` the columns of label, weight and user are not read; their values are 0, 1 and 0. Raises
+    InputError with `location`, column and row for a value that its field does not allow.
     """
-    arrays = dict(zip(table.column_names, map(whole, table.columns), strict=True))
-    count, data = table.num_rows, schema.data
+    arrays = dict(zip(table.column_names, map(in_one_piece, table.columns), strict=True))
+    num_rows, data = table.num_rows, schema.data
     ids: list[pa.Array] = []
     weights: list[pa.Array] = []
     for name, field in schema.sparse.items():
-        array, where = arrays[schema.column(name)], f"{place}, column {schema.column(name)}"
-        table_of, vocabulary = schema.table_of(name), schema.vocabulary(name)
-        seed, id_range = table_of.hash_seed, table_of.id_range
+        column = schema.column(name)
+        vocabulary, column_location = schema.vocabulary(name), f"{location}, column {column}"
         if isinstance(field, IdListConfig):
-            weighing = arrays[field.weights] if field.weights else None
-            lists, shares = columns.id_lists(array, weighing, field, seed, vocabulary, where, id_range)
+            id_weights = arrays[field.weights] if field.weights else None
+            lists, shares = decode_id_lists(
+                arrays[column], id_weights, field, schema.table_of(name), vocabulary, column_location
+            )
             ids.append(lists)
             weights += [shares] if shares is not None else []
         else:
-            ids.append(pa.array(columns.id_rows(array, field, seed, vocabulary, where, id_range=id_range)))
-    numbers = [
-        columns.standardised(
-            arrays[schema.column(name)],
-            field,
-            schema.numeric_statistics(name),
-            f"{place}, column {schema.column(name)}",
-        )
-        for name, field in schema.numeric.items()
-    ]
+            ids.append(pa.array(decode_ids(arrays[column], schema.table_of(name), vocabulary, column_location)))
+    numbers = []
+    for name, numeric_field in schema.numeric.items():
+        column, statistics = schema.column(name), schema.numeric_statistics(name)
+        numbers.append(decode_numbers(arrays[column], numeric_field, statistics, f"{location}, column {column}"))
 
-    def beside(name: str | None, convert: Callable[[pa.Array, str], np.ndarray], default: np.ndarray) -> np.ndarray:
-        return convert(arrays[name], f"{place}, column {name}") if labelled and name else default
+    def decode_or_default(
+        column: str | None, decode_column: Callable[[pa.Array, str], np.ndarray], default: np.ndarray
+    ) -> np.ndarray:
+        if not labelled or not column:
+            return default
+        return decode_column(arrays[column], f"{location}, column {column}")
 
-    label = beside(data.label, columns.labels, np.zeros(count, np.float32))
-    weight = beside(data.weight, columns.weights, np.ones(count, np.float32))
-    user = beside(data.user, columns.users, np.zeros(count, np.int64))
-    samples = ids + weights + [pa.array(values) for values in (*numbers, label, weight, user)]
-    return Rows(pa.record_batch(samples, names=[str(place) for place in range(len(samples))]))
-
-
-def whole(column: pa.ChunkedArray) -> pa.Array:
-    """The column in one piece; a column that is in one is not copied."""
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    label = decode_or_default(data.label, decode_labels, np.zeros(num_rows, np.float32))
+    weight = decode_or_default(data.weight, decode_sample_weights, np.ones(num_rows, np.float32))
+    user = decode_or_default(data.user, decode_users, np.zeros(num_rows, np.int64))
+    columns = ids + weights + [pa.array(values) for values in (*numbers, label, weight, user)]
+    return Rows(pa.record_batch(columns, names=[str(index) for index in range(len(columns))]))
 
 
 def no_rows(schema: Schema) -> Rows:
-    """No samples."""
-    nothing = pa.table({name: pa.nulls(0) for name in schema.columns(labelled=False)})
-    return decode(nothing, schema, "", labelled=False)
+    """Return zero samples in the columns of a schema."""
+    empty = pa.table({name: pa.nulls(0) for name in schema.columns(labelled=False)})
+    return decode(empty, schema, "", labelled=False)

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from asymdiffrec.datasets.decoding import columns
 from asymdiffrec.datasets.decoding.column_check import check_columns
+from asymdiffrec.datasets.decoding.numbers import decode_labels, decode_sample_weights
 from asymdiffrec.datasets.files.locations import exists, part_of
 from asymdiffrec.datasets.prefetch import ahead
 from asymdiffrec.datasets.schema import AnyField, FieldsConfig, IdListConfig, NumericFieldConfig, Schema
@@ -99,7 +99,8 @@ def _summary(name: str, schema: Schema, counts: RowCounts) -> Summary:
     field = schema.fields[name]
     if isinstance(field, NumericFieldConfig):
         return Numbers(field)
-    return Lists(name, field, counts) if isinstance(field, IdListConfig) else Ids(name, field, counts)
+    summary = Lists if isinstance(field, IdListConfig) else Ids
+    return summary(name, field, schema.table_of(name), counts)
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,9 @@ def _read(shards: Shards, index: int, schema: Schema, summaries: dict[str, Summa
     wanted = schema.columns(labelled=False) if summaries else []
     table = shards.read(index, list(dict.fromkeys([*beside, *wanted])))
     arrays = {name: table.column(name).combine_chunks() for name in table.column_names}
-    labels = columns.labels(arrays[data.label], f"{place}, column {data.label}")
+    labels = decode_labels(arrays[data.label], f"{place}, column {data.label}")
     if data.weight:
-        columns.weights(arrays[data.weight], f"{place}, column {data.weight}")
+        decode_sample_weights(arrays[data.weight], f"{place}, column {data.weight}")
     looks = {}
     for name, summary in summaries.items():
         field, column = schema.fields[name], schema.column(name)

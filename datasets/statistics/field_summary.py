@@ -12,9 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 from asymdiffrec.base import InputError
-from asymdiffrec.datasets.decoding import columns
+from asymdiffrec.datasets.decoding.arrays import as_float64, flatten_lists_without_nulls, validity
 from asymdiffrec.datasets.decoding.hashing import splitmix64
-from asymdiffrec.datasets.schema import IdConfig, IdListConfig, NumericFieldConfig
+from asymdiffrec.datasets.decoding.ids import as_int64_ids, decode_id_lists, decode_ids
+from asymdiffrec.datasets.decoding.numbers import transform_values
+from asymdiffrec.datasets.decoding.value_rules import MAX_FLOAT
+from asymdiffrec.datasets.schema import IdConfig, IdListConfig, NumericFieldConfig, Table
 from asymdiffrec.datasets.statistics.distinct_ids import Distinct
 from asymdiffrec.datasets.statistics.histogram import Distribution
 from asymdiffrec.datasets.statistics.id_row_counts import RowCounts
@@ -73,19 +76,19 @@ class Numbers(Summary):
         self._distribution = Distribution(np.empty(0), np.empty(0, np.int64))
 
     def look(self, column: pa.Array, weights: pa.Array | None, place: str) -> Look:
-        values = columns.floats(column)
+        values = as_float64(column)
         missing = np.isnan(values)
-        wrong = np.abs(values) > columns.LARGEST
+        wrong = np.abs(values) > MAX_FLOAT
         if wrong.any():
             row = int(np.argmax(wrong))
             raise InputError(
                 f"{place}, row {row}: number {values[row]:.6g}; allowed is null, NaN or one within "
-                f"{columns.LARGEST:.3g}, the largest that can be trained on"
+                f"{MAX_FLOAT:.3g}, the largest that can be trained on"
             )
         present = values[~missing]
         if not len(present):
             return Look(missing, values, None)
-        scaled = columns.transformed(present, self._field.transform)
+        scaled = transform_values(present, self._field.transform)
         mean = float(scaled.mean())
         squares = float(np.square(scaled - mean).sum())
         extremes = float(present.min()), float(present.max())
@@ -120,15 +123,15 @@ HOT = 0.9
 class Ids(Summary):
     """The distinct ids and how often they come; of a field with a `min_count` also those in that many rows or more."""
 
-    def __init__(self, name: str, field: IdConfig | IdListConfig, counts: RowCounts) -> None:
-        self._name, self._field, self._counts = name, field, counts
+    def __init__(self, name: str, field: IdConfig | IdListConfig, table: Table, counts: RowCounts) -> None:
+        self._name, self._field, self._table, self._counts = name, field, table, counts
         self._distinct = Distinct()
 
     def look(self, column: pa.Array, weights: pa.Array | None, place: str) -> Look:
-        present = columns.validity(column)
-        ids = columns.as_int64(column, self._field.values, place, lambda row: row)
+        present = validity(column)
+        ids = as_int64_ids(column, self._field.values, place, lambda row: row)
         if not self._field.hash:
-            columns.id_rows(column, self._field, 0, None, place)  # raises where one is no row of the table
+            decode_ids(column, self._table, None, place)  # raises where one is no row of the table
         times = _times(ids[present] if column.null_count else ids)
         return Look(~present, ids, (times, times))
 
@@ -176,11 +179,11 @@ class Lists(Ids):
 
     def look(self, column: pa.Array, weights: pa.Array | None, place: str) -> Look:
         assert isinstance(self._field, IdListConfig)
-        values, lengths = columns.ragged(column)
+        values, lengths = flatten_lists_without_nulls(column)
         ends = np.cumsum(lengths)
-        ids = columns.as_int64(values, self._field.values, place, lambda at: int(np.searchsorted(ends, at, "right")))
+        ids = as_int64_ids(values, self._field.values, place, lambda at: int(np.searchsorted(ends, at, "right")))
         if weights is not None or not self._field.hash:
-            columns.id_lists(column, weights, self._field, 0, None, place)  # raises where a weight or an id is wrong
+            decode_id_lists(column, weights, self._field, self._table, None, place)  # raises for a wrong weight or id
         before = np.concatenate([np.zeros(1, np.uint64), np.cumsum(splitmix64(ids))])
         sums = (before[ends] - before[ends - lengths]).view(np.int64)
         times = rows = _times(ids)

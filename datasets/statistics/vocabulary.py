@@ -15,7 +15,7 @@ RARE = np.int64(-(2**63))
 
 
 class Vocabulary(BaseModel):
-    """A set of 64-bit ids, as `columns.as_int64` makes them of a field's values."""
+    """A set of 64-bit ids, as `as_int64_ids` makes them of a field's values."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asymdiffrec.base import InputError
-from asymdiffrec.datasets.decoding.hashing import string_ids
+from asymdiffrec.datasets.decoding.string_hash import string_ids
 from asymdiffrec.datasets.schema import DataConfig, FieldsConfig
 from asymdiffrec.datasets.statistics import missing_patterns
 from asymdiffrec.datasets.statistics.compute import compute_statistics
@@ -274,7 +274,7 @@ WEIGHTED_TYPES = TYPES.append(pa.field("shares", pa.list_(pa.float32())))
         ([1.0], "row group 0, column clicked, row 1: 2 ids but 1 weights"),
         (None, "row 1: 2 ids but 0 weights"),
         ([0.5, -1.0], "row 1: the weight of an id is -1"),
-        ([0.5, float("nan")], "row 1: the weight of an id is nan"),
+        ([0.5, float("nan")], "row 1: the weight of an id is null or NaN"),
         ([0.5, float("inf")], "row 1: the weight of an id is inf"),
         ([0.5, None], "row 1: the weight of an id is None"),
     ],

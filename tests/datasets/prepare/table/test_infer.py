@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asymdiffrec.datasets.decoding.hashing import hash_rows
+from asymdiffrec.datasets.decoding.hashing import hash_ids
 from asymdiffrec.datasets.prepare.table.infer import choose, guessed, shared, suggested_rows
 from asymdiffrec.datasets.prepare.table.survey import Column
 
@@ -73,6 +73,6 @@ def test_suggested_rows_are_round_and_hold_the_ids(ids: int) -> None:
 def test_the_share_of_colliding_ids_is_what_hashing_makes_it(ids: int, rows: int) -> None:
     import pyarrow as pa
 
-    found = hash_rows(pa.array(np.arange(ids) * 977), seed=3, rows=rows)
+    found = hash_ids(pa.array(np.arange(ids) * 977), seed=3, size=rows)
     colliding = (np.bincount(found)[found] > 1).mean()
     assert shared(ids, rows) == pytest.approx(colliding, abs=0.03)
