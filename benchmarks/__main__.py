@@ -19,7 +19,9 @@ from benchmarks._draw import draw
 from benchmarks._report import HEADINGS, cells
 
 HERE = Path(__file__).parent
-PROGRAMS = sorted(file.stem for file in HERE.glob("[a-z]*.py"))
+NOT_MEASUREMENTS = ("same_computation",)
+"""Programs with a command line of their own, which print no results"""
+PROGRAMS = sorted(file.stem for file in HERE.glob("[a-z]*.py") if file.stem not in NOT_MEASUREMENTS)
 ASKED_FOR = ("evidence",)
 """Takes hours: it runs where it is named"""
 

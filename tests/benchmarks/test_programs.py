@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.__main__ import PROGRAMS
+
 ROOT = Path(__file__).parents[2]
-PROGRAMS = sorted(file.stem for file in (ROOT / "benchmarks").glob("[a-z]*.py"))
 KEYS = {"name", "value", "unit", "peer", "peer_value", "ratio", "goal", "holds"}
 
 
