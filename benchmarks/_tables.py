@@ -13,8 +13,8 @@ from torch.distributed.optim import _apply_optimizer_in_backward
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from asymdiffrec.embeddings.keys import table_of
 from asymdiffrec.embeddings.planner.planned_tables import PlannedTable
+from asymdiffrec.embeddings.torchrec_compat import table_name
 
 RESERVED = 12e9
 """Bytes of a rank that tables do not get"""
@@ -46,7 +46,7 @@ class TableSet:
 
     def planned(self, model: nn.Module) -> list[PlannedTable]:
         """The tables of `model` as planners see them."""
-        weights = {table_of(name): weight for name, weight in model.named_parameters()}
+        weights = {table_name(name): weight for name, weight in model.named_parameters()}
         return [
             PlannedTable(f"t{place}", weights[f"t{place}"], [mean], KINDS) for place, mean in enumerate(self.pooling)
         ]

@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from asymdiffrec.cluster.config import ClusterConfig
 from asymdiffrec.cluster.process_group import process_group
-from asymdiffrec.embeddings.quiet import quiet_torchrec
+from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
 from benchmarks._clicks import SMALL, Clicks, Steps
 from benchmarks._report import Result, arguments, show
 
@@ -42,7 +42,7 @@ def shares(steps: Steps) -> Counter[str]:
 
 
 def main() -> None:
-    quiet_torchrec()
+    silence_torchrec_warnings()
     options = arguments(__doc__ or "")
     clicks = SMALL if options.quick else Clicks()
     with process_group(dist.HashStore(), 0, 1, ClusterConfig(gpu=False), one_node=True):

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from asymdiffrec.cluster.config import ClusterConfig
 from asymdiffrec.cluster.process_group import process_group
-from asymdiffrec.embeddings.quiet import quiet_torchrec
+from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
 from asymdiffrec.trainer.build import TrainState, build
 from asymdiffrec.trainer.checkpoints.state import Standing, state
 from asymdiffrec.trainer.checkpoints.store import Checkpoints, Saver
@@ -95,7 +95,7 @@ def _median(values: list[float]) -> float:
 
 def main() -> None:
     options = arguments(__doc__ or "")
-    quiet_torchrec()
+    silence_torchrec_warnings()
     size, rounds = (GIB // 64, 1) if options.quick else (2 * GIB, 5)
     with (
         tempfile.TemporaryDirectory(prefix="asymdiffrec-") as name,

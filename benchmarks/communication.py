@@ -9,7 +9,7 @@ import numpy as np
 
 from asymdiffrec.datasets.prepare.movielens.dataset import prepare_movielens
 from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
-from asymdiffrec.embeddings.quiet import quiet_torchrec
+from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
 from benchmarks._report import Result, arguments, show
 from benchmarks.quality import SHARES, measure
 
@@ -33,7 +33,7 @@ def compare(half: np.ndarray, full: np.ndarray) -> list[Result]:
 
 
 def main() -> None:
-    quiet_torchrec()
+    silence_torchrec_warnings()
     options = arguments(
         __doc__ or "",
         data={"type": Path, "help": "folder with MovieLens-100K's own files; synthetic data when left out"},

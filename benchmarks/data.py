@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
 from asymdiffrec.datasets.reader import Position, TrainingReader
 from asymdiffrec.datasets.shards import Shards, open_shards
-from asymdiffrec.embeddings.quiet import quiet_torchrec
+from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
 from asymdiffrec.trainer.fit import train as drive
 from asymdiffrec.trainer.job import read_job, read_statistics
 from asymdiffrec.trainer.run import Run
@@ -204,7 +204,7 @@ def measure(quick: bool) -> Iterator[Result]:
 
 
 def main() -> None:
-    quiet_torchrec()
+    silence_torchrec_warnings()
     options = arguments(__doc__ or "")
     results = []
     with Console(stderr=True).status("measuring") as status:

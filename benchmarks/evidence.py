@@ -28,7 +28,7 @@ from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
 from asymdiffrec.datasets.prepare.table.dataset import prepare_table
 from asymdiffrec.datasets.prepare.table.recipe import Recipe
 from asymdiffrec.datasets.statistics.statistics import MAX_KNOTS
-from asymdiffrec.embeddings.quiet import quiet_torchrec
+from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
 from asymdiffrec.trainer.evaluation.scenarios import Asked
 from asymdiffrec.trainer.experiments.compare import compared, run, tasks
 from asymdiffrec.trainer.experiments.tune import Tuning, tune, write_outcome
@@ -252,7 +252,7 @@ def _won_back(found: Found, variant: str, share: float) -> Iterator[Result]:
 
 
 def main() -> None:
-    quiet_torchrec()
+    silence_torchrec_warnings()
     options = arguments(
         __doc__ or "",
         data={"type": Path, "help": "folder with movielens-100k/ and adult/; left out: the synthetic log alone"},

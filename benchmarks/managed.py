@@ -16,7 +16,7 @@ from rich.console import Console
 
 from asymdiffrec.datasets.prepare.output import write_dataset
 from asymdiffrec.embeddings.managed.ids import WAYS, ManagedConfig, id_bytes
-from asymdiffrec.embeddings.quiet import quiet_torchrec
+from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
 from asymdiffrec.trainer.fit import train as drive
 from asymdiffrec.trainer.job import read_job, read_statistics
 from asymdiffrec.trainer.run import Run
@@ -105,7 +105,7 @@ def measure(data: Path, run: Path, seed: int, settings: list[str]) -> tuple[floa
 
 
 def main() -> None:
-    quiet_torchrec()
+    silence_torchrec_warnings()
     options = arguments(__doc__ or "", seeds={"type": int, "default": 3, "help": "runs, each of a log of its own"})
     quick = ["train.steps=3"] if options.quick else []
     ways = {"managed": managed(), "hash": sparse(1), "hash, 4 times the memory": sparse(4)}

@@ -21,7 +21,7 @@ from scipy.stats import spearmanr
 
 from asymdiffrec.datasets.prepare.output import write_dataset
 from asymdiffrec.embeddings.planner.calibrate import calibrate
-from asymdiffrec.embeddings.quiet import quiet_torchrec
+from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
 from asymdiffrec.trainer.fit import train as drive
 from asymdiffrec.trainer.job import read_job, read_statistics
 from asymdiffrec.trainer.run import Run
@@ -98,7 +98,7 @@ def measure(quick: bool) -> Iterator[Result]:
 
 
 def main() -> None:
-    quiet_torchrec()
+    silence_torchrec_warnings()
     options = arguments(__doc__ or "")
     results = []
     with Console(stderr=True).status("running plans") as status:

@@ -17,13 +17,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from asymdiffrec.diffusion.extractors.dcn import Cross
 from asymdiffrec.diffusion.layers import mlp
+from asymdiffrec.embeddings.config import TablesConfig
 from asymdiffrec.embeddings.planner.dense import DenseWork, dense_work
 from asymdiffrec.embeddings.planner.devices import DEVICES, Cluster, Device
 from asymdiffrec.embeddings.planner.search_planner import plan_fast
 from asymdiffrec.embeddings.planner.step_time import StepTime, step_time, table_times
-from asymdiffrec.embeddings.quiet import quiet_torchrec
 from asymdiffrec.embeddings.sharder import TableSharder
-from asymdiffrec.embeddings.tables import TablesConfig
+from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
 from benchmarks._report import Result, arguments, show
 from benchmarks._tables import RESERVED, dcn
 
@@ -143,7 +143,7 @@ def measure(quick: bool) -> Iterator[Result]:
 
 
 def main() -> None:
-    quiet_torchrec()
+    silence_torchrec_warnings()
     logging.disable(logging.WARNING)
     options = arguments(__doc__ or "")
     with Console(stderr=True).status("planning"):

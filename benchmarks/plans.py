@@ -12,6 +12,7 @@ from rich.console import Console
 from torchrec.distributed.planner.types import ShardingOption
 from torchrec.distributed.planner.utils import build_sharder_data
 
+from asymdiffrec.embeddings.config import TablesConfig
 from asymdiffrec.embeddings.planner.costs import LAUNCH, costs
 from asymdiffrec.embeddings.planner.devices import Cluster, device_of
 from asymdiffrec.embeddings.planner.packing import Capacity
@@ -20,9 +21,8 @@ from asymdiffrec.embeddings.planner.search_planner import plan_fast
 from asymdiffrec.embeddings.planner.sharding_options import ways
 from asymdiffrec.embeddings.planner.step_time import shard_milliseconds
 from asymdiffrec.embeddings.planner.torchrec_planner import plan_by_torchrec
-from asymdiffrec.embeddings.quiet import quiet_torchrec
 from asymdiffrec.embeddings.sharder import TableSharder
-from asymdiffrec.embeddings.tables import TablesConfig
+from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
 from benchmarks._report import Result, arguments, show
 from benchmarks._tables import RESERVED, TableSet, criteo, ten_sets
 
@@ -76,7 +76,7 @@ def measure(quick: bool) -> Iterator[Result]:
 
 
 def main() -> None:
-    quiet_torchrec()
+    silence_torchrec_warnings()
     logging.disable(logging.WARNING)
     options = arguments(__doc__ or "")
     results = []

@@ -15,7 +15,7 @@ from asymdiffrec.datasets.prepare.movielens.dataset import prepare_movielens
 from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
 from asymdiffrec.datasets.prepare.table.dataset import prepare_table
 from asymdiffrec.datasets.prepare.table.recipe import Recipe
-from asymdiffrec.embeddings.quiet import quiet_torchrec
+from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
 from asymdiffrec.trainer.evaluation.scenarios import at_random
 from asymdiffrec.trainer.fit import train as drive
 from asymdiffrec.trainer.inference.evaluate_run import evaluate_run
@@ -66,7 +66,7 @@ def prepare_by(recipe: Path, folder: Path, out: Path, seed: int) -> None:
 
 
 def main() -> None:
-    quiet_torchrec()
+    silence_torchrec_warnings()
     options = arguments(
         __doc__ or "",
         data={"type": Path, "help": "folder with MovieLens-100K's own files; synthetic data when left out"},

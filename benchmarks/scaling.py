@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from asymdiffrec.cluster.config import ClusterConfig
 from asymdiffrec.cluster.process_group import process_group
-from asymdiffrec.embeddings.quiet import quiet_torchrec
+from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
 from benchmarks._clicks import SMALL, Clicks
 from benchmarks._report import Result, alternate, arguments, show
 
@@ -31,7 +31,7 @@ PEER = "bare TorchRec"
 
 def timed(rank: int, workers: int, clicks: Clicks, quick: bool, store: str) -> tuple[float, float]:
     """Milliseconds of a step of asymdiff and of bare TorchRec, in turn, on one of `workers` processes."""
-    quiet_torchrec()
+    silence_torchrec_warnings()
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
     count, rounds = (1, 1) if quick else (3, 3)
     with process_group(dist.FileStore(store, workers), rank, workers, ClusterConfig(gpu=False), one_node=True):

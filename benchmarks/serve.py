@@ -30,7 +30,7 @@ from asymdiffrec.datasets.batching.batch import cut
 from asymdiffrec.datasets.decoding.ids import decode_ids
 from asymdiffrec.datasets.decoding.rows import decode
 from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
-from asymdiffrec.embeddings.quiet import quiet_torchrec
+from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
 from asymdiffrec.serving.engine import Engine
 from asymdiffrec.serving.export import load_export
 from asymdiffrec.serving.protocol import ARROW, JSON, stream_of
@@ -62,7 +62,7 @@ class Server:
 
 
 def main() -> None:
-    quiet_torchrec()
+    silence_torchrec_warnings()
     options = arguments(
         __doc__ or "", ray={"action": "store_true", "help": "also under Ray Serve, which takes minutes"}
     )

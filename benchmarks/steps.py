@@ -14,7 +14,7 @@ from asymdiffrec.cluster.config import ClusterConfig
 from asymdiffrec.cluster.process_group import process_group
 from asymdiffrec.datasets.batching.batch import Batch
 from asymdiffrec.diffusion.forward import ForwardConfig, ForwardProcess
-from asymdiffrec.embeddings.quiet import quiet_torchrec
+from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
 from asymdiffrec.field_layout import FieldLayout
 from benchmarks._clicks import SMALL, Clicks, Steps
 from benchmarks._fuxictr import fuxictr_dnn
@@ -118,7 +118,7 @@ def measured(quick: bool, fuxictr: Path | None) -> Iterator[Result]:
 
 
 def main() -> None:
-    quiet_torchrec()
+    silence_torchrec_warnings()
     options = arguments(
         __doc__ or "", fuxictr={"type": Path, "metavar": "PYTHON", "help": "a Python that has FuxiCTR, to compare with"}
     )

@@ -1,4 +1,4 @@
-"""How tables are updated: inside FBGEMM's backward pass, and by the same rules where a plan replicates a table."""
+"""Optimizers of tables: fused into FBGEMM's backward pass, with the same rules for tables that a plan replicates."""
 
 from __future__ import annotations
 
@@ -9,27 +9,31 @@ import torch
 import torchrec.optim as fused
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import WeightDecayMode
 from pydantic import Discriminator, Field, Tag
-from torch.distributed.optim import _apply_optimizer_in_backward
-from torchrec.distributed.composable.table_batched_embedding_slice import TableBatchedEmbeddingSlice
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
-from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from asymdiffrec.base import Config, InputError
+from asymdiffrec.embeddings.torchrec_compat import fuse_optimizer, is_replicated_table, parameters_updated_by_step
 
 
 class SgdConfig(Config):
+    """Stochastic gradient descent: `tables.optimizer: {name: sgd}`."""
+
     name: Literal["sgd"]
     learning_rate: float = Field(0.1, gt=0, description="factor on the gradient")
 
 
 class AdagradConfig(Config):
+    """Adagrad with one sum of squares for each weight."""
+
     name: Literal["adagrad"] = "adagrad"
     learning_rate: float = Field(0.02, gt=0, description="factor on the scaled gradient")
     eps: float = Field(1e-8, gt=0, description="added to the root of the summed squares")
 
 
 class RowwiseAdagradConfig(Config):
+    """Adagrad with one sum for each row: the mean of the squares over its columns."""
+
     name: Literal["rowwise_adagrad"]
     learning_rate: float = Field(0.02, gt=0, description="factor on the scaled gradient")
     eps: float = Field(1e-8, gt=0, description="added to the root of the summed mean squares")
@@ -37,6 +41,8 @@ class RowwiseAdagradConfig(Config):
 
 
 class AdamConfig(Config):
+    """Adam whose moments decay only for rows that a batch touches."""
+
     name: Literal["adam"]
     learning_rate: float = Field(1e-3, gt=0, description="factor on the scaled gradient")
     beta1: float = Field(0.9, ge=0, lt=1, description="decay of the mean gradient")
@@ -46,7 +52,7 @@ class AdamConfig(Config):
 
 
 def _name(value: Any) -> str:
-    """The optimizer of a section that may leave its name out, as an override of one value does."""
+    """Return the optimizer's name; an override of one value may leave it out, which means adagrad."""
     return value.get("name", "adagrad") if isinstance(value, dict) else getattr(value, "name", "")
 
 
@@ -71,16 +77,16 @@ STATES: dict[str, tuple[str, ...]] = {
     "rowwise_adagrad": ("sum",),
     "adam": ("exp_avg", "exp_avg_sq"),
 }
-"""What an optimizer keeps for a table, in the order in which FBGEMM counts its moments."""
+"""State tensors of each optimizer for a table, in FBGEMM's order of moments."""
 
 
 def check_device(config: OptimizerConfig, device: str) -> None:
-    """InputError where FBGEMM cannot update tables in this way on the device type."""
+    """Raise InputError if FBGEMM cannot update tables with this optimizer on the device type."""
     if config.name == "adam" and device == "cpu":
         raise InputError("tables.optimizer.name: adam has no fused kernel on cpu; use sgd, adagrad or rowwise_adagrad")
     if config.name == "rowwise_adagrad" and config.weight_decay and device == "cpu":
         raise InputError(
-            f"tables.optimizer.weight_decay: {config.weight_decay}, which FBGEMM ignores on cpu; leave it at 0"
+            f"tables.optimizer.weight_decay: {config.weight_decay}, but FBGEMM ignores it on cpu; set it to 0"
         )
 
 
@@ -89,14 +95,14 @@ def update_in_backward(config: OptimizerConfig, weights: Iterable[torch.nn.Param
     settings: dict[str, Any] = config.model_dump(exclude={"name"})
     if isinstance(config, RowwiseAdagradConfig):
         settings["weight_decay_mode"] = WeightDecayMode.L2
-    _apply_optimizer_in_backward(FUSED[config.name], weights, settings)
+    fuse_optimizer(FUSED[config.name], weights, settings)
 
 
 class ReplicatedOptimizer(torch.optim.Optimizer):
     """FBGEMM's update rules for tables that every rank holds whole, so that a plan never changes the training.
 
-    As in FBGEMM, a row without a gradient keeps its weights and its moments; torch's own dense optimizers would decay
-    them. The state exists from the start: a checkpoint can be loaded before the first step.
+    As in FBGEMM, a row without a gradient keeps its weights and its moments; torch's dense optimizers would decay
+    them. The state exists from the start, so a checkpoint can be loaded before the first step.
     """
 
     def __init__(self, weights: Iterable[torch.Tensor], config: OptimizerConfig) -> None:
@@ -109,11 +115,12 @@ class ReplicatedOptimizer(torch.optim.Optimizer):
             self.state[weight] = zeros
 
     def set_optimizer_step(self, step: int) -> None:
-        """How many steps were taken before the next one, as FBGEMM's modules are told."""
+        """Set the number of steps taken so far, under the name that FBGEMM's modules use."""
         self.steps = step
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update the rows that have a gradient, and their state."""
         self.steps += 1
         for group in self.param_groups:
             for weight in group["params"]:
@@ -126,7 +133,7 @@ class ReplicatedOptimizer(torch.optim.Optimizer):
     def _change(
         self, state: dict[str, torch.Tensor], rows: torch.Tensor, weight: torch.Tensor, grad: torch.Tensor
     ) -> torch.Tensor:
-        """Advance the state of `rows` [R]; what to subtract from `weight` [R, D], per unit of learning rate."""
+        """Advance the state of `rows` [R]; return the change to subtract from `weight` [R, D] per learning rate."""
         config = self.config
         if isinstance(config, SgdConfig):
             return grad
@@ -147,23 +154,23 @@ class ReplicatedOptimizer(torch.optim.Optimizer):
 
 
 def replicated_parameters(model: DistributedModelParallel) -> dict[str, torch.nn.Parameter]:
-    """The tables that the plan made data-parallel, by name."""
-    outside = in_backward_optimizer_filter(model.named_parameters())
-    return {name: weight for name, weight in outside if isinstance(weight, TableBatchedEmbeddingSlice)}
+    """Return the tables that the plan made data-parallel, by name."""
+    parameters = parameters_updated_by_step(model)
+    return {name: weight for name, weight in parameters.items() if is_replicated_table(weight)}
 
 
 def dense_parameters(model: DistributedModelParallel) -> dict[str, torch.nn.Parameter]:
-    """Every parameter that is no table, by name: exactly what the dense optimizer must be given."""
-    outside = in_backward_optimizer_filter(model.named_parameters())
-    return {name: weight for name, weight in outside if not isinstance(weight, TableBatchedEmbeddingSlice)}
+    """Return every parameter that is not a table, by name: the parameters of the dense optimizer."""
+    parameters = parameters_updated_by_step(model)
+    return {name: weight for name, weight in parameters.items() if not is_replicated_table(weight)}
 
 
 def tables_optimizer(model: DistributedModelParallel, config: OptimizerConfig) -> CombinedOptimizer:
-    """Everything that updates tables.
+    """Return the optimizer of all tables, sharded and replicated.
 
-    Sharded tables change during `backward`; `step` sets their learning rate from `param_groups`, for the next backward
-    pass, and updates the replicated ones; `zero_grad` clears the gradients of those. A job that resumes at step k calls
-    `set_optimizer_step(k)` before its first batch: Adam's bias correction counts the steps.
+    Sharded tables change during `backward`. `step` sets their learning rate from `param_groups`, for the next backward
+    pass, and updates the replicated tables; `zero_grad` clears the gradients of the replicated ones. A job that resumes
+    at step k calls `set_optimizer_step(k)` before its first batch: Adam's bias correction counts the steps.
     """
     optimizers = [model.fused_optimizer]
     if replicated := replicated_parameters(model):

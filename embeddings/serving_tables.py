@@ -1,4 +1,4 @@
-"""Tables for serving: bytes in one file, mapped into memory, that FBGEMM's operator for inference looks up."""
+"""Tables for serving: bytes of one memory-mapped file that FBGEMM's inference operator looks up."""
 
 from __future__ import annotations
 
@@ -18,36 +18,39 @@ from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.schema import Schema
+from asymdiffrec.embeddings.config import TablesConfig
 from asymdiffrec.embeddings.managed.ids import ManagedIds
-from asymdiffrec.embeddings.tables import FieldColumns, TablesConfig, embedding_bag_configs, field_layout
+from asymdiffrec.embeddings.numeric_embeddings import field_layout
+from asymdiffrec.embeddings.tables import FieldConcat, embedding_bag_configs
 
 Precision = Literal["fp32", "fp16", "int8", "int4"]
-ALIGNMENT = 1
-"""Of a row in bytes: operators for CPUs read rows of any length"""
+ROW_ALIGNMENT = 1
+"""Bytes that a row's length is rounded up to; operators for CPUs read rows of any length."""
 SCALE_BYTES = 4
-"""Of a row's scale and least value, both fp16"""
+"""Bytes of a quantised row's scale and smallest value, both fp16."""
+PAGE_BYTES = 4096
 
 
 def write_tables(
     weights: Mapping[str, torch.Tensor], schema: Schema, config: TablesConfig, precision: Precision, file: Path
 ) -> None:
-    """Write the weights [rows, D] of all tables, by name, as `ServedTables` maps them.
+    """Write the weights [num_embeddings, D] of all tables, by name, in the layout that `ServedTables` maps.
 
-    int8 and int4 keep for each row its least value and 1 / 255 or 1 / 15 of its range, in fp16, and of each element the
-    nearest of the 256 or 16 steps from there.
+    int8 and int4 store for each row its smallest value and 1 / 255 or 1 / 15 of its range, in fp16, and for each
+    element the nearest of the 256 or 16 steps from the smallest value.
     """
     operator = _operator(schema, embedding_bag_configs(schema, config), precision)
     with file.open("wb") as out:
         out.truncate(max(1, operator.host_size))
-    whole = np.memmap(file, np.uint8, "r+")
-    for name, place in zip(operator.feature_names, operator.weights_physical_offsets, strict=True):
-        packed = _packed(weights[name], precision).numpy().reshape(-1)
-        whole[place : place + packed.size] = packed
-    whole.flush()
+    mapped = np.memmap(file, np.uint8, "r+")
+    for name, offset in zip(operator.feature_names, operator.weights_physical_offsets, strict=True):
+        packed = _packed_rows(weights[name], precision).numpy().reshape(-1)
+        mapped[offset : offset + packed.size] = packed
+    mapped.flush()
 
 
-def _packed(weight: torch.Tensor, precision: Precision) -> torch.Tensor:
-    """Rows [rows, bytes]: where they are rounded, the scale and the least value first."""
+def _packed_rows(weight: torch.Tensor, precision: Precision) -> torch.Tensor:
+    """Return the rows as bytes [num_embeddings, bytes]; quantised rows start with their scale and smallest value."""
     weight = weight.detach().cpu().contiguous()
     if precision == "fp32":
         return weight.float().view(torch.uint8)
@@ -61,37 +64,42 @@ def _packed(weight: torch.Tensor, precision: Precision) -> torch.Tensor:
 def _operator(
     schema: Schema, tables: list[EmbeddingBagConfig], precision: Precision
 ) -> IntNBitTableBatchedEmbeddingBagsCodegen:
-    """Without weights. Its features are the id and id_list fields, in the order of the schema."""
-    place = {table.name: number for number, table in enumerate(tables)}
+    """Return the operator without weights; its features are the sparse fields, in the order of the schema."""
+    index = {table.name: number for number, table in enumerate(tables)}
     kind = SparseType.from_dtype(torch.float32) if precision == "fp32" else SparseType(precision)
     return IntNBitTableBatchedEmbeddingBagsCodegen(
         [(table.name, table.num_embeddings, table.embedding_dim, kind, EmbeddingLocation.HOST) for table in tables],
-        feature_table_map=[place[schema.table_of(name).name] for name in schema.sparse],
+        feature_table_map=[index[schema.table_of(name).name] for name in schema.sparse],
         device="cpu",
-        bounds_check_mode=BoundsCheckMode.NONE,  # ids come from `decode`, which lets none out of its range
+        bounds_check_mode=BoundsCheckMode.NONE,  # decoding lets no id out of its range
         output_dtype=SparseType.FP32,
-        row_alignment=ALIGNMENT,
+        row_alignment=ROW_ALIGNMENT,
     )
 
 
 class Join(nn.Module):
-    """The embeddings of all fields side by side. dims: D_n of those with ids."""
+    """Concatenates the embeddings of all fields, as one module that can be exported and compiled.
 
-    def __init__(self, columns: FieldColumns, dims: list[int]) -> None:
+    dims: D_n of the sparse fields.
+    """
+
+    def __init__(self, concat: FieldConcat, dims: list[int]) -> None:
         super().__init__()
-        self.columns, self.dims = columns, dims
+        self.concat, self.dims = concat, dims
 
     def forward(
-        self, sums: torch.Tensor, lengths: torch.Tensor, numbers: torch.Tensor, missing: torch.Tensor
+        self, sums: torch.Tensor, lengths: torch.Tensor, numeric: torch.Tensor, missing: torch.Tensor
     ) -> torch.Tensor:
-        """[B, sum D_n] of the sums of ids [B, their D_n], `lengths` [their fields, B], `numbers` [B, number fields] and
-        `missing` [B, N]."""
-        parts = sums.split(self.dims, dim=1) if self.columns.means else [sums]
-        return self.columns.joined(parts, lengths, numbers, missing)
+        """Return the embeddings [B, sum D_n].
+
+        sums: [B, sum D_n of sparse fields]. lengths: [sparse fields, B]. numeric: [B, numeric fields]. missing: [B, N].
+        """
+        parts = sums.split(self.dims, dim=1) if self.concat.mean_pooled else [sums]
+        return self.concat.concat_parts(parts, lengths, numeric, missing)
 
 
 class ServedTables(nn.Module):
-    """As `FieldTables`, on CPU and for look-ups alone: a batch to the pooled embeddings of its fields."""
+    """The look-up of `FieldTables`, for serving on CPU: from a batch to the pooled embeddings of its fields."""
 
     def __init__(
         self,
@@ -101,7 +109,10 @@ class ServedTables(nn.Module):
         file: Path,
         ids: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
-        """`file` is of `write_tables`; `ids` those of each managed table, by its name."""
+        """Map `file`, which `write_tables` wrote; `ids` are those of each managed table, by table name.
+
+        Raises InputError if the file does not have the size that the schema and the precision need.
+        """
         super().__init__()
         tables = embedding_bag_configs(schema, config)
         self.sparse, self.weighted = list(schema.sparse), schema.weighted
@@ -110,17 +121,17 @@ class ServedTables(nn.Module):
         self.operator.initialize_logical_weights_placements_and_offsets()
         self.operator.weights_host, self.operator.weight_initialized = self.bytes, True
         self.layout = field_layout(schema, config)
-        self.columns = FieldColumns(schema, config)
-        self.join = Join(self.columns, list(self.layout.select(self.sparse).widths))
-        self.managed = {name: _managed(schema, config, name, own) for name, own in (ids or {}).items()}
+        self.concat = FieldConcat(schema, config)
+        self.join = Join(self.concat, list(self.layout.select(self.sparse).widths))
+        self.managed = {name: _managed_ids(schema, config, name, of_table) for name, of_table in (ids or {}).items()}
         self.table_of = {name: schema.table_of(name).name for name in self.sparse}
 
     def forward(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """A `Batch` to (clean [B, sum D_n], missing [B, N]); zeros where missing."""
-        return self.join(*self.looked_up(batch)), batch.missing
+        """Return (clean [B, sum D_n], missing [B, N]) of a `Batch`; zeros if missing."""
+        return self.join(*self.look_up(batch)), batch.missing
 
-    def looked_up(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What `join` takes."""
+    def look_up(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Look the ids of a batch up and return the arguments of `join`: sums, lengths, numeric, missing."""
         ids = batch.ids
         values = ids.values()
         if self.managed:
@@ -129,28 +140,29 @@ class ServedTables(nn.Module):
         return sums, ids.lengths().view(len(self.sparse), -1), batch.numeric, batch.missing
 
     def touch(self) -> int:
-        """Read every page of the tables, so that no request waits for the disk; the sum of what was read."""
-        return int(self.bytes[::4096].sum())
+        """Read every page of the tables, so that no request waits for the disk; return the sum of the bytes read."""
+        return int(self.bytes[::PAGE_BYTES].sum())
 
     def _rows(self, name: str, ids: JaggedTensor) -> torch.Tensor:
-        known = self.managed.get(self.table_of[name])
-        rows: torch.Tensor = (ids if known is None else known.remap({name: ids})[name]).values()
+        managed = self.managed.get(self.table_of[name])
+        rows: torch.Tensor = (ids if managed is None else managed.remap({name: ids})[name]).values()
         return rows
 
 
 def _mapped(file: Path, size: int) -> torch.Tensor:
-    """The bytes of a file, which are read as they are needed; InputError where they are not as many as there should."""
-    found = np.memmap(file, np.uint8, "r")
-    if len(found) != max(1, size):
-        raise InputError(f"{file}: has {len(found):,} bytes; {size:,} are expected")
+    """Return the bytes of a file, read from disk when they are used. Raises InputError if the size is wrong."""
+    mapped = np.memmap(file, np.uint8, "r")
+    if len(mapped) != max(1, size):
+        raise InputError(f"{file}: has {len(mapped):,} bytes, expected {size:,} bytes; export the run again")
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # and nothing writes there
-        return torch.from_numpy(found)
+        # Nothing writes to the array.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(mapped)
 
 
-def _managed(schema: Schema, config: TablesConfig, table: str, ids: torch.Tensor) -> ManagedIds:
-    settings = config.managed.model_copy(update={"admit_after": 1})  # without room for candidates: none is admitted
-    made = ManagedIds(table, schema.tables[table].num_embeddings, settings, torch.device("cpu"))
-    made.eval()
-    made.held.ids.copy_(ids)
-    return made
+def _managed_ids(schema: Schema, config: TablesConfig, table: str, ids: torch.Tensor) -> ManagedIds:
+    settings = config.managed.model_copy(update={"admit_after": 1})  # no memory for candidates: none is admitted
+    managed = ManagedIds(table, schema.tables[table].num_embeddings, settings, torch.device("cpu"))
+    managed.eval()
+    managed.held.ids.copy_(ids)
+    return managed

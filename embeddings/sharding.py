@@ -1,4 +1,4 @@
-"""A model with its tables sharded by a plan, and filled with weights that no plan changes."""
+"""Shard a model's tables by a plan, and fill them with initial weights that do not depend on the plan."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torchrec.distributed.types import ShardingEnv, ShardingPlan
 
 from asymdiffrec.base import InputError
 from asymdiffrec.embeddings import initial_weights as initial
+from asymdiffrec.embeddings.config import TablesConfig
 from asymdiffrec.embeddings.managed.lookup import ManagedSharder, reset_rows
 from asymdiffrec.embeddings.sharder import TableSharder
-from asymdiffrec.embeddings.state import local_parts, table_weights
-from asymdiffrec.embeddings.tables import TablesConfig
+from asymdiffrec.embeddings.state import local_blocks, table_weights
 
 T = TypeVar("T")
 
@@ -25,38 +25,45 @@ T = TypeVar("T")
 def shard(
     model: nn.Module, config: TablesConfig, plan: ShardingPlan, device: torch.device, seed: int
 ) -> DistributedModelParallel:
-    """`model`, which holds a `FieldTables`, on all ranks; the dense part is replicated.
+    """Shard `model`, which holds a `FieldTables`, over all ranks and replicate its dense part.
 
-    Gradients are averaged over the ranks, for tables too, so the loss is to be the mean over a rank's samples. The
-    dense part starts from rank 0's weights, tables from `initial.fill`; torch's random numbers go on as if none had
-    been drawn. A collective call: every rank makes it with the same plan.
+    Gradients are averaged over the ranks, those of tables too, so the loss must be the mean over a rank's samples. The
+    dense part starts from the weights of rank 0, the tables from `initial_weights.fill`. The state of torch's random
+    number generator does not change. A collective call: every rank passes the same plan.
     """
     env = ShardingEnv.from_process_group(dist.group.WORLD)
     with warnings.catch_warnings(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # TorchRec passes it on
+        # TorchRec itself passes the deprecated argument.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         sharder = TableSharder(config, device.type)
         sharded = DistributedModelParallel(model, env, device, plan, [sharder, ManagedSharder(sharder)])
     weights = table_weights(sharded)
     for table, weight in weights.items():
-        for block, row, column in local_parts(weight):
+        for block, row, column in local_blocks(weight):
             initial.fill(block, config.init_std, seed, table, row, column)
     reset_rows(sharded, weights, config.init_std, seed)
     return sharded
 
 
-def agreed(make: Callable[[], T]) -> T:
-    """What rank 0 makes, on every rank.
+def run_on_rank_0(make: Callable[[], T]) -> T:
+    """Call `make` on rank 0 and return its result, which must pickle, on every rank. A collective call.
 
-    An InputError of `make` is raised on every rank too, so that none waits forever.
+    An exception of `make` is raised on every rank, so that no rank waits forever: the exception itself on rank 0, and
+    on the others an InputError if it is one, or else a RuntimeError, with the same message.
     """
-    outcome: list[T | InputError | None] = [None]
+    outcome: list[tuple[T | None, Exception | None]] = [(None, None)]
+    failure: Exception | None = None
     if dist.get_rank() == 0:
         try:
-            outcome[0] = make()
-        except InputError as error:
-            outcome[0] = error
+            outcome[0] = (make(), None)
+        except Exception as error:
+            failure = error
+            kind = InputError if isinstance(error, InputError) else RuntimeError
+            outcome[0] = (None, kind(str(error)))
     dist.broadcast_object_list(outcome)
-    (found,) = outcome
-    if isinstance(found, InputError):
-        raise found
-    return cast(T, found)
+    result, reported = outcome[0]
+    if failure is not None:
+        raise failure
+    if reported is not None:
+        raise reported
+    return cast(T, result)

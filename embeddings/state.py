@@ -1,41 +1,41 @@
-"""The weights of tables and the state of their optimizer, under names that depend on no rank, plan or kernel."""
+"""Weights of tables and state of their optimizer, under names that do not depend on ranks, plan or kernel."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import torch
-from torch.distributed._shard.sharded_tensor import ShardedTensor, ShardedTensorMetadata, TensorProperties
+from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.distributed._shard.sharding_spec import ShardMetadata
 from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import KeyedOptimizer
 
-from asymdiffrec.embeddings.keys import table_of
 from asymdiffrec.embeddings.managed.lookup import managed_state
 from asymdiffrec.embeddings.optimizers import STATES, OptimizerConfig
+from asymdiffrec.embeddings.torchrec_compat import sharded_tensor, table_name
 
 
 def table_weights(model: DistributedModelParallel) -> dict[str, torch.Tensor]:
-    """The live weights of every table, by name: a ShardedTensor, or a plain tensor where each rank holds the whole."""
+    """Return the live weights of every table by name: a ShardedTensor, or a plain tensor if every rank has it whole."""
     weights = {}
     for module in model.module.modules():
         if isinstance(module, ShardedEmbeddingBagCollection):
             for key, weight in module.state_dict().items():
                 sharded = isinstance(weight, ShardedTensor)
-                weights[table_of(key)] = weight if sharded else weight.detach().as_subclass(torch.Tensor)
+                weights[table_name(key)] = weight if sharded else weight.detach().as_subclass(torch.Tensor)
     return weights
 
 
-def look_up_state(model: DistributedModelParallel) -> dict[str, torch.Tensor]:
-    """What of `table_state` is needed to look up: `TABLE.weight` of every table, and `TABLE.ids` of managed ones."""
+def lookup_state(model: DistributedModelParallel) -> dict[str, torch.Tensor]:
+    """Return the part of `table_state` that a look-up needs: `TABLE.weight`, and `TABLE.ids` of managed tables."""
     weights = table_weights(model)
     ids = {name: tensor for name, tensor in managed_state(model, weights).items() if name.endswith(".ids")}
     return {f"{table}.weight": weight for table, weight in weights.items()} | ids
 
 
-def local_parts(weight: torch.Tensor) -> Iterator[tuple[torch.Tensor, int, int]]:
-    """What this rank holds of a table: blocks, each with its first row and column."""
+def local_blocks(weight: torch.Tensor) -> Iterator[tuple[torch.Tensor, int, int]]:
+    """Yield the blocks of a table that this rank holds, each with its first row and its first column."""
     if not isinstance(weight, ShardedTensor):
         yield weight, 0, 0
         return
@@ -47,35 +47,31 @@ def local_parts(weight: torch.Tensor) -> Iterator[tuple[torch.Tensor, int, int]]
 def table_state(
     model: DistributedModelParallel, optimizer: KeyedOptimizer, config: OptimizerConfig
 ) -> dict[str, torch.Tensor]:
-    """`TABLE.weight` and `TABLE.STATE` (`sum`; `exp_avg` and `exp_avg_sq`) of every table, the same keys on every rank;
-    of managed tables their ids too, see `managed_state`.
+    """Return `TABLE.weight` and `TABLE.STATE` (`sum`; `exp_avg` and `exp_avg_sq`) of every table, and its managed ids.
 
-    `optimizer` is that of `tables_optimizer`. The tensors are the live ones, sharded or plain: saved from and loaded
-    into by `torch.distributed.checkpoint`, whatever plan and number of ranks wrote them. The one exception is
-    rowwise_adagrad with split columns: the `sum` of each split is stacked, and another plan finds another shape.
+    The keys are the same on every rank. `optimizer` is the result of `tables_optimizer`; `managed_state` describes the
+    ids. The tensors are the live ones, sharded or plain: `torch.distributed.checkpoint` saves from them and loads into
+    them, whatever plan and number of ranks wrote the checkpoint.
     """
-    held: dict[tuple[str, str], torch.Tensor] = {}
+    states: dict[tuple[str, str], torch.Tensor] = {}
     for key, tensors in optimizer.state_dict()["state"].items():
-        table = table_of(key)
-        held |= {(table, name): tensor for name, tensor in zip(STATES[config.name], tensors.values(), strict=True)}
+        table = table_name(key)
+        states |= {(table, name): tensor for name, tensor in zip(STATES[config.name], tensors.values(), strict=True)}
     state, weights = {}, table_weights(model)
     for table, weight in weights.items():
         state[f"{table}.weight"] = weight
         for name in STATES[config.name]:
-            tensor = held.get((table, name))
-            state[f"{table}.{name}"] = _held_elsewhere(weight, config) if tensor is None else tensor
+            tensor = states.get((table, name))
+            state[f"{table}.{name}"] = _state_without_local_shard(weight, config) if tensor is None else tensor
     return state | managed_state(model, weights)
 
 
-def _held_elsewhere(weight: torch.Tensor, config: OptimizerConfig) -> ShardedTensor:
-    """The optimizer's state on a rank that has no part of the table; FBGEMM knows nothing of the table there."""
+def _state_without_local_shard(weight: torch.Tensor, config: OptimizerConfig) -> ShardedTensor:
+    """Return the optimizer state of a table of which this rank has no part; FBGEMM does not know the table here."""
     assert isinstance(weight, ShardedTensor)
     shards, size = weight.metadata().shards_metadata, weight.metadata().size
-    if config.name == "rowwise_adagrad":
-        rows, first = [], 0
-        for shard in sorted(shards, key=lambda shard: shard.shard_offsets[::-1]):
-            rows.append(ShardMetadata([first], [shard.shard_sizes[0]], shard.placement))
-            first += shard.shard_sizes[0]
-        shards, size = rows, torch.Size([first])
-    metadata = ShardedTensorMetadata(shards, size, TensorProperties(dtype=torch.float32))
-    return ShardedTensor._init_from_local_shards_and_global_metadata([], metadata, weight._process_group)
+    if config.name == "rowwise_adagrad":  # one value for each row; its tables are never split in columns
+        by_row = sorted(shards, key=lambda part: part.shard_offsets)
+        shards = [ShardMetadata(part.shard_offsets[:1], part.shard_sizes[:1], part.placement) for part in by_row]
+        size = size[:1]
+    return sharded_tensor([], shards, size, torch.float32, weight)

@@ -124,7 +124,7 @@ class _Score(nn.Module):
 def programs(model: Scorer, batch: Any) -> dict[str, torch.export.ExportedProgram]:
     """`ServedTables.join` and `AsymmetricDiffusion.score` of a model, for any number of samples, by the names of their
     files; `batch` is a `Batch` of some."""
-    parts = model.tables.looked_up(batch)
+    parts = model.tables.look_up(batch)
     x = model.tables.join(*parts)
     size = torch.export.Dim("samples", min=2)  # one is taken, too; as a number of its own it would be all that is
     by_row = {0: size}

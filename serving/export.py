@@ -28,9 +28,9 @@ from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.diffusion.forward import ForwardConfig
 from asymdiffrec.diffusion.model import AsymmetricDiffusion, diffusion_of
 from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
+from asymdiffrec.embeddings.config import TablesConfig
 from asymdiffrec.embeddings.managed.ids import with_id_ranges
 from asymdiffrec.embeddings.serving_tables import Precision, ServedTables, write_tables
-from asymdiffrec.embeddings.tables import TablesConfig
 from asymdiffrec.field_layout import FieldLayout
 from asymdiffrec.serving.self_test import make_self_test
 
@@ -107,7 +107,7 @@ class Scorer(nn.Module):
         """x [B, sum D_n] of a `Batch`"""
         code = self.compiled if len(batch) <= LARGEST else None
         join = code.join if code else self.tables.join
-        return join(*self.tables.looked_up(batch))
+        return join(*self.tables.look_up(batch))
 
     def logits(self, x: torch.Tensor, missing: torch.Tensor) -> torch.Tensor:
         """[B] of x [B, sum D_n] and missing [B, N]: f(g([m, h(x), x]))"""
@@ -210,7 +210,7 @@ def _scorer(folder: Path, config: ExportConfig, schema: Schema, has_ids: bool) -
     tables = ServedTables(schema, config.tables, config.precision, folder / TABLES, ids)
     model = Scorer(tables, _diffusion(config, tables.layout))
     dense = load_tensors((folder / DENSE).read_bytes())
-    for name, module in {"diffusion.": model.diffusion, "tables.columns.": tables.columns}.items():
+    for name, module in {"diffusion.": model.diffusion, "tables.concat.": tables.concat}.items():
         own = {key.removeprefix(name): weight for key, weight in dense.items() if key.startswith(name)}
         module.load_state_dict(own, assign=True)
     model.eval()

@@ -24,7 +24,7 @@ from asymdiffrec.embeddings.planner.dense import dense_work
 from asymdiffrec.embeddings.planner.devices import Cluster, Device, device_of, local_cluster
 from asymdiffrec.embeddings.planner.plan import Problem, solve
 from asymdiffrec.embeddings.planner.plan_document import plan_document, solve_as
-from asymdiffrec.embeddings.sharding import agreed, shard
+from asymdiffrec.embeddings.sharding import run_on_rank_0, shard
 from asymdiffrec.embeddings.tables import FieldTables
 from asymdiffrec.trainer.job import Job
 from asymdiffrec.trainer.optimizers import Update
@@ -66,7 +66,7 @@ def build(job: Job, schema: Schema, device: torch.device, plan: Mapping[str, Any
     where sections of the job do not fit each other, the tables do not fit the workers, or the plan does not fit both.
     """
     unsharded = recommender(job, schema, device)
-    chosen, described = agreed(lambda: _plan(job, schema, unsharded, device, plan))
+    chosen, described = run_on_rank_0(lambda: _plan(job, schema, unsharded, device, plan))
     model = shard(unsharded, job.tables, chosen, device, job.train.seed)
     dense = dense_parameters(model)
     settings = job.train
@@ -102,7 +102,7 @@ def recommender(job: Job, schema: Schema, device: torch.device) -> Recommender:
             patterns=missing_patterns(schema),
             precision=PRECISIONS[job.train.precision],
         )
-    tables.columns.to(device)
+    tables.concat.to(device)
     return Recommender(tables, diffusion.to(device))
 
 

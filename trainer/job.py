@@ -15,8 +15,8 @@ from asymdiffrec.datasets.files.locations import part_of
 from asymdiffrec.datasets.schema import FieldsConfig, Schema
 from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
+from asymdiffrec.embeddings.config import TablesConfig
 from asymdiffrec.embeddings.managed.ids import WAYS, with_id_ranges
-from asymdiffrec.embeddings.tables import TablesConfig
 from asymdiffrec.trainer.metrics import require_validation_metric, validation_metrics
 
 

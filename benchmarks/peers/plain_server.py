@@ -27,7 +27,7 @@ class Plain(nn.Module):
         super().__init__()
         export = load_export(folder)
         self.schema, self.vocabulary = export.schema, vocabulary
-        self.diffusion, self.numbers = export.model.diffusion, export.model.tables.columns.numbers
+        self.diffusion, self.numbers = export.model.diffusion, export.model.tables.concat.numeric
         tables = dict(zip(export.model.tables.operator.feature_names, _weights(export.model.tables), strict=True))
         self.bags = nn.ModuleDict()
         for name, field in self.schema.sparse.items():

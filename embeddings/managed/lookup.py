@@ -18,8 +18,8 @@ from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingBagCo
 from torchrec.modules.mc_modules import ManagedCollisionCollection
 
 from asymdiffrec.embeddings import initial_weights as initial
-from asymdiffrec.embeddings.keys import table_of
 from asymdiffrec.embeddings.managed.ids import COUNTS, WAYS, ManagedConfig, ManagedIds, id_bytes
+from asymdiffrec.embeddings.torchrec_compat import table_name
 
 
 class ManagedTables(ManagedCollisionEmbeddingBagCollection):
@@ -63,7 +63,7 @@ def reset_rows(model: DistributedModelParallel, weights: Mapping[str, torch.Tens
     """
     tables, states = managed_ids(model), dict[str, list[torch.Tensor]]()
     for key, tensors in model.fused_optimizer.state_dict()["state"].items():
-        table = table_of(key)
+        table = table_name(key)
         states[table] = [tensor.local_tensor() for tensor in tensors.values()] if table in tables else []
     for table, ids in tables.items():
         ids.reset = _Reset(table, std, seed, _local(weights[table]), states.get(table, []))
@@ -82,7 +82,7 @@ class _Reset:
 
     @torch.no_grad()
     def __call__(self, rows: torch.Tensor, ids: torch.Tensor) -> None:
-        drawn = initial.draw(ids, self._weight.shape[1], self._std, self._seed, self._table)
+        drawn = initial.draw_rows(ids, self._weight.shape[1], self._std, self._seed, self._table)
         self._weight[rows] = drawn.to(self._weight.dtype)
         for state in self._states:
             state[rows] = 0

@@ -16,6 +16,7 @@ from torchrec.distributed.types import ShardingPlan
 
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.schema import Schema
+from asymdiffrec.embeddings.config import TablesConfig
 from asymdiffrec.embeddings.optimizers import check_device
 from asymdiffrec.embeddings.planner.dense import DenseWork
 from asymdiffrec.embeddings.planner.devices import GB, Cluster
@@ -29,7 +30,6 @@ from asymdiffrec.embeddings.planner.sharding_options import ways
 from asymdiffrec.embeddings.planner.step_time import StepTime, TableTimes, shard_milliseconds, step_time, table_times
 from asymdiffrec.embeddings.planner.torchrec_planner import plan_by_torchrec
 from asymdiffrec.embeddings.sharder import TableSharder
-from asymdiffrec.embeddings.tables import TablesConfig
 
 RESERVED = 0.15
 """Share of a rank's memory that nothing is planned for: batches in flight, libraries, the allocator's loss."""

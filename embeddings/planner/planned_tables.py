@@ -14,9 +14,9 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.schema import IdListConfig, Schema
 from asymdiffrec.datasets.statistics.lookups import Lookups
-from asymdiffrec.embeddings.keys import table_of
+from asymdiffrec.embeddings.config import COLUMN_SPLITS, TablesConfig
 from asymdiffrec.embeddings.managed.ids import WAYS
-from asymdiffrec.embeddings.tables import COLUMN_SPLITS, TablesConfig
+from asymdiffrec.embeddings.torchrec_compat import table_name
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def planned_tables(
 
     Raises InputError where a table asks for a kernel that the device does not have.
     """
-    weights = {table_of(name): weight for name, weight in model.named_parameters() if weight.is_meta}
+    weights = {table_name(name): weight for name, weight in model.named_parameters() if weight.is_meta}
     return [
         _planned(table, weights[name], schema, config, device, samples, kinds)
         for name, table in table_configs(model).items()
@@ -139,7 +139,7 @@ def _planned(
     samples: int,
     kinds: Sequence[str],
 ) -> PlannedTable:
-    asked = config.of(table.name)
+    asked = config.for_table(table.name)
     managed = asked.collision == "managed"
     kernels = [asked.kernel] if asked.kernel else ["fused"] if managed else list(config.kernels)
     if device == "cpu" and kernels != ["fused"]:

@@ -10,15 +10,16 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from asymdiffrec.datasets.batching.batch import Batch
 from asymdiffrec.datasets.schema import FieldsConfig, Schema
+from asymdiffrec.embeddings.config import TablesConfig
 from asymdiffrec.embeddings.managed.ids import id_range
 from asymdiffrec.embeddings.managed.lookup import take_counts
 from asymdiffrec.embeddings.optimizers import tables_optimizer
 from asymdiffrec.embeddings.planner.dense import DenseWork
 from asymdiffrec.embeddings.planner.devices import Cluster, local_cluster
 from asymdiffrec.embeddings.planner.plan import Problem, solve
-from asymdiffrec.embeddings.sharding import agreed, shard
+from asymdiffrec.embeddings.sharding import run_on_rank_0, shard
 from asymdiffrec.embeddings.state import table_state
-from asymdiffrec.embeddings.tables import FieldTables, TablesConfig
+from asymdiffrec.embeddings.tables import FieldTables
 
 CPU = torch.device("cpu")
 SEED, BATCH = 5, 64
@@ -103,7 +104,7 @@ def make(rows: int, tables_config: TablesConfig, seed: int = SEED):
     torch.manual_seed(SEED)
     model = Model(FieldTables(schema(rows), tables_config))
     where = local_cluster("cpu", None, dist.get_world_size())
-    plan = agreed(lambda: solve(problem(model, schema(rows), tables_config, where)).plan)
+    plan = run_on_rank_0(lambda: solve(problem(model, schema(rows), tables_config, where)).plan)
     sharded = shard(model, tables_config, plan, CPU, seed)
     return sharded, tables_optimizer(sharded, tables_config.optimizer)
 

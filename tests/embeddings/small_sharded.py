@@ -11,12 +11,13 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from asymdiffrec.datasets.batching.batch import Batch
 from asymdiffrec.datasets.schema import FieldsConfig, Schema
+from asymdiffrec.embeddings.config import TablesConfig
 from asymdiffrec.embeddings.optimizers import dense_parameters, tables_optimizer
 from asymdiffrec.embeddings.planner.dense import DenseWork
 from asymdiffrec.embeddings.planner.devices import local_cluster
 from asymdiffrec.embeddings.planner.plan import Problem, solve
-from asymdiffrec.embeddings.sharding import agreed, shard
-from asymdiffrec.embeddings.tables import FieldTables, TablesConfig
+from asymdiffrec.embeddings.sharding import run_on_rank_0, shard
+from asymdiffrec.embeddings.tables import FieldTables
 
 SCHEMA = FieldsConfig.model_validate(
     {
@@ -46,7 +47,6 @@ def config(optimizer: str, kind: str) -> TablesConfig:
             "per_table": {
                 table: {"sharding": one} for table, one in plans.get(kind, dict.fromkeys(TABLES, kind)).items()
             },
-            "allow_column_split": kind == "column_wise",
             "dtype": "fp16" if kind == "half" else "fp32",
             "communication": "fp16" if kind == "half_sent" else "fp32",
         }
@@ -99,7 +99,7 @@ class Model(nn.Module):
 def planned(model: nn.Module, schema: Schema, tables_config: TablesConfig) -> ShardingPlan:
     where = local_cluster("cpu", None, dist.get_world_size())
     problem = Problem(model, schema, tables_config, where, BATCH, DenseWork(0, 0.0, 0.0, 0, 0, 0))
-    return agreed(lambda: solve(problem).plan)
+    return run_on_rank_0(lambda: solve(problem).plan)
 
 
 def make(tables_config: TablesConfig, seed: int = SEED):

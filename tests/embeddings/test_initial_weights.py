@@ -54,7 +54,7 @@ def test_any_block_is_a_slice_of_the_whole(data):
 
 def test_chunks_do_not_show(monkeypatch):
     whole = filled(100, 12)
-    monkeypatch.setattr(initial, "CHUNK", 50)
+    monkeypatch.setattr(initial, "MAX_FILL_ELEMENTS", 50)
     assert torch.equal(filled(100, 12), whole)
 
 

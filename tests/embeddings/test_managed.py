@@ -18,12 +18,13 @@ from asymdiffrec.base import InputError
 from asymdiffrec.datasets.batching.batch import Batch
 from asymdiffrec.datasets.schema import FieldsConfig
 from asymdiffrec.embeddings import initial_weights as initial
+from asymdiffrec.embeddings.config import TablesConfig
 from asymdiffrec.embeddings.managed.ids import COUNTS, WAYS, ManagedConfig, ManagedIds, id_range
 from asymdiffrec.embeddings.managed.lookup import managed_ids, take_counts
 from asymdiffrec.embeddings.planner.devices import DEVICES, Cluster
 from asymdiffrec.embeddings.planner.plan import solve
-from asymdiffrec.embeddings.state import look_up_state, table_state, table_weights
-from asymdiffrec.embeddings.tables import FieldTables, TablesConfig
+from asymdiffrec.embeddings.state import lookup_state, table_state, table_weights
+from asymdiffrec.embeddings.tables import FieldTables
 from tests.embeddings.ranks import run_ranks
 from tests.embeddings.small_managed import (
     CPU,
@@ -215,7 +216,7 @@ def test_with_rows_enough_it_trains_as_a_table_without_collisions(optimizer: str
     plain, plain_update = make(rows, plain_config)
     for table, ids in distinct.items():
         weight = table_weights(plain)[table].local_tensor()
-        weight[: len(ids)] = initial.draw(ids, weight.shape[1], STD, SEED, table)
+        weight[: len(ids)] = initial.draw_rows(ids, weight.shape[1], STD, SEED, table)
 
     def dense(step: int) -> Batch:
         found = batch(step, rows)
@@ -257,7 +258,7 @@ def test_a_row_that_changes_hands_starts_anew(optimizer: str, dtype: str) -> Non
     ids, rows = after["user.ids"][tuple(changed.T)], changed @ torch.tensor([WAYS, 1])
     assert (before["user.ids"][tuple(changed.T)] >= 0).any()
     assert (before["user.sum"][rows] != 0).any()
-    drawn = initial.draw(ids, 16, STD, SEED, "user")
+    drawn = initial.draw_rows(ids, 16, STD, SEED, "user")
     assert torch.equal(after["user.weight"][rows], drawn.half() if dtype == "fp16" else drawn)
     assert (after["user.sum"][rows] == 0).all()
     others = torch.ones(128, dtype=torch.bool)
@@ -301,7 +302,7 @@ def test_the_pipeline_that_overlaps_batches_trains_alike() -> None:
 
 def evaluate(source: Path) -> float:
     model, _ = make(128, config("sgd"), seed=SEED + 1)
-    dcp.load(look_up_state(model), checkpoint_id=source)
+    dcp.load(lookup_state(model), checkpoint_id=source)
     model.eval()
     loss = model(small(30))[0].detach()
     dist.all_reduce(loss)

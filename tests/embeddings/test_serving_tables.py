@@ -14,14 +14,15 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from asymdiffrec.datasets.batching.batch import Batch
 from asymdiffrec.datasets.schema import FieldsConfig
+from asymdiffrec.embeddings.config import TablesConfig
 from asymdiffrec.embeddings.managed.ids import id_range
 from asymdiffrec.embeddings.planner.dense import DenseWork
 from asymdiffrec.embeddings.planner.devices import local_cluster
 from asymdiffrec.embeddings.planner.plan import Problem, solve
 from asymdiffrec.embeddings.serving_tables import ServedTables, write_tables
 from asymdiffrec.embeddings.sharding import shard
-from asymdiffrec.embeddings.state import local_parts, look_up_state, table_weights
-from asymdiffrec.embeddings.tables import FieldTables, TablesConfig
+from asymdiffrec.embeddings.state import local_blocks, lookup_state, table_weights
+from asymdiffrec.embeddings.tables import FieldTables
 
 ROWS, SAMPLES, CPU = 128, 64, torch.device("cpu")
 
@@ -92,7 +93,7 @@ def test_sums_are_those_of_rounded_rows(alone, precision, levels, bits, dtype, t
     sharded = shard(model, config, plan.plan, CPU, seed=1)
     sharded(batch())  # ids of tags get rows
     sharded.eval()
-    weights = {table: next(local_parts(weight))[0] for table, weight in table_weights(sharded).items()}
+    weights = {table: next(local_blocks(weight))[0] for table, weight in table_weights(sharded).items()}
     originals = {table: weight.clone() for table, weight in weights.items()}
     with torch.no_grad():
         as_trained = sharded(batch())
@@ -102,12 +103,12 @@ def test_sums_are_those_of_rounded_rows(alone, precision, levels, bits, dtype, t
         for table, weight in weights.items():
             weight.copy_(originals[table])
 
-        state = {name: next(local_parts(tensor))[0] for name, tensor in look_up_state(sharded).items()}
+        state = {name: next(local_blocks(tensor))[0] for name, tensor in lookup_state(sharded).items()}
         ids = {"tags": state.pop("tags.ids")}
         tables = {name.removesuffix(".weight"): weight for name, weight in state.items()}
         write_tables(tables, schema, config, precision, tmp_path / "tables.bin")
         served = ServedTables(schema, config, precision, tmp_path / "tables.bin", ids)
-        served.columns.load_state_dict(model.tables.columns.state_dict())
+        served.concat.load_state_dict(model.tables.concat.state_dict())
         found, _ = served(batch())
     held_in = {"fp32": 1e-6, "fp16": 2e-4}  # the reference is written into the table itself
     torch.testing.assert_close(found, expected, rtol=0, atol=held_in[dtype])
@@ -124,7 +125,7 @@ import numpy as np
 import torch
 from asymdiffrec.datasets.schema import FieldsConfig
 from asymdiffrec.embeddings.serving_tables import ServedTables
-from asymdiffrec.embeddings.tables import TablesConfig
+from asymdiffrec.embeddings.config import TablesConfig
 from types import SimpleNamespace
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 

@@ -17,10 +17,11 @@ from asymdiffrec.base import InputError
 from asymdiffrec.datasets.batching.batch import Batch
 from asymdiffrec.datasets.schema import FieldsConfig
 from asymdiffrec.embeddings import initial_weights as initial
+from asymdiffrec.embeddings.config import TablesConfig
 from asymdiffrec.embeddings.optimizers import dense_parameters
 from asymdiffrec.embeddings.sharding import shard
-from asymdiffrec.embeddings.state import local_parts, table_state, table_weights
-from asymdiffrec.embeddings.tables import FieldTables, TablesConfig
+from asymdiffrec.embeddings.state import local_blocks, table_state, table_weights
+from asymdiffrec.embeddings.tables import FieldTables
 from tests.embeddings.ranks import run_ranks
 from tests.embeddings.small_sharded import SCHEMA, SEED, TABLES, Model, batch, config, make, planned, train
 
@@ -56,7 +57,7 @@ def check_initial_weights(model) -> None:
     for table, weight in table_weights(model).items():
         whole = torch.empty(TABLES[table])
         initial.fill(whole, 0.05, SEED, table)
-        for block, row, column in local_parts(weight):
+        for block, row, column in local_blocks(weight):
             part = whole[row : row + block.shape[0], column : column + block.shape[1]]
             assert torch.equal(block, part.to(block.dtype))
 
@@ -140,9 +141,9 @@ def reference(one_rank):
         torch.manual_seed(SEED)
         tables = FieldTables(SCHEMA, config(name, "planned"))
         model = Model(tables, tables.layout.total_width)
-        model.tables = PlainTables(tables.columns.numbers)
+        model.tables = PlainTables(tables.concat.numeric)
         of_tables = list(model.tables.bags.parameters())
-        dense = [*tables.columns.parameters(), *model.head.parameters()]
+        dense = [*tables.concat.parameters(), *model.head.parameters()]
         losses[name] = train(model, [optimizer(of_tables), torch.optim.SGD(dense, lr=0.3)], range(50))
     return losses
 
@@ -184,7 +185,7 @@ def test_columns_are_those_of_the_schema(one_rank, kind):
     tables = model.module.tables
     sample = batch(3)
     clean, missing = tables(sample)
-    expected, _ = PlainTables(tables.columns.numbers)(sample)
+    expected, _ = PlainTables(tables.concat.numeric)(sample)
     assert torch.equal(missing, sample.missing)
     torch.testing.assert_close(clean, expected)
     assert tables.layout.num_fields == len(SCHEMA.names)
@@ -200,7 +201,7 @@ def test_optimizers_share_out_the_parameters(one_rank):
     dense = set(dense_parameters(model))
     assert dense.isdisjoint(tables.params)
     assert dense | set(tables.params) == {name for name, _ in model.named_parameters()}
-    assert dense == {"tables.columns.numbers.direction", "tables.columns.numbers.bias"} | {
+    assert dense == {"tables.concat.numeric.direction", "tables.concat.numeric.bias"} | {
         f"head.{layer}.{name}" for layer in (0, 2) for name in ("weight", "bias")
     }
 
@@ -216,7 +217,7 @@ def test_learning_rate_of_the_groups_counts(one_rank, kind):
 
 
 def plain_weights(model) -> dict[str, torch.Tensor]:
-    return {table: next(local_parts(weight))[0] for table, weight in table_weights(model).items()}
+    return {table: next(local_blocks(weight))[0] for table, weight in table_weights(model).items()}
 
 
 def test_sharding_leaves_the_random_numbers_alone(one_rank):

@@ -51,7 +51,7 @@ def test_a_program_is_for_any_number_of_samples(engine: Engine, extractor: str, 
     join, score = (programs[name].module() for name in (aot_compile.JOIN, aot_compile.SCORE))
     for count in (2, 9):
         batch = engine.batch(samples(engine, count), "")
-        x = join(*tables.looked_up(batch))
+        x = join(*tables.look_up(batch))
         torch.testing.assert_close(x, model.vectors(batch))
         torch.testing.assert_close(score(x, batch.missing), model.score(batch))
 

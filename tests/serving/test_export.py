@@ -18,8 +18,8 @@ from rich.console import Console
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.batching.batch import to_batch
 from asymdiffrec.datasets.decoding.rows import decode
+from asymdiffrec.embeddings.config import TablesConfig
 from asymdiffrec.embeddings.serving_tables import ServedTables, write_tables
-from asymdiffrec.embeddings.tables import TablesConfig
 from asymdiffrec.serving.export import load_export
 from asymdiffrec.trainer.inference.export import export_run
 from tests.serving.test_batch_prediction import SCHEMA, table
@@ -184,7 +184,7 @@ LIMITED = """
 import resource, sys, numpy as np, torch
 from pathlib import Path
 from asymdiffrec.embeddings.serving_tables import ServedTables
-from asymdiffrec.embeddings.tables import TablesConfig
+from asymdiffrec.embeddings.config import TablesConfig
 from tests.serving.test_export import LARGE
 used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData")) * 1024
 resource.setrlimit(resource.RLIMIT_DATA, (used + (48 << 20), used + (48 << 20)))

@@ -12,7 +12,7 @@ import torch
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.schema import Schema, Table
 from asymdiffrec.embeddings.optimizers import STATES
-from asymdiffrec.embeddings.state import local_parts
+from asymdiffrec.embeddings.state import local_blocks
 from asymdiffrec.trainer.build import TrainState, recommender
 from asymdiffrec.trainer.checkpoints import state as checkpoint
 from asymdiffrec.trainer.checkpoints.blocks import Block
@@ -21,7 +21,7 @@ from asymdiffrec.trainer.errors import CheckpointError
 from asymdiffrec.trainer.job import Job
 from asymdiffrec.trainer.run import Run
 
-NUMBERS = "tables.columns.numbers."
+NUMBERS = "tables.concat.numeric."
 """Where the model has the embeddings of numbers: those of all fields, one after the other"""
 NUMBER_PARTS = ("direction", "bias")
 
@@ -230,7 +230,7 @@ def _rows(key: str, tensor: torch.Tensor, piece: Piece) -> Iterator[Block]:
     if tensor.dim() == 1:  # a managed table's count of steps
         yield Block(key, (0,), tensor)
         return
-    for block, row, column in local_parts(tensor):
+    for block, row, column in local_blocks(tensor):
         rows = min(len(block), piece.before - row) if key.endswith(".weight") else len(block)
         if rows > 0:
             yield Block(key, (row, column), block[:rows])
@@ -239,7 +239,7 @@ def _rows(key: str, tensor: torch.Tensor, piece: Piece) -> Iterator[Block]:
 def _spread(piece: Piece, start: Start, weight: torch.Tensor) -> None:
     """Fill rows of a hashed table from those that their ids had: floor(h R' / 2^64) was floor(h R / 2^64)."""
     blocks, copies = [], []
-    for block, row, column in local_parts(weight):
+    for block, row, column in local_blocks(weight):
         source = source_rows(torch.arange(row, row + len(block)), piece.before, piece.after)
         if not len(source):
             continue

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor, ShardedTensorMetadata
 from torch.distributed._shard.sharding_spec import ShardMetadata
 
-from asymdiffrec.embeddings.state import look_up_state, table_state
+from asymdiffrec.embeddings.state import lookup_state, table_state
 from asymdiffrec.trainer.build import TrainState
 
 
@@ -45,7 +45,7 @@ class Standing:
 def weights(train_state: TrainState) -> dict[str, Any]:
     """The live weights under their canonical names, and what else a look-up needs."""
     dense = {name: parameter.detach() for name, parameter in train_state.dense.items()}
-    return {"tables": look_up_state(train_state.model), "dense": dense}
+    return {"tables": lookup_state(train_state.model), "dense": dense}
 
 
 def state(train_state: TrainState) -> dict[str, Any]:

@@ -53,9 +53,9 @@ app.command()(doctor.doctor)
 def main() -> None:
     """Run the command; wrong input is one line on standard error and exit status 2."""
     sys.path.insert(0, "")  # as `python -m` does: an extractor of the user's own is found in the current folder
-    from asymdiffrec.embeddings.quiet import quiet_torchrec
+    from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
 
-    quiet_torchrec()
+    silence_torchrec_warnings()
     try:
         app()
     except InputError as error:

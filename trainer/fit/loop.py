@@ -19,7 +19,7 @@ from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.shards import added_files, open_shards
 from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.embeddings.managed.lookup import take_counts
-from asymdiffrec.embeddings.quiet import quiet_torchrec
+from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
 from asymdiffrec.trainer.build import TrainState, build, worker_device
 from asymdiffrec.trainer.checkpoints.init_from import Start, take
 from asymdiffrec.trainer.checkpoints.state import Standing
@@ -48,7 +48,7 @@ def work(arguments: Mapping[str, Any], place: Place) -> None:
     `run`, the directory.
     Where a machine is about to be taken away a checkpoint is written, and LeavingError raised on all workers.
     """
-    quiet_torchrec()
+    silence_torchrec_warnings()
     job, statistics = Job.model_validate(arguments["job"]), Statistics.model_validate(arguments["statistics"])
     run = Run(Path(arguments["run"]))
     schema = job.to_schema(statistics)

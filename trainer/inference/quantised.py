@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 
 from asymdiffrec.datasets.schema import Schema
+from asymdiffrec.embeddings.config import TablesConfig
 from asymdiffrec.embeddings.serving_tables import Precision, ServedTables, write_tables
-from asymdiffrec.embeddings.state import local_parts, look_up_state
-from asymdiffrec.embeddings.tables import TablesConfig
+from asymdiffrec.embeddings.state import local_blocks, lookup_state
 from asymdiffrec.serving.export import Scorer
 from asymdiffrec.trainer.build import TrainState
 
@@ -28,12 +28,12 @@ class ModelWeights(NamedTuple):
 
 def model_weights(train_state: TrainState) -> ModelWeights:
     """Return the weights of a model whose tables are all on this process, as `restore_run` builds it."""
-    state = {name: _only_block(tensor) for name, tensor in look_up_state(train_state.model).items()}
+    state = {name: _only_block(tensor) for name, tensor in lookup_state(train_state.model).items()}
     recommender = train_state.recommender
     dense = {f"diffusion.{name}": weight for name, weight in recommender.diffusion.state_dict().items()}
-    columns = recommender.tables.get_submodule("columns").state_dict()
+    columns = recommender.tables.get_submodule("concat").state_dict()
     return ModelWeights(
-        dense | {f"tables.columns.{name}": weight for name, weight in columns.items()},
+        dense | {f"tables.concat.{name}": weight for name, weight in columns.items()},
         {name.removesuffix(".weight"): weight for name, weight in state.items() if name.endswith(".weight")},
         {name.removesuffix(".ids"): ids for name, ids in state.items() if name.endswith(".ids")},
     )
@@ -53,11 +53,11 @@ def quantised_scorer(
     """
     write_tables(weights.tables, schema, config, precision, file)
     tables = ServedTables(schema, config, precision, file, weights.ids)
-    tables.columns.load_state_dict(train_state.recommender.tables.get_submodule("columns").state_dict())
+    tables.concat.load_state_dict(train_state.recommender.tables.get_submodule("concat").state_dict())
     return Scorer(tables, train_state.recommender.diffusion.cpu())
 
 
 def _only_block(tensor: torch.Tensor) -> torch.Tensor:
     """Return the one local block of a sharded tensor, on CPU; a single process holds every tensor in one block."""
-    ((block, _, _),) = local_parts(tensor)
+    ((block, _, _),) = local_blocks(tensor)
     return block.detach().cpu()

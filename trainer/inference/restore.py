@@ -48,7 +48,7 @@ def restore_run(folder: Path) -> Iterator[RestoredRun]:
     step = checkpoints.best()
     if step is None:
         raise InputError(f"{folder}: the run has no checkpoint yet")
-    job = job.model_copy(update={"tables": job.tables.unplaced()})
+    job = job.model_copy(update={"tables": job.tables.without_placement()})
     schema = job.to_schema(run.statistics())
     with process_group(dist.HashStore(), 0, 1, job.cluster, one_node=True):
         if damage := checkpoints.damage(step):

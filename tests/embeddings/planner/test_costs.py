@@ -12,6 +12,7 @@ from torchrec.distributed.planner.utils import build_sharder_data
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
+from asymdiffrec.embeddings.config import TablesConfig
 from asymdiffrec.embeddings.planner.costs import LAUNCH, PLACES, costs
 from asymdiffrec.embeddings.planner.devices import Cluster, device_of
 from asymdiffrec.embeddings.planner.estimators import estimators
@@ -19,7 +20,6 @@ from asymdiffrec.embeddings.planner.planned_tables import PlannedTable
 from asymdiffrec.embeddings.planner.search_planner import _only
 from asymdiffrec.embeddings.planner.sharding_options import Way, ways
 from asymdiffrec.embeddings.sharder import TableSharder
-from asymdiffrec.embeddings.tables import TablesConfig
 
 SIZES = [(100_000, 128, [3.5]), (1000, 64, [1.0, 0.25]), (30_000_001, 256, [20.0]), (33, 32, [0.5])]
 KERNELS = ("fused", "fused_uvm", "fused_uvm_caching")

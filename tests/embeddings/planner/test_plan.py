@@ -6,11 +6,12 @@ from torch import nn
 
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.schema import FieldsConfig
+from asymdiffrec.embeddings.config import TablesConfig
 from asymdiffrec.embeddings.planner.dense import DenseWork
 from asymdiffrec.embeddings.planner.devices import Cluster, Device
 from asymdiffrec.embeddings.planner.plan import RESERVED, Problem, solve
 from asymdiffrec.embeddings.planner.plan_document import describe_plan, plan_document
-from asymdiffrec.embeddings.tables import FieldTables, TablesConfig
+from asymdiffrec.embeddings.tables import FieldTables
 
 
 def cluster(ranks: int, local: int | None = None, device: str = "cpu", memory: float = 16) -> Cluster:
@@ -115,7 +116,7 @@ def test_adam_needs_a_gpu():
 def test_weight_decay_needs_a_gpu():
     optimizer = {"name": "rowwise_adagrad", "weight_decay": 0.1}
     assert described({"user": 1000}, cluster(2, device="cuda"), optimizer=optimizer)
-    with pytest.raises(InputError, match=r"tables.optimizer.weight_decay: 0.1, which FBGEMM ignores on cpu"):
+    with pytest.raises(InputError, match=r"tables.optimizer.weight_decay: 0.1, but FBGEMM ignores it on cpu"):
         described({"user": 1000}, cluster(2), optimizer=optimizer)
 
 

@@ -5,10 +5,10 @@ from typing import get_args
 import torch
 from torch import nn
 
+from asymdiffrec.embeddings.config import ShardingType
 from asymdiffrec.embeddings.planner.devices import Cluster, device_of
 from asymdiffrec.embeddings.planner.planned_tables import PlannedTable
 from asymdiffrec.embeddings.planner.sharding_options import have_rows, ways
-from asymdiffrec.embeddings.tables import ShardingType
 
 
 def table(rows: int, dim: int) -> PlannedTable:

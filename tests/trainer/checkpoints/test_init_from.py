@@ -109,7 +109,7 @@ def test_a_run_starts_from_another_on_other_workers(jobs: Path, first: Path, tmp
     spread = before["tables.city.weight"][source_rows(torch.arange(15000), 10000, 15000)]
     assert torch.equal(after["tables.city.weight"], spread)
     assert after["tables.hour.weight"].shape[1] == 8
-    numbers = "dense.tables.columns.numbers.direction"
+    numbers = "dense.tables.concat.numeric.direction"
     assert torch.equal(after[numbers], before[numbers][16:])  # those of age, the first one, are left
 
 

@@ -1,4 +1,7 @@
-"""What TorchRec and FBGEMM warn about at every start, and a user can do nothing about."""
+"""Warnings of TorchRec and FBGEMM that appear at every start and that a user cannot act on.
+
+This file is apart from `torchrec_compat.py` because commands call it before they import torch.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ import logging
 import warnings
 
 
-def quiet_torchrec() -> None:
-    """Leave out these warnings in this process; to be called once where a program starts."""
+def silence_torchrec_warnings() -> None:
+    """Suppress these warnings in this process. Call it once, where a program starts."""
     for name in ("torchrec", "torch.fx._symbolic_trace"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", "fbgemm::dense_embedding_codegen_lookup_function", UserWarning)

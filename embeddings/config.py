@@ -1,0 +1,125 @@
+"""The `tables:` section of the job file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from asymdiffrec.base import Config
+from asymdiffrec.datasets.statistics.statistics import MAX_KNOTS
+from asymdiffrec.embeddings.initial_weights import MAX_EMBEDDING_DIM
+from asymdiffrec.embeddings.managed.ids import ManagedConfig
+from asymdiffrec.embeddings.optimizers import AdagradConfig, OptimizerConfig
+
+ShardingType = Literal[
+    "data_parallel", "table_wise", "row_wise", "table_row_wise", "column_wise", "table_column_wise", "grid_shard"
+]
+
+COLUMN_SPLITS = ("column_wise", "table_column_wise", "grid_shard")
+"""Sharding types that can put the columns of one row on several ranks."""
+
+Kernel = Literal["fused", "fused_uvm", "fused_uvm_caching"]
+Dtype = Literal["fp32", "fp16"]
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class TableConfig(Config):
+    """Settings of one table, `tables.per_table.NAME`; the planner chooses what is left out."""
+
+    sharding: Annotated[tuple[ShardingType, ...], BeforeValidator(_as_list)] = Field(
+        (), description="a sharding type, or a list of those that the planner may choose from"
+    )
+    kernel: Kernel | None = Field(
+        None,
+        description="location of the rows: fused, in GPU memory; fused_uvm, in the memory of the GPU's host; "
+        "fused_uvm_caching, in host memory with a cache of the rows in use on the GPU",
+    )
+    ranks: int | None = Field(None, gt=0, description="number of ranks that hold a part of the table")
+    dtype: Dtype | None = Field(None, description="type of the weights; tables.dtype when left out")
+    collision: Literal["hash", "managed"] = Field(
+        "hash",
+        description="hash: ids with equal hashes share a row; managed: frequent ids have rows to themselves, see "
+        "tables.managed",
+    )
+
+    @model_validator(mode="after")
+    def _managed_is_row_wise(self) -> Self:
+        conflicts = {
+            "sharding": self.sharding not in ((), ("row_wise",)),
+            "kernel": self.kernel not in (None, "fused"),
+            "ranks": self.ranks is not None,
+        }
+        for name, conflict in conflicts.items():
+            if self.collision == "managed" and conflict:
+                raise ValueError(f"{name}: a table with collision: managed is row_wise and fused, on all ranks")
+        return self
+
+
+class TablesConfig(Config):
+    """The `tables:` section of the job file.
+
+    >>> TablesConfig(embedding_dim=32, per_table={"user": TableConfig(sharding="row_wise")}).for_table("user").sharding
+    ('row_wise',)
+    """
+
+    embedding_dim: int = Field(
+        16, gt=0, lt=MAX_EMBEDDING_DIM, multiple_of=4, description="columns of a field's embedding"
+    )
+    init_std: float = Field(0.05, gt=0, description="standard deviation of the initial weights")
+    optimizer: OptimizerConfig = Field(AdagradConfig(), description="how tables are updated in the backward pass")
+    dtype: Dtype = Field("fp32", description="type of the weights; the optimizer's state is always fp32")
+    kernels: tuple[Kernel, ...] = Field(
+        ("fused",), min_length=1, description="locations of rows that the planner may choose on GPUs; see per_table"
+    )
+    numeric_bins: int = Field(
+        64,
+        ge=0,
+        le=MAX_KNOTS,
+        description="largest number of pieces of the piecewise-linear curve of a numeric field, between quantiles of "
+        "the training data; 0: a straight line",
+    )
+    communication: Dtype = Field(
+        "fp32",
+        description="type of embeddings sent between ranks; with fp16, gradients are sent as bf16, on CPUs as fp16",
+    )
+    per_table: dict[str, TableConfig] = Field({}, description="settings of single tables, by table name")
+    managed: ManagedConfig = Field(ManagedConfig(), description="settings of all tables with `collision: managed`")
+
+    @property
+    def splits_columns(self) -> bool:
+        """Whether a plan may split the columns of a table.
+
+        With rowwise_adagrad it may not: each split would keep a state of its own, so losses would depend on the plan,
+        and a checkpoint would load under the same plan only.
+        """
+        return self.optimizer.name != "rowwise_adagrad"
+
+    @model_validator(mode="after")
+    def _splits_are_allowed(self) -> Self:
+        for name, table in self.per_table.items():
+            splits = [kind for kind in table.sharding if kind in COLUMN_SPLITS]
+            if splits and not self.splits_columns:
+                raise ValueError(
+                    f"per_table.{name}.sharding: {splits[0]} splits columns, which rowwise_adagrad cannot reshard; use "
+                    "table_wise, row_wise, table_row_wise or data_parallel, or the optimizer adagrad"
+                )
+        return self
+
+    @property
+    def managed_tables(self) -> list[str]:
+        """The names of the tables with `collision: managed`, sorted."""
+        return sorted(name for name, table in self.per_table.items() if table.collision == "managed")
+
+    def for_table(self, table: str) -> TableConfig:
+        """Return the settings of one table."""
+        return self.per_table.get(table, TableConfig())
+
+    def without_placement(self) -> TablesConfig:
+        """Return the same tables without settings of sharding, kernels and ranks, so they can be on any host."""
+        anywhere = {"sharding": (), "kernel": None, "ranks": None}
+        per_table = {name: table.model_copy(update=anywhere) for name, table in self.per_table.items()}
+        return self.model_copy(update={"per_table": per_table, "kernels": ("fused",)})
