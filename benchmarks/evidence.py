@@ -29,7 +29,7 @@ from asymdiffrec.datasets.prepare.table.dataset import prepare_table
 from asymdiffrec.datasets.prepare.table.recipe import Recipe
 from asymdiffrec.datasets.statistics.statistics import MAX_KNOTS
 from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
-from asymdiffrec.trainer.evaluation.scenarios import Asked
+from asymdiffrec.trainer.evaluation.scenarios import ScenarioOptions
 from asymdiffrec.trainer.experiments.compare import compared, run, tasks
 from asymdiffrec.trainer.experiments.tune import Tuning, tune, write_outcome
 from asymdiffrec.trainer.experiments.variants import Contender, contenders
@@ -134,7 +134,7 @@ def conduct(study: Study, data: Path, work: Path, parallel: int, settings: Seque
     folder = work / "data"
     if not folder.exists():
         study.prepare(folder, data)
-    asked = Asked(SHARES, study.outages, {}, False, study.unseen)
+    asked = ScenarioOptions(SHARES, study.outages, {}, False, study.unseen)
     chosen = contenders(study.variants, [])
     tuning = tuned(folder / "job.yaml", study.tuned, work / "tuning", parallel) if study.tuned else None
     if tuning:

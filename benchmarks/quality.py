@@ -16,7 +16,7 @@ from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
 from asymdiffrec.datasets.prepare.table.dataset import prepare_table
 from asymdiffrec.datasets.prepare.table.recipe import Recipe
 from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
-from asymdiffrec.trainer.evaluation.scenarios import at_random
+from asymdiffrec.trainer.evaluation.scenarios import drop_at_random
 from asymdiffrec.trainer.fit import train as drive
 from asymdiffrec.trainer.inference.evaluate_run import evaluate_run
 from asymdiffrec.trainer.job import read_job, read_statistics
@@ -35,7 +35,9 @@ def measure(data: Path, run: Path, variant: str, seed: int, settings: list[str])
     job = read_job(data / "job.yaml", [f"diffusion.method={variant}", f"train.seed={seed}", *settings])
     silent = Console(quiet=True)
     drive.train(job, read_statistics(job), Run(run), console=silent)
-    results = evaluate_run(run, "test", lambda schema: [at_random(share, schema) for share in SHARES], silent).results
+    results = evaluate_run(
+        run, "test", lambda schema: [drop_at_random(share, schema) for share in SHARES], silent
+    ).results
     return [result["auc"] for result in results]
 
 

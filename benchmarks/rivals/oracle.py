@@ -43,7 +43,7 @@ def oracle(job: Job, statistics: Statistics, scenarios: Sequence[Scenario], seed
 
 def _dropping(world: World, scenario: Scenario, schema: Schema) -> World:
     """The world whose fields also go missing as the scenario drops them."""
-    if scenario.patterns:
+    if scenario.uses_patterns:
         raise InputError(f"{scenario.name}: the best is known where fields are dropped independently")
     rates = dict(zip(schema.names, scenario.rates or [0.0] * len(schema.names), strict=True))
     groups = {

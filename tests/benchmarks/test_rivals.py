@@ -11,7 +11,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
-from asymdiffrec.trainer.evaluation.scenarios import at_random
+from asymdiffrec.trainer.evaluation.scenarios import drop_at_random
 from asymdiffrec.trainer.job import read_job, read_statistics
 from benchmarks.rivals._samples import missing_under, read
 from benchmarks.rivals.autoencoder import Autoencoder
@@ -26,7 +26,7 @@ def test_trees_learn_and_the_oracle_is_above_them(clicks: Path) -> None:
     job = read_job(clicks / "job.yaml")
     statistics = read_statistics(job)
     schema = job.to_schema(statistics)
-    scenarios = [at_random(share, schema) for share in (0.0, 0.5)]
+    scenarios = [drop_at_random(share, schema) for share in (0.0, 0.5)]
     label = read(job, schema, "test").label
     aucs = {
         rival.__name__: [roc_auc_score(label, logits) for logits in rival(job, statistics, scenarios, 0)]
@@ -56,7 +56,7 @@ def test_rows_are_those_of_the_networks_and_their_statistics_are_out_of_fold(cli
     )
     positive = train.label[train.bags["item_id"].rows[others]].sum()
     assert rates[row] == pytest.approx((positive + 10 * features.rate) / (others.sum() + 10))
-    half = missing_under(at_random(0.5, schema), schema, train.missing)
+    half = missing_under(drop_at_random(0.5, schema), schema, train.missing)
     assert (half & ~train.missing).mean() == pytest.approx(0.5 * (~train.missing).mean(), abs=0.01)
 
 

@@ -67,7 +67,7 @@ def test_the_card_says_what_rounding_costs(
     for result, share in zip(evaluated, (0, 3), strict=True):
         assert export.card["trained"]["test"][share]["auc"] == pytest.approx(result["auc"], abs=1e-9)
     assert export.card["exported"]["test"][0]["log_loss"] == pytest.approx(rounded[0]["log_loss"], abs=1e-6)
-    assert {"user dark", "item_id dark"} <= {one["scenario"] for one in export.card["exported"]["drill"]}
+    assert {"user outage", "item_id outage"} <= {one["scenario"] for one in export.card["exported"]["drill"]}
     versions = {load_export(folder).manifest.version for folder in exported.values()}
     assert len(versions) == len(PRECISIONS)
 

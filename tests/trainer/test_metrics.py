@@ -74,7 +74,7 @@ def test_tables_and_page_show_a_new_metric(share_of_positives: str, tmp_path: Pa
     result = {"scenario": "0%", "missing": 0.0, "rows": 4, "gauc_users": 2, "gauc_users_left_out": 0, **values}
     columns = [column.header for column in evaluate._table(Path("run"), 1, "test", [result]).columns]
     assert columns == ["missing", *(metric.heading for metric in METRICS.values())]
-    (outage,) = evaluate.losses([result, {**result, "scenario": "item dark"}])
+    (outage,) = evaluate.outage_losses([result, {**result, "scenario": "item outage"}])
     assert outage[share_of_positives] == 0.5
 
     document = {

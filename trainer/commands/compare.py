@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from asymdiffrec.trainer.commands.console import console, output, print_json, progress
-from asymdiffrec.trainer.commands.evaluate import AsInTraining, Outages, Unseen, shares_of
-from asymdiffrec.trainer.commands.options import AsJson, JobFile, Overrides
+from asymdiffrec.trainer.commands.options import AsInTraining, AsJson, JobFile, Outages, Overrides, Unseen, parse_shares
 from asymdiffrec.trainer.experiments.text import diverged, periods, table
 
 if TYPE_CHECKING:
@@ -69,12 +68,12 @@ def compare(
             print(f"{name:12}{told}")
         return
     from asymdiffrec.datasets.files.new_file import whole_file
-    from asymdiffrec.trainer.evaluation.scenarios import Asked
+    from asymdiffrec.trainer.evaluation.scenarios import ScenarioOptions
     from asymdiffrec.trainer.experiments import compare as comparison
     from asymdiffrec.trainer.job import read_job
 
     folder = out or Path("comparisons") / read_job(job, overrides or ()).name
-    asked = Asked(shares_of(missing), outage or (), {}, as_in_training, unseen or ())
+    asked = ScenarioOptions(parse_shares(missing), outage or (), {}, as_in_training, unseen or ())
     chosen = contenders([name.strip() for name in variants.split(",")], define or ())
     common = (job, chosen, seeds, overrides or (), folder, asked)
     work = comparison.progressive(*common, progressive) if progressive else comparison.tasks(*common)

@@ -1,4 +1,4 @@
-"""`asymdiffrec evaluate`: a run's metrics with features missing in one way and another; and the outage drill."""
+"""`asymdiffrec evaluate`: the metrics of a run with fields missing, and the outage drill."""
 
 from __future__ import annotations
 
@@ -11,129 +11,126 @@ from rich.table import Table
 
 from asymdiffrec.base import InputError
 from asymdiffrec.trainer.commands.console import console, output, print_json
-from asymdiffrec.trainer.commands.options import AsJson, RunFolder
+from asymdiffrec.trainer.commands.options import AsInTraining, AsJson, Outages, RunFolder, Unseen, parse_shares
 
 if TYPE_CHECKING:
     from asymdiffrec.datasets.schema import Schema
     from asymdiffrec.trainer.evaluation.scenarios import Scenario
     from asymdiffrec.trainer.inference.evaluate_run import RunEvaluation
 
-Outages = Annotated[
-    list[str] | None, typer.Option(metavar="NAME", help="also with a field, or all of a group, gone dark; repeatable")
-]
-AsInTraining = Annotated[
-    bool, typer.Option("--as-in-training", help="also with fields missing together as they are in the training rows")
-]
-Unseen = Annotated[
-    list[str] | None,
-    typer.Option(metavar="FIELD", help="also those rows alone whose id is in no training row"),
-]
-
 
 def evaluate(
     run: RunFolder,
     missing: Annotated[
-        str, typer.Option(metavar="R,R,…", help="shares of the present fields to drop, independently")
+        str,
+        typer.Option(
+            metavar="SHARE,…",
+            help="evaluate once per share, dropping that share of all fields at random; 0 drops none",
+        ),
     ] = "0",
     outage: Outages = None,
     rates: Annotated[
         str | None,
-        typer.Option(metavar="FIELD=R,…", help="with fields missing more often than in training, each by its share"),
+        typer.Option(
+            metavar="FIELD=SHARE,…",
+            help="also evaluate with these fields missing from these shares of samples, for example age=0.3,city=0.5",
+        ),
     ] = None,
     as_in_training: AsInTraining = False,
     unseen: Unseen = None,
     drill: Annotated[
-        bool, typer.Option("--drill", help="what is lost when each field and each group goes dark, worst first")
+        bool,
+        typer.Option(
+            "--drill", help="evaluate an outage of each field and each group, and list the largest loss of AUC first"
+        ),
     ] = False,
     against: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="with --drill: a second run, to be compared with")
+        Path | None, typer.Option(metavar="RUN", help="with --drill: a second run to compare with")
     ] = None,
     split: Annotated[str, typer.Option(help="train, valid or test")] = "test",
     tables: Annotated[
         Literal["fp16", "int8", "int4"] | None,
-        typer.Option(help="round the weights of tables to this type first, as for serving"),
+        typer.Option(help="first quantise the embedding tables to this type, as `export --tables` does"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """AUC, GAUC, log loss, normalised entropy and calibration of a run's best step, with features missing."""
+    """Evaluate the best step of a run on a split, with fields missing in one or more ways.
+
+    Prints AUC, GAUC (AUC per user), log loss, normalised entropy and calibration for each way.
+    """
     from asymdiffrec.trainer.evaluation import scenarios
     from asymdiffrec.trainer.inference.evaluate_run import evaluate_run
 
-    shares, drifts = shares_of(missing), _rates(rates)
+    shares, share_by_field = parse_shares(missing), _parse_rates(rates)
     if drill and (outage or rates or as_in_training or unseen or missing != "0"):
-        raise InputError("--drill says itself what goes dark; leave out --missing, --outage, --rates and the like")
+        raise InputError("--drill: leave out --missing, --outage, --rates, --as-in-training and --unseen")
     if against and not drill:
-        raise InputError("--against RUN goes with --drill")
+        raise InputError("--against RUN: needs --drill")
 
-    def asked(schema: Schema) -> list[Scenario]:
+    def make_scenarios(schema: Schema) -> list[Scenario]:
         if drill:
-            return [scenarios.at_random(0.0, schema), *scenarios.drill(schema)]
-        return scenarios.Asked(shares, outage or (), drifts, as_in_training, unseen or ()).of(schema)
+            return [scenarios.drop_at_random(0.0, schema), *scenarios.outage_drill(schema)]
+        options = scenarios.ScenarioOptions(shares, outage or (), share_by_field, as_in_training, unseen or ())
+        return options.scenarios(schema)
 
-    found = evaluate_run(run, split, asked, console, tables)
-    other = evaluate_run(against, split, asked, console, tables) if against else None
+    evaluation = evaluate_run(run, split, make_scenarios, console, tables)
+    other = evaluate_run(against, split, make_scenarios, console, tables) if against else None
     if as_json:
-        print_json(_document(run, split, found, tables, drill) | _against(against, split, other, tables))
+        document = _document(run, split, evaluation, tables, drill)
+        if against and other:
+            document["against"] = _document(against, split, other, tables, drill)
+        print_json(document)
         return
     if drill:
-        output().print(_drill_table(run, split, found.results, against, other.results if other else None))
+        output().print(_drill_table(run, split, evaluation.results, against, other.results if other else None))
     else:
-        output().print(_table(run, found.step, split, found.results))
-    if tables and found.table_bytes:
-        before, after = (size / 1e6 for size in found.table_bytes)
-        console.print(f"Tables rounded to {tables}: {after:,.3g} MB of weights, {before:,.3g} MB as trained")
+        output().print(_table(run, evaluation.step, split, evaluation.results))
+    if tables and evaluation.table_bytes:
+        trained, quantised = (size / 1e6 for size in evaluation.table_bytes)
+        console.print(f"Tables quantised to {tables}: {quantised:,.3g} MB of weights, {trained:,.3g} MB as trained")
 
 
-def shares_of(text: str) -> list[float]:
-    try:
-        shares = [float(part) for part in text.split(",")]
-    except ValueError:
-        shares = [-1.0]
-    if not all(0 <= share <= 1 for share in shares):
-        raise InputError(f"--missing {text}: expected numbers in [0, 1], such as 0,0.1,0.3,0.5")
-    return shares
+def outage_losses(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what each outage costs, the largest loss of AUC first.
 
-
-def _rates(text: str | None) -> dict[str, float]:
-    rates = {}
-    for part in text.split(",") if text else ():
-        name, equals, value = part.partition("=")
-        try:
-            rates[name.strip()] = float(value)
-        except ValueError:
-            equals = ""
-        if not equals or not 0 <= rates[name.strip()] <= 1:
-            raise InputError(f"--rates {text}: expected FIELD=SHARE with shares in [0, 1], such as age=0.3,city=0.5")
-    return rates
-
-
-def _document(run: Path, split: str, found: RunEvaluation, tables: str | None, drilled: bool) -> dict[str, Any]:
-    rounded = {"dtype": tables, "bytes": found.table_bytes[1]} if tables and found.table_bytes else None
-    document = {"run": str(run), "step": found.step, "split": split, "tables": rounded}
-    if not drilled:
-        return {**document, "results": found.results}
-    return {**document, "results": found.results[:1], "drill": losses(found.results)}
-
-
-def _against(run: Path | None, split: str, found: RunEvaluation | None, tables: str | None) -> dict[str, Any]:
-    return {"against": _document(run, split, found, tables, True)} if run and found else {}
-
-
-def losses(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What is lost when a field or group goes dark, worst first; the first result is that of complete samples."""
+    `results` are those of an outage drill; the first has every field.
+    """
     from asymdiffrec.trainer.metrics import METRICS
 
-    complete, *dark = results
-    found = [
+    complete, *outages = results
+    losses = [
         {
-            "dark": result["scenario"].removesuffix(" dark"),
+            "outage": result["scenario"].removesuffix(" outage"),
             "auc_lost": _minus(complete["auc"], result["auc"]),
             "log_loss_gained": _minus(result["log_loss"], complete["log_loss"]),
             **{name: result[name] for name in ("rows", *METRICS)},
         }
-        for result in dark
+        for result in outages
     ]
-    return sorted(found, key=lambda row: -(row["auc_lost"] or 0))
+    return sorted(losses, key=lambda row: -(row["auc_lost"] or 0))
+
+
+def _parse_rates(text: str | None) -> dict[str, float]:
+    """Parse FIELD=SHARE,…. Raises InputError for anything else."""
+    rates = {}
+    for part in text.split(",") if text else ():
+        name, _, value = part.partition("=")
+        try:
+            share = float(value)
+        except ValueError:
+            share = -1.0
+        if not 0 <= share <= 1:
+            raise InputError(f"--rates {text}: expected FIELD=SHARE with shares in [0, 1], such as age=0.3,city=0.5")
+        rates[name.strip()] = share
+    return rates
+
+
+def _document(run: Path, split: str, evaluation: RunEvaluation, tables: str | None, with_drill: bool) -> dict[str, Any]:
+    quantised = {"dtype": tables, "bytes": evaluation.table_bytes[1]} if tables and evaluation.table_bytes else None
+    document = {"run": str(run), "step": evaluation.step, "split": split, "tables": quantised}
+    if not with_drill:
+        return {**document, "results": evaluation.results}
+    return {**document, "results": evaluation.results[:1], "drill": outage_losses(evaluation.results)}
 
 
 def _minus(a: float | None, b: float | None) -> float | None:
@@ -144,21 +141,21 @@ def _table(run: Path, step: int, split: str, results: list[dict[str, Any]]) -> T
     from asymdiffrec.trainer.metrics import METRICS
 
     first, headings = results[0], {name: metric.heading for name, metric in METRICS.items()}
-    alike = all(result["rows"] == first["rows"] for result in results)
+    same_rows = all(result["rows"] == first["rows"] for result in results)
     table = Table(title=f"{run}\n{split} split, {first['rows']:,} rows, step {step}")
     if first["gauc_users"]:
         table.caption = (
-            f"GAUC over {first['gauc_users']:,} users; left out for having labels of one kind: "
-            f"{first['gauc_users_left_out']:,}"
+            f"GAUC over {first['gauc_users']:,} users; without {first['gauc_users_left_out']:,} users whose labels are "
+            "all equal"
         )
     else:
         del headings["gauc"]
     table.add_column("missing", justify="right")
-    for name in ([] if alike else ["rows"]) + list(headings.values()):
-        table.add_column(name, justify="right")
+    for heading in ([] if same_rows else ["rows"]) + list(headings.values()):
+        table.add_column(heading, justify="right")
     for result in results:
-        rows = [] if alike else [f"{result['rows']:,}"]
-        table.add_row(result["scenario"], *rows, *(_shown(result[name]) for name in headings))
+        rows = [] if same_rows else [f"{result['rows']:,}"]
+        table.add_row(result["scenario"], *rows, *(_text(result[name]) for name in headings))
     return table
 
 
@@ -166,27 +163,27 @@ def _drill_table(
     run: Path, split: str, results: list[dict[str, Any]], against: Path | None, others: list[dict[str, Any]] | None
 ) -> Table:
     first = results[0]
-    title = f"{run}\n{split} split, {first['rows']:,} rows, AUC {_shown(first['auc'])} with every field"
-    table = Table("dark", title=title)
+    title = f"{run}\n{split} split, {first['rows']:,} rows, AUC {_text(first['auc'])} with every field"
+    table = Table("outage", title=title)
     columns: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
-        ("AUC", lambda row: _shown(row["auc"])),
-        ("AUC lost", lambda row: _shown(row["auc_lost"])),
-        ("log loss gained", lambda row: _shown(row["log_loss_gained"])),
-        ("calibration", lambda row: _shown(row["calibration"])),
+        ("AUC", lambda row: _text(row["auc"])),
+        ("AUC lost", lambda row: _text(row["auc_lost"])),
+        ("log loss gained", lambda row: _text(row["log_loss_gained"])),
+        ("calibration", lambda row: _text(row["calibration"])),
     ]
-    theirs = {row["dark"]: row for row in losses(others)} if others else {}
+    other_losses = {row["outage"]: row for row in outage_losses(others)} if others else {}
     for heading, _ in columns:
         table.add_column(heading, justify="right")
     if others:
-        table.caption = f"there: {against}, AUC {_shown(others[0]['auc'])} with every field"
+        table.caption = f"second run: {against}, AUC {_text(others[0]['auc'])} with every field"
         for heading, _ in columns[:3]:
-            table.add_column(f"{heading} there", justify="right")
-    for row in losses(results):
-        other = theirs.get(row["dark"])
-        more = [value(other) if other else "-" for _, value in columns[:3]] if others else []
-        table.add_row(row["dark"], *(value(row) for _, value in columns), *more)
+            table.add_column(f"{heading}, second run", justify="right")
+    for row in outage_losses(results):
+        other = other_losses.get(row["outage"])
+        other_values = [value(other) if other else "-" for _, value in columns[:3]] if others else []
+        table.add_row(row["outage"], *(value(row) for _, value in columns), *other_values)
     return table
 
 
-def _shown(value: float | None) -> str:
+def _text(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from asymdiffrec.base import InputError
+
 AsJson = Annotated[
     bool, typer.Option("--json", help="print one JSON document on standard output, everything else on standard error")
 ]
@@ -20,3 +22,30 @@ Overrides = Annotated[
 ]
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="job file, written by `asymdiffrec prepare`")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="run directory, written by `asymdiffrec train`")]
+Outages = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME", help="also evaluate with this field, or all fields of this group, missing; repeatable"
+    ),
+]
+AsInTraining = Annotated[
+    bool,
+    typer.Option("--as-in-training", help="also evaluate with fields missing together as in the training rows"),
+]
+Unseen = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FIELD", help="also evaluate only the rows whose id of this field occurs in no training row; repeatable"
+    ),
+]
+
+
+def parse_shares(text: str) -> list[float]:
+    """Return the shares of --missing. Raises InputError unless they are numbers in [0, 1], separated by commas."""
+    try:
+        shares = [float(part) for part in text.split(",")]
+    except ValueError:
+        shares = [-1.0]
+    if not all(0 <= share <= 1 for share in shares):
+        raise InputError(f"--missing {text}: expected numbers in [0, 1], such as 0,0.1,0.3,0.5")
+    return shares

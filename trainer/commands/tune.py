@@ -12,8 +12,7 @@ from rich.table import Table
 
 from asymdiffrec.base import InputError
 from asymdiffrec.trainer.commands.console import console, output, print_json
-from asymdiffrec.trainer.commands.evaluate import shares_of
-from asymdiffrec.trainer.commands.options import AsJson, JobFile, Overrides
+from asymdiffrec.trainer.commands.options import AsJson, JobFile, Overrides, parse_shares
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
@@ -48,7 +47,7 @@ def tune(
 
     seconds = _seconds(budget)
     folder = out or Path("tuning") / read_job(job, overrides or ()).name
-    tuning = Tuning(str(job.resolve()), tuple(overrides or ()), str(folder.resolve()), tuple(shares_of(missing)))
+    tuning = Tuning(str(job.resolve()), tuple(overrides or ()), str(folder.resolve()), tuple(parse_shares(missing)))
     at_once = parallel or len(os.sched_getaffinity(0))
     document = search(
         tuning, seconds, seeds, at_once, address, lambda line: console.print(line, highlight=False, soft_wrap=True)

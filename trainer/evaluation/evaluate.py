@@ -1,4 +1,4 @@
-"""Evaluation of a sharded model on one split: every worker scores its rows, the first one computes the metrics."""
+"""Evaluation of a sharded model on one split: every rank scores its rows, rank 0 computes the metrics."""
 
 from __future__ import annotations
 
@@ -6,35 +6,69 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
 from asymdiffrec.datasets.batching.batch import Batch
-from asymdiffrec.datasets.reader import EvaluationReader
+from asymdiffrec.datasets.reader import EvaluationReader, WorkerContext
+from asymdiffrec.datasets.schema import Schema
+from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.diffusion.model import Recommender
 from asymdiffrec.serving.export import Scorer
 from asymdiffrec.trainer.evaluation.accumulator import MetricAccumulator
 from asymdiffrec.trainer.evaluation.scenarios import Scenario
+from asymdiffrec.trainer.job import Job
 
-Seen = Mapping[str, np.ndarray]
-"""By the name of a field, the ids that are in training rows, sorted, as batches have them"""
+MIN_BATCH_SIZE = 8192
+"""Samples of an evaluation step, at least: without gradients more samples fit, and small batches are slow"""
+
+TrainingIds = Mapping[str, np.ndarray]
+"""The ids that occur in training rows, sorted int64 [V], by the name of the field"""
 
 
 @dataclass(frozen=True)
-class Scored:
-    """Some samples of a split under K scenarios."""
+class Scores:
+    """The scores of B samples of a split under K scenarios."""
 
     logits: np.ndarray
     """[K, B] float32"""
-    counts: np.ndarray
-    """[K, B] bool: which of the samples are a scenario's"""
+    counted: np.ndarray
+    """[K, B] bool: whether a scenario counts the sample"""
     label: np.ndarray
+    """[B]"""
     weight: np.ndarray
+    """[B]"""
     user: np.ndarray | None
     """[B] int64"""
+
+
+class SplitSamples(NamedTuple):
+    """Everything that the metrics of a split of R samples need besides logits."""
+
+    counted: np.ndarray
+    """[K, R] bool: whether a scenario counts the sample"""
+    label: np.ndarray
+    """[R]"""
+    weight: np.ndarray
+    """[R]"""
+    user: np.ndarray | None
+    """[R] int64"""
+
+
+def evaluation_batch_size(job: Job) -> int:
+    """Return the number of samples of one evaluation step over all ranks."""
+    return max(job.train.batch_size, MIN_BATCH_SIZE)
+
+
+def evaluation_reader(job: Job, schema: Schema, split: str, context: WorkerContext | None = None) -> EvaluationReader:
+    """Return the reader of one rank's part of a split: train, valid or test. Without a context it reads all rows.
+
+    Raises InputError if the job has no such split or the split lacks a column.
+    """
+    return EvaluationReader(schema, open_shards(job.location(split)), evaluation_batch_size(job), context)
 
 
 def evaluate(
@@ -44,47 +78,43 @@ def evaluate(
     spill_folder: Path,
     limit: int,
     advance: Callable[[], None] = lambda: None,
-    seen: Seen | None = None,
+    training_ids: TrainingIds | None = None,
 ) -> list[dict[str, Any]]:
-    """The metrics of a split under each scenario, the same on every worker.
+    """Return the metrics of a split under each scenario, the same on every rank; a collective call.
 
-    `reader` reads this worker's part; all workers call this together. Beyond `limit` rows over all scenarios the first
-    worker spills to `spill_folder`.
+    `reader` reads this rank's part. `advance` is called after each batch. Beyond `limit` rows over all scenarios,
+    rank 0 spills to `spill_folder`. `training_ids` has the fields of the scenarios with an `unseen_field`.
     """
     with ExitStack() as stack:
-        held = [
-            stack.enter_context(MetricAccumulator(spill_folder, max(1, limit // len(scenarios)))) for _ in scenarios
-        ]
-        for part in scored(model, reader, scenarios, seen):
-            if part is not None:
-                for metrics, logits, counts in zip(held, part.logits, part.counts, strict=True):
-                    user = part.user[counts] if part.user is not None else None
-                    metrics.update(logits[counts], part.label[counts], part.weight[counts], user)
+        rows_of_each = max(1, limit // len(scenarios))
+        accumulators = [stack.enter_context(MetricAccumulator(spill_folder, rows_of_each)) for _ in scenarios]
+        for batch in score_batches(model, reader, scenarios, training_ids):
+            if batch is not None:
+                for accumulator, logits, counted in zip(accumulators, batch.logits, batch.counted, strict=True):
+                    user = batch.user[counted] if batch.user is not None else None
+                    accumulator.update(logits[counted], batch.label[counted], batch.weight[counted], user)
             advance()
-        first = dist.get_rank() == 0
-        results: list[Any] = [[metrics.compute() for metrics in held] if first else None]
+        is_first = dist.get_rank() == 0
+        results: list[Any] = [[accumulator.compute() for accumulator in accumulators] if is_first else None]
     dist.broadcast_object_list(results, src=0)
-    named = ({"scenario": scenario.name, "missing": scenario.share} for scenario in scenarios)
-    return [{**name, **metrics} for name, metrics in zip(named, results[0], strict=True)]
+    return [
+        {"scenario": scenario.name, "missing": scenario.share, **metrics}
+        for scenario, metrics in zip(scenarios, results[0], strict=True)
+    ]
 
 
-def joined(parts: Sequence[Scored]) -> Scored:
-    """The samples of all parts, in their order."""
-    logits, counts = (np.concatenate([getattr(part, name) for part in parts], axis=1) for name in ("logits", "counts"))
-    label, weight = (np.concatenate([getattr(part, name) for part in parts]) for name in ("label", "weight"))
-    users = [part.user for part in parts if part.user is not None]
-    return Scored(logits, counts, label, weight, np.concatenate(users) if users else None)
+def score_batches(
+    model: Recommender | Scorer,
+    reader: EvaluationReader,
+    scenarios: Sequence[Scenario],
+    training_ids: TrainingIds | None = None,
+) -> Iterator[Scores | None]:
+    """Yield the scores of each batch of all ranks on rank 0, and None on the other ranks; a collective call.
 
-
-def scored(
-    model: Recommender | Scorer, reader: EvaluationReader, scenarios: Sequence[Scenario], seen: Seen | None = None
-) -> Iterator[Scored | None]:
-    """Batch by batch the scores of all workers, on the first one; None on the others.
-
-    Tables are read once for all scenarios. `seen` has the fields whose unseen ids a scenario asks for. What is no
-    padding is there, whether a scenario counts it or not.
+    Tables are looked up once for all scenarios. The scores cover every sample of the split, whether a scenario counts
+    it or not; padding is left out.
     """
-    device, first = next(model.diffusion.parameters()).device, dist.get_rank() == 0
+    device, is_first = next(model.diffusion.parameters()).device, dist.get_rank() == 0
     processes = [scenario.process(model.diffusion.layout, reader.schema) for scenario in scenarios]
     processes = [process.to(device) if process is not None else None for process in processes]
     model.eval()
@@ -96,48 +126,57 @@ def scored(
                 model.diffusion.score(*(process(x, missing, batch.sample_index) if process else (x, missing)))
                 for process in processes
             ]
-            counted = torch.arange(len(batch), device=device) < batch.counted
-            counts = [_counts(batch, scenario, seen or {}) for scenario in scenarios]
-            columns = [torch.stack(logits, 1), torch.stack(counts, 1), batch.label, batch.weight, batch.user, counted]
-            *gathered, kept = (_gather(column, first) for column in columns)
-            if not first:
+            is_sample = torch.arange(len(batch), device=device) < batch.counted
+            counted = [_counted(batch, scenario, training_ids or {}) for scenario in scenarios]
+            columns = [torch.stack(logits, 1), torch.stack(counted, 1), batch.label, batch.weight, batch.user]
+            gathered = [_gather(column, is_first) for column in columns]
+            is_sample = _gather(is_sample, is_first)
+            if not is_first:
                 yield None
                 continue
-            logit, count, label, weight, user = (column[kept].cpu().numpy() for column in gathered)
+            logit, count, label, weight, user = (column[is_sample].cpu().numpy() for column in gathered)
             has_users = reader.schema.data.user is not None
-            yield Scored(logit.T, count.T, label, weight, user if has_users else None)
+            yield Scores(logit.T, count.T, label, weight, user if has_users else None)
     model.train()
 
 
-def split_samples(
-    reader: EvaluationReader, scenarios: Sequence[Scenario], seen: Seen
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
-    """Counts [K, R], label, weight and user [R] of a split, read by one worker: what `scored` has beside logits."""
+def concatenate_scores(parts: Sequence[Scores]) -> Scores:
+    """Return the samples of all parts, in their order."""
+    logits, counted = (
+        np.concatenate([getattr(part, name) for part in parts], axis=1) for name in ("logits", "counted")
+    )
+    label, weight = (np.concatenate([getattr(part, name) for part in parts]) for name in ("label", "weight"))
+    users = [part.user for part in parts if part.user is not None]
+    return Scores(logits, counted, label, weight, np.concatenate(users) if users else None)
+
+
+def read_samples(reader: EvaluationReader, scenarios: Sequence[Scenario], training_ids: TrainingIds) -> SplitSamples:
+    """Read labels, weights and users of a whole split on one process, without scoring it."""
     parts: list[list[np.ndarray]] = []
     for batch in reader.batches():
-        counts = torch.stack([_counts(batch, scenario, seen) for scenario in scenarios], 1)
-        columns = (counts, batch.label, batch.weight, batch.user)
+        counted = torch.stack([_counted(batch, scenario, training_ids) for scenario in scenarios], 1)
+        columns = (counted, batch.label, batch.weight, batch.user)
         parts.append([column[: batch.counted].numpy() for column in columns])
     count, label, weight, user = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return count.T, label, weight, user if reader.schema.data.user is not None else None
+    return SplitSamples(count.T, label, weight, user if reader.schema.data.user is not None else None)
 
 
-def _counts(batch: Batch, scenario: Scenario, seen: Seen) -> torch.Tensor:
-    """Which samples [B] are the scenario's: all, or those with a new id."""
-    if scenario.unseen is None:
+def _counted(batch: Batch, scenario: Scenario, training_ids: TrainingIds) -> torch.Tensor:
+    """Return [B] bool: whether the scenario counts the sample. A sample without an id is not unseen."""
+    if scenario.unseen_field is None:
         return torch.ones_like(batch.label, dtype=torch.bool)
-    ids = batch.ids[scenario.unseen]
-    known = torch.from_numpy(seen[scenario.unseen]).to(batch.label.device)
-    new = torch.zeros_like(batch.label, dtype=torch.bool)
-    new[ids.lengths() == 1] = ~torch.isin(ids.values(), known)
-    return new
+    ids = batch.ids[scenario.unseen_field]
+    in_training = torch.from_numpy(training_ids[scenario.unseen_field]).to(batch.label.device)
+    is_unseen = torch.zeros_like(batch.label, dtype=torch.bool)
+    is_unseen[ids.lengths() == 1] = ~torch.isin(ids.values(), in_training)
+    return is_unseen
 
 
-def _gather(column: torch.Tensor, first: bool) -> torch.Tensor:
-    """The column of all workers, in their order, on the first one; batches have equal sizes on all workers."""
+def _gather(column: torch.Tensor, is_first: bool) -> torch.Tensor:
+    """Return the column of all ranks, in rank order, on rank 0. Batches have the same size on all ranks."""
     if dist.get_world_size() == 1:
         return column
     column = column.contiguous()
-    parts = [torch.empty_like(column) for _ in range(dist.get_world_size())] if first else None
+    parts = [torch.empty_like(column) for _ in range(dist.get_world_size())] if is_first else None
     dist.gather(column, parts, dst=0)
     return torch.cat(parts) if parts else column

@@ -1,112 +1,144 @@
-"""Which fields samples lack where a model is judged: at random, as in the data, some dark; or whose ids are new."""
+"""Evaluation scenarios: which fields are missing from the samples of a split, and which samples count."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.schema import IdConfig, Schema
+from asymdiffrec.datasets.shards import open_shards
+from asymdiffrec.datasets.statistics.seen_ids import seen_ids
 from asymdiffrec.diffusion.forward import ForwardConfig, ForwardProcess
 from asymdiffrec.field_layout import FieldLayout
 from asymdiffrec.trainer.build import missing_patterns
+from asymdiffrec.trainer.job import Job
 
 SEED = 0
-"""Of the fields that are dropped: one for all runs, so that all are judged on the same samples."""
+"""Seed of the dropped fields. It is the same for all runs, so that all are evaluated on the same masked samples."""
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """Present fields are dropped by independent draws, which are a function of the row and the field alone."""
+    """One way in which fields are missing.
+
+    Present fields are dropped independently. Whether a field is dropped is a function of the row and the field alone.
+
+    >>> scenario = drop_at_random(0.3, schema)
+    >>> scenario.name, scenario.share
+    ('30%', 0.3)
+    """
 
     name: str
     rates: tuple[float, ...] | None = None
-    """Probability of each field, in the schema's order; None: none is dropped"""
+    """Probability that a field is dropped, for each field in the schema's order; None: no field is dropped"""
     share: float | None = None
-    """The probability, where it is the same for all fields"""
-    patterns: bool = False
-    """Fields are dropped as they are missing together in the training rows"""
-    unseen: str | None = None
-    """Only samples count whose id of this field is in no training row"""
+    """The probability, if it is the same for all fields"""
+    uses_patterns: bool = False
+    """Fields are dropped together as they are missing together in the training rows"""
+    unseen_field: str | None = None
+    """Only samples count whose id of this field occurs in no training row"""
 
     def process(self, layout: FieldLayout, schema: Schema) -> ForwardProcess | None:
         """Return the forward process that drops the fields; None if the scenario drops none."""
-        if self.patterns:
-            config, found = ForwardConfig(pattern="empirical"), missing_patterns(schema)
-            return ForwardProcess(layout, config, seed=SEED, patterns=found)
+        if self.uses_patterns:
+            config, patterns = ForwardConfig(pattern="empirical"), missing_patterns(schema)
+            return ForwardProcess(layout, config, seed=SEED, patterns=patterns)
         if self.rates is None or not any(self.rates):
             return None
         return ForwardProcess.at_rates(layout, self.rates, SEED)
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Scenarios as they are asked for, before a schema is known."""
+class ScenarioOptions:
+    """The scenarios that the options of a command select, before a schema is known."""
 
     shares: Sequence[float] = (0.0,)
     outages: Sequence[str] = ()
+    """Names of fields and groups"""
     rates: Mapping[str, float] = field(default_factory=dict)
+    """One more scenario: the share of samples without the field, by field"""
     as_in_training: bool = False
-    unseen: Sequence[str] = ()
+    unseen_fields: Sequence[str] = ()
 
-    def of(self, schema: Schema) -> list[Scenario]:
-        """InputError where the schema lacks what is asked for."""
+    def scenarios(self, schema: Schema) -> list[Scenario]:
+        """Return the scenarios. Raises InputError if the schema has no such field or group."""
         return [
-            *(at_random(share, schema) for share in self.shares),
-            *(dark(name, schema) for name in self.outages),
-            *([drifted(self.rates, schema)] if self.rates else []),
-            *([as_in_data(schema)] if self.as_in_training else []),
-            *(unseen(name, schema) for name in self.unseen),
+            *(drop_at_random(share, schema) for share in self.shares),
+            *(outage(name, schema) for name in self.outages),
+            *([drop_at_rates(self.rates, schema)] if self.rates else []),
+            *([drop_as_in_training(schema)] if self.as_in_training else []),
+            *(unseen_ids(name, schema) for name in self.unseen_fields),
         ]
 
 
-def at_random(share: float, schema: Schema) -> Scenario:
-    """Each present field is dropped with probability `share`."""
+def drop_at_random(share: float, schema: Schema) -> Scenario:
+    """Return the scenario that drops each present field with probability `share`."""
     return Scenario(f"{100 * share:g}%", (share,) * len(schema.names), share=share)
 
 
-def drifted(rates: Mapping[str, float], schema: Schema) -> Scenario:
-    """Fields are dropped with probabilities of their own, 0 where none is given; InputError for an unknown field."""
+def drop_at_rates(rates: Mapping[str, float], schema: Schema) -> Scenario:
+    """Return the scenario that drops each field with its own probability, 0 for a field that `rates` does not name.
+
+    Raises InputError if the schema has no field of that name.
+    """
     for name in rates:
         if name not in schema.fields:
-            raise InputError(f"{name}: no such field; there are {', '.join(schema.names)}")
-    shown = ", ".join(f"{name} {100 * rate:g}%" for name, rate in rates.items())
-    return Scenario(shown, tuple(rates.get(name, 0.0) for name in schema.names))
+            raise InputError(f"{name}: no such field; the fields are {', '.join(schema.names)}")
+    description = ", ".join(f"{name} {100 * rate:g}%" for name, rate in rates.items())
+    return Scenario(description, tuple(rates.get(name, 0.0) for name in schema.names))
 
 
-def dark(name: str, schema: Schema) -> Scenario:
-    """A field, or all fields of a group, are gone; InputError where there is neither."""
-    fields = [name] if name in schema.fields else members(schema).get(name)
+def outage(name: str, schema: Schema) -> Scenario:
+    """Return the scenario in which a field, or all fields of a group, are missing from all samples.
+
+    Raises InputError if the schema has neither a group nor a field of that name.
+    """
+    fields = [name] if name in schema.fields else fields_by_group(schema).get(name)
     if fields is None:
-        known = ", ".join([*members(schema), *schema.names])
-        raise InputError(f"{name}: neither a group nor a field; there are {known}")
-    return Scenario(f"{name} dark", tuple(float(each in fields) for each in schema.names))
+        names = ", ".join([*fields_by_group(schema), *schema.names])
+        raise InputError(f"{name}: neither a group nor a field; groups and fields are {names}")
+    return Scenario(f"{name} outage", tuple(float(field in fields) for field in schema.names))
 
 
-def as_in_data(schema: Schema) -> Scenario:
-    """Fields are missing, beside those that are, as they are missing together in the training rows."""
+def outage_drill(schema: Schema) -> list[Scenario]:
+    """Return an outage of each group that has more than one field but not all of them, and of each field."""
+    groups = [name for name, fields in fields_by_group(schema).items() if 1 < len(fields) < len(schema.fields)]
+    return [outage(name, schema) for name in (*groups, *schema.names)]
+
+
+def drop_as_in_training(schema: Schema) -> Scenario:
+    """Return the scenario that drops fields together as they are missing together in the training rows.
+
+    Fields that a sample lacks stay missing. Raises InputError if statistics.yaml has no patterns.
+    """
     if missing_patterns(schema) is None:
         raise InputError("statistics.yaml has no patterns of missing fields; prepare the data again")
-    return Scenario("as in training", patterns=True)
+    return Scenario("as in training", uses_patterns=True)
 
 
-def unseen(name: str, schema: Schema) -> Scenario:
-    """Only the samples whose id of a field is new; InputError where the field has no single id."""
+def unseen_ids(name: str, schema: Schema) -> Scenario:
+    """Return the scenario that counts only samples whose id of a field occurs in no training row.
+
+    Raises InputError if the field is not of type id.
+    """
     if not isinstance(schema.fields.get(name), IdConfig):
-        known = ", ".join(name for name, found in schema.fields.items() if isinstance(found, IdConfig))
-        raise InputError(f"{name}: not a field of type id; there are {known}")
-    return Scenario(f"new {name}", unseen=name)
+        names = ", ".join(name for name, config in schema.fields.items() if isinstance(config, IdConfig))
+        raise InputError(f"{name}: not a field of type id; fields of type id are {names}")
+    return Scenario(f"unseen {name}", unseen_field=name)
 
 
-def members(schema: Schema) -> dict[str, list[str]]:
-    """The fields of each group, in the order of the schema."""
+def fields_by_group(schema: Schema) -> dict[str, list[str]]:
+    """Return the names of the fields of each group, in the schema's order."""
     groups: dict[str, list[str]] = {}
-    for name, found in schema.fields.items():
-        groups.setdefault(found.group, []).append(name)
+    for name, config in schema.fields.items():
+        groups.setdefault(config.group, []).append(name)
     return groups
 
 
-def drill(schema: Schema) -> list[Scenario]:
-    """Every group that is neither all nor one of the fields, and every field, gone dark."""
-    groups = [name for name, fields in members(schema).items() if 1 < len(fields) < len(schema.fields)]
-    return [dark(name, schema) for name in (*groups, *schema.names)]
+def training_ids(scenarios: Sequence[Scenario], job: Job, schema: Schema) -> dict[str, np.ndarray]:
+    """Return the ids that occur in training rows, sorted int64 [V] by field, for the fields that `unseen_ids` needs."""
+    names = sorted({scenario.unseen_field for scenario in scenarios if scenario.unseen_field})
+    return seen_ids(schema, open_shards(job.location("train")), names) if names else {}

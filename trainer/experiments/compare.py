@@ -19,18 +19,16 @@ from asymdiffrec.base import InputError
 from asymdiffrec.datasets.files.documents import difference
 from asymdiffrec.datasets.files.new_file import whole_file
 from asymdiffrec.datasets.prepare.periods import write_periods
-from asymdiffrec.datasets.reader import EvaluationReader
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.trainer.checkpoints.store import Checkpoints
 from asymdiffrec.trainer.errors import TrainingError
 from asymdiffrec.trainer.evaluation import bootstrap
 from asymdiffrec.trainer.evaluation.bootstrap import Judged, Samples
-from asymdiffrec.trainer.evaluation.evaluate import Scored, joined, split_samples
-from asymdiffrec.trainer.evaluation.scenarios import Asked, Scenario
+from asymdiffrec.trainer.evaluation.evaluate import Scores, concatenate_scores, evaluation_reader, read_samples
+from asymdiffrec.trainer.evaluation.scenarios import Scenario, ScenarioOptions, training_ids
 from asymdiffrec.trainer.experiments.variants import Contender, load_rival
 from asymdiffrec.trainer.fit import train as drive
-from asymdiffrec.trainer.fit.loop import evaluation_batch
-from asymdiffrec.trainer.inference.evaluate_run import score_run, training_ids
+from asymdiffrec.trainer.inference.evaluate_run import score_run
 from asymdiffrec.trainer.job import Job, read_job, read_statistics
 from asymdiffrec.trainer.metrics import METRICS
 from asymdiffrec.trainer.run import Run
@@ -48,7 +46,7 @@ class Task:
     """The job file"""
     settings: tuple[str, ...]
     folder: str
-    asked: Asked
+    asked: ScenarioOptions
     period: int | None = None
     """Which part of the rows it is judged on, where these are parts"""
 
@@ -63,11 +61,16 @@ class Task:
 
     def scenarios(self, config: Job) -> list[Scenario]:
         """Those that are asked for; InputError where the data have no such field."""
-        return self.asked.of(config.to_schema(read_statistics(config)))
+        return self.asked.scenarios(config.to_schema(read_statistics(config)))
 
 
 def tasks(
-    job: Path, contenders: Sequence[Contender], seeds: int, settings: Sequence[str], folder: Path, asked: Asked
+    job: Path,
+    contenders: Sequence[Contender],
+    seeds: int,
+    settings: Sequence[str],
+    folder: Path,
+    asked: ScenarioOptions,
 ) -> list[Task]:
     """One for each contender and seed, seed by seed. Raises InputError for what can be seen to be wrong before any is
     done: a setting, a scenario, or a folder in which one of them was done with other settings."""
@@ -89,7 +92,7 @@ def progressive(
     seeds: int,
     settings: Sequence[str],
     folder: Path,
-    asked: Asked,
+    asked: ScenarioOptions,
     count: int,
 ) -> list[Task]:
     """As `tasks`, for each of `count` periods: judged on the rows of it, trained on those of earlier times.
@@ -136,11 +139,11 @@ def run(task: Task) -> float:
     else:
         scores = kept[1]
     samples = Samples(scores.label, scores.weight, scores.user)
-    found = bootstrap.compare({"": [Judged(scores.logits[:1], scores.counts[:1])]}, samples, draws=0)
+    found = bootstrap.compare({"": [Judged(scores.logits[:1], scores.counted[:1])]}, samples, draws=0)
     return float(found.values[""][0, 0, 0])
 
 
-def _train(task: Task, config: Job) -> Scored:
+def _train(task: Task, config: Job) -> Scores:
     run = Run(Path(task.folder) / "run")
     if run.result() is None:
         try:
@@ -168,31 +171,31 @@ def _constant(config: Job) -> Callable[[list[Scenario], int], np.ndarray]:
     return lambda scenarios, rows: np.full((len(scenarios), rows), np.log(rate / (1 - rate)))
 
 
-def _rival(task: Task, config: Job) -> Scored:
+def _rival(task: Task, config: Job) -> Scores:
     assert task.contender.rival is not None
     rival = load_rival(task.contender.rival)
     return _of_rows(task, config, lambda scenarios, _: rival(config, read_statistics(config), scenarios, task.seed))
 
 
-def _of_rows(task: Task, config: Job, logits_of: Callable[[list[Scenario], int], np.ndarray]) -> Scored:
+def _of_rows(task: Task, config: Job, logits_of: Callable[[list[Scenario], int], np.ndarray]) -> Scores:
     """The rows of the split, with logits [scenarios, rows] by other means than a run."""
     schema = config.to_schema(read_statistics(config))
-    scenarios = task.asked.of(schema)
-    reader = EvaluationReader(schema, open_shards(config.location(SPLIT)), evaluation_batch(config.train.batch_size))
-    counts, label, weight, user = split_samples(reader, scenarios, training_ids(scenarios, schema, config))
+    scenarios = task.asked.scenarios(schema)
+    reader = evaluation_reader(config, schema, SPLIT)
+    counts, label, weight, user = read_samples(reader, scenarios, training_ids(scenarios, config, schema))
     logits = logits_of(scenarios, len(label))
     if logits.shape != counts.shape or not np.isfinite(logits).all():
         raise InputError(
             f"{task.contender.rival}: gave {list(logits.shape)} scores, {int((~np.isfinite(logits)).sum())} of them "
             f"not finite; expected {list(counts.shape)} finite ones"
         )
-    return Scored(logits.astype(np.float32), counts, label, weight, user)
+    return Scores(logits.astype(np.float32), counts, label, weight, user)
 
 
-def _write(folder: Path, names: list[str], scores: Scored) -> None:
+def _write(folder: Path, names: list[str], scores: Scores) -> None:
     arrays: dict[str, Any] = {
         "logits": scores.logits,
-        "counts": scores.counts,
+        "counts": scores.counted,
         "label": scores.label,
         "weight": scores.weight,
     }
@@ -203,13 +206,13 @@ def _write(folder: Path, names: list[str], scores: Scored) -> None:
     whole_file(folder / "scores.npz", file.getvalue())
 
 
-def _read(folder: Path) -> tuple[list[str], Scored] | None:
+def _read(folder: Path) -> tuple[list[str], Scores] | None:
     path = folder / "scores.npz"
     if not path.exists():
         return None
     with np.load(path, allow_pickle=False) as found:
         user = found.get("user")
-        scores = Scored(found["logits"], found["counts"], found["label"], found["weight"], user)
+        scores = Scores(found["logits"], found["counts"], found["label"], found["weight"], user)
         return found["scenarios"].tolist(), scores
 
 
@@ -224,14 +227,14 @@ def compared(
     for task in work:
         trained.setdefault((task.contender.name, task.seed), []).append(task)
     kept = {task.folder: _scores(task) for task in work}
-    scores = {pair: joined([kept[task.folder] for task in parts]) for pair, parts in trained.items()}
+    scores = {pair: concatenate_scores([kept[task.folder] for task in parts]) for pair, parts in trained.items()}
     first = next(iter(scores.values()))
     models: dict[str, list[Judged]] = {}
     for (name, seed), own in scores.items():
         if not np.array_equal(own.label, first.label):
             folder = trained[name, seed][0].folder
             raise InputError(f"{folder}: was judged on other rows than {work[0].folder}; choose another --out")
-        models.setdefault(name, []).append(Judged(own.logits, own.counts))
+        models.setdefault(name, []).append(Judged(own.logits, own.counted))
     names = list(models)
     lengths = {task.period: len(kept[task.folder].label) for task in next(iter(trained.values()))}
     period = None if None in lengths else np.repeat(list(lengths), list(lengths.values()))
@@ -257,7 +260,7 @@ def compared(
 
 
 def _periods(
-    work: Sequence[Task], kept: Mapping[str, Scored], scenarios: Sequence[Scenario]
+    work: Sequence[Task], kept: Mapping[str, Scores], scenarios: Sequence[Scenario]
 ) -> Iterator[dict[str, Any]]:
     """The results of each period, where there are; `kept` has the scores by the task's folder."""
     for period in dict.fromkeys(task.period for task in work if task.period):
@@ -265,13 +268,13 @@ def _periods(
         for task in work:
             if task.period == period:
                 own = kept[task.folder]
-                models.setdefault(task.contender.name, []).append(Judged(own.logits, own.counts))
+                models.setdefault(task.contender.name, []).append(Judged(own.logits, own.counted))
                 samples = Samples(own.label, own.weight, own.user)
         values = bootstrap.compare(models, samples, draws=0).values
         yield {"period": period, "rows": len(samples.label), "results": list(_results(values, scenarios))}
 
 
-def _scores(task: Task) -> Scored:
+def _scores(task: Task) -> Scores:
     kept = _read(Path(task.folder))
     assert kept is not None, f"{task.folder} has no scores"
     return kept[1]

@@ -25,17 +25,15 @@ from asymdiffrec.cluster.parallel_tasks import side_by_side
 from asymdiffrec.cluster.random_search import search
 from asymdiffrec.datasets.files.documents import to_yaml
 from asymdiffrec.datasets.files.new_file import whole_file
-from asymdiffrec.datasets.reader import EvaluationReader
 from asymdiffrec.datasets.schema import IdConfig
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.datasets.statistics.seen_ids import seen_ids
 from asymdiffrec.datasets.statistics.statistics import MAX_KNOTS
 from asymdiffrec.trainer.errors import TrainingError
-from asymdiffrec.trainer.evaluation.evaluate import split_samples
-from asymdiffrec.trainer.evaluation.scenarios import unseen
+from asymdiffrec.trainer.evaluation.evaluate import evaluation_reader, read_samples
+from asymdiffrec.trainer.evaluation.scenarios import unseen_ids
 from asymdiffrec.trainer.experiments.compare import require_same
 from asymdiffrec.trainer.fit import train as drive
-from asymdiffrec.trainer.fit.loop import evaluation_batch
 from asymdiffrec.trainer.job import Job, read_job, read_statistics
 from asymdiffrec.trainer.run import Run
 
@@ -127,8 +125,8 @@ def often_new(job: Job) -> list[str]:
     schema = job.to_schema(read_statistics(job))
     names = [name for name, found in schema.fields.items() if isinstance(found, IdConfig)]
     seen = seen_ids(schema, open_shards(job.location("train")), names)
-    reader = EvaluationReader(schema, open_shards(job.location("valid")), evaluation_batch(job.train.batch_size))
-    counts, *_ = split_samples(reader, [unseen(name, schema) for name in names], seen)
+    reader = evaluation_reader(job, schema, "valid")
+    counts, *_ = read_samples(reader, [unseen_ids(name, schema) for name in names], seen)
     return [name for name, new in zip(names, counts, strict=True) if new.mean() >= NEW]
 
 

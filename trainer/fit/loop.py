@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from asymdiffrec.cluster.errors import LeavingError
 from asymdiffrec.cluster.process_group import Place
-from asymdiffrec.datasets.reader import EvaluationReader, TrainingReader, WorkerContext
+from asymdiffrec.datasets.reader import TrainingReader, WorkerContext
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.shards import added_files, open_shards
 from asymdiffrec.datasets.statistics.statistics import Statistics
@@ -25,8 +25,8 @@ from asymdiffrec.trainer.checkpoints.init_from import Start, take
 from asymdiffrec.trainer.checkpoints.state import Standing
 from asymdiffrec.trainer.checkpoints.store import Checkpoints, Saver
 from asymdiffrec.trainer.errors import CheckpointError, TrainingError
-from asymdiffrec.trainer.evaluation.evaluate import evaluate
-from asymdiffrec.trainer.evaluation.scenarios import at_random
+from asymdiffrec.trainer.evaluation.evaluate import evaluate, evaluation_reader
+from asymdiffrec.trainer.evaluation.scenarios import drop_at_random
 from asymdiffrec.trainer.fit.consensus import LossGuard
 from asymdiffrec.trainer.fit.meter import Meter
 from asymdiffrec.trainer.fit.pipeline import Pipeline, detach, detached, pipeline, seed_step
@@ -230,9 +230,8 @@ class Training:
     def evaluate(self, split: str, shares: Sequence[float], step: int) -> list[dict[str, Any]]:
         """The metrics of a split for each share of missing fields."""
         settings = self.job.train
-        shards = open_shards(self.job.location(split))
-        reader = EvaluationReader(self.schema, shards, evaluation_batch(settings.batch_size), self.worker)
-        scenarios = [at_random(share, self.schema) for share in shares]
+        reader = evaluation_reader(self.job, self.schema, split, self.worker)
+        scenarios = [drop_at_random(share, self.schema) for share in shares]
         try:
             results = evaluate(self.train_state.recommender, reader, scenarios, self.run.spill, settings.metric_rows)
         except TrainingError as error:
@@ -247,11 +246,6 @@ def total_steps(job: Job, steps_per_epoch: int) -> int:
     """Steps of a whole run, when validation does not end it earlier."""
     steps = job.train.epochs * steps_per_epoch
     return min(steps, job.train.steps) if job.train.steps else steps
-
-
-def evaluation_batch(batch_size: int) -> int:
-    """Samples of an evaluation step: no gradients are kept, so more fit; a small training batch would only be slow."""
-    return max(batch_size, 8192)
 
 
 def _rarely(ask: Callable[[], bool]) -> Callable[[], bool]:

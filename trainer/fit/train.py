@@ -22,13 +22,14 @@ from asymdiffrec.cluster import torchrun_workers as under_torchrun
 from asymdiffrec.cluster.errors import WorkerError
 from asymdiffrec.cluster.launch import launch
 from asymdiffrec.datasets.files.documents import difference
-from asymdiffrec.datasets.reader import EvaluationReader, TrainingReader, WorkerContext
+from asymdiffrec.datasets.reader import TrainingReader, WorkerContext
 from asymdiffrec.datasets.shards import Shards, added_files, open_shards
 from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.embeddings.managed.ids import WAYS
 from asymdiffrec.trainer.checkpoints.init_from import start_from
 from asymdiffrec.trainer.checkpoints.store import Checkpoints
 from asymdiffrec.trainer.errors import TrainingError
+from asymdiffrec.trainer.evaluation.evaluate import evaluation_reader
 from asymdiffrec.trainer.fit import loop
 from asymdiffrec.trainer.fit.report import described_start, followed, unused
 from asymdiffrec.trainer.job import Job
@@ -55,7 +56,7 @@ def check(job: Job, statistics: Statistics, record: Mapping[str, Sequence[int]] 
     schema = job.to_schema(statistics)
     worker = WorkerContext(0, _workers(job))
     for split in ("valid", "test"):
-        EvaluationReader(schema, open_shards(job.location(split)), job.train.batch_size, worker)
+        evaluation_reader(job, schema, split, worker)
     shards = open_shards(job.location("train"), record)
     reader = TrainingReader(schema, shards, job.train.seed, job.train.batch_size, worker)
     return loop.total_steps(job, reader.steps_per_epoch), shards

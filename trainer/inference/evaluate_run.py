@@ -8,24 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
 from asymdiffrec.base import InputError
-from asymdiffrec.datasets.reader import EvaluationReader
 from asymdiffrec.datasets.schema import Schema
-from asymdiffrec.datasets.shards import open_shards
-from asymdiffrec.datasets.statistics.seen_ids import seen_ids
 from asymdiffrec.diffusion.model import Recommender
 from asymdiffrec.embeddings.serving_tables import Precision
 from asymdiffrec.serving.export import Scorer
-from asymdiffrec.trainer.evaluation.evaluate import Scored, evaluate, joined, scored
-from asymdiffrec.trainer.evaluation.scenarios import Asked, Scenario
-from asymdiffrec.trainer.fit.loop import evaluation_batch
+from asymdiffrec.trainer.evaluation.evaluate import (
+    Scores,
+    concatenate_scores,
+    evaluate,
+    evaluation_reader,
+    score_batches,
+)
+from asymdiffrec.trainer.evaluation.scenarios import Scenario, ScenarioOptions, training_ids
 from asymdiffrec.trainer.inference.quantised import model_weights, quantised_scorer
 from asymdiffrec.trainer.inference.restore import restore_run
-from asymdiffrec.trainer.job import Job
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,7 @@ def evaluate_run(
             weights = model_weights(run.train_state)
             scorer = quantised_scorer(run.train_state, weights, run.schema, run.job.tables, tables, file)
             table_bytes = sum(weight.nbytes for weight in weights.tables.values()), file.stat().st_size
-        train = run.job.train
-        reader = EvaluationReader(run.schema, open_shards(run.job.location(split)), evaluation_batch(train.batch_size))
+        reader = evaluation_reader(run.job, run.schema, split)
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             bar = progress.add_task(f"evaluating the {split} split", total=len(reader))
             results = evaluate(
@@ -72,25 +71,18 @@ def evaluate_run(
                 reader,
                 selected,
                 Path(spill),
-                train.metric_rows,
+                run.job.train.metric_rows,
                 advance=lambda: progress.advance(bar),
-                seen=training_ids(selected, run.schema, run.job),
+                training_ids=training_ids(selected, run.job, run.schema),
             )
         return RunEvaluation(run.step, results, table_bytes)
 
 
-def score_run(folder: Path, split: str, asked: Asked) -> Scored:
+def score_run(folder: Path, split: str, options: ScenarioOptions) -> Scores:
     """Return the scores of a run's best step for every row of a split, in file order, under each scenario."""
     with restore_run(folder) as run:
-        scenarios = asked.of(run.schema)
-        batch_size = evaluation_batch(run.job.train.batch_size)
-        reader = EvaluationReader(run.schema, open_shards(run.job.location(split)), batch_size)
-        seen = training_ids(scenarios, run.schema, run.job)
-        parts = list(scored(run.train_state.recommender, reader, scenarios, seen))
-    return joined([part for part in parts if part is not None])
-
-
-def training_ids(scenarios: Sequence[Scenario], schema: Schema, job: Job) -> dict[str, np.ndarray]:
-    """Return the ids that occur in training rows, by field, for the fields whose unseen ids a scenario selects."""
-    names = sorted({scenario.unseen for scenario in scenarios if scenario.unseen})
-    return seen_ids(schema, open_shards(job.location("train")), names) if names else {}
+        scenarios = options.scenarios(run.schema)
+        reader = evaluation_reader(run.job, run.schema, split)
+        ids = training_ids(scenarios, run.job, run.schema)
+        parts = list(score_batches(run.train_state.recommender, reader, scenarios, ids))
+    return concatenate_scores([part for part in parts if part is not None])

@@ -12,13 +12,10 @@ from typing import Any
 from rich.console import Console
 
 from asymdiffrec.datasets.files.locations import filesystem_of
-from asymdiffrec.datasets.reader import EvaluationReader
-from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.embeddings.serving_tables import Precision
 from asymdiffrec.serving.export import ExportConfig, Manifest, Scorer, write_export
 from asymdiffrec.trainer.evaluation import scenarios
-from asymdiffrec.trainer.evaluation.evaluate import evaluate
-from asymdiffrec.trainer.fit.loop import evaluation_batch
+from asymdiffrec.trainer.evaluation.evaluate import evaluate, evaluation_reader
 from asymdiffrec.trainer.inference.quantised import model_weights
 from asymdiffrec.trainer.inference.restore import RestoredRun, restore_run
 from asymdiffrec.trainer.job import Job
@@ -72,9 +69,8 @@ def _config(job: Job, precision: Precision) -> ExportConfig:
 def _judged(model: RestoredRun, scorer: Any) -> dict[str, Any]:
     """Metrics of the test split, and the drill."""
     schema = model.schema
-    asked = [*(scenarios.at_random(share, schema) for share in SHARES), *scenarios.drill(schema)]
-    shards = open_shards(model.job.location("test"))
-    reader = EvaluationReader(schema, shards, evaluation_batch(model.job.train.batch_size))
+    asked = [*(scenarios.drop_at_random(share, schema) for share in SHARES), *scenarios.outage_drill(schema)]
+    reader = evaluation_reader(model.job, schema, "test")
     with tempfile.TemporaryDirectory(prefix="asymdiffrec-") as spill:
         found = evaluate(scorer, reader, asked, Path(spill), model.job.train.metric_rows)
     return {"test": found[: len(SHARES)], "drill": found[len(SHARES) :]}

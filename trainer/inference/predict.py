@@ -18,7 +18,7 @@ from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.diffusion.model import Recommender
 from asymdiffrec.serving.batch_prediction import predict_shards
 from asymdiffrec.serving.export import Scorer, is_export, load_export
-from asymdiffrec.trainer.fit.loop import evaluation_batch
+from asymdiffrec.trainer.evaluation.evaluate import evaluation_batch_size
 from asymdiffrec.trainer.inference.restore import restore_run
 
 EXPORT_BATCH_SIZE = 4096
@@ -57,7 +57,7 @@ def predict_run(folder: Path, data: str, out: Path, console: Console, *, allow_u
         else:
             run = stack.enter_context(restore_run(folder))
             model, schema, device = run.train_state.recommender, run.schema, run.train_state.device
-            batch_size, threads = evaluation_batch(run.job.train.batch_size), 1
+            batch_size, threads = evaluation_batch_size(run.job), 1
         shards = open_shards(data)
         progress = stack.enter_context(Progress(console=console, transient=True, disable=not console.is_terminal))
         bar = progress.add_task("predicting", total=shards.rows)

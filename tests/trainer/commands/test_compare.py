@@ -52,7 +52,7 @@ def test_a_comparison_and_what_it_leaves(
     assert outcome.status == 0, outcome.err
     document = outcome.document
     assert document["variants"] == ["base", "augment", "by_chance"]
-    assert [one["scenario"] for one in document["scenarios"]] == ["0%", "50%", "user dark"]
+    assert [one["scenario"] for one in document["scenarios"]] == ["0%", "50%", "user outage"]
     assert document == json.loads((folder / "comparison.json").read_text())
     assert "<svg" in (folder / "comparison.html").read_text()
     assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
@@ -87,7 +87,7 @@ def test_it_goes_on_where_it_stopped(
     outcome = compare("--variants", "base,dropout", "--seeds", 1, "--outage", "item")
     assert outcome.status == 0, outcome.err
     assert len(trained) == 1
-    assert "item dark" in outcome.out
+    assert "item outage" in outcome.out
     assert "1/2  base, seed 0: AUC" in outcome.err
 
 

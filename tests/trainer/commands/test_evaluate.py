@@ -1,4 +1,4 @@
-"""`evaluate` with fields dark, and the drill."""
+"""`evaluate` with fields missing, and the outage drill."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_scenarios_in_the_order_asked_for(trained: Path, command: Callable[..., 
     assert [(result["scenario"], result["missing"]) for result in found] == [
         ("0%", 0.0),
         ("50%", 0.5),
-        ("item dark", None),
+        ("item outage", None),
         ("user_id 50%", None),
         ("as in training", None),
     ]
@@ -31,30 +31,30 @@ def test_drill_is_worst_first_and_sets_another_run_beside(trained: Path, command
     lost = [row["auc_lost"] for row in document["drill"]]
     assert lost == sorted(lost, reverse=True)
     assert all(row["auc"] == pytest.approx(complete["auc"] - row["auc_lost"]) for row in document["drill"])
-    assert {"user", "item", "user_id"} <= {row["dark"] for row in document["drill"]}
+    assert {"user", "item", "user_id"} <= {row["outage"] for row in document["drill"]}
     assert document["against"]["drill"] == document["drill"]
     (alone,) = command("evaluate", trained, "--missing", "0", "--outage", "user", "--json").document["results"][1:]
-    assert alone["auc"] == next(row["auc"] for row in document["drill"] if row["dark"] == "user")
+    assert alone["auc"] == next(row["auc"] for row in document["drill"] if row["outage"] == "user")
     shown = command("evaluate", trained, "--drill", "--against", trained).out
     assert "AUC lost" in shown
-    assert "there" in shown
+    assert "second run" in shown
 
 
 def test_rows_with_new_ids_are_counted_by_themselves(trained: Path, command: Callable[..., Any]) -> None:
     outcome = command("evaluate", trained, "--unseen", "user_id")
     assert outcome.status == 0
-    assert "new user_id" in outcome.out
+    assert "unseen user_id" in outcome.out
     assert "rows" in outcome.out
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--outage", "nobody"), "nobody: neither a group nor a field; there are"),
+        (("--outage", "nobody"), "nobody: neither a group nor a field; groups and fields are"),
         (("--rates", "user_id"), "--rates user_id: expected FIELD=SHARE"),
         (("--rates", "user_id=2"), "--rates user_id=2: expected FIELD=SHARE"),
-        (("--drill", "--missing", "0.5"), "--drill says itself what goes dark"),
-        (("--against", "elsewhere"), "--against RUN goes with --drill"),
+        (("--drill", "--missing", "0.5"), "--drill: leave out --missing, --outage"),
+        (("--against", "elsewhere"), "--against RUN: needs --drill"),
         (("--drill", "--against", "elsewhere"), "elsewhere: not a run directory"),
     ],
 )

@@ -14,7 +14,7 @@ from rich.console import Console
 from asymdiffrec.cluster.config import ClusterConfig
 from asymdiffrec.cluster.launch import launch
 from asymdiffrec.cluster.process_group import Place
-from asymdiffrec.trainer.evaluation.scenarios import at_random
+from asymdiffrec.trainer.evaluation.scenarios import drop_at_random
 from asymdiffrec.trainer.fit import train as drive
 from asymdiffrec.trainer.inference.evaluate_run import evaluate_run
 from asymdiffrec.trainer.job import read_job, read_statistics
@@ -27,7 +27,9 @@ def test_workers_merge_to_the_metrics_of_one_process(clicks: Path, tmp_path: Pat
     job = read_job(clicks / "job.yaml", ["train.batch_size=256", "train.steps=5"])
     run = Run(tmp_path / "run")
     drive.train(job, read_statistics(job), run, console=Console(quiet=True))
-    alone, *_ = evaluate_run(run.path, "test", lambda schema: [at_random(0.3, schema)], Console(quiet=True)).results
+    alone, *_ = evaluate_run(
+        run.path, "test", lambda schema: [drop_at_random(0.3, schema)], Console(quiet=True)
+    ).results
 
     def work(arguments: Mapping[str, Any], place: Place) -> None:
         from asymdiffrec.datasets.reader import EvaluationReader, WorkerContext
@@ -35,7 +37,7 @@ def test_workers_merge_to_the_metrics_of_one_process(clicks: Path, tmp_path: Pat
         from asymdiffrec.trainer.build import build, worker_device
         from asymdiffrec.trainer.checkpoints.store import Checkpoints
         from asymdiffrec.trainer.evaluation.evaluate import evaluate
-        from asymdiffrec.trainer.evaluation.scenarios import at_random
+        from asymdiffrec.trainer.evaluation.scenarios import drop_at_random
         from asymdiffrec.trainer.run import Run
 
         run = Run(Path(arguments["run"]))
@@ -44,7 +46,9 @@ def test_workers_merge_to_the_metrics_of_one_process(clicks: Path, tmp_path: Pat
         train_state = build(job, schema, worker_device())
         Checkpoints(run.checkpoints(job)).load(5, train_state)
         reader = EvaluationReader(schema, open_shards(job.location("test")), 187, WorkerContext(dist.get_rank(), 2))
-        (metrics,) = evaluate(train_state.recommender, reader, [at_random(0.3, schema)], run.path / "spill", limit=100)
+        (metrics,) = evaluate(
+            train_state.recommender, reader, [drop_at_random(0.3, schema)], run.path / "spill", limit=100
+        )
         (run.path / f"rank-{dist.get_rank()}.json").write_text(json.dumps(metrics))
 
     launch(work, {"run": str(run.path)}, ClusterConfig(workers=2), tmp_path / "storage")
