@@ -45,7 +45,7 @@ def main() -> None:
     silence_torchrec_warnings()
     options = arguments(__doc__ or "")
     clicks = SMALL if options.quick else Clicks()
-    with process_group(dist.HashStore(), 0, 1, ClusterConfig(gpu=False), one_node=True):
+    with process_group(dist.HashStore(), 0, 1, ClusterConfig(gpu=False), one_host=True):
         batches = clicks.batches(1 if options.quick else 5, clicks.batch)
         loops = {"bare TorchRec": clicks.bare_torchrec(batches)}
         loops |= {variant: clicks.ours(batches, variant) for variant in ("base", "asymdiff")}

@@ -99,7 +99,7 @@ def main() -> None:
     size, rounds = (GIB // 64, 1) if options.quick else (2 * GIB, 5)
     with (
         tempfile.TemporaryDirectory(prefix="asymdiffrec-") as name,
-        process_group(dist.HashStore(), 0, 1, ClusterConfig(gpu=False), one_node=True),
+        process_group(dist.HashStore(), 0, 1, ClusterConfig(gpu=False), one_host=True),
     ):
         folder, train_state = Path(name), train_state_of(size)
         held = bytes_of(train_state)

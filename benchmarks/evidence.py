@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from asymdiffrec.cluster.parallel_tasks import side_by_side
+from asymdiffrec.cluster.parallel_tasks import run_in_parallel
 from asymdiffrec.datasets.files.documents import read_yaml
 from asymdiffrec.datasets.prepare.movielens.dataset import prepare_movielens
 from asymdiffrec.datasets.prepare.output import write_dataset
@@ -143,7 +143,7 @@ def conduct(study: Study, data: Path, work: Path, parallel: int, settings: Seque
         )
     todo = tasks(folder / "job.yaml", chosen, study.seeds, [*study.settings, *settings], work / "runs", asked)
     start = time.monotonic()
-    for number, (task, auc) in enumerate(side_by_side(run, todo, parallel, None), start=1):
+    for number, (task, auc) in enumerate(run_in_parallel(run, todo, parallel, None), start=1):
         told = f"{study.title}: {number}/{len(todo)}  {task.name}: AUC {auc:.4f}"
         print(f"{told}  {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
     names = {one.name for one in chosen}

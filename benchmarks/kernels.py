@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from asymdiffrec.diffusion.config import DiffusionConfig, ModelConfig
 from asymdiffrec.diffusion.forward import ForwardConfig, ForwardProcess
 from asymdiffrec.diffusion.kernels.drop_fields import ColumnChunks, DropLaw
 from asymdiffrec.diffusion.model import AsymmetricDiffusion
-from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
 from asymdiffrec.field_layout import FieldLayout
 from benchmarks._report import Result, alternate, arguments, show
 

@@ -34,7 +34,7 @@ def timed(rank: int, workers: int, clicks: Clicks, quick: bool, store: str) -> t
     silence_torchrec_warnings()
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
     count, rounds = (1, 1) if quick else (3, 3)
-    with process_group(dist.FileStore(store, workers), rank, workers, ClusterConfig(gpu=False), one_node=True):
+    with process_group(dist.FileStore(store, workers), rank, workers, ClusterConfig(gpu=False), one_host=True):
         batches = clicks.batches(count, clicks.batch // workers, seed=rank)
         ours, theirs = alternate(clicks.ours(batches, "asymdiff"), clicks.bare_torchrec(batches), rounds)
         dist.barrier()

@@ -122,7 +122,7 @@ def main() -> None:
     options = arguments(
         __doc__ or "", fuxictr={"type": Path, "metavar": "PYTHON", "help": "a Python that has FuxiCTR, to compare with"}
     )
-    with process_group(dist.HashStore(), 0, 1, ClusterConfig(gpu=False), one_node=True):
+    with process_group(dist.HashStore(), 0, 1, ClusterConfig(gpu=False), one_host=True):
         results = list(measured(options.quick, options.fuxictr))
     show(results, options)
 

@@ -12,10 +12,10 @@ from asymdiffrec.base import Config
 
 
 class WorkerRange(Config):
-    """As many workers as the cluster has room for"""
+    """A smallest and a largest number of workers; the cluster's free resources decide between them."""
 
-    min: int = Field(gt=0, description="training waits where there is room for fewer")
-    max: int = Field(gt=0)
+    min: int = Field(gt=0, description="training waits while the cluster has resources for fewer workers")
+    max: int = Field(gt=0, description="never start more workers")
 
     @model_validator(mode="after")
     def _is_a_range(self) -> Self:
@@ -25,45 +25,47 @@ class WorkerRange(Config):
 
 
 class ClusterConfig(Config):
+    """Number and resources of the workers, and the Ray cluster that they run on."""
+
     workers: Annotated[int, Field(gt=0)] | WorkerRange = Field(
         1,
-        description="one runs in this process, more under Ray Train; {min: 2, max: 8}: as many as there is room for",
+        description="1 runs in this process, more run under Ray Train; {min: 2, max: 8}: as many as the cluster has "
+        "resources for",
     )
-    gpu: bool | None = Field(None, description="one GPU a worker; left out: where CUDA and FBGEMM's build for it are")
-    cpus_per_worker: float = Field(1, gt=0, description="CPUs that Ray reserves for a worker")
-    address: str | None = Field(
-        None, description="Ray cluster to use; left out: a cluster of this machine, for this run"
+    gpu: bool | None = Field(
+        None, description="one GPU per worker; null: if CUDA is available and the CUDA build of FBGEMM is installed"
     )
+    cpus_per_worker: float = Field(1, gt=0, description="CPUs that Ray reserves for each worker")
+    address: str | None = Field(None, description="Ray cluster to use; null: start one on this host for this run")
     device: str | None = Field(
-        None, description="what `plan` and the planner take a worker for: a name or YAML file that plan --gpu takes"
+        None, description="device that the planner assumes for each worker: a name or YAML file as for plan --gpu"
     )
     max_failures: int = Field(
-        3, ge=0, description="times that workers under Ray are started again after one has died or failed"
+        3, ge=0, description="start Ray's workers again after at most this many failures or deaths of workers"
     )
     resize_seconds: float = Field(
-        60,
-        gt=0,
-        description="how often a range of workers looks for room for more of them",
+        60, gt=0, description="seconds between checks whether a range of workers can use more workers"
     )
     timeout_seconds: float = Field(
-        1800, gt=0, description="how long a collective operation waits for the slowest worker"
+        1800, gt=0, description="seconds that a collective operation waits for the slowest worker"
     )
 
     @property
-    def range(self) -> WorkerRange:
+    def worker_range(self) -> WorkerRange:
+        """`workers` as a range; a number becomes the range of that number alone."""
         if isinstance(self.workers, WorkerRange):
             return self.workers
         return WorkerRange(min=self.workers, max=self.workers)
 
     def resolved(self) -> ClusterConfig:
-        """With `gpu` decided, so that the command and its workers agree on it."""
+        """Return this section with `gpu` true or false, so that the command and its workers agree."""
         if self.gpu is not None:
             return self
-        return self.model_copy(update={"gpu": torch.cuda.is_available() and _installed("fbgemm-gpu")})
+        return self.model_copy(update={"gpu": torch.cuda.is_available() and _is_installed("fbgemm-gpu")})
 
 
-def _installed(name: str) -> bool:
+def _is_installed(package: str) -> bool:
     try:
-        return bool(version(name))
+        return bool(version(package))
     except PackageNotFoundError:
         return False

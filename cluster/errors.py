@@ -1,4 +1,4 @@
-"""What goes wrong around workers, and how an exception is said in a line."""
+"""Errors around workers, and an exception's text in one line."""
 
 from __future__ import annotations
 
@@ -6,18 +6,28 @@ from asymdiffrec.base import InputError
 
 
 class ClusterError(InputError):
-    """There is no such cluster, or it lacks what the workers ask for."""
+    """The cluster does not exist, does not answer, or lacks the resources that the workers need."""
 
 
 class WorkerError(RuntimeError):
-    """The work failed on a worker. Its cause is the exception of the first worker that failed, where Ray kept it."""
+    """A worker failed for good. Its cause is the exception of the worker that failed first, if Ray kept it.
+
+    `traceback` is the traceback of that exception on its worker, or None if the worker's process died.
+    """
+
+    def __init__(self, message: str, traceback: str | None = None) -> None:
+        super().__init__(message)
+        self.traceback = traceback
 
 
-class LeavingError(RuntimeError):
-    """A machine of the workers is about to be taken away, and what they did is safe: for `work` to raise."""
+class HostLeavingError(RuntimeError):
+    """A host of the workers is about to be taken away, and a worker function has saved its state.
+
+    Worker functions raise it to be started again on the remaining hosts. It does not count as a failure.
+    """
 
 
 def last_line(error: BaseException) -> str:
-    """What an exception says, in a line: the last one of its text, or its name where it says nothing."""
+    """Return the last line of an exception's text, or its class name if the text is empty."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""A Ray job as Kubernetes documents: what `kubectl apply` gives to the KubeRay operator (ray.io/v1, KubeRay 1.1 on)."""
+"""A Ray job as Kubernetes documents for the KubeRay operator (ray.io/v1, KubeRay 1.1 or newer)."""
 
 from __future__ import annotations
 
@@ -13,70 +13,73 @@ from typing import Any
 from asymdiffrec.cluster.config import ClusterConfig
 from asymdiffrec.cluster.errors import ClusterError
 
-LONGEST_NAME = 47
-"""Characters of a RayJob's name: the operator makes longer ones of it"""
-FOLDER = "/etc/asymdiffrec"
-"""Where the head has the files of the job"""
-HEAD = {"cpu": 2, "memory": "8Gi"}
+MAX_NAME_LENGTH = 47
+"""Characters of a RayJob's name; the operator appends to it to name pods and services"""
+FILES_FOLDER = "/etc/asymdiffrec"
+"""Folder of the job's files on the head pod"""
+HEAD_RESOURCES = {"cpu": 2, "memory": "8Gi"}
 """For Ray's own processes and the command that starts the workers"""
-GPUS_OF_A_MACHINE = 8
-KEPT_SECONDS = 3600
-"""That the cluster stays, with its logs, after the job has ended"""
+MAX_WORKERS_PER_POD = 8
+"""Unless the user says otherwise: GPUs of the usual host"""
+KEEP_SECONDS = 3600
+"""Time for which the cluster, with its logs, stays after the job has ended"""
 
 
 @dataclass(frozen=True)
-class Pods:
-    """What the pods are made of."""
+class PodConfig:
+    """Image and resources of the pods."""
 
     image: str
-    """With this package, its dependencies and Ray"""
+    """Container image with this package, its dependencies and Ray"""
     workers: int | None = None
-    """In each pod; left out: as many as there are, or eight where they are more and it divides them"""
+    """Workers in each pod; None: as many as possible, up to MAX_WORKERS_PER_POD"""
     memory: str | None = None
-    """Of each pod of workers, as Kubernetes writes it: 64Gi"""
+    """Memory of each pod of workers, in Kubernetes' notation: 64Gi"""
     claim: tuple[str, str] | None = None
-    """A persistent volume claim and the path where all pods see it"""
+    """Name of a persistent volume claim, and the path at which all pods see it"""
 
 
 def manifest(
-    name: str, cluster: ClusterConfig, pods: Pods, arguments: Sequence[str], files: Mapping[str, str]
+    name: str, cluster: ClusterConfig, pods: PodConfig, arguments: Sequence[str], files: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """A ConfigMap with `files`, and a RayJob that runs `asymdiffrec ARGUMENTS`, in which they are named as in FOLDER.
+    """Return a ConfigMap with `files` and a RayJob that runs `asymdiffrec ARGUMENTS`.
 
-    The entrypoint is one command: of several the operator's submitter would run all but the first by itself. The head
-    has no workers. Raises ClusterError where it is not known whether workers have GPUs, or pods of so many
-    workers do not make up their number.
+    Arguments that are keys of `files` become paths of the files on the head pod. The head pod runs no workers. The
+    entrypoint is a single command, because the operator runs only the last of several inside of Ray.
+
+    Raises ClusterError if `cluster.gpu` is null or the pods' workers do not divide the number of workers.
     """
     if cluster.gpu is None:
-        raise ClusterError("cluster.gpu: say whether each worker has a GPU there, with --set cluster.gpu=true or false")
-    few, many = cluster.range.min, cluster.range.max
-    each = pods.workers or _each(few, many)
-    if few % each or many % each:
-        raise ClusterError(f"{few if few == many else f'{few} to {many}'} workers do not fill pods of {each}")
-    name = _name(name)
-    named = [f"{FOLDER}/{part}" if part in files else part for part in arguments]
-    limits: dict[str, Any] = {"cpu": math.ceil(cluster.cpus_per_worker * each)} | (
-        {"nvidia.com/gpu": each} if cluster.gpu else {}
-    )
+        raise ClusterError(
+            "cluster.gpu: is not set; add --set cluster.gpu=true or --set cluster.gpu=false for the cluster's workers"
+        )
+    fewest, most = cluster.worker_range.min, cluster.worker_range.max
+    per_pod = pods.workers or _workers_per_pod(fewest, most)
+    if fewest % per_pod or most % per_pod:
+        workers = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+        raise ClusterError(f"{workers} workers do not fill pods of {per_pod}; give a --per-pod that divides the number")
+    name = _kubernetes_name(name)
+    command = [f"{FILES_FOLDER}/{argument}" if argument in files else argument for argument in arguments]
+    limits: dict[str, Any] = {"cpu": math.ceil(cluster.cpus_per_worker * per_pod)}
+    limits |= {"nvidia.com/gpu": per_pod} if cluster.gpu else {}
     limits |= {"memory": pods.memory} if pods.memory else {}
-    head = _pod("ray-head", pods, HEAD, {"job": {"configMap": {"name": name}}}, {"job": FOLDER})
-    worker = _pod("ray-worker", pods, limits, {}, {})
-    group = {
+    head = _pod("ray-head", pods, HEAD_RESOURCES, {"job": {"configMap": {"name": name}}}, {"job": FILES_FOLDER})
+    worker_group = {
         "groupName": "workers",
-        "replicas": many // each,
-        "minReplicas": few // each,
-        "maxReplicas": many // each,
+        "replicas": most // per_pod,
+        "minReplicas": fewest // per_pod,
+        "maxReplicas": most // per_pod,
         "rayStartParams": {},
-        "template": worker,
+        "template": _pod("ray-worker", pods, limits, {}, {}),
     }
     spec = {
-        "entrypoint": shlex.join(["python", "-m", "asymdiffrec", *named]),
+        "entrypoint": shlex.join(["python", "-m", "asymdiffrec", *command]),
         "shutdownAfterJobFinishes": True,
-        "ttlSecondsAfterFinished": KEPT_SECONDS,
+        "ttlSecondsAfterFinished": KEEP_SECONDS,
         "rayClusterSpec": {
             "rayVersion": version("ray"),
             "headGroupSpec": {"rayStartParams": {"num-cpus": "0", "num-gpus": "0"}, "template": head},
-            "workerGroupSpecs": [group],
+            "workerGroupSpecs": [worker_group],
         },
     }
     return [
@@ -85,25 +88,25 @@ def manifest(
     ]
 
 
-def _each(few: int, many: int) -> int:
-    """As many as one machine mostly has, where that divides both numbers."""
-    return math.gcd(few, many) if max(few, many) <= GPUS_OF_A_MACHINE else math.gcd(few, many, GPUS_OF_A_MACHINE)
+def _workers_per_pod(fewest: int, most: int) -> int:
+    """Return the largest number that divides both; at most MAX_WORKERS_PER_POD if there are more workers than that."""
+    return math.gcd(fewest, most) if most <= MAX_WORKERS_PER_POD else math.gcd(fewest, most, MAX_WORKERS_PER_POD)
 
 
-def _name(name: str) -> str:
-    """As Kubernetes takes it: small letters, digits and hyphens, at most LONGEST_NAME."""
-    return re.sub("[^a-z0-9-]+", "-", name.lower())[:LONGEST_NAME].strip("-") or "asymdiffrec"
+def _kubernetes_name(name: str) -> str:
+    """Return a name that Kubernetes accepts: lower-case letters, digits and hyphens, at most MAX_NAME_LENGTH."""
+    return re.sub("[^a-z0-9-]+", "-", name.lower())[:MAX_NAME_LENGTH].strip("-") or "asymdiffrec"
 
 
 def _pod(
-    name: str, pods: Pods, limits: Mapping[str, Any], volumes: Mapping[str, Any], mounts: Mapping[str, str]
+    name: str, pods: PodConfig, limits: Mapping[str, Any], volumes: Mapping[str, Any], mounts: Mapping[str, str]
 ) -> dict[str, Any]:
-    """A pod template; requests equal limits, so that no pod takes what another was promised."""
-    own = {"shm": {"emptyDir": {"medium": "Memory"}}, **volumes}  # NCCL and Ray's object store share memory
+    """Return a pod template. Requests equal limits, so that Kubernetes never promises a resource twice."""
+    volumes = {"shm": {"emptyDir": {"medium": "Memory"}}, **volumes}  # NCCL and Ray's object store share memory
     paths = {"shm": "/dev/shm", **mounts}
     if pods.claim:
         claim, path = pods.claim
-        own["shared"], paths["shared"] = {"persistentVolumeClaim": {"claimName": claim}}, path
+        volumes["shared"], paths["shared"] = {"persistentVolumeClaim": {"claimName": claim}}, path
     limits = {key: str(value) for key, value in limits.items()}
     container = {
         "name": name,
@@ -111,4 +114,4 @@ def _pod(
         "resources": {"limits": limits, "requests": dict(limits)},
         "volumeMounts": [{"name": volume, "mountPath": path} for volume, path in paths.items()],
     }
-    return {"spec": {"containers": [container], "volumes": [{"name": key, **value} for key, value in own.items()]}}
+    return {"spec": {"containers": [container], "volumes": [{"name": key, **value} for key, value in volumes.items()]}}

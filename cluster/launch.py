@@ -1,5 +1,4 @@
-"""Run one function on every worker: in this process for one, under Ray Train for more, or where torchrun has started
-them. Knows no model."""
+"""Run one function on every worker: in this process, under Ray Train, or in processes that torchrun has started."""
 
 from __future__ import annotations
 
@@ -10,52 +9,65 @@ from typing import Any
 
 import torch.distributed as dist
 
-from asymdiffrec.cluster import torchrun_workers as under_torchrun
+from asymdiffrec.cluster import torchrun_workers
 from asymdiffrec.cluster.config import ClusterConfig
+from asymdiffrec.cluster.context import ClusterContext, WorkerFunction
 from asymdiffrec.cluster.errors import ClusterError
-from asymdiffrec.cluster.process_group import Place, Work, process_group
+from asymdiffrec.cluster.process_group import process_group
 
 
 def launch(
-    work: Work,
+    work: WorkerFunction,
     arguments: Mapping[str, Any],
     cluster: ClusterConfig,
     storage: Path,
     *,
-    permanent: tuple[type[Exception], ...] = (),
-    allowed: Callable[[int], bool] = lambda count: True,
-    tell: Callable[[str], None] = lambda line: None,
+    permanent_errors: tuple[type[Exception], ...] = (),
+    is_allowed: Callable[[int], bool] = lambda world_size: True,
+    on_restart: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Call `work` on every worker with a process group of all of them; returns when all are done.
+    """Call `work` on every worker within a process group of all workers; return when all are done.
 
-    `arguments` travel to other processes and must pickle. `storage` is a folder all nodes see, for Ray's own files.
-    Where a worker under Ray dies or fails, all are started again and called anew, which `tell` hears of, but not after
-    an error that is one of `permanent`, nor more often than the cluster says, without counting LeavingError. A range of
-    workers is as many as there is room for among the numbers that are `allowed`. Where torchrun has started this
-    process it is the first worker, and the others `follow`; torchrun starts them again, if it is told to.
+    One worker without an address runs in this process. If torchrun has started this process, it is rank 0 and the
+    other ranks call `torchrun_workers.follow`. Otherwise the workers run under Ray Train.
 
-    Raises ClusterError where no such cluster can be had, WorkerError where a worker under Ray fails for good, and what
-    `work` raises where it runs in this process.
+    arguments: the first argument of `work`; must pickle.
+    storage: a folder that all nodes see, for Ray's own files.
+    permanent_errors: errors of a worker under Ray after which the workers are not started again. After any other error
+    or death all workers are started again and call `work` anew, up to `cluster.max_failures` times; HostLeavingError
+    does not count. Under torchrun, torchrun restarts them.
+    is_allowed: for a range of workers, whether a number of workers can be used; the largest that fits is started.
+    on_restart: receives one line about the reason each time Ray's workers are started again.
+
+    Raises ClusterError if the cluster cannot be used, WorkerError if a worker under Ray fails for good, and what `work`
+    raises if it runs in this process.
+
+    >>> launch(lambda arguments, context: print(arguments["name"]), {"name": "one"}, ClusterConfig(), Path("storage"))
+    one
     """
     cluster = cluster.resolved()
-    if under_torchrun.started():
-        under_torchrun.lead(work, arguments, cluster)
+    if torchrun_workers.rank_and_world_size():
+        torchrun_workers.lead(work, arguments, cluster)
         return
     if cluster.workers == 1 and cluster.address is None:
-        with process_group(dist.HashStore(), 0, 1, cluster, one_node=True):
-            work(arguments, Place([[0]]))
+        with process_group(dist.HashStore(), 0, 1, cluster, one_host=True):
+            work(arguments, ClusterContext([[0]]))
         return
     if cluster.address is None:
         stay_on_loopback()
     from asymdiffrec.cluster.ray_workers import run_workers  # Ray takes seconds to import
 
-    numbers = [count for count in range(cluster.range.min, cluster.range.max + 1) if allowed(count)]
-    if not numbers:
-        raise ClusterError(f"no number of workers from {cluster.range.min} to {cluster.range.max} is possible here")
-    run_workers(work, arguments, cluster, storage, permanent, numbers, tell)
+    fewest, most = cluster.worker_range.min, cluster.worker_range.max
+    world_sizes = [size for size in range(fewest, most + 1) if is_allowed(size)]
+    if not world_sizes:
+        raise ClusterError(f"cluster.workers: this job cannot use any number of workers from {fewest} to {most}")
+    run_workers(work, arguments, cluster, storage, permanent_errors, world_sizes, on_restart)
 
 
 def stay_on_loopback() -> None:
-    """Have a Ray cluster that this process starts listen on 127.0.0.1 alone: by default it does on all addresses,
-    whatever address its node is given. To be called before Ray is imported; elsewhere Ray does so by itself."""
+    """Make a Ray cluster that this process starts listen on 127.0.0.1 only; call it before Ray is imported.
+
+    On Linux Ray listens on all addresses whatever address its node gets; this variable makes it bind to the address of
+    the node, as it does on other systems.
+    """
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")

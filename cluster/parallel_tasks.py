@@ -1,4 +1,4 @@
-"""Independent pieces of work, several at a time, as Ray's tasks: on this machine or on a cluster that is elsewhere."""
+"""Independent tasks, several at a time, as tasks of Ray: on this host or on a remote cluster."""
 
 from __future__ import annotations
 
@@ -11,45 +11,53 @@ from asymdiffrec.cluster.launch import stay_on_loopback
 
 T = TypeVar("T")
 
+MAX_RETRIES = 2
+"""Times that Ray runs a task again after the death of its process; an exception is not retried"""
 
-def side_by_side(
-    work: Callable[[T], Any], items: Sequence[T], at_once: int, address: str | None
+
+def run_in_parallel(
+    work: Callable[[T], Any], items: Sequence[T], parallel: int, address: str | None
 ) -> Iterator[tuple[T, Any]]:
-    """Each item with what `work` made of it, as they end; `at_once` of them at a time, with a CPU each.
+    """Yield each item with what `work` returned for it, in the order in which they finish.
 
-    `work` and the items must pickle. Without an address Ray is started on this machine with so many CPUs, and ends with
-    the last item. Raises what `work` raises, and ClusterError where there is no such cluster; the others are cancelled
-    then.
+    At most `parallel` items are worked on at a time, each with one CPU. `work`, the items and the results must pickle.
+    Without an address a Ray cluster with `parallel` CPUs is started on this host and ends with the last item.
+
+    Raises the first exception that `work` raises, and ClusterError if the cluster cannot be used; the remaining tasks
+    are then cancelled.
     """
     if address is None:
         stay_on_loopback()
     import ray
     from ray.exceptions import RayTaskError
 
-    from asymdiffrec.cluster.ray_cluster import connected  # Ray takes seconds to import
+    from asymdiffrec.cluster.ray_connection import ray_connection  # Ray takes seconds to import
 
-    with connected(address, at_once):
-        remote = ray.remote(num_cpus=1, max_retries=2)(in_folder)
+    with ray_connection(address, parallel):
+        remote = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(call_in_folder)
         waiting, running = list(reversed(items)), dict[Any, T]()
         try:
             while waiting or running:
-                while waiting and len(running) < at_once:
+                while waiting and len(running) < parallel:
                     item = waiting.pop()
                     running[remote.remote(work, item, os.getcwd())] = item
-                (done,), _ = ray.wait(list(running), num_returns=1)
-                item = running.pop(done)
+                (finished,), _ = ray.wait(list(running), num_returns=1)
+                item = running.pop(finished)
                 try:
-                    made = ray.get(done)
+                    result = ray.get(finished)
                 except RayTaskError as error:
                     raise error.cause from None
-                yield item, made
+                yield item, result
         finally:
             for task in running:
                 ray.cancel(task, force=True)
 
 
-def in_folder(work: Callable[[T], Any], item: T, folder: str) -> Any:
-    """The work in the folder that relative paths and modules of one's own are meant from, where the machine has it."""
+def call_in_folder(work: Callable[[T], Any], item: T, folder: str) -> Any:
+    """Return work(item), called in `folder` if this host has it, with modules of the folder importable.
+
+    Relative paths and the user's own modules are meant relative to the folder where the command was started.
+    """
     if os.path.isdir(folder):
         os.chdir(folder)
         if folder not in sys.path:

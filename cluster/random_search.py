@@ -1,4 +1,4 @@
-"""A random search over settings under Ray Tune: several trials side by side, until the time is over."""
+"""Random search over settings with Ray Tune: several trials at a time, until a time budget is used up."""
 
 from __future__ import annotations
 
@@ -8,93 +8,101 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from asymdiffrec.cluster.launch import stay_on_loopback
-from asymdiffrec.cluster.parallel_tasks import in_folder
+from asymdiffrec.cluster.parallel_tasks import call_in_folder
 
 Settings = Mapping[str, Any]
-MOST = 10_000
-"""Trials; the budget ends the search before"""
+
+MAX_TRIALS = 10_000
+"""Ray Tune needs a limit; the time budget ends the search before it is reached"""
 
 
-def search(
-    judge: Callable[[Settings], float],
+def random_search(
+    objective: Callable[[Settings], float],
     space: Mapping[str, Sequence[Any]],
     first: Sequence[Settings],
     seconds: float,
-    at_once: int,
+    parallel: int,
     address: str | None,
     seed: int = 0,
-    tell: Callable[[Settings, float], None] = lambda settings, value: None,
+    on_result: Callable[[Settings, float], None] = lambda settings, value: None,
 ) -> list[tuple[dict[str, Any], float]]:
-    """Settings with what `judge` said of them, smaller being better.
+    """Return the settings that were tried, each with its objective; smaller is better.
 
-    Of those tried `first`, and then of random ones from `space`, which has the choices for each name (those of `first`
-    among them), until `seconds` are over. `tell` hears of each as it ends.
-    What `judge` makes of the same settings must be the same, and it must pickle. A trial that fails, or is still going
-    when the time is over, is left out.
+    objective: returns the value of settings; deterministic, and must pickle.
+    space: the choices for each setting by name.
+    first: settings to try first, with values from `space`; random settings follow until `seconds` have passed.
+    parallel: trials at a time, each with one CPU.
+    address: the Ray cluster; without one a cluster is started on this host.
+    on_result: called with each result as its trial ends.
+
+    A trial that fails, or still runs when the time is over, is left out.
     """
     if address is None:
         stay_on_loopback()
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the old one says nothing where nothing is asked for
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # files of what is returned here
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # only the old output can be silent
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # they write files that nobody reads
     from ray import tune
     from ray.tune.search.basic_variant import BasicVariantGenerator
 
-    from asymdiffrec.cluster.ray_cluster import connected
+    from asymdiffrec.cluster.ray_connection import ray_connection
 
     folder = os.getcwd()
-    names = {name: list(choices) for name, choices in space.items()}
+    choices = {name: list(values) for name, values in space.items()}
 
-    def chosen(places: Mapping[str, int]) -> dict[str, Any]:
-        """Tune gets places of choices: a choice that is a mapping would be taken for more of the space."""
-        return {name: names[name][place] for name, place in places.items()}
+    def settings_of(indices: Mapping[str, int]) -> dict[str, Any]:
+        """Return the settings at indices into the choices.
+
+        Tune searches over indices: it would take a choice that is a mapping for a part of the search space.
+        """
+        return {name: choices[name][index] for name, index in indices.items()}
 
     class Trial(tune.Trainable):
-        """One after the other in one process: it takes seconds to import torch."""
+        """A trial of one step. A process runs one trial after the other, since it takes seconds to import torch."""
 
         def setup(self, config: dict[str, Any]) -> None:
-            self.settings = config
+            self.indices = config
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
-            self.settings = new_config
+            self.indices = new_config
             return True
 
         def step(self) -> dict[str, Any]:
-            return {"value": in_folder(judge, chosen(self.settings), folder), "done": True}
+            return {"value": call_in_folder(objective, settings_of(self.indices), folder), "done": True}
 
         def save_checkpoint(self, checkpoint_dir: str) -> None:
-            """There is nothing to keep: a trial is one step."""
+            """Save nothing: a trial has one step."""
 
         def load_checkpoint(self, checkpoint_dir: str) -> None:
-            """As there is none."""
+            """Load nothing."""
 
-    class Told(tune.Callback):
+    class ResultCallback(tune.Callback):
         def __reduce__(self) -> Any:
-            return tune.Callback, ()  # Tune writes its callbacks down, and ours knows what cannot be
+            return tune.Callback, ()  # Tune pickles its callbacks into the experiment's state; ours may not pickle
 
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
-            tell(chosen(trial.config), result["value"])
+            on_result(settings_of(trial.config), result["value"])
 
-    with connected(address, at_once), tempfile.TemporaryDirectory(prefix="asymdiffrec-") as storage:
+    with ray_connection(address, parallel), tempfile.TemporaryDirectory(prefix="asymdiffrec-") as storage:
         tuner = tune.Tuner(
             tune.with_resources(Trial, {"cpu": 1}),
-            param_space={name: tune.choice(range(len(choices))) for name, choices in names.items()},
+            param_space={name: tune.choice(range(len(values))) for name, values in choices.items()},
             tune_config=tune.TuneConfig(
                 search_alg=BasicVariantGenerator(
                     points_to_evaluate=[
-                        {name: names[name].index(value) for name, value in one.items()} for one in first
+                        {name: choices[name].index(value) for name, value in settings.items()} for settings in first
                     ],
                     random_state=seed,
-                    max_concurrent=at_once,
+                    max_concurrent=parallel,
                 ),
-                num_samples=MOST,
+                num_samples=MAX_TRIALS,
                 time_budget_s=seconds,
                 reuse_actors=True,
             ),
-            run_config=tune.RunConfig(storage_path=storage, verbose=0, callbacks=[Told()]),
+            run_config=tune.RunConfig(storage_path=storage, verbose=0, callbacks=[ResultCallback()]),
         )
         results = tuner.fit()
     return [
-        (chosen(result.config), float(result.metrics["value"]))
+        (settings_of(result.config), float(result.metrics["value"]))
         for result in results
         if result.config is not None and result.metrics and "value" in result.metrics and not result.error
     ]

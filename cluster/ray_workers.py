@@ -1,4 +1,4 @@
-"""Workers under Ray Train: one process group over all of them, found without Ray's own torch backend."""
+"""Workers under Ray Train, in one process group of ours instead of the one of Ray's torch backend."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import ipaddress
 import json
 import math
 import os
-import re
 import socket
 import threading
 import time
@@ -17,7 +16,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-# Read at import. Without a dashboard nobody collects the metrics; a dead worker is noticed sooner than in 2 s.
+# Ray reads these at import. Without a dashboard nobody collects its metrics; 0.5 s instead of 2 s until a dead worker
+# is noticed.
 os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 
@@ -25,102 +25,113 @@ import ray
 import ray.train
 import torch.distributed as dist
 from ray import cloudpickle
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.backend import Backend, BackendConfig
 from ray.train.collective import broadcast_from_rank_zero
-from ray.train.v2._internal.execution.context import get_train_context
-from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
-from ray.util.metrics import Gauge
 
 from asymdiffrec.cluster.config import ClusterConfig
+from asymdiffrec.cluster.context import ClusterContext, WorkerFunction
 from asymdiffrec.cluster.errors import ClusterError, WorkerError, last_line
-from asymdiffrec.cluster.policies import Failures, Numbers, Trainer, described, first_failure, is_timeout
-from asymdiffrec.cluster.process_group import Place, Work, machines_of, place_on, process_group
-from asymdiffrec.cluster.ray_cluster import connected
+from asymdiffrec.cluster.failures import WorkerRestarts, describe_failure, first_failure, is_timeout, mark_failure
+from asymdiffrec.cluster.process_group import gather_ranks_by_host, process_group, set_local_rank
+from asymdiffrec.cluster.ray_compat import AllowedSizesPolicy, Trainer, is_host_leaving
+from asymdiffrec.cluster.ray_connection import ray_connection
+from asymdiffrec.cluster.ray_metrics import metrics_publisher
 
-LAST_WORD = 2.0
-"""Seconds that a worker waits after a collective operation that took too long: so that all that waited in vain have
-failed too, and the one that they waited for is known"""
+TIMEOUT_GRACE_SECONDS = 2.0
+"""Pause of a worker after a collective operation timed out. By its end all workers that waited have failed as well, so
+that Ray's report shows which worker they waited for."""
+ELASTIC_START_TIMEOUT_SECONDS = 5
+"""Worker-group start timeout for elastic runs. When a node has died and Ray has not noticed yet, the group that counts
+on it never starts; after the timeout a smaller group is tried."""
+FOLLOW_SECONDS = 0.5
+"""Between two looks at the file of restarts"""
 
-ROOM_SECONDS = 5
-"""How long a range of workers waits for the room that was there: it is gone with a node whose death Ray had not noticed
-yet, and then fewer workers have room"""
 
+class SharedGPUBackend(Backend):
+    """Ray Train backend that sets up nothing but the visible GPUs."""
 
-class NodeBackend(Backend):
     share_cuda_visible_devices = True
-    """A plan places rank r on its node's GPU number LOCAL_RANK, so each worker has to see all of its node's."""
+    """Each worker sees all GPUs of its node: a sharding plan puts a rank on GPU number LOCAL_RANK"""
 
 
-class NodeBackendConfig(BackendConfig):
+class SharedGPUBackendConfig(BackendConfig):
+    """Configuration by which Ray finds `SharedGPUBackend`."""
+
     @property
     def backend_cls(self) -> type[Backend]:
-        return NodeBackend
+        """Return the class of the backend."""
+        return SharedGPUBackend
 
 
 def run_workers(
-    work: Work,
+    work: WorkerFunction,
     arguments: Mapping[str, Any],
     cluster: ClusterConfig,
     storage: Path,
-    permanent: tuple[type[Exception], ...],
-    numbers: Sequence[int],
-    tell: Callable[[str], None],
+    permanent_errors: tuple[type[Exception], ...],
+    world_sizes: Sequence[int],
+    on_restart: Callable[[str], None],
 ) -> None:
-    """`launch` for more than one worker, or for a cluster that is elsewhere; `numbers` of workers are allowed."""
+    """Do what `launch` does under Ray Train; `world_sizes` are the allowed numbers of workers, ascending."""
     storage = storage.resolve()
     storage.mkdir(parents=True, exist_ok=True)
     resources = {"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if cluster.gpu else {})
-    failures, file = FailureConfig(max_failures=cluster.max_failures), storage / f"failures-{uuid.uuid4()}.jsonl"
-    policies: dict[str, Any] = {"failure_policy": Failures(failures, permanent, str(file))}
-    is_fixed = isinstance(cluster.workers, int)
+    failures, restarts = FailureConfig(max_failures=cluster.max_failures), storage / f"restarts-{uuid.uuid4()}.jsonl"
+    policies: dict[str, Any] = {
+        "failure_policy": WorkerRestarts(failures, permanent_errors, str(restarts), cluster.timeout_seconds)
+    }
+    is_elastic = not isinstance(cluster.workers, int)
     scaling = ScalingConfig(
-        num_workers=numbers[0] if is_fixed else (numbers[0], numbers[-1]),
+        num_workers=(world_sizes[0], world_sizes[-1]) if is_elastic else world_sizes[0],
         use_gpu=bool(cluster.gpu),
         resources_per_worker=resources,
         elastic_resize_monitor_interval_s=cluster.resize_seconds,
     )
-    if not is_fixed:
-        policies["scaling_policy"] = Numbers(scaling, numbers)
-        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(ROOM_SECONDS))
+    if is_elastic:
+        policies["scaling_policy"] = AllowedSizesPolicy(scaling, world_sizes)
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(ELASTIC_START_TIMEOUT_SECONDS))
     trainer = Trainer(
-        _on_worker,
+        _run_worker,
         policies=policies,
-        backend_config=NodeBackendConfig(),
+        backend_config=SharedGPUBackendConfig(),
         train_loop_config={
-            "work": cloudpickle.dumps((work, dict(arguments))),  # for the workers: Ray's controller need not import it
+            # Pickled here and unpickled on the workers: Ray's controller may not be able to import the user's modules.
+            "work": cloudpickle.dumps((work, dict(arguments))),
             "cluster": cluster.model_dump(),
             "storage": str(storage),
         },
         scaling_config=scaling,
         run_config=RunConfig(name="workers", storage_path=str(storage), failure_config=failures),
     )
-    with connected(cluster.address, max(1, math.ceil(cluster.range.max * cluster.cpus_per_worker))):
-        _require(resources, numbers[0], ray.cluster_resources())
+    with ray_connection(cluster.address, max(1, math.ceil(cluster.worker_range.max * cluster.cpus_per_worker))):
+        _require_resources(resources, world_sizes[0], ray.cluster_resources())
         try:
-            with _told(file, tell):
+            with _follow(restarts, on_restart):
                 trainer.fit()
         except WorkerGroupError as error:
-            rank, cause = first_failure(error)
-            cause.add_note(f"on worker {rank}: {error.worker_failures[rank]}")
-            raise WorkerError(described(error)) from cause
+            rank, cause = first_failure(error) or (0, error)
+            traceback = getattr(cause, "worker_traceback", None)
+            if traceback:
+                cause.add_note(f"on worker {rank}:\n{traceback}")
+            raise WorkerError(describe_failure(error, cluster.timeout_seconds), traceback) from cause
         except ControllerError as error:
-            raise WorkerError(f"the workers could not be run: {last_line(error)}") from error
+            raise WorkerError(f"Ray Train could not run the workers: {last_line(error)}") from error
 
 
 @contextmanager
-def _told(file: Path, tell: Callable[[str], None]) -> Iterator[None]:
-    """Pass on each line that is appended to a file of JSON strings, until the block ends."""
+def _follow(file: Path, show: Callable[[str], None]) -> Iterator[None]:
+    """Call `show` with each line that is appended to a file of JSON strings during the block; remove the file."""
     over = threading.Event()
 
     def follow() -> None:
-        shown, last = 0, False
+        count, last = 0, False
         while not last:
-            last = over.wait(0.5)
+            last = over.wait(FOLLOW_SECONDS)
             lines = file.read_text().splitlines() if file.exists() else []
-            for line in lines[shown:]:
-                tell(json.loads(line))
-            shown = len(lines)
+            for line in lines[count:]:
+                show(json.loads(line))
+            count = len(lines)
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
@@ -132,73 +143,51 @@ def _told(file: Path, tell: Callable[[str], None]) -> Iterator[None]:
         file.unlink(missing_ok=True)
 
 
-def _require(resources: Mapping[str, float], workers: int, held: Mapping[str, float]) -> None:
-    """Raise ClusterError where the cluster will never have room for the workers: Ray itself would wait in silence."""
+def _require_resources(resources: Mapping[str, float], workers: int, available: Mapping[str, float]) -> None:
+    """Raise ClusterError if the cluster can never run the workers; Ray itself would wait forever and say nothing."""
     for name, amount in resources.items():
-        if workers * amount > held.get(name, 0):
+        if workers * amount > available.get(name, 0):
             raise ClusterError(
-                f"{workers} workers with {amount:g} {name} each ask for {workers * amount:g} {name}; "
-                f"the Ray cluster has {held.get(name, 0):g}"
+                f"{workers} workers with {amount:g} {name} each need {workers * amount:g} {name}; "
+                f"the Ray cluster has {available.get(name, 0):g}"
             )
 
 
-def _on_worker(config: dict[str, Any]) -> None:
+def _run_worker(config: dict[str, Any]) -> None:
     context, cluster = ray.train.get_context(), ClusterConfig(**config["cluster"])
-    one_node = context.get_local_world_size() == context.get_world_size()
-    rank, count = context.get_world_rank(), context.get_world_size()
-    store = _file_store(config["storage"], count) if one_node else _network_store(context, cluster)
-    with process_group(store, rank, count, cluster, one_node):
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    one_host = context.get_local_world_size() == world_size
+    store = _file_store(config["storage"], world_size) if one_host else _network_store(rank, world_size, cluster)
+    with process_group(store, rank, world_size, cluster, one_host):
         try:
-            machines = machines_of(ray.get_runtime_context().get_node_id())
-            place_on(machines, context.get_local_rank(), bool(cluster.gpu))
+            ranks_by_host = gather_ranks_by_host(ray.get_runtime_context().get_node_id())
+            set_local_rank(ranks_by_host, context.get_local_rank(), bool(cluster.gpu))
             work, arguments = cloudpickle.loads(config["work"])
-            work(arguments, Place(machines, _leaving, _publisher(rank)))
+            work(arguments, ClusterContext(ranks_by_host, is_host_leaving, metrics_publisher(rank)))
         except Exception as error:
-            error.failed_at, error.workers = time.time(), count  # type: ignore[attr-defined]
+            mark_failure(error, world_size)
             if is_timeout(error):
-                time.sleep(LAST_WORD)
+                time.sleep(TIMEOUT_GRACE_SECONDS)
             raise
 
 
-def _leaving() -> bool:
-    """Whether Ray drains a node of the workers. Its public function for this is a collective operation of its own."""
-    return get_train_context().preemption_context.preemption_info is not None
+def _file_store(storage: str, world_size: int) -> dist.Store:
+    """Return a rendezvous through a file: with all workers on one node nothing listens on the network."""
+    return dist.FileStore(broadcast_from_rank_zero(f"{storage}/rendezvous-{uuid.uuid4()}"), world_size)
 
 
-def _publisher(rank: int) -> Callable[[Mapping[str, Any]], None]:
-    """Sets a gauge asymdiffrec_NAME for each number, with the rank as its tag: of those of all workers on the first
-    one, and its own of those in `ranks` on each."""
-    gauges: dict[str, Gauge] = {}
-
-    def publish(values: Mapping[str, Any]) -> None:
-        shared = values if rank == 0 else {}
-        for key, value in {**shared, **values["ranks"][rank]}.items():
-            if isinstance(value, int | float):
-                name = f"asymdiffrec_{re.sub('[^0-9A-Za-z]', '_', key)}"
-                if name not in gauges:
-                    gauges[name] = Gauge(name, tag_keys=("rank",))
-                gauges[name].set(value, {"rank": str(rank)})
-
-    return publish
-
-
-def _file_store(storage: str, count: int) -> dist.Store:
-    """A rendezvous through a file: nothing listens on the network where all workers are on one node."""
-    return dist.FileStore(broadcast_from_rank_zero(f"{storage}/rendezvous-{uuid.uuid4()}"), count)
-
-
-def _network_store(context: Any, cluster: ClusterConfig) -> dist.Store:
-    """A rendezvous on the first worker, which listens on the address that Ray knows its node by, and on no other."""
-    address, is_master = ray.util.get_node_ip_address(), context.get_world_rank() == 0
+def _network_store(rank: int, world_size: int, cluster: ClusterConfig) -> dist.Store:
+    """Return a rendezvous at rank 0, which listens only on the address by which Ray knows its node."""
+    address, is_master = ray.util.get_node_ip_address(), rank == 0
     if ipaddress.ip_address(address).is_loopback:
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    listening = socket.create_server((address, 0)) if is_master else None
-    host, port = broadcast_from_rank_zero(listening.getsockname()[:2] if listening else None)
+    server = socket.create_server((address, 0)) if is_master else None
+    host, port = broadcast_from_rank_zero(server.getsockname()[:2] if server else None)
     return dist.TCPStore(
         host,
         port,
-        context.get_world_size(),
+        world_size,
         is_master=is_master,
         timeout=timedelta(seconds=cluster.timeout_seconds),
-        master_listen_fd=listening.detach() if listening else None,
+        master_listen_fd=server.detach() if server else None,
     )

@@ -1,4 +1,4 @@
-"""Workers that torchrun has started, or whatever else sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT for each."""
+"""Workers that torchrun, or another launcher that sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, has started."""
 
 from __future__ import annotations
 
@@ -14,58 +14,64 @@ from typing import Any
 import torch.distributed as dist
 
 from asymdiffrec.cluster.config import ClusterConfig
-from asymdiffrec.cluster.process_group import Place, Work, machines_of, place_on, process_group
+from asymdiffrec.cluster.context import ClusterContext, WorkerFunction
+from asymdiffrec.cluster.process_group import gather_ranks_by_host, process_group, set_local_rank
 
-NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-PATIENCE = timedelta(hours=1)
-"""For all workers to be there, and for the first one to have looked at the input"""
-KEY = "work"
+LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+START_TIMEOUT = timedelta(hours=1)
+"""For all workers to start, and for rank 0 to check the input"""
+WORK_KEY = "work"
+"""Key of the store under which rank 0 puts what the others run"""
 
 
-def started() -> tuple[int, int] | None:
-    """This process's rank and the number of all, where they were started so."""
-    if not all(os.environ.get(name) for name in NAMES):
+def rank_and_world_size() -> tuple[int, int] | None:
+    """Return this process's rank and the number of workers, or None if no launcher has started it."""
+    if not all(os.environ.get(name) for name in LAUNCHER_VARIABLES):
         return None
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
-def restarts() -> int:
-    """How often torchrun has started the workers again, after one of them failed."""
+def restart_count() -> int:
+    """Return how often torchrun has restarted the workers after a failure."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
-def lead(work: Work, arguments: Mapping[str, Any], cluster: ClusterConfig) -> None:
-    """Call `work` on this worker, the first one, and on all that `follow`."""
+def lead(work: WorkerFunction, arguments: Mapping[str, Any], cluster: ClusterConfig) -> None:
+    """Call `work` on this worker, rank 0, and on all workers that call `follow`."""
     store = _store()
-    store.set(KEY, pickle.dumps((work, dict(arguments), cluster)))  # type: ignore[arg-type]  # takes bytes too
+    store.set(WORK_KEY, pickle.dumps((work, dict(arguments), cluster)))  # type: ignore[arg-type]  # takes bytes too
     _run(store, work, arguments, cluster)
 
 
 def follow() -> None:
-    """Do what the first worker leads. It alone is told to stop: a signal that torchrun passes on to all ends none."""
+    """Run what rank 0 gives to `lead`.
+
+    SIGINT and SIGTERM are ignored: torchrun sends them to all workers, but rank 0 alone decides when to stop.
+    """
     try:
         store = _store()
-        work, arguments, cluster = pickle.loads(store.get(KEY))
+        work, arguments, cluster = pickle.loads(store.get(WORK_KEY))
     except dist.DistError as error:
-        raise SystemExit("the first worker has ended") from error
+        raise SystemExit("rank 0 ended before it gave this worker something to run") from error
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     _run(store, work, arguments, cluster)
 
 
 def _store() -> dist.Store:
-    store: dist.Store = next(dist.rendezvous("env://", timeout=PATIENCE))[0]
-    return dist.PrefixStore(f"start-{restarts()}", store)  # torchrun's own outlives the workers
+    store: dist.Store = next(dist.rendezvous("env://", timeout=START_TIMEOUT))[0]
+    # torchrun's store outlives the workers: keys of an earlier start must not be read after a restart.
+    return dist.PrefixStore(f"start-{restart_count()}", store)
 
 
-def _run(store: dist.Store, work: Work, arguments: Mapping[str, Any], cluster: ClusterConfig) -> None:
-    (rank, count), cluster = started() or (0, 1), cluster.resolved()
+def _run(store: dist.Store, work: WorkerFunction, arguments: Mapping[str, Any], cluster: ClusterConfig) -> None:
+    (rank, world_size), cluster = rank_and_world_size() or (0, 1), cluster.resolved()
     if _is_loopback(os.environ["MASTER_ADDR"]):
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    with process_group(store, rank, count, cluster, one_node=False):
-        machines = machines_of(os.environ.get("GROUP_RANK", socket.gethostname()))
-        place_on(machines, int(os.environ.get("LOCAL_RANK", "0")), bool(cluster.gpu))
-        work(arguments, Place(machines))
+    with process_group(store, rank, world_size, cluster, one_host=False):
+        ranks_by_host = gather_ranks_by_host(os.environ.get("GROUP_RANK", socket.gethostname()))
+        set_local_rank(ranks_by_host, int(os.environ.get("LOCAL_RANK", "0")), bool(cluster.gpu))
+        work(arguments, ClusterContext(ranks_by_host))
 
 
 def _is_loopback(host: str) -> bool:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from asymdiffrec.base import InputError
+from asymdiffrec.diffusion.config import METHODS, DiffusionConfig, ModelConfig
 from asymdiffrec.diffusion.denoiser import Denoiser
 from asymdiffrec.diffusion.extractors.build import build_extractor
 from asymdiffrec.diffusion.forward import ForwardProcess, Patterns
 from asymdiffrec.diffusion.gaussian import GaussianProcess
 from asymdiffrec.diffusion.layers import Candidates, Vectors, mlp, whole
 from asymdiffrec.diffusion.objective import distillation_loss, prediction_loss, reconstruction_loss
-from asymdiffrec.diffusion.settings import METHODS, DiffusionConfig, ModelConfig
 from asymdiffrec.diffusion.user_classes import load_class
 from asymdiffrec.field_layout import FieldLayout
 
@@ -191,7 +191,7 @@ class AsymmetricDiffusion(nn.Module):
         return self.logit(self._extracted(denoised, step) if self.config.space == "fields" else denoised)
 
 
-def diffusion_of(method: str) -> type[AsymmetricDiffusion]:
+def method_class(method: str) -> type[AsymmetricDiffusion]:
     """The class of a method, ours or a user's own. Raises InputError where there is none."""
     if method in METHODS:
         return AsymmetricDiffusion

@@ -1,4 +1,4 @@
-"""Classes of the user's own, named in the job file."""
+"""Load the user's own classes, which a job file names as package.module:Class."""
 
 from __future__ import annotations
 
@@ -8,25 +8,31 @@ from typing import Any
 
 from asymdiffrec.base import InputError
 
-PATH = re.compile(r"\w+(\.\w+)*:\w+")
+CLASS_PATH = re.compile(r"\w+(\.\w+)*:\w+")
 """package.module:Class"""
 
 
-def load(path: str, what: str) -> Any:
-    """What a path names, None where its module has no such thing; InputError, which says `what` it is, without one."""
+def load_object(path: str, kind: str) -> Any:
+    """Return the object that a path names, or None if its module does not define it.
+
+    `kind` says in messages what the object is for. Raises InputError if the module cannot be imported.
+    """
     module_name, name = path.split(":")
     try:
         return getattr(importlib.import_module(module_name), name, None)
     except ImportError as error:
-        raise InputError(f"{what} {path}: cannot import {module_name}: {error}") from error
+        raise InputError(f"{kind} {path}: cannot import {module_name}: {error}") from error
 
 
-def load_class(path: str, base: type, what: str) -> Any:
-    """The subclass of `base` that a path names; InputError, which says `what` it is, where there is none."""
-    found = load(path, what)
-    if not (isinstance(found, type) and issubclass(found, base)):
-        raise InputError(f"{what} {path}: found {found!r}, allowed is a subclass of {base.__module__}.{base.__name__}")
-    lacking = getattr(found, "__abstractmethods__", ())
-    if lacking:
-        raise InputError(f"{what} {path}: has no {', '.join(sorted(lacking))}")
-    return found
+def load_class(path: str, base: type, kind: str) -> Any:
+    """Return the subclass of `base` that a path names; `kind` says in messages what it is for.
+
+    Raises InputError if the path names no such class, or the class lacks a method that `base` requires.
+    """
+    loaded = load_object(path, kind)
+    if not (isinstance(loaded, type) and issubclass(loaded, base)):
+        raise InputError(f"{kind} {path}: found {loaded!r}, allowed is a subclass of {base.__module__}.{base.__name__}")
+    missing_methods = getattr(loaded, "__abstractmethods__", ())
+    if missing_methods:
+        raise InputError(f"{kind} {path}: does not define {', '.join(sorted(missing_methods))}")
+    return loaded

@@ -25,9 +25,9 @@ from asymdiffrec.datasets.files.new_file import whole_file
 from asymdiffrec.datasets.files.new_folder import put_in_place, require_new, workplace
 from asymdiffrec.datasets.schema import FieldsConfig, Schema
 from asymdiffrec.datasets.statistics.statistics import Statistics
+from asymdiffrec.diffusion.config import DiffusionConfig, ModelConfig
 from asymdiffrec.diffusion.forward import ForwardConfig
-from asymdiffrec.diffusion.model import AsymmetricDiffusion, diffusion_of
-from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
+from asymdiffrec.diffusion.model import AsymmetricDiffusion, method_class
 from asymdiffrec.embeddings.config import TablesConfig
 from asymdiffrec.embeddings.managed.ids import with_id_ranges
 from asymdiffrec.embeddings.serving_tables import Precision, ServedTables, write_tables
@@ -220,7 +220,7 @@ def _scorer(folder: Path, config: ExportConfig, schema: Schema, has_ids: bool) -
 def _diffusion(config: ExportConfig, layout: FieldLayout) -> AsymmetricDiffusion:
     """The dense part, as yet with drawn weights; its forward process, which only training uses, is any."""
     settings = config.diffusion.model_copy(update={"forward": ForwardConfig()})
-    return diffusion_of(settings.method)(layout, config.model, settings, seed=0)
+    return method_class(settings.method)(layout, config.model, settings, seed=0)
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from asymdiffrec.base import InputError
 from asymdiffrec.datasets.files.documents import validate
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.diffusion.forward import Patterns
-from asymdiffrec.diffusion.model import Recommender, diffusion_of
+from asymdiffrec.diffusion.model import Recommender, method_class
 from asymdiffrec.embeddings.optimizers import dense_parameters, tables_optimizer
 from asymdiffrec.embeddings.planner.dense import dense_work
 from asymdiffrec.embeddings.planner.devices import Cluster, Device, device_of, local_cluster
@@ -93,7 +93,7 @@ def recommender(job: Job, schema: Schema, device: torch.device) -> Recommender:
     tables = FieldTables(schema, job.tables)
     # Elsewhere than on meta the CPU draws the weights: then they are the same on all devices.
     with torch.device("meta" if device.type == "meta" else "cpu"):
-        diffusion = diffusion_of(job.diffusion.method)(
+        diffusion = method_class(job.diffusion.method)(
             tables.layout,
             job.model,
             job.diffusion,

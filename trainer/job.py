@@ -14,7 +14,7 @@ from asymdiffrec.datasets.files.documents import override, read_yaml, validate
 from asymdiffrec.datasets.files.locations import part_of
 from asymdiffrec.datasets.schema import FieldsConfig, Schema
 from asymdiffrec.datasets.statistics.statistics import Statistics
-from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
+from asymdiffrec.diffusion.config import DiffusionConfig, ModelConfig
 from asymdiffrec.embeddings.config import TablesConfig
 from asymdiffrec.embeddings.managed.ids import WAYS, with_id_ranges
 from asymdiffrec.trainer.metrics import require_validation_metric, validation_metrics

@@ -14,12 +14,12 @@ from asymdiffrec.diffusion.extractors.dcn import DCN, DCNConfig
 from asymdiffrec.diffusion.extractors.deepfm import DeepFM, DeepFMConfig
 from asymdiffrec.diffusion.extractors.dlrm import DLRM, DLRMConfig
 from asymdiffrec.diffusion.extractors.mlp import MLP, MLPConfig
-from asymdiffrec.diffusion.user_classes import PATH, load_class
+from asymdiffrec.diffusion.user_classes import CLASS_PATH, load_class
 
 EXTRACTORS: dict[str, type[Extractor]] = {"mlp": MLP, "dcn": DCN, "deepfm": DeepFM, "dlrm": DLRM}
 
 
-class OwnExtractorConfig(Config):
+class UserExtractorConfig(Config):
     """A class of the user's own."""
 
     name: str = Field(description="package.module:Class, a subclass of Extractor that Python can import")
@@ -28,7 +28,7 @@ class OwnExtractorConfig(Config):
     @field_validator("name")
     @classmethod
     def _names_a_class(cls, name: str) -> str:
-        if not PATH.fullmatch(name):
+        if not CLASS_PATH.fullmatch(name):
             raise ValueError(f"found {name!r}, allowed are {', '.join(EXTRACTORS)} and package.module:Class")
         return name
 
@@ -43,7 +43,7 @@ AnyExtractorConfig = Annotated[
     | Annotated[DCNConfig, Tag("dcn")]
     | Annotated[DeepFMConfig, Tag("deepfm")]
     | Annotated[DLRMConfig, Tag("dlrm")]
-    | Annotated[OwnExtractorConfig, Tag("own")],
+    | Annotated[UserExtractorConfig, Tag("own")],
     Discriminator(_tag),
 ]
 
@@ -53,7 +53,7 @@ def build_extractor(config: AnyExtractorConfig, widths: Sequence[int], mask_widt
 
     Raises InputError when the class cannot be found or used, or the widths do not suit it.
     """
-    if not isinstance(config, OwnExtractorConfig):
+    if not isinstance(config, UserExtractorConfig):
         return EXTRACTORS[config.name](widths, mask_width, **config.model_dump(exclude={"name"}))
     extractor_class: type[Extractor] = load_class(config.name, Extractor, "extractor")
     try:

@@ -20,6 +20,8 @@ from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.types import ShardingEnv, ShardingPlan
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
+from asymdiffrec.torch_compat import default_process_group
+
 
 def rehearse(
     model: nn.Module,
@@ -103,9 +105,8 @@ def _cluster_of_one(rank: int, world_size: int, local_world_size: int) -> Iterat
         "WORLD_SIZE": world_size,
         "LOCAL_WORLD_SIZE": local_world_size,
     }
-    with patch.dict(os.environ, {name: str(value) for name, value in place.items()}):
-        dist.init_process_group("fake", rank=rank, world_size=world_size, store=FakeStore())
-        try:
-            yield ShardingEnv.from_process_group(dist.group.WORLD)
-        finally:
-            dist.destroy_process_group()
+    with (
+        patch.dict(os.environ, {name: str(value) for name, value in place.items()}),
+        default_process_group("fake", rank=rank, world_size=world_size, store=FakeStore()),
+    ):
+        yield ShardingEnv.from_process_group(dist.group.WORLD)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
+from asymdiffrec.diffusion.config import DiffusionConfig, ModelConfig
 from asymdiffrec.trainer.evaluation.scenarios import drop_at_random
 from asymdiffrec.trainer.job import read_job, read_statistics
 from benchmarks.rivals._samples import missing_under, read

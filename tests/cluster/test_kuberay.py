@@ -140,9 +140,9 @@ def test_the_head_runs_the_job_of_the_config_map(printed: Callable[..., list[dic
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--image", "rec:1"), "cluster.gpu: say whether"),
-        (("--set", "cluster.gpu=true"), "which --image?"),
-        (("--image", "rec:1", "--set", "cluster.gpu=true", "--claim", "nfs"), "--claim nfs: expected NAME:PATH"),
+        (("--image", "rec:1"), "cluster.gpu: is not set"),
+        (("--set", "cluster.gpu=true"), "needs --image"),
+        (("--image", "rec:1", "--set", "cluster.gpu=true", "--claim", "nfs"), "--claim nfs: allowed is NAME:PATH"),
         (
             ("--image", "rec:1", "--set", "cluster.gpu=true", "--workers", "6", "--per-pod", "4"),
             "6 workers do not fill pods of 4",

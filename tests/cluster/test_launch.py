@@ -13,15 +13,15 @@ import torch
 import torch.distributed as dist
 
 from asymdiffrec.cluster.config import ClusterConfig
+from asymdiffrec.cluster.context import ClusterContext
 from asymdiffrec.cluster.errors import ClusterError, WorkerError
 from asymdiffrec.cluster.launch import launch
-from asymdiffrec.cluster.process_group import Place
 
 
 def test_one_worker_runs_in_this_process(tmp_path: Path) -> None:
     seen = []
 
-    def work(arguments: Mapping[str, Any], place: Place) -> None:
+    def work(arguments: Mapping[str, Any], context: ClusterContext) -> None:
         total = torch.ones(1)
         dist.all_reduce(total)
         seen.append((os.getpid(), dist.get_world_size(), total.item(), arguments["name"]))
@@ -32,7 +32,7 @@ def test_one_worker_runs_in_this_process(tmp_path: Path) -> None:
 
 
 def test_process_group_ends_with_failing_work(tmp_path: Path) -> None:
-    def work(arguments: Mapping[str, Any], place: Place) -> None:
+    def work(arguments: Mapping[str, Any], context: ClusterContext) -> None:
         raise KeyError("lost")
 
     with pytest.raises(KeyError, match="lost"):
@@ -42,7 +42,7 @@ def test_process_group_ends_with_failing_work(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_workers_under_ray_share_a_process_group_and_are_started_again(tmp_path: Path) -> None:
-    def work(arguments: Mapping[str, Any], place: Place) -> None:
+    def work(arguments: Mapping[str, Any], context: ClusterContext) -> None:
         died = Path(arguments["folder"], "died")
         if dist.get_rank() == 1 and not died.exists():
             died.touch()
@@ -53,14 +53,14 @@ def test_workers_under_ray_share_a_process_group_and_are_started_again(tmp_path:
         (Path(arguments["folder"]) / str(dist.get_rank())).write_text(report)
 
     told: list[str] = []
-    launch(work, {"folder": str(tmp_path)}, ClusterConfig(workers=2), tmp_path / "storage", tell=told.append)
+    launch(work, {"folder": str(tmp_path)}, ClusterConfig(workers=2), tmp_path / "storage", on_restart=told.append)
     assert [(tmp_path / rank).read_text() for rank in ("0", "1")] == ["0 2 3.0", "1 2 3.0"]
     assert told == ["worker 1 died; the workers are started again"]
 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_failure_of_a_worker_is_one_line_with_its_cause(tmp_path: Path) -> None:
-    def work(arguments: Mapping[str, Any], place: Place) -> None:
+    def work(arguments: Mapping[str, Any], context: ClusterContext) -> None:
         if dist.get_rank() == 1:
             raise ValueError("row group 7 is broken")
         dist.barrier()
@@ -73,6 +73,6 @@ def test_failure_of_a_worker_is_one_line_with_its_cause(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_workers_that_will_never_have_room(tmp_path: Path) -> None:
-    message = "2 workers with 1 GPU each ask for 2 GPU; the Ray cluster has 0"
+    message = "2 workers with 1 GPU each need 2 GPU; the Ray cluster has 0"
     with pytest.raises(ClusterError, match=message):
-        launch(lambda arguments, place: None, {}, ClusterConfig(workers=2, gpu=True), tmp_path / "storage")
+        launch(lambda arguments, context: None, {}, ClusterConfig(workers=2, gpu=True), tmp_path / "storage")

@@ -14,19 +14,23 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from asymdiffrec.cluster import torchrun_workers as under_torchrun
+from asymdiffrec.cluster import torchrun_workers as torchrun_workers
 from asymdiffrec.cluster.config import ClusterConfig
+from asymdiffrec.cluster.context import ClusterContext
 from asymdiffrec.cluster.launch import launch
-from asymdiffrec.cluster.process_group import Place
 
 
-def add_up(arguments: Mapping[str, Any], place: Place) -> None:
+def add_up(arguments: Mapping[str, Any], context: ClusterContext) -> None:
     rank = dist.get_rank()
-    if rank == arguments["dies"] and under_torchrun.restarts() == 0:
+    if rank == arguments["dies"] and torchrun_workers.restart_count() == 0:
         os.kill(os.getpid(), signal.SIGKILL)
     total = torch.tensor([rank + 1.0])
     dist.all_reduce(total)
-    found = {"total": total.item(), "machines": list(map(list, place.machines)), "restarts": under_torchrun.restarts()}
+    found = {
+        "total": total.item(),
+        "hosts": list(map(list, context.ranks_by_host)),
+        "restarts": torchrun_workers.restart_count(),
+    }
     Path(arguments["folder"], f"rank{rank}.json").write_text(json.dumps(found))
 
 
@@ -37,13 +41,13 @@ def test_workers_are_started_again_by_torchrun(tmp_path: Path) -> None:
     )
     assert ended.returncode == 0, ended.stderr
     found = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
-    assert found == [{"total": 3.0, "machines": [[0, 1]], "restarts": 1}] * 2
+    assert found == [{"total": 3.0, "hosts": [[0, 1]], "restarts": 1}] * 2
 
 
 if __name__ == "__main__":
-    started = under_torchrun.started()
+    started = torchrun_workers.rank_and_world_size()
     assert started is not None
     if started[0] == 0:
         launch(add_up, {"folder": sys.argv[1], "dies": 1}, ClusterConfig(workers=2, gpu=False), Path(sys.argv[1]))
     else:
-        under_torchrun.follow()
+        torchrun_workers.follow()

@@ -9,11 +9,11 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from asymdiffrec.base import InputError
+from asymdiffrec.diffusion.config import DiffusionConfig, ModelConfig
 from asymdiffrec.diffusion.extractors.build import EXTRACTORS
 from asymdiffrec.diffusion.layers import Candidates
-from asymdiffrec.diffusion.model import AsymmetricDiffusion, Recommender, diffusion_of
+from asymdiffrec.diffusion.model import AsymmetricDiffusion, Recommender, method_class
 from asymdiffrec.diffusion.objective import prediction_loss
-from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
 from asymdiffrec.field_layout import FieldLayout
 
 FIELDS, WIDTH, BATCH = 6, 4, 64
@@ -177,16 +177,16 @@ def test_a_method_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "own_methods", SimpleNamespace(Halved=Halved, other=print))
     config = DiffusionConfig(method="own_methods:Halved", options={"share": 0.5})
     torch.manual_seed(1)
-    own = diffusion_of(config.method)(LAYOUT, ModelConfig(), config, seed=5)
+    own = method_class(config.method)(LAYOUT, ModelConfig(), config, seed=5)
     assert isinstance(own, Halved)
     torch.manual_seed(1)
     ours = AsymmetricDiffusion(LAYOUT, ModelConfig(), DiffusionConfig(method="base"), seed=5)
     loss, parts = own(*samples())
     torch.testing.assert_close(loss, 0.5 * ours(*samples())[0])
     assert set(parts) == {"loss", "loss_half"}
-    assert diffusion_of("augment") is AsymmetricDiffusion
+    assert method_class("augment") is AsymmetricDiffusion
     with pytest.raises(InputError, match="method own_methods:other: found"):
-        diffusion_of("own_methods:other")
+        method_class("own_methods:other")
     with pytest.raises(
         ValidationError, match=r"allowed are base, dropout, augment, asymdiff and package\.module:Class"
     ):

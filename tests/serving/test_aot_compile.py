@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
+from asymdiffrec.diffusion.config import DiffusionConfig, ModelConfig
 from asymdiffrec.diffusion.model import AsymmetricDiffusion
-from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
 from asymdiffrec.serving import aot_compile
 from asymdiffrec.serving.engine import Engine
 from asymdiffrec.serving.export import LARGEST, Compiled, Scorer, load_export

@@ -111,9 +111,9 @@ def _done(work: Sequence[Task], parallel: int, address: str | None) -> Iterator[
     if parallel == 1 and address is None:
         done = ((task, run(task)) for task in work)
     else:
-        from asymdiffrec.cluster.parallel_tasks import side_by_side
+        from asymdiffrec.cluster.parallel_tasks import run_in_parallel
 
-        done = side_by_side(run, work, parallel, address)
+        done = run_in_parallel(run, work, parallel, address)
     for task, auc in done:
         yield task, auc, time.monotonic() - start
         start = time.monotonic()

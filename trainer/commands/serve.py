@@ -109,11 +109,11 @@ def _under_ray(serving: ServiceConfig, host: str, port: int, address: str | None
     configure_haproxy(own_ports=address is None)
     if address is None:
         stay_on_loopback()
-    from asymdiffrec.cluster.ray_cluster import connected  # Ray takes seconds to import
+    from asymdiffrec.cluster.ray_connection import ray_connection  # Ray takes seconds to import
 
     with ExitStack() as stack:
         with console.status("starting replicas"):
-            stack.enter_context(connected(address, most))
+            stack.enter_context(ray_connection(address, most))
             try:
                 stack.enter_context(deployment(serving, host, port, least, most, alone=address is None))
             except RuntimeError as error:

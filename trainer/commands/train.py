@@ -47,23 +47,23 @@ def train(
     Where torchrun starts this command, as in `torchrun --nproc-per-node 4 -m asymdiffrec train JOB`, its processes are
     the workers.
     """
-    from asymdiffrec.cluster import torchrun_workers as under_torchrun
+    from asymdiffrec.cluster import torchrun_workers
     from asymdiffrec.trainer.fit import train as drive
     from asymdiffrec.trainer.fit.plan_check import describe_measured
     from asymdiffrec.trainer.job import read_job, read_statistics
     from asymdiffrec.trainer.run import latest_run, new_run, read_plan_file
 
     changes = list(overrides or [])
-    if started := under_torchrun.started():
+    if started := torchrun_workers.rank_and_world_size():
         rank, count = started
         if rank:
             console.quiet = True  # the first worker speaks for all
-            under_torchrun.follow()
+            torchrun_workers.follow()
             return
         if workers or address:
             raise InputError(f"torchrun has started {count} workers here; leave out --workers and --address")
         changes += [f"cluster.workers={count}", "cluster.address=null"]
-        resume = resume or under_torchrun.restarts() > 0
+        resume = resume or torchrun_workers.restart_count() > 0
     changes += [f"cluster.workers={workers}"] if workers else []
     changes += [f"cluster.address={address}"] if address else []
     changes += [f"train.profile={PROFILED_STEPS}"] if profile else []

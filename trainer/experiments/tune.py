@@ -21,8 +21,8 @@ from typing import Any
 
 from rich.console import Console
 
-from asymdiffrec.cluster.parallel_tasks import side_by_side
-from asymdiffrec.cluster.random_search import search
+from asymdiffrec.cluster.parallel_tasks import run_in_parallel
+from asymdiffrec.cluster.random_search import random_search
 from asymdiffrec.datasets.files.documents import to_yaml
 from asymdiffrec.datasets.files.new_file import whole_file
 from asymdiffrec.datasets.schema import IdConfig
@@ -203,8 +203,8 @@ def tune(
         known = described(canonical(settings, anchors[0]), anchors[0])
         tell(f"{next(number)}  log loss {loss:.4f}  {known}")
 
-    found = search(
-        partial(_judge, tuning, anchors[0]), space, anchors, SEARCHING * seconds, at_once, address, tell=told
+    found = random_search(
+        partial(_judge, tuning, anchors[0]), space, anchors, SEARCHING * seconds, at_once, address, on_result=told
     )
     tried = {_key(one): Candidate(one, {0: loss}) for one, loss in ((canonical(s, anchors[0]), x) for s, x in found)}
     base, augment = (tried.setdefault(_key(anchor), Candidate(dict(anchor))) for anchor in anchors[:2])
@@ -217,7 +217,7 @@ def tune(
     work = [(one, seed) for seed in more for one in finalists if seed not in one.losses]
     tell(f"{len(finalists)} of them with {len(more)} seed{'s' if len(more) > 1 else ''}")
     pairs = [(one.settings, seed) for one, seed in work]
-    for (settings, seed), loss in side_by_side(partial(trained, tuning), pairs, at_once, address):
+    for (settings, seed), loss in run_in_parallel(partial(trained, tuning), pairs, at_once, address):
         tried[_key(settings)].losses[seed] = loss
         tell(f"seed {seed}  log loss {loss:.4f}  {described(settings, anchors[0])}")
     chosen, why = choose(base, finalists)

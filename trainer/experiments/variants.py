@@ -11,7 +11,7 @@ import numpy as np
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.diffusion.model import AsymmetricDiffusion
-from asymdiffrec.diffusion.user_classes import PATH, load
+from asymdiffrec.diffusion.user_classes import CLASS_PATH, load_object
 from asymdiffrec.trainer.evaluation.scenarios import Scenario
 from asymdiffrec.trainer.job import Job
 
@@ -97,7 +97,7 @@ def _contender(name: str, own: Mapping[str, tuple[str, ...]]) -> Contender:
         if not settings[0].startswith("diffusion.method="):
             settings = ["diffusion.method=asymdiff", *settings]
         return Contender(name, tuple(settings))
-    if not PATH.fullmatch(name):
+    if not CLASS_PATH.fullmatch(name):
         known = ", ".join([*own, *NAMED])
         raise InputError(f"--variants: {name} is unknown; there are {known}, and package.module:Class or :function")
     short = name.split(":")[1].lower()
@@ -113,7 +113,7 @@ def load_rival(path: str) -> Rival:
 
 def _load(path: str) -> Any:
     """Raises InputError where there is neither a variant nor a function."""
-    found = load(path, "--variants:")
+    found = load_object(path, "--variants:")
     if isinstance(found, type) and issubclass(found, AsymmetricDiffusion):
         return found
     if isinstance(found, type) or not callable(found):

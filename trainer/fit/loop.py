@@ -12,8 +12,8 @@ from typing import Any
 
 import torch.distributed as dist
 
-from asymdiffrec.cluster.errors import LeavingError
-from asymdiffrec.cluster.process_group import Place
+from asymdiffrec.cluster.context import ClusterContext
+from asymdiffrec.cluster.errors import HostLeavingError
 from asymdiffrec.datasets.reader import TrainingReader, WorkerContext
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.shards import added_files, open_shards
@@ -40,13 +40,13 @@ LOOKS = 0.5
 """Seconds between two looks at whether somebody asked for a stop"""
 
 
-def work(arguments: Mapping[str, Any], place: Place) -> None:
+def work(arguments: Mapping[str, Any], context: ClusterContext) -> None:
     """Train one job in its run directory; runs on every worker within a process group of all of them.
 
     Goes on from the newest good checkpoint of the run, whatever number of workers wrote it: after a failure it is just
     called again. `arguments` are `job`, `learned`, and `plan` and `start` (see `Start`) or None, as documents, and
     `run`, the directory.
-    Where a machine is about to be taken away a checkpoint is written, and LeavingError raised on all workers.
+    When a host is about to be taken away, a checkpoint is written and HostLeavingError is raised on all workers.
     """
     silence_torchrec_warnings()
     job, statistics = Job.model_validate(arguments["job"]), Statistics.model_validate(arguments["statistics"])
@@ -66,14 +66,14 @@ def work(arguments: Mapping[str, Any], place: Place) -> None:
         run.forget_after(standing.step)
         run.write_plan(train_state.plan)
     with RunLog(run, standing.step, reader.steps_per_epoch, is_writer=worker.rank == 0) as log:
-        log.note(standing.step, workers=worker.world_size, machines=place.machines)
+        log.note(standing.step, workers=worker.world_size, hosts=context.ranks_by_host)
         for note in notes:
             log.note(standing.step, note=note)
-        training = Training(job, run, schema, worker, reader, train_state, checkpoints, log, place.publish)
-        standing, state = training.fit(standing, place.leaving, gauge)
+        training = Training(job, run, schema, worker, reader, train_state, checkpoints, log, context.publish)
+        standing, state = training.fit(standing, context.is_leaving, gauge)
         measured = gauge.compared(train_state.plan)
         if state == "leaving":
-            raise LeavingError(f"a machine is taken away; the checkpoint of step {standing.step} is written")
+            raise HostLeavingError(f"a host is being taken away; the checkpoint of step {standing.step} is written")
         if state != "interrupted":
             training.test(standing)
         if worker.rank == 0:

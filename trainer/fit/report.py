@@ -121,8 +121,8 @@ def describe(record: dict[str, Any], steps: int) -> str:
     if "workers" in record:
         count = record["workers"]
         how = f"goes on from step {record['step']}" if record["step"] else "begins"
-        machines = f" on {len(record['machines'])} machines" if len(record["machines"]) > 1 else ""
-        return f"training {how}, {count} worker{'s' if count > 1 else ''}{machines}"
+        hosts = f" on {len(record['hosts'])} hosts" if len(record["hosts"]) > 1 else ""
+        return f"training {how}, {count} worker{'s' if count > 1 else ''}{hosts}"
     if "note" in record:
         return f"{head}  {record['note']}"
     if "lost" in record:

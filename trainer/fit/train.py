@@ -18,7 +18,7 @@ from pydantic_core import to_jsonable_python
 from rich.console import Console
 
 from asymdiffrec.base import InputError
-from asymdiffrec.cluster import torchrun_workers as under_torchrun
+from asymdiffrec.cluster import torchrun_workers
 from asymdiffrec.cluster.errors import WorkerError
 from asymdiffrec.cluster.launch import launch
 from asymdiffrec.datasets.files.documents import difference
@@ -64,7 +64,7 @@ def check(job: Job, statistics: Statistics, record: Mapping[str, Sequence[int]] 
 
 def _workers(job: Job) -> int:
     """The most workers there may be; of a fixed number that one, whatever is wrong with it."""
-    few, many = job.cluster.range.min, job.cluster.range.max
+    few, many = job.cluster.worker_range.min, job.cluster.worker_range.max
     if few == many:
         return many
     for count in range(many, few - 1, -1):
@@ -121,7 +121,7 @@ def train(
     Raises InputError where the input is wrong, and then leaves no new run directory behind.
     """
     steps, shards = check(job, statistics, run.record())
-    few, many = job.cluster.range.min, job.cluster.range.max
+    few, many = job.cluster.worker_range.min, job.cluster.worker_range.max
     if plan and plan.get("world_size") not in range(few, many + 1):
         raise InputError(
             f"the plan is for {plan.get('world_size')} ranks; there are {few if few == many else f'{few} to {many}'}"
@@ -148,7 +148,7 @@ def train(
 def _train(job: Job, run: Run, steps: int, console: Console, arguments: Mapping[str, Any]) -> dict[str, Any]:
     is_new = not run.metrics.exists()
     run.forget_result()
-    if job.cluster.range.max > 1 and not under_torchrun.started():
+    if job.cluster.worker_range.max > 1 and not torchrun_workers.rank_and_world_size():
         console.print("Starting workers under Ray")
     try:
         with followed(run.metrics, steps, console), _stops(run, console):
@@ -157,9 +157,9 @@ def _train(job: Job, run: Run, steps: int, console: Console, arguments: Mapping[
                 arguments,
                 job.cluster,
                 run.ray,
-                permanent=PERMANENT,
-                allowed=partial(_is_possible, job),
-                tell=lambda line: console.print(line, soft_wrap=True, highlight=False),
+                permanent_errors=PERMANENT,
+                is_allowed=partial(_is_possible, job),
+                on_restart=lambda line: console.print(line, soft_wrap=True, highlight=False),
             )
     except (InputError, WorkerError) as error:
         reason = error.__cause__ if isinstance(error, WorkerError) else error

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from asymdiffrec.base import InputError
-from asymdiffrec.cluster.parallel_tasks import side_by_side
+from asymdiffrec.cluster.parallel_tasks import run_in_parallel
 from asymdiffrec.datasets.files.locations import part_of
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.diffusion.model import Recommender
@@ -87,7 +87,7 @@ def predict_files(tasks: list[PredictTask], parallel: int, address: str | None) 
 
     `address` is that of a Ray cluster; None starts one on this host.
     """
-    for task, rows in side_by_side(_predict, tasks, parallel, address):
+    for task, rows in run_in_parallel(_predict, tasks, parallel, address):
         yield task.out, rows
 
 

@@ -50,7 +50,7 @@ def restore_run(folder: Path) -> Iterator[RestoredRun]:
         raise InputError(f"{folder}: the run has no checkpoint yet")
     job = job.model_copy(update={"tables": job.tables.without_placement()})
     schema = job.to_schema(run.statistics())
-    with process_group(dist.HashStore(), 0, 1, job.cluster, one_node=True):
+    with process_group(dist.HashStore(), 0, 1, job.cluster, one_host=True):
         if damage := checkpoints.damage(step):
             raise CheckpointError(damage)
         train_state = build(job, schema, worker_device())

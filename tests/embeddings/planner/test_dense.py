@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from asymdiffrec.diffusion.config import DiffusionConfig, ModelConfig
 from asymdiffrec.diffusion.extractors.build import EXTRACTORS
 from asymdiffrec.diffusion.forward import Patterns
 from asymdiffrec.diffusion.model import AsymmetricDiffusion
-from asymdiffrec.diffusion.settings import DiffusionConfig, ModelConfig
 from asymdiffrec.embeddings.planner.dense import MASTER_BYTES, DenseWork, dense_work, on_meta
 from asymdiffrec.field_layout import FieldLayout
 

@@ -61,7 +61,7 @@ def train_state(clicks: Path) -> Iterator[Build]:
         job = read_job(clicks / "job.yaml", ["train.batch_size=256", *settings])
         return build(job, job.to_schema(read_statistics(job)), worker_device())
 
-    with process_group(dist.HashStore(), 0, 1, ClusterConfig(gpu=False), one_node=True):
+    with process_group(dist.HashStore(), 0, 1, ClusterConfig(gpu=False), one_host=True):
         yield make
 
 

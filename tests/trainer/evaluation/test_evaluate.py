@@ -12,8 +12,8 @@ import torch.distributed as dist
 from rich.console import Console
 
 from asymdiffrec.cluster.config import ClusterConfig
+from asymdiffrec.cluster.context import ClusterContext
 from asymdiffrec.cluster.launch import launch
-from asymdiffrec.cluster.process_group import Place
 from asymdiffrec.trainer.evaluation.scenarios import drop_at_random
 from asymdiffrec.trainer.fit import train as drive
 from asymdiffrec.trainer.inference.evaluate_run import evaluate_run
@@ -31,7 +31,7 @@ def test_workers_merge_to_the_metrics_of_one_process(clicks: Path, tmp_path: Pat
         run.path, "test", lambda schema: [drop_at_random(0.3, schema)], Console(quiet=True)
     ).results
 
-    def work(arguments: Mapping[str, Any], place: Place) -> None:
+    def work(arguments: Mapping[str, Any], context: ClusterContext) -> None:
         from asymdiffrec.datasets.reader import EvaluationReader, WorkerContext
         from asymdiffrec.datasets.shards import open_shards
         from asymdiffrec.trainer.build import build, worker_device

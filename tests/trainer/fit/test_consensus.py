@@ -48,7 +48,7 @@ def test_a_step_that_may_not_learn_changes_nothing(
     reader = TrainingReader(schema, open_shards(job.location("train")), job.train.seed, job.train.batch_size)
     first, lost, second, last = islice(reader.batches(reader.position(0)), 4)
     ended = []
-    with process_group(dist.HashStore(), 0, 1, ClusterConfig(gpu=False), one_node=True):
+    with process_group(dist.HashStore(), 0, 1, ClusterConfig(gpu=False), one_host=True):
         for batches, answers in (([first, lost, second], [True, False, True]), ([first, second], [True, True])):
             train_state = build(job, schema, worker_device())
             snapshot, asked, states = Snapshot(train_state), iter(answers), []

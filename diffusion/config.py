@@ -11,13 +11,13 @@ from asymdiffrec.diffusion.extractors.base import Sizes
 from asymdiffrec.diffusion.extractors.build import AnyExtractorConfig
 from asymdiffrec.diffusion.extractors.mlp import MLPConfig
 from asymdiffrec.diffusion.forward import ForwardConfig
-from asymdiffrec.diffusion.user_classes import PATH
+from asymdiffrec.diffusion.user_classes import CLASS_PATH
 
 METHODS = ("base", "dropout", "augment", "asymdiff")
 
 
 def _method(name: str) -> str:
-    if name not in METHODS and not PATH.fullmatch(name):
+    if name not in METHODS and not CLASS_PATH.fullmatch(name):
         raise ValueError(f"found {name!r}, allowed are {', '.join(METHODS)} and package.module:Class")
     return name
 

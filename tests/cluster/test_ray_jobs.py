@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from ray.job_submission import JobStatus
 
-from asymdiffrec.cluster.submit import Jobs, exit_status
+from asymdiffrec.cluster.ray_jobs import RayJobs, exit_status
 from tests.cluster.raylets import METRICS
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +81,7 @@ def test_a_job_over_four_workers_on_three_nodes_ends_as_a_local_run_does(
     folder = tmp_path / "run"
     outcome = run("submit", clicks / "job.yaml", "--run", folder, "--address", url, "--workers", 4, *small)
     assert outcome.returncode == 0, outcome.stderr
-    assert "training begins, 4 workers on 3 machines" in outcome.stderr
+    assert "training begins, 4 workers on 3 hosts" in outcome.stderr
     assert "step 36/36" in outcome.stderr
     ours, local = ended(folder), ended(trained)
     assert ours["state"] == "finished"
@@ -93,7 +93,7 @@ def test_a_job_is_followed_up_by_its_id_and_stopped_with_a_checkpoint(
 ) -> None:
     folder, long = tmp_path / "run", ["--set", "train.epochs=1000", "--set", "train.validation.patience=1000"]
     outcome = run("submit", clicks / "job.yaml", "--run", folder, "--address", url, *small, *long, "--detach", "--json")
-    job = json.loads(outcome.stdout)["id"]
+    job = json.loads(outcome.stdout)["ray_job_id"]
     while not (folder / "metrics.jsonl").exists():
         assert json.loads(run("job", "status", job, "--address", url, "--json").stdout)["exit_status"] is None
         time.sleep(1)
@@ -111,7 +111,7 @@ def test_a_cluster_without_room_says_what_is_asked_and_what_is_there(
 ) -> None:
     outcome = run("submit", clicks / "job.yaml", "--run", tmp_path / "run", "--address", url, "--workers", 16)
     assert outcome.returncode == 2, outcome.stderr
-    assert "16 workers with 1 CPU each ask for 16 CPU; the Ray cluster has 4" in outcome.stderr
+    assert "16 workers with 1 CPU each need 16 CPU; the Ray cluster has 4" in outcome.stderr
 
 
 class EndsEarly:
@@ -131,9 +131,9 @@ class EndsEarly:
 
 
 def test_the_last_lines_of_a_log_are_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("asymdiffrec.cluster.submit.JobSubmissionClient", EndsEarly)
+    monkeypatch.setattr("asymdiffrec.cluster.ray_jobs.JobSubmissionClient", EndsEarly)
     shown: list[str] = []
-    details = Jobs("http://127.0.0.1:1").follow("job", shown.append)
+    details = RayJobs("http://127.0.0.1:1").follow("job", shown.append)
     assert "".join(shown) == "first\nsecond\nlast\n"
     assert exit_status(details) == 2
 
@@ -142,7 +142,7 @@ def test_what_cannot_be_submitted_is_one_line(url: str, run: Run, clicks: Path, 
     for arguments, token, message in (
         (["--run", tmp_path / "run", "--address", url], "f" * 32, "the cluster refuses the token"),
         (["--run", tmp_path / "run", "--address", "http://127.0.0.1:9"], "f" * 32, "no Ray cluster answers"),
-        (["--run", "runs/relative", "--address", url], "f" * 32, "--run runs/relative: a path from / on is needed"),
+        (["--run", "runs/relative", "--address", url], "f" * 32, "--run runs/relative: is a relative path"),
     ):
         outcome = run("submit", clicks / "job.yaml", *arguments, token=token)
         assert (outcome.returncode, outcome.stderr.count("\n")) == (2, 1), outcome.stderr

@@ -1,4 +1,4 @@
-"""A connection to Ray: to a cluster that is there, or to a new one of this machine that ends with the connection."""
+"""A connection to Ray: to a running cluster, or to a new one on this host that ends with the connection."""
 
 from __future__ import annotations
 
@@ -14,24 +14,27 @@ from asymdiffrec.cluster.errors import ClusterError, last_line
 
 
 @contextmanager
-def connected(address: str | None, cpus: int) -> Iterator[None]:
-    """To the cluster at `address`, or, without one, to a new one with so many CPUs; where Ray is connected, that stays.
+def ray_connection(address: str | None, cpus: int) -> Iterator[None]:
+    """Connect to the cluster at `address`, or start a cluster with `cpus` CPUs on this host, for the block.
 
-    Workers speak through files, not Ray's log. Raises ClusterError where no cluster answers.
+    If this process is already connected to Ray, that connection is used and stays open. Output of the workers is not
+    forwarded: they report through files. Raises ClusterError if no cluster answers.
     """
     with ExitStack() as stack:
         stack.enter_context(redirect_stdout(sys.stderr))  # Ray prints its own warnings on standard output
         if not ray.is_initialized():
             stack.callback(ray.shutdown)
-            with _same_handler_of(signal.SIGTERM):
+            with _keep_handler(signal.SIGTERM):
                 _connect(address, cpus)
         yield
 
 
 @contextmanager
-def _same_handler_of(number: signal.Signals) -> Iterator[None]:
-    """Leave a signal to the caller, though Ray takes it as it connects: Ray would end this process before the workers
-    have saved a checkpoint."""
+def _keep_handler(number: signal.Signals) -> Iterator[None]:
+    """Restore the handler of a signal after the block.
+
+    Ray installs a SIGTERM handler when it connects; it would end this process before the workers save a checkpoint.
+    """
     handler = signal.getsignal(number)
     yield
     if threading.current_thread() is threading.main_thread():
@@ -41,7 +44,7 @@ def _same_handler_of(number: signal.Signals) -> Iterator[None]:
 def _connect(address: str | None, cpus: int) -> None:
     if address is None:
         ray.init(
-            "local",  # whatever other cluster runs on this machine
+            "local",  # a cluster of its own, even if another one runs on this host
             num_cpus=cpus,
             include_dashboard=False,
             logging_level="critical",

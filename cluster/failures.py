@@ -1,0 +1,94 @@
+"""Which worker failed first under Ray, and the reason in one line."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import traceback
+
+from ray.exceptions import RayActorError
+from ray.train import FailureConfig, TrainingFailedError, WorkerGroupError
+
+from asymdiffrec.cluster.errors import HostLeavingError, last_line
+from asymdiffrec.cluster.ray_compat import RestartPolicy, worker_exceptions
+
+
+class WorkerRestarts(RestartPolicy):
+    """Start the workers again unless the first failure is a permanent error; HostLeavingError does not count.
+
+    Appends the reason of each restart to `file`, one JSON string per line.
+    """
+
+    def __init__(
+        self,
+        config: FailureConfig,
+        permanent_errors: tuple[type[Exception], ...],
+        file: str,
+        timeout_seconds: float,
+    ) -> None:
+        super().__init__(config)
+        self._permanent_errors, self._file, self._timeout_seconds = permanent_errors, file, timeout_seconds
+
+    def is_permanent(self, error: TrainingFailedError) -> bool:
+        """Return whether the first failure is one of the permanent errors."""
+        first = first_failure(error)
+        return first is not None and isinstance(first[1], self._permanent_errors)
+
+    def is_free(self, error: TrainingFailedError) -> bool:
+        """Return whether the workers ended because a host is taken away."""
+        first = first_failure(error)
+        return first is not None and isinstance(first[1], HostLeavingError)
+
+    def on_restart(self, error: TrainingFailedError) -> None:
+        """Append the reason to the file."""
+        line = f"{describe_failure(error, self._timeout_seconds)}; the workers are started again"
+        with open(self._file, "a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def mark_failure(error: Exception, world_size: int) -> None:
+    """Store on a worker's exception when it was raised, by how many workers, and its traceback.
+
+    The attributes travel with the exception to the process that called `launch`; a traceback alone would not.
+    """
+    error.failed_at, error.world_size = time.time(), world_size  # type: ignore[attr-defined]
+    error.worker_traceback = "".join(traceback.format_exception(error))  # type: ignore[attr-defined]
+
+
+def first_failure(error: TrainingFailedError) -> tuple[int, BaseException] | None:
+    """Return rank and exception of the worker that failed first, or None if the failure is not one of a worker.
+
+    The other workers fail as well, because their connections to the first one break. A worker that died counts as
+    first: its process could not note the time.
+    """
+    if not isinstance(error, WorkerGroupError) or not error.worker_failures:
+        return None
+    return min(
+        worker_exceptions(error).items(),
+        key=lambda item: -math.inf if _is_death(item[1]) else getattr(item[1], "failed_at", math.inf),
+    )
+
+
+def describe_failure(error: TrainingFailedError, timeout_seconds: float) -> str:
+    """Return one line about the reason for which the workers ended; `timeout_seconds` is cluster.timeout_seconds."""
+    first = first_failure(error)
+    if first is None:
+        return last_line(error)
+    rank, cause = first
+    if _is_death(cause):
+        return f"worker {rank} died"
+    silent = sorted(set(range(getattr(cause, "world_size", 0))) - worker_exceptions(error).keys())
+    if is_timeout(cause) and silent:
+        workers = f"worker {silent[0]}" if len(silent) == 1 else f"workers {', '.join(map(str, silent))}"
+        return f"{workers} did not join a collective within cluster.timeout_seconds ({timeout_seconds:g} s)"
+    return f"worker {rank} failed: {last_line(cause)}"
+
+
+def is_timeout(error: BaseException) -> bool:
+    """Return whether a collective operation timed out. torch raises RuntimeError for it, so the text decides."""
+    return "timed out" in str(error).lower() or "timeout" in str(error).lower()
+
+
+def _is_death(failure: BaseException) -> bool:
+    return isinstance(failure, RayActorError)
