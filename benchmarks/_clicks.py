@@ -23,7 +23,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 from asymdiffrec.datasets.batching.batch import Batch, cut
 from asymdiffrec.datasets.decoding.rows import decode
 from asymdiffrec.trainer.build import build
-from asymdiffrec.trainer.fit.pipeline import pipeline
+from asymdiffrec.trainer.fit.pipeline import build_pipeline
 from asymdiffrec.trainer.job import Job
 
 CPU = torch.device("cpu")
@@ -76,7 +76,7 @@ class Clicks:
     def ours(self, batches: Sequence[Batch], method: str, **settings: object) -> Steps:
         """A step of the trainer on each batch, on the workers of the default process group."""
         job = self.job(method, **settings)
-        training, stream = pipeline(build(job, job.to_schema(), CPU)), cycle(batches)
+        training, stream = build_pipeline(build(job, job.to_schema(), CPU)), cycle(batches)
         return lambda: [training.progress(stream) for _ in batches]
 
     def operations(self, batch: Batch, method: str) -> int:

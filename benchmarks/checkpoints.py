@@ -17,8 +17,10 @@ from asymdiffrec.cluster.config import ClusterConfig
 from asymdiffrec.cluster.process_group import process_group
 from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
 from asymdiffrec.trainer.build import TrainState, build
-from asymdiffrec.trainer.checkpoints.state import Standing, state
-from asymdiffrec.trainer.checkpoints.store import Checkpoints, Saver
+from asymdiffrec.trainer.checkpoints.progress import Progress
+from asymdiffrec.trainer.checkpoints.saver import Saver
+from asymdiffrec.trainer.checkpoints.state import state
+from asymdiffrec.trainer.checkpoints.store import Checkpoints
 from asymdiffrec.trainer.job import CheckpointsConfig, Job
 from benchmarks._report import Result, alternate, arguments, show
 
@@ -63,7 +65,7 @@ class Saves:
 
     def begin(self) -> None:
         self._step += 1
-        self._saver.save(Standing(step=self._step))
+        self._saver.save(Progress(step=self._step))
 
     def end(self) -> None:
         failed = self._saver.finish()
@@ -105,7 +107,7 @@ def main() -> None:
         held = bytes_of(train_state)
         source, target = (torch.ones(held, dtype=torch.uint8) for _ in range(2))
         settings = CheckpointsConfig(keep=1)
-        with Saver(Checkpoints(str(folder / "saved")), train_state, {}, settings, Standing()) as saver:
+        with Saver(Checkpoints(str(folder / "saved")), train_state, {}, settings, Progress()) as saver:
             saves = Saves(saver)
             stalled, copied = stalls(saves, partial(target.copy_, source), rounds)
 

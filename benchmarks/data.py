@@ -28,7 +28,7 @@ from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
 from asymdiffrec.datasets.reader import Position, TrainingReader
 from asymdiffrec.datasets.shards import Shards, open_shards
 from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
-from asymdiffrec.trainer.fit import train as drive
+from asymdiffrec.trainer.fit.train import train_job
 from asymdiffrec.trainer.job import read_job, read_statistics
 from asymdiffrec.trainer.run import Run
 from benchmarks._layouts import Collate, Frame, Layout, ray_batches, tensors
@@ -150,7 +150,7 @@ def waiting(folder: Path, quick: bool) -> Result:
     prepare_synthetic(folder / "clicks", rows=5_000 if quick else 400_000)
     settings = ["train.log_every=10", *(["train.epochs=1"] if quick else [])]
     job = read_job(folder / "clicks" / "job.yaml", settings)
-    drive.train(job, read_statistics(job), Run(folder / "run"), console=Console(quiet=True))
+    train_job(job, read_statistics(job), Run(folder / "run"), console=Console(quiet=True))
     records = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     steps = [record for record in records if "data_wait" in record]
     seconds = [1 / record["samples_per_second"] for record in steps]

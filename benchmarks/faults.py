@@ -8,7 +8,6 @@ lost, drained and come again under a run of one or two workers, which is compare
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import signal
@@ -27,6 +26,7 @@ from rich.console import Console
 
 from asymdiffrec.cluster.launch import stay_on_loopback
 from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
+from asymdiffrec.json_lines import read_json_lines
 from benchmarks._report import Result, arguments, show
 
 FAULTS, ROWS, BATCH, APART = 52, 50_000, 512, 25
@@ -241,9 +241,7 @@ def command(data: Path, run: Path, settings: Mapping[str, Any]) -> list[str]:
 
 def records(run: Path) -> list[dict[str, Any]]:
     """The whole lines of a run's log"""
-    metrics = run / "metrics.jsonl"
-    lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    return read_json_lines(run / "metrics.jsonl")
 
 
 def steps_of(run: Path) -> dict[int, list[tuple[str, float]]]:
@@ -251,7 +249,7 @@ def steps_of(run: Path) -> dict[int, list[tuple[str, float]]]:
     found: dict[int, list[tuple[str, float]]] = {}
     for record in records(run):
         if "loss" in record:
-            found.setdefault(record["step"], []).append((record["rows"], record["loss"]))
+            found.setdefault(record["step"], []).append((record["row_checksum"], record["loss"]))
     return found
 
 

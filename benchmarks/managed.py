@@ -17,7 +17,7 @@ from rich.console import Console
 from asymdiffrec.datasets.prepare.output import write_dataset
 from asymdiffrec.embeddings.managed.ids import WAYS, ManagedConfig, id_bytes
 from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
-from asymdiffrec.trainer.fit import train as drive
+from asymdiffrec.trainer.fit.train import train_job
 from asymdiffrec.trainer.job import read_job, read_statistics
 from asymdiffrec.trainer.run import Run
 from benchmarks._report import Result, arguments, show
@@ -98,7 +98,7 @@ def managed(**settings: Any) -> list[str]:
 def measure(data: Path, run: Path, seed: int, settings: list[str]) -> tuple[float, float]:
     """Test AUC, and samples a second."""
     job = read_job(data / "job.yaml", [f"train.seed={seed}", *settings])
-    drive.train(job, read_statistics(job), Run(run), console=Console(quiet=True))
+    train_job(job, read_statistics(job), Run(run), console=Console(quiet=True))
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     rates = [record["samples_per_second"] for record in records if "samples_per_second" in record]
     return next(record["test/auc"] for record in records if "test/auc" in record), statistics.median(rates)

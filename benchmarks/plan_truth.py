@@ -22,7 +22,7 @@ from scipy.stats import spearmanr
 from asymdiffrec.datasets.prepare.output import write_dataset
 from asymdiffrec.embeddings.planner.calibrate import calibrate
 from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
-from asymdiffrec.trainer.fit import train as drive
+from asymdiffrec.trainer.fit.train import train_job
 from asymdiffrec.trainer.job import read_job, read_statistics
 from asymdiffrec.trainer.run import Run
 from benchmarks._report import Result, arguments, show
@@ -63,7 +63,7 @@ def run(data: Path, folder: Path, plan: str, *settings: str) -> Mapping[str, Any
     """Planned and measured, as a run's `result.json` has them."""
     kinds = {name: {"sharding": KINDS[kind]} for name, kind in zip(ROWS, plan, strict=True)}
     job = read_job(data / "job.yaml", [f"tables.per_table={json.dumps(kinds)}", *settings])
-    result = drive.train(job, read_statistics(job), Run(folder), console=Console(quiet=True))
+    result = train_job(job, read_statistics(job), Run(folder), console=Console(quiet=True))
     measured: Mapping[str, Any] = result["measured"]
     return measured
 

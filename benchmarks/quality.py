@@ -17,7 +17,7 @@ from asymdiffrec.datasets.prepare.table.dataset import prepare_table
 from asymdiffrec.datasets.prepare.table.recipe import Recipe
 from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
 from asymdiffrec.trainer.evaluation.scenarios import drop_at_random
-from asymdiffrec.trainer.fit import train as drive
+from asymdiffrec.trainer.fit.train import train_job
 from asymdiffrec.trainer.inference.evaluate_run import evaluate_run
 from asymdiffrec.trainer.job import read_job, read_statistics
 from asymdiffrec.trainer.run import Run
@@ -34,7 +34,7 @@ def measure(data: Path, run: Path, variant: str, seed: int, settings: list[str])
     """AUC of a trained variant on the test split, for each share of missing fields."""
     job = read_job(data / "job.yaml", [f"diffusion.method={variant}", f"train.seed={seed}", *settings])
     silent = Console(quiet=True)
-    drive.train(job, read_statistics(job), Run(run), console=silent)
+    train_job(job, read_statistics(job), Run(run), console=silent)
     results = evaluate_run(
         run, "test", lambda schema: [drop_at_random(share, schema) for share in SHARES], silent
     ).results

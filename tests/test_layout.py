@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BASE = {"base", "field_layout", "torch_compat"}
+BASE = {"base", "field_layout", "json_lines", "torch_compat"}
 """Modules that every room may import"""
 MAY_IMPORT = {
     "trainer": {"serving", "cluster", "diffusion", "embeddings", "datasets"},

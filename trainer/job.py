@@ -126,6 +126,12 @@ class Job(FieldsConfig):
         return part_of(self.data.path, part)
 
 
+def total_steps(job: Job, steps_per_epoch: int) -> int:
+    """Return the number of steps of a whole run, if validation does not stop it early."""
+    steps = job.train.epochs * steps_per_epoch
+    return min(steps, job.train.steps) if job.train.steps else steps
+
+
 def read_job(path: Path, settings: Sequence[str] = ()) -> Job:
     """The job of a file with `PATH=VALUE` settings laid over it; relative paths are taken from the file's folder.
 

@@ -1,4 +1,4 @@
-"""A run directory: the resolved job, what was learned from its data, metrics, checkpoints and how it ended."""
+"""A run directory: the resolved job, the statistics of its data, metrics, checkpoints and the result."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,95 +18,133 @@ from asymdiffrec.datasets.files.documents import read_yaml, validate, write_yaml
 from asymdiffrec.datasets.files.locations import part_of
 from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.embeddings.planner.plan_document import parse_plan
+from asymdiffrec.json_lines import read_json_lines
 from asymdiffrec.trainer.job import Job, read_job
+
+
+class RunOutcome(StrEnum):
+    """Why a training ended; `outcome` in result.json."""
+
+    FINISHED = "finished"
+    """All steps are done"""
+    STOPPED_EARLY = "stopped early"
+    """Validation did not improve for `train.validation.patience` validations"""
+    INTERRUPTED = "interrupted"
+    """The user asked for a stop; --resume goes on"""
+    PREEMPTED = "preempted"
+    """A host was about to be taken away; the workers start again elsewhere, so no result contains this value"""
 
 
 @dataclass(frozen=True)
 class Run:
+    """A run directory. Nothing is read or created before a method is called.
+
+    >>> Run(Path("runs/clicks/1")).metrics_file
+    PosixPath('runs/clicks/1/metrics.jsonl')
+    """
+
     path: Path
 
     @property
-    def metrics(self) -> Path:
-        """One JSON object a line: a logged step or an evaluation."""
+    def metrics_file(self) -> Path:
+        """The file with one JSON object per line: a logged step, an evaluation or a note."""
         return self.path / "metrics.jsonl"
 
     @property
-    def stop(self) -> Path:
-        """Training ends with a checkpoint soon after this file appears."""
+    def stop_file(self) -> Path:
+        """The file whose existence asks training to stop with a checkpoint."""
         return self.path / "stop"
 
     @property
-    def lock(self) -> Path:
-        """Held by the command that trains"""
+    def lock_file(self) -> Path:
+        """The file that the command locks while it trains."""
         return self.path / "lock"
 
     @property
-    def spill(self) -> Path:
+    def spill_folder(self) -> Path:
+        """The folder for evaluation data that does not fit into memory."""
         return self.path / "spill"
 
     @property
-    def ray(self) -> Path:
-        """Ray's own files"""
+    def ray_folder(self) -> Path:
+        """The folder for Ray's own files."""
         return self.path / "ray"
 
+    @property
+    def _result_file(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def _training_files_file(self) -> Path:
+        return self.path / "shards.json"
+
     def trace(self, rank: int) -> Path:
-        """What `train.profile` leaves of a worker"""
+        """Return the file with a worker's trace, which exists if `train.profile` asked for one."""
         return self.path / "profile" / f"worker-{rank}.json"
 
     def checkpoints(self, job: Job) -> str:
-        """The path or URI of the folder of its checkpoints."""
+        """Return the path or URI of the folder of the run's checkpoints."""
         if job.train.checkpoints.path is None:
             return str(self.path / "checkpoints")
         return part_of(job.train.checkpoints.path, self.path.resolve().name)
 
     def documents(self) -> dict[str, str]:
-        """The texts that a checkpoint keeps beside the weights, by the names of their files."""
+        """Return the texts that each checkpoint contains besides the tensors, by file name."""
         return {name: (self.path / name).read_text() for name in ("job.yaml", "statistics.yaml")}
 
-    def job(self, settings: tuple[str, ...] = ()) -> Job:
-        return read_job(self.path / "job.yaml", settings)
+    def job(self, overrides: tuple[str, ...] = ()) -> Job:
+        """Return the job of the run, with `PATH=VALUE` overrides applied."""
+        return read_job(self.path / "job.yaml", overrides)
 
     def statistics(self) -> Statistics:
-        return validate(Statistics, read_yaml(str(self.path / "statistics.yaml")), str(self.path / "statistics.yaml"))
+        """Return the statistics of the training rows that the run was started with."""
+        path = str(self.path / "statistics.yaml")
+        return validate(Statistics, read_yaml(path), path)
 
     def write_inputs(self, job: Job, statistics: Statistics) -> None:
+        """Write job and statistics, and create the run directory if it does not exist."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_yaml(self.path / "job.yaml", job)
         write_yaml(self.path / "statistics.yaml", statistics)
 
-    def record(self) -> dict[str, list[int]] | None:
-        """The training files that the run reads, with the rows of their row groups; None before its first session."""
-        path = self.path / "shards.json"
-        return json.loads(path.read_text()) if path.exists() else None
+    def training_files(self) -> dict[str, list[int]] | None:
+        """Return the training files of the run with the rows of each row group; None before its first session.
 
-    def write_record(self, record: Mapping[str, Sequence[int]]) -> None:
-        (self.path / "shards.json").write_text(json.dumps(record) + "\n")
+        A run reads the same files in all its sessions, whatever is added to the data meanwhile.
+        """
+        file = self._training_files_file
+        return json.loads(file.read_text()) if file.exists() else None
 
-    def forget_after(self, step: int) -> None:
-        """Drop the records of later steps: the run goes on from `step`, and they belong to a future that was lost."""
-        lines = self.metrics.read_text().splitlines(keepends=True) if self.metrics.exists() else []
-        whole = [line for line in lines if line.endswith("\n")]  # a full disk may have cut the last one
-        kept = self.metrics.with_suffix(".partial")
-        kept.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))
-        kept.rename(self.metrics)
+    def write_training_files(self, files: Mapping[str, Sequence[int]]) -> None:
+        """Write the training files of the run with the number of rows of each row group."""
+        self._training_files_file.write_text(json.dumps(files) + "\n")
+
+    def drop_records_after(self, step: int) -> None:
+        """Delete the metrics of later steps: training goes on from `step`, and will do these steps again."""
+        records = [record for record in read_json_lines(self.metrics_file) if record["step"] <= step]
+        partial = self.metrics_file.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(record) + "\n" for record in records))
+        partial.rename(self.metrics_file)
 
     def write_plan(self, plan: Mapping[str, Any]) -> None:
+        """Write the document of the sharding plan to plan.json."""
         (self.path / "plan.json").write_text(json.dumps(plan, indent=2) + "\n")
 
-    def forget_result(self) -> None:
-        (self.path / "result.json").unlink(missing_ok=True)
+    def remove_result(self) -> None:
+        """Delete the result of an earlier session."""
+        self._result_file.unlink(missing_ok=True)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
-        (self.path / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+        """Write how the run ended: its outcome, its progress, and planned against measured resources."""
+        self._result_file.write_text(json.dumps(result, indent=2) + "\n")
 
     def result(self) -> dict[str, Any] | None:
-        """How the run ended; None while it has not."""
-        path = self.path / "result.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        """Return how the run ended; None while it has not ended."""
+        return json.loads(self._result_file.read_text()) if self._result_file.exists() else None
 
 
 def new_run(job: Job, path: Path | None) -> Run:
-    """A run directory that is still empty: `path`, or runs/NAME/UTC-TIME."""
+    """Return an empty run directory: `path`, or runs/NAME/UTC-TIME. Raises InputError if `path` is not empty."""
     path = path or Path("runs") / job.name / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     if path.exists() and not path.is_dir():
         raise InputError(f"{path}: is a file; --run names a folder")
@@ -115,7 +154,7 @@ def new_run(job: Job, path: Path | None) -> Run:
 
 
 def latest_run(job: Job, path: Path | None) -> Run:
-    """The run to go on with: `path`, or the newest of the job."""
+    """Return the run directory at `path`, or the newest one of the job. Raises InputError if there is none."""
     if path is None:
         runs = sorted(folder for folder in (Path("runs") / job.name).glob("*") if (folder / "job.yaml").exists())
         if not runs:
@@ -125,13 +164,14 @@ def latest_run(job: Job, path: Path | None) -> Run:
 
 
 def open_run(path: Path) -> Run:
+    """Return the run directory at a path. Raises InputError if it is none."""
     if not (path / "job.yaml").exists():
         raise InputError(f"{path}: not a run directory (it has no job.yaml)")
     return Run(path)
 
 
 def read_plan_file(path: Path) -> dict[str, Any]:
-    """The document in a `plan.json`. Raises InputError where there is none."""
+    """Return the document of a plan.json. Raises InputError if it cannot be read or is no plan."""
     try:
         return parse_plan(path.read_bytes())
     except OSError as error:
@@ -141,15 +181,19 @@ def read_plan_file(path: Path) -> dict[str, Any]:
 
 
 class RunLog:
-    """Appends records of the steps after `step` to `metrics.jsonl` and to TensorBoard's events.
+    """Appends records of steps after `step` to metrics.jsonl and to TensorBoard's events; on one worker only.
 
-    On workers that are not the writer nothing is written.
+    On the other workers (`is_writer` is False) nothing is written.
+
+        with RunLog(run, step=0, steps_per_epoch=100, is_writer=rank == 0) as log:
+            log.write({"step": 50, "epoch": 0, "loss": 0.69})
+            log.note(50, note="training goes on")
     """
 
     def __init__(self, run: Run, step: int, steps_per_epoch: int, is_writer: bool) -> None:
         self.is_writer, self._steps_per_epoch = is_writer, steps_per_epoch
         if is_writer:
-            self._file = run.metrics.open("ab", buffering=0)
+            self._file = run.metrics_file.open("ab", buffering=0)
             self._unwritten = b""
             self._events = SummaryWriter(str(run.path / "events"), purge_step=step + 1)
 
@@ -161,27 +205,30 @@ class RunLog:
             self._file.close()
             self._events.close()
 
-    def note(self, step: int, **what: Any) -> None:
-        """Write what is said once, after `step` steps."""
-        self.write({"step": step, "epoch": max(0, step - 1) // self._steps_per_epoch, **what})
+    def note(self, step: int, **values: Any) -> None:
+        """Write a record about something that happened after `step` steps."""
+        self.write({"step": step, "epoch": max(0, step - 1) // self._steps_per_epoch, **values})
 
     def write(self, record: Mapping[str, Any]) -> None:
+        """Write a record, with its `step`. On a full disk it waits in memory for the next call."""
         if not self.is_writer:
             return
         self._unwritten += json.dumps(record).encode() + b"\n"
-        self._unwritten = _appended(self._file, self._unwritten)
-        if self._unwritten:  # TensorBoard's writer would not survive the full disk
+        self._unwritten = _append(self._file, self._unwritten)
+        if self._unwritten:  # TensorBoard's writer does not survive a full disk
             return
         ranks = {
-            f"rank{rank}/{key}": value for rank, own in enumerate(record.get("ranks", ())) for key, value in own.items()
+            f"rank{rank}/{key}": value
+            for rank, usage in enumerate(record.get("ranks", ()))
+            for key, value in usage.items()
         }
         for key, value in {**record, **ranks}.items():
             if key != "step" and isinstance(value, int | float):
                 self._events.add_scalar(key, value, record["step"])
 
 
-def _appended(file: BinaryIO, lines: bytes) -> bytes:
-    """Append to a file; what could not be, all or nothing: on a full disk lines wait until there is room again."""
+def _append(file: BinaryIO, lines: bytes) -> bytes:
+    """Append all lines or, on a full disk, none of them; return the lines that were not written."""
     size = os.fstat(file.fileno()).st_size
     try:
         written = 0

@@ -84,7 +84,7 @@ def test_a_job_over_four_workers_on_three_nodes_ends_as_a_local_run_does(
     assert "training begins, 4 workers on 3 hosts" in outcome.stderr
     assert "step 36/36" in outcome.stderr
     ours, local = ended(folder), ended(trained)
-    assert ours["state"] == "finished"
+    assert ours["outcome"] == "finished"
     assert ours["best_value"] == pytest.approx(local["best_value"], abs=1e-3)
 
 
@@ -102,7 +102,7 @@ def test_a_job_is_followed_up_by_its_id_and_stopped_with_a_checkpoint(
     stopped = run("job", "stop", job, "--address", url)
     assert stopped.returncode == 0, stopped.stderr
     assert f"{job}: failed, exit status 130" in stopped.stderr
-    assert ended(folder)["state"] == "interrupted"
+    assert ended(folder)["outcome"] == "interrupted"
     assert (folder / "checkpoints" / f"step-{ended(folder)['step']}" / "manifest.json").exists()
 
 

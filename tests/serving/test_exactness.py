@@ -28,7 +28,7 @@ def folder(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from rich.console import Console
 
     from asymdiffrec.datasets.prepare.movielens.dataset import prepare_movielens
-    from asymdiffrec.trainer.fit import train as drive
+    from asymdiffrec.trainer.fit.train import train_job
     from asymdiffrec.trainer.inference.export import export_run
     from asymdiffrec.trainer.job import read_job, read_statistics
     from asymdiffrec.trainer.run import Run
@@ -36,7 +36,7 @@ def folder(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made, quiet = tmp_path_factory.mktemp("movielens"), Console(quiet=True)
     prepare_movielens(made / "data", input=data_folder / "movielens-100k")
     job = read_job(made / "data" / "job.yaml", ["train.epochs=1"])
-    drive.train(job, read_statistics(job), Run(made / "run"), quiet)
+    train_job(job, read_statistics(job), Run(made / "run"), quiet)
     export_run(made / "run", made / "export", "fp32", quiet)
     return made
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from asymdiffrec.trainer.fit.consensus import LossGuard
+from asymdiffrec.trainer.fit.consensus import StepConsensus
 
 
 def ended(run: Path) -> dict[str, Any]:
@@ -39,11 +39,11 @@ def torchrun(count: int, *arguments: object) -> list[str]:
 
 def stop_after(step: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have runs asked for a stop in the course of a step."""
-    may_learn = LossGuard.may_learn
+    should_update = StepConsensus.should_update
 
-    def asked(guard: LossGuard, loss: torch.Tensor) -> bool:
-        may = may_learn(guard, loss)
-        guard.agreed = replace(guard.agreed, stop=guard.step + 1 == step)
-        return may
+    def asked(guard: StepConsensus, loss: torch.Tensor) -> bool:
+        updates = should_update(guard, loss)
+        guard.decision = replace(guard.decision, stop=guard.step + 1 == step)
+        return updates
 
-    monkeypatch.setattr(LossGuard, "may_learn", asked)
+    monkeypatch.setattr(StepConsensus, "should_update", asked)

@@ -50,15 +50,15 @@ def test_files_that_are_added_are_said_and_not_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Between epochs and before a run is resumed; its losses are those of a run that never saw them."""
-    run, save = tmp_path / "run", loop.Training.save
+    run, save = tmp_path / "run", loop.TrainingLoop.save
     arguments = ["train", data / "job.yaml", "--run", run, *small]
 
-    def add_and_save(training: loop.Training, saver: Any, standing: Any) -> Any:
-        if standing.step == EPOCH:
+    def add_and_save(training: loop.TrainingLoop, saver: Any, progress: Any) -> Any:
+        if progress.step == EPOCH:
             add(data, "late.parquet")
-        return save(training, saver, standing)
+        return save(training, saver, progress)
 
-    monkeypatch.setattr(loop.Training, "save", add_and_save)
+    monkeypatch.setattr(loop.TrainingLoop, "save", add_and_save)
     outcome = command(*arguments)
     assert outcome.status == 0, outcome.err
     assert added(run) == [(2 * EPOCH, ["late.parquet"])]

@@ -16,7 +16,7 @@ from asymdiffrec.trainer.evaluation.accumulator import MetricAccumulator
 from asymdiffrec.trainer.evaluation.bootstrap import Judged, Samples, compare
 from asymdiffrec.trainer.experiments.page import picture, write_page
 from asymdiffrec.trainer.experiments.text import table
-from asymdiffrec.trainer.fit.report import describe
+from asymdiffrec.trainer.fit.report import describe_record
 from asymdiffrec.trainer.job import read_job
 from asymdiffrec.trainer.metrics import METRICS, Metric, Sums, compute_metrics, ratio
 
@@ -62,7 +62,7 @@ def test_evaluation_and_bootstrap_compute_a_new_metric(share_of_positives: str, 
 
 def test_progress_line_and_top_show_a_new_metric(share_of_positives: str) -> None:
     record = {"step": 18, "epoch": 0, "missing": 0.0, **{f"valid/{name}": 0.5 for name in METRICS}}
-    assert f"{share_of_positives} 0.5000" in describe(record, 36)
+    assert f"{share_of_positives} 0.5000" in describe_record(record, 36)
     console = Console(width=200, file=io.StringIO(), record=True)
     console.print(top._validations([record]))
     shown = console.export_text()

@@ -15,7 +15,7 @@ from rich.console import Console
 from torch.nn.utils import clip_grad_norm_
 from torchrec.optim.keyed import CombinedOptimizer
 
-from asymdiffrec.trainer.fit import train as drive
+from asymdiffrec.trainer.fit.train import train_job
 from asymdiffrec.trainer.job import ScheduleConfig, TrainConfig, read_job, read_statistics
 from asymdiffrec.trainer.optimizers import Update, rate
 from asymdiffrec.trainer.run import Run
@@ -97,7 +97,7 @@ def test_lost_losses_change_nothing(together: int) -> None:
 def train(clicks: Path, run: Path, *settings: str) -> list[dict[str, Any]]:
     """The steps' records of a short run."""
     job = read_job(clicks / "job.yaml", ["train.batch_size=128", "train.steps=20", "train.log_every=1", *settings])
-    drive.train(job, read_statistics(job), Run(run), console=Console(quiet=True))
+    train_job(job, read_statistics(job), Run(run), console=Console(quiet=True))
     return [record for record in logged(run) if "loss" in record]
 
 

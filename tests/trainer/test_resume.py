@@ -39,9 +39,9 @@ def assert_same_end(run: Path, undisturbed: Path) -> None:
     for own, other in zip(mine, theirs, strict=True):
         keys = compared & own.keys()
         assert [own[key] for key in keys] == pytest.approx([other[key] for key in keys], rel=5e-3)
-        assert own.get("rows") == other.get("rows")
+        assert own.get("row_checksum") == other.get("row_checksum")
     end, other = ended(run), ended(undisturbed)
-    assert end.pop("state") == other.pop("state") == "finished"
+    assert end.pop("outcome") == other.pop("outcome") == "finished"
     assert end == pytest.approx(other, rel=5e-3)
 
 
@@ -63,7 +63,7 @@ def test_a_run_disturbed_and_resized_learns_from_the_same_rows(
         assert process.returncode != 0, message
         assert "--resume" in message
         result = json.loads((run / "result.json").read_text())
-        assert (result["state"], reached <= result["step"] < 288) == ("interrupted", True)
+        assert (result["outcome"], reached <= result["step"] < 288) == ("interrupted", True)
         assert not (run / "stop").exists()
     assert message.count("training goes on from step ") == 2
 
@@ -81,7 +81,7 @@ def test_a_machine_that_is_to_go_gets_a_checkpoint_of_ray_s_workers(
         _, message = process.communicate(timeout=60)
     assert process.returncode == 130, message
     result = json.loads((run / "result.json").read_text())
-    assert (result["state"], 5 <= result["step"] < 288) == ("interrupted", True)
+    assert (result["outcome"], 5 <= result["step"] < 288) == ("interrupted", True)
     assert (run / "checkpoints" / f"step-{result['step']}" / "manifest.json").exists()
 
 
@@ -154,4 +154,7 @@ def test_two_trainings_do_not_share_a_run(
     with (copy / "lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         outcome = command("train", clicks / "job.yaml", "--run", copy, "--resume", "--set", "train.epochs=3")
-    assert (outcome.status, outcome.err) == (2, f"error: {copy}: a training is running there\n")
+    assert (outcome.status, outcome.err) == (
+        2,
+        f"error: {copy}: another training is running there; wait until it ends, or choose another --run\n",
+    )

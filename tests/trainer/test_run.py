@@ -28,11 +28,11 @@ LEARNED = Statistics(
 
 
 def lines(run: Run) -> list[dict[str, object]]:
-    return [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    return [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
 
 
 def log(run: Run, after: int, *steps: int) -> None:
-    run.forget_after(after)
+    run.drop_records_after(after)
     with RunLog(run, after, steps_per_epoch=10, is_writer=True) as writer:
         for step in steps:
             writer.write({"step": step, "loss": step / 2})
@@ -45,8 +45,8 @@ def test_inputs_and_result_come_back_as_they_were_written(tmp_path: Path) -> Non
     assert run.job(("train.seed=7",)).train.seed == 7
     assert run.statistics() == LEARNED
     assert run.result() is None
-    run.write_result({"state": "finished", "step": 3})
-    assert run.result() == {"state": "finished", "step": 3}
+    run.write_result({"outcome": "finished", "step": 3})
+    assert run.result() == {"outcome": "finished", "step": 3}
 
 
 def test_new_run_takes_a_folder_that_holds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,9 @@ def test_log_drops_a_lost_future_and_half_a_line(
 ) -> None:
     run = Run(tmp_path_factory.mktemp("run"))
     kept = [{"step": step, "loss": step / 2} for step in steps]
-    run.metrics.write_text("".join(json.dumps(record) + "\n" for record in kept) + '{"step": 1, "loss": 0.5}'[:half])
+    run.metrics_file.write_text(
+        "".join(json.dumps(record) + "\n" for record in kept) + '{"step": 1, "loss": 0.5}'[:half]
+    )
     log(run, after, after + 1, after + 2)
     expected = [record for record in kept if record["step"] <= after]
     assert lines(run) == expected + [{"step": step, "loss": step / 2} for step in (after + 1, after + 2)]
@@ -108,7 +110,7 @@ def test_lines_wait_for_room_on_a_full_disk(tmp_path: Path) -> None:
     run, limits = Run(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
     with RunLog(run, 0, steps_per_epoch=10, is_writer=True) as writer:
         writer.write({"step": 1, "note": "x" * 5000})
-        room = run.metrics.stat().st_size + 5  # for a part of a line, and for all of TensorBoard's
+        room = run.metrics_file.stat().st_size + 5  # for a part of a line, and for all of TensorBoard's
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
         try:
             for step in (2, 3):

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from asymdiffrec.trainer.fit import train as drive
+from asymdiffrec.trainer.fit.train import train_job
 from asymdiffrec.trainer.job import read_job, read_statistics
 from asymdiffrec.trainer.run import Run
 from tests.trainer.fit.test_loop import records, train_on_two
@@ -37,7 +37,7 @@ def weighted(clicks: Path, folder: Path, draw: Callable[[int], np.ndarray]) -> P
 
 def losses(data: Path, run: Path, *settings: str) -> list[float]:
     job = read_job(data / "job.yaml", [*SETTINGS, *settings])
-    drive.train(job, read_statistics(job), Run(run), console=Console(quiet=True))
+    train_job(job, read_statistics(job), Run(run), console=Console(quiet=True))
     return losses_in(records(run))
 
 

@@ -160,7 +160,7 @@ def test_diverging_training_is_one_line_and_status_1(
         "train", clicks / "job.yaml", "--run", tmp_path / "run", *small, "--set", "train.learning_rate=1e30"
     )
     assert outcome.status == 1
-    assert outcome.err.splitlines()[-1].startswith("error: the loss of step ")
+    assert outcome.err.splitlines()[-1].startswith("error: loss is ")
     assert outcome.err.count("\n") == 2  # the other one says that training begins
 
 

@@ -1,4 +1,4 @@
-"""Parts of the tensors of a checkpoint, read without the rest and into memory of any layout."""
+"""Reads parts of a checkpoint's tensors, and nothing else of it, into tensors of any layout."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 
 @dataclass(frozen=True)
 class Block:
-    """The part of a stored tensor that starts at `first` and is as large as the tensor that it is read into."""
+    """A part of the stored tensor `name`: it starts at index `first`, has the shape of `into`, and is read into it."""
 
     name: str
     first: tuple[int, ...]
@@ -23,7 +23,7 @@ class Block:
 
 
 class BlockPlanner(LoadPlanner):
-    """Has `torch.distributed.checkpoint.load` read blocks; each rank names its own. Types are converted."""
+    """Makes `torch.distributed.checkpoint.load` read the blocks of this rank; converts types."""
 
     def __init__(self, blocks: Sequence[Block]) -> None:
         self._blocks = blocks
@@ -32,38 +32,44 @@ class BlockPlanner(LoadPlanner):
     def set_up_planner(
         self, state_dict: dict[str, Any], metadata: Metadata | None = None, is_coordinator: bool = False
     ) -> None:
+        """Take the metadata of the stored tensors."""
         assert metadata is not None
         self._stored = metadata.state_dict_metadata
 
     def create_local_plan(self) -> LoadPlan:
-        return LoadPlan([item for place in range(len(self._blocks)) for item in self._items(place)])
+        """Return the parts of files to read for the blocks of this rank."""
+        return LoadPlan([item for number in range(len(self._blocks)) for item in self._items(number)])
 
-    def _items(self, place: int) -> list[ReadItem]:
-        block = self._blocks[place]
+    def _items(self, number: int) -> list[ReadItem]:
+        block = self._blocks[number]
         stored, size = self._stored[block.name], block.into.shape
         assert isinstance(stored, TensorStorageMetadata)
         assert all(start + length <= end for start, length, end in zip(block.first, size, stored.size, strict=True))
-        wanted = ChunkStorageMetadata(torch.Size(block.first), size)
-        index = MetadataIndex(block.name, block.first, place)
-        items = create_read_items_for_chunk_list(block.name, stored, [wanted])
+        chunk = ChunkStorageMetadata(torch.Size(block.first), size)
+        index = MetadataIndex(block.name, block.first, number)
+        items = create_read_items_for_chunk_list(block.name, stored, [chunk])
         return [replace(item, dest_index=index) for item in items]
 
     def create_global_plan(self, global_plan: list[LoadPlan]) -> list[LoadPlan]:
+        """Return the plans of all ranks as they are."""
         return global_plan
 
     def finish_plan(self, central_plan: LoadPlan) -> LoadPlan:
+        """Return the plan of this rank as it is."""
         return central_plan
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
-        raise AssertionError("blocks are of tensors")
+        """Never called: blocks are parts of tensors."""
+        raise AssertionError("a block is part of a tensor, not bytes")
 
     def resolve_tensor(self, read_item: ReadItem) -> torch.Tensor:
-        place = read_item.dest_index.index
-        assert place is not None
-        into = self._blocks[place].into.detach()
+        """Return the part of a block's tensor that a read item fills."""
+        number = read_item.dest_index.index
+        assert number is not None
+        into = self._blocks[number].into.detach()
         for dimension, (start, length) in enumerate(zip(read_item.dest_offsets, read_item.lengths, strict=True)):
             into = into.narrow(dimension, start, length)
         return into
 
     def commit_tensor(self, read_item: ReadItem, tensor: torch.Tensor) -> None:
-        pass
+        """Do nothing: `resolve_tensor` returned the live memory."""

@@ -1,4 +1,4 @@
-"""Files of checkpoints, on this machine or behind a URI, as torch's distributed checkpoints write and read them."""
+"""Files of checkpoints, at a local path or a URI, as torch's distributed checkpoints write and read them."""
 
 from __future__ import annotations
 
@@ -14,78 +14,86 @@ from torch.distributed.checkpoint.filesystem import FileSystemBase, FileSystemRe
 
 from asymdiffrec.datasets.files.locations import filesystem_of, shown
 
-CHUNK = 8 << 20
-"""Bytes that are read at a time to sum them up"""
+CHECKSUM_CHUNK_BYTES = 8 << 20
+"""Bytes that are read at a time to compute a checksum"""
 
 
 class Folder(FileSystemBase):
-    """A folder of files: a local path, or a URI of pyarrow's (s3://, gs://, hdfs://).
+    """A folder of files: a local path, or a URI that pyarrow.fs opens (s3://, gs://, hdfs://).
 
-    Knows the size and checksum of what was written through it: `sums`, by name.
+    `checksums` has the size in bytes and the checksum of each file that was written through it, by name. Written by
+    hand because torch's `FsspecWriter` needs fsspec, a second implementation of every file system with credentials of
+    its own, and because no torch writer computes checksums while it writes.
     """
 
     def __init__(self, location: str) -> None:
         self.location = shown(location)
         self.filesystem, self.path = filesystem_of(location)
         self.is_local = isinstance(self.filesystem, pafs.LocalFileSystem)
-        self.sums: dict[str, tuple[int, str]] = {}
+        self.checksums: dict[str, tuple[int, str]] = {}
 
     @contextmanager
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[Any]:
-        """A file to read, or one to write whose sum is kept."""
+        """Open a file to read ("rb") or to write; the checksum of a written file is recorded."""
         path = str(path)
         if mode == "rb":
             with self.filesystem.open_input_file(path) as file:
                 yield file
             return
         with self._output(path) as file:
-            summed = _Summed(file)
-            yield summed
-        self.sums[self._name(path)] = summed.sum
+            output = _ChecksumWriter(file)
+            yield output
+        self.checksums[self._name(path)] = output.checksum
 
     def _output(self, path: str) -> Any:
         if self.is_local:
-            return open(path, "wb")  # a file that can be synchronised to disk, which pyarrow's cannot
+            return open(path, "wb")  # can be synchronised to disk, unlike a file of pyarrow
         return self.filesystem.open_output_stream(path)
 
     def _name(self, path: str) -> str:
         return path.removeprefix(f"{self.path}/")
 
     def concat_path(self, path: str | os.PathLike[str], suffix: str) -> str:
+        """Return the path of a file in a folder."""
         return f"{path}/{suffix}"
 
     def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
+        """Rename a file that was written through this folder."""
         self.filesystem.move(str(path), str(new_path))
-        self.sums[self._name(str(new_path))] = self.sums.pop(self._name(str(path)))
+        self.checksums[self._name(str(new_path))] = self.checksums.pop(self._name(str(path)))
 
     def init_path(self, path: str | os.PathLike[str]) -> str:
+        """Return the path as torch hands it to the other methods."""
         return str(path)
 
     def mkdir(self, path: str | os.PathLike[str]) -> None:
+        """Create a folder and its parents."""
         self.filesystem.create_dir(str(path), recursive=True)
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
+        """Return True: `filesystem_of` has checked the location."""
         return True
 
     def exists(self, path: str | os.PathLike[str]) -> bool:
+        """Return whether there is a file or folder at the path."""
         return bool(self.filesystem.get_file_info(str(path)).type != pafs.FileType.NotFound)
 
     def rm_file(self, path: str | os.PathLike[str]) -> None:
+        """Delete a file."""
         self.filesystem.delete_file(str(path))
 
     def folders(self) -> list[str]:
-        """The names of the folders in this one, in no order; none where this one is not there."""
-        selector = pafs.FileSelector(self.path, allow_not_found=True)
-        found = self.filesystem.get_file_info(selector)
-        return [info.base_name for info in found if info.type == pafs.FileType.Directory]
+        """Return the names of the folders in this folder, in no order; an empty list if this folder does not exist."""
+        entries = self.filesystem.get_file_info(pafs.FileSelector(self.path, allow_not_found=True))
+        return [entry.base_name for entry in entries if entry.type == pafs.FileType.Directory]
 
     def remove(self, name: str) -> None:
-        """Delete a folder in this one with all that is in it."""
+        """Delete a folder in this folder with its content."""
         self.filesystem.delete_dir(f"{self.path}/{name}")
 
     def write(self, name: str, content: bytes) -> None:
-        """A file that is there in whole or not at all."""
+        """Write a file so that either the whole file or nothing is visible under its name."""
         partial = f"{self.path}/{name}.partial"
         with self.create_stream(partial, "wb") as file:
             file.write(content)
@@ -95,46 +103,49 @@ class Folder(FileSystemBase):
         self.rename(partial, f"{self.path}/{name}")
 
     def read(self, name: str) -> bytes:
-        """OSError where there is no such file."""
+        """Return the content of a file. Raises OSError if there is no such file."""
         with self.create_stream(f"{self.path}/{name}", "rb") as file:
             content: bytes = file.read()
             return content
 
-    def damaged(self, sums: Mapping[str, tuple[int, str]]) -> dict[str, str]:
-        """Of files with known sums those that differ, each with how."""
-        return {name: how for name, (size, digest) in sums.items() if (how := self._damage(name, size, digest))}
+    def damages(self, checksums: Mapping[str, tuple[int, str]]) -> dict[str, str]:
+        """Return what is wrong with each damaged file, by name; `checksums` says how the files were written."""
+        damages = {name: self._damage(name, size, digest) for name, (size, digest) in checksums.items()}
+        return {name: damage for name, damage in damages.items() if damage}
 
     def _damage(self, name: str, size: int, digest: str) -> str:
         info = self.filesystem.get_file_info(f"{self.path}/{name}")
         if info.type != pafs.FileType.File:
-            return "is gone"
+            return "is missing"
         if info.size != size:
-            return f"has {info.size:,} bytes of {size:,}"
-        found = xxhash.xxh3_128()
+            return f"has {info.size:,} of {size:,} bytes"
+        checksum = xxhash.xxh3_128()
         with self.create_stream(f"{self.path}/{name}", "rb") as file:
-            while chunk := file.read(CHUNK):
-                found.update(chunk)
-        return "" if found.hexdigest() == digest else "was altered"
+            while chunk := file.read(CHECKSUM_CHUNK_BYTES):
+                checksum.update(chunk)
+        return "" if checksum.hexdigest() == digest else "was altered"
 
     def writer(self) -> FileSystemWriter:
+        """Return torch's writer of distributed checkpoints for this folder."""
         writer = FileSystemWriter(self.path, sync_files=self.is_local)
         writer.fs, writer.path = self, self.path  # type: ignore[assignment]
         return writer
 
     def reader(self) -> FileSystemReader:
+        """Return torch's reader of distributed checkpoints for this folder."""
         reader = FileSystemReader(self.path)
         reader.fs, reader.path = self, self.path  # type: ignore[assignment]
         return reader
 
 
-class _Summed(io.RawIOBase):
-    """Passes on what is written and sums it up."""
+class _ChecksumWriter(io.RawIOBase):
+    """Passes on what is written, and computes its size and checksum."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._digest, self._size = file, xxhash.xxh3_128(), 0
 
     @property
-    def sum(self) -> tuple[int, str]:
+    def checksum(self) -> tuple[int, str]:
         return self._size, self._digest.hexdigest()
 
     def writable(self) -> bool:

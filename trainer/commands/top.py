@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from asymdiffrec.json_lines import read_json_lines
 from asymdiffrec.trainer.commands.console import console
 
 LINES = 5
@@ -47,26 +48,21 @@ def top(
 
 
 def _shown(path: Path) -> RenderableType:
-    records = _records(path / "metrics.jsonl")
+    records = read_json_lines(path / "metrics.jsonl")
     steps = [record for record in records if "samples_per_second" in record]
     validations = [record for record in records if "valid/auc" in record]
-    said = [record for record in records if {"note", "lost", "workers", "files_added"} & record.keys()]
+    said = [record for record in records if {"note", "bad_losses", "workers", "files_added"} & record.keys()]
     parts: list[RenderableType] = [Text(_state(path, records, steps))]
     if steps:
         parts += [_losses(steps[-LINES:]), _ranks(steps[-1]["ranks"])]
     if validations:
         parts.append(_validations(validations[-LINES:]))
     if said:
-        from asymdiffrec.trainer.fit.report import describe
+        from asymdiffrec.trainer.fit.report import describe_record
 
         total = steps[-1]["step"] + _left(steps[-1]) if steps else 0
-        parts += [Text(describe(record, total)) for record in said[-LINES:]]
+        parts += [Text(describe_record(record, total)) for record in said[-LINES:]]
     return Group(*parts)
-
-
-def _records(metrics: Path) -> list[dict[str, Any]]:
-    lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def _left(record: dict[str, Any]) -> int:
@@ -78,7 +74,7 @@ def _left(record: dict[str, Any]) -> int:
 def _state(path: Path, records: Sequence[dict[str, Any]], steps: Sequence[dict[str, Any]]) -> str:
     if (path / "result.json").exists():
         result = json.loads((path / "result.json").read_text())
-        return f"{path}: {result['state']} at step {result['step']}, best step {result['best_step']}"
+        return f"{path}: {result['outcome']} at step {result['step']}, best step {result['best_step']}"
     if not records:
         return f"{path}: nothing written yet"
     quiet = time.time() - (path / "metrics.jsonl").stat().st_mtime

@@ -48,10 +48,10 @@ def train(
     the workers.
     """
     from asymdiffrec.cluster import torchrun_workers
-    from asymdiffrec.trainer.fit import train as drive
     from asymdiffrec.trainer.fit.plan_check import describe_measured
+    from asymdiffrec.trainer.fit.train import resumed_job, train_job
     from asymdiffrec.trainer.job import read_job, read_statistics
-    from asymdiffrec.trainer.run import latest_run, new_run, read_plan_file
+    from asymdiffrec.trainer.run import RunOutcome, latest_run, new_run, read_plan_file
 
     changes = list(overrides or [])
     if started := torchrun_workers.rank_and_world_size():
@@ -74,26 +74,26 @@ def train(
     config = read_job(job, changes)
     if resume:
         folder = latest_run(config, run)
-        config, statistics = drive.resumed(folder, tuple(changes)), folder.statistics()
+        config, statistics = resumed_job(folder, tuple(changes)), folder.statistics()
     else:
         folder, statistics = new_run(config, run), read_statistics(config)
-    result = drive.train(config, statistics, folder, console, read_plan_file(plan) if plan else None)
+    result = train_job(config, statistics, folder, console, read_plan_file(plan) if plan else None)
     if as_json:
         print_json({"run": str(folder.path), **result})
-    elif result["state"] == "interrupted":
+    elif result["outcome"] == RunOutcome.INTERRUPTED:
         console.print(
             f"Interrupted at step {result['step']}. Go on with: asymdiffrec train {job} --resume --run {folder.path}",
             soft_wrap=True,
         )
     else:
         best = f"{config.train.validation.metric} {result['best_value']:.4f} on validation"
-        end = f"{result['state'].capitalize()} at step {result['step']}; best step {result['best_step']} ({best})"
+        end = f"{result['outcome'].capitalize()} at step {result['step']}; best step {result['best_step']} ({best})"
         console.print(f"{end}. Run: {folder.path}", soft_wrap=True, highlight=False)
         if result["measured"]:
             console.print(describe_measured(result["measured"]), soft_wrap=True, highlight=False)
     if profile:
         console.print(_traced(folder.trace(0)), soft_wrap=True, highlight=False)
-    if result["state"] == "interrupted":
+    if result["outcome"] == RunOutcome.INTERRUPTED:
         raise typer.Exit(130)
 
 

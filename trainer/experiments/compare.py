@@ -27,11 +27,11 @@ from asymdiffrec.trainer.evaluation.bootstrap import Judged, Samples
 from asymdiffrec.trainer.evaluation.evaluate import Scores, concatenate_scores, evaluation_reader, read_samples
 from asymdiffrec.trainer.evaluation.scenarios import Scenario, ScenarioOptions, training_ids
 from asymdiffrec.trainer.experiments.variants import Contender, load_rival
-from asymdiffrec.trainer.fit import train as drive
+from asymdiffrec.trainer.fit.train import train_job
 from asymdiffrec.trainer.inference.evaluate_run import score_run
 from asymdiffrec.trainer.job import Job, read_job, read_statistics
 from asymdiffrec.trainer.metrics import METRICS
-from asymdiffrec.trainer.run import Run
+from asymdiffrec.trainer.run import Run, RunOutcome
 
 SPLIT = "test"
 
@@ -147,7 +147,7 @@ def _train(task: Task, config: Job) -> Scores:
     run = Run(Path(task.folder) / "run")
     if run.result() is None:
         try:
-            result = drive.train(config, read_statistics(config), run, Console(quiet=True))
+            result = train_job(config, read_statistics(config), run, Console(quiet=True))
         except TrainingError as error:
             statistics = Checkpoints(run.checkpoints(config)).best() is not None
             how = "at its best step before that" if statistics else "as a constant, for it had no checkpoint"
@@ -155,7 +155,7 @@ def _train(task: Task, config: Job) -> Scores:
             if not statistics:
                 return _of_rows(task, config, _constant(config))
         else:
-            if result["state"] == "interrupted":
+            if result["outcome"] == RunOutcome.INTERRUPTED:
                 raise KeyboardInterrupt
     return score_run(run.path, SPLIT, task.asked)
 

@@ -33,9 +33,9 @@ from asymdiffrec.trainer.errors import TrainingError
 from asymdiffrec.trainer.evaluation.evaluate import evaluation_reader, read_samples
 from asymdiffrec.trainer.evaluation.scenarios import unseen_ids
 from asymdiffrec.trainer.experiments.compare import require_same
-from asymdiffrec.trainer.fit import train as drive
+from asymdiffrec.trainer.fit.train import check_job, train_job
 from asymdiffrec.trainer.job import Job, read_job, read_statistics
-from asymdiffrec.trainer.run import Run
+from asymdiffrec.trainer.run import Run, RunOutcome
 
 Settings = Mapping[str, Any]
 SEARCHING = 0.6
@@ -165,10 +165,10 @@ def trained(tuning: Tuning, pair: tuple[Settings, int]) -> float:
     config, run = tuning.configured(settings, seed), Run(tuning.trial(settings, seed))
     if run.result() is None:
         try:
-            result = drive.train(config, read_statistics(config), run, Console(quiet=True))
+            result = train_job(config, read_statistics(config), run, Console(quiet=True))
         except TrainingError:
             return math.inf
-        if result["state"] == "interrupted":
+        if result["outcome"] == RunOutcome.INTERRUPTED:
             raise KeyboardInterrupt
     result = run.result() or {}
     return float(result["best_value"])
@@ -193,7 +193,7 @@ def tune(
     """
     start = time.monotonic()
     job = tuning.configured({}, 0)
-    drive.check(job, read_statistics(job), None)
+    check_job(job, read_statistics(job), None)
     require_same(Path(tuning.folder), job)
     space = space_of(job)
     anchors = first_of(space, job)

@@ -1,4 +1,4 @@
-"""What the workers agree on in the middle of a step, before the backward pass changes tables."""
+"""The decision that all workers take together in each step, before the backward pass changes tables."""
 
 from __future__ import annotations
 
@@ -11,31 +11,35 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from asymdiffrec.base import gather_all
 from asymdiffrec.datasets.reader import TrainingReader
 from asymdiffrec.trainer.errors import TrainingError
 from asymdiffrec.trainer.job import TrainConfig
 
-HOPELESS = 10
-"""Steps in a row whose loss is lost, after which skipping them is no help"""
+MAX_BAD_STEPS = 10
+"""Bad steps in a row after which training ends: skipping more of them would not help"""
 
 
 @dataclass(frozen=True)
-class Agreed:
-    """What holds on one worker at least, and so for all of them."""
+class Decision:
+    """What all workers do in a step: each value is true if it is true on at least one of them."""
 
-    is_lost: bool = False
-    """The loss is not finite, or beyond the limit"""
+    is_bad: bool = False
+    """The loss is not finite, or above `train.max_loss`: the step changes no parameter"""
     stop: bool = False
+    """The user asked for a stop"""
     leave: bool = False
+    """A host is about to be taken away"""
     save: bool = False
+    """A checkpoint is due by the clock"""
 
 
-class LossGuard:
-    """Asks all workers in each step, in one collective call, for what each has seen on its own.
+class StepConsensus:
+    """Makes all workers agree in each step, with one collective call, whether to learn, stop, leave or save.
 
-    A step whose loss is lost on any of them changes no parameter: it ends the training, or is skipped. `stopping` and
-    `leaving` say whether this worker was asked to stop, or is to end soon; the first worker's clock says when a
-    checkpoint is due.
+    A step is bad if its loss is not finite or above `train.max_loss` on any worker. A bad step changes no parameter; it
+    ends training or is skipped, as `train.on_nan` says. `is_stopping` and `is_leaving` are the answers of this worker.
+    The clock of rank 0 decides when a checkpoint is due.
     """
 
     def __init__(
@@ -43,71 +47,73 @@ class LossGuard:
         device: torch.device,
         settings: TrainConfig,
         reader: TrainingReader,
-        stopping: Callable[[], bool],
-        leaving: Callable[[], bool],
+        is_stopping: Callable[[], bool],
+        is_leaving: Callable[[], bool],
     ) -> None:
         self._device, self._settings, self._reader = device, settings, reader
-        self._stopping, self._leaving = stopping, leaving
+        self._is_stopping, self._is_leaving = is_stopping, is_leaving
         minutes = settings.checkpoints.minutes
-        self._seconds = 60 * minutes if minutes and dist.get_rank() == 0 else math.inf
-        self._in_a_row, self._waited = 0, 0.0
-        self.agreed = Agreed()
-        self.lost: dict[str, Any] = {}
-        """Of the last step whose loss was lost: what the log says of it"""
+        self._seconds_between_saves = 60 * minutes if minutes and dist.get_rank() == 0 else math.inf
+        self._bad_in_a_row, self._waited = 0, 0.0
+        self.decision = Decision()
+        """The decision of the last step"""
+        self.bad_step: dict[str, Any] = {}
+        """The log record of the last bad step"""
         self.begin(0)
         self.saved()
 
     def begin(self, step: int) -> None:
-        """The step after `step` ones begins."""
+        """Call before training step number `step` (0-based)."""
         self.step = step
 
     def take_waited(self) -> float:
-        """Seconds since the last call that this worker took to hear of the others: who is quick waits for them here."""
+        """Return the seconds since the last call that this worker waited for slower ones in the collective call."""
         waited, self._waited = self._waited, 0.0
         return waited
 
     def saved(self) -> None:
-        """Count the time to the next checkpoint from now."""
-        self._since = time.monotonic()
+        """Restart the clock that decides when the next checkpoint is due."""
+        self._saved_at = time.monotonic()
 
-    def may_learn(self, loss: torch.Tensor) -> bool:
-        """Whether the backward pass of the step may begin; what was agreed is in `agreed`. A collective call.
+    def should_update(self, loss: torch.Tensor) -> bool:
+        """Return whether the backward pass may run, and set `decision`. A collective call.
 
-        Raises TrainingError, on all workers, where it may not and the step is not to be skipped.
+        Raises TrainingError, on all workers, for a bad step that is not to be skipped.
         """
         start = time.perf_counter()
-        lost = ~(loss.detach().abs() <= self._settings.max_loss)
-        asked = [self._stopping(), self._leaving(), time.monotonic() - self._since >= self._seconds]
-        seen = torch.cat([lost.view(1), torch.tensor(asked, device=self._device)]).to(torch.uint8)
+        is_bad = ~(loss.detach().abs() <= self._settings.max_loss)
+        save_is_due = time.monotonic() - self._saved_at >= self._seconds_between_saves
+        answers = torch.tensor([self._is_stopping(), self._is_leaving(), save_is_due], device=self._device)
+        votes = torch.cat([is_bad.view(1), answers]).to(torch.uint8)
         if dist.get_world_size() > 1:
-            dist.all_reduce(seen, dist.ReduceOp.MAX)
-        self.agreed = Agreed(*map(bool, seen.tolist()))
+            dist.all_reduce(votes, dist.ReduceOp.MAX)
+        self.decision = Decision(*map(bool, votes.tolist()))
         self._waited += time.perf_counter() - start
-        if not self.agreed.is_lost:
-            self._in_a_row = 0
+        if not self.decision.is_bad:
+            self._bad_in_a_row = 0
             return True
-        self._tell(float(loss.detach()))
+        self._handle_bad_step(float(loss.detach()))
         return False
 
-    def _tell(self, loss: float) -> None:
-        losses: list[float] = [0.0] * dist.get_world_size()
-        dist.all_gather_object(losses, loss)
-        self._in_a_row += 1
-        position, size = self._reader.position(self.step), self._reader.batch_size
-        wrong = {rank: one for rank, one in enumerate(losses) if not abs(one) <= self._settings.max_loss}
-        first = self.step * size
-        self.lost = {
-            "lost": {str(rank): repr(one) for rank, one in wrong.items()},
+    def _handle_bad_step(self, loss: float) -> None:
+        losses = gather_all(loss)
+        self._bad_in_a_row += 1
+        position, batch_size = self._reader.position(self.step), self._reader.batch_size
+        bad = {rank: loss for rank, loss in enumerate(losses) if not abs(loss) <= self._settings.max_loss}
+        first = self.step * batch_size
+        self.bad_step = {
+            "bad_losses": {str(rank): repr(loss) for rank, loss in bad.items()},
             "position": [position.epoch, position.step],
-            "lost_samples": [first, first + size - 1],
+            "bad_samples": [first, first + batch_size - 1],
         }
-        if self._settings.on_nan == "skip" and self._in_a_row < HOPELESS:
+        if self._settings.on_nan == "skip" and self._bad_in_a_row < MAX_BAD_STEPS:
             return
-        rank, value = next(iter(wrong.items()))
-        row = f", the {HOPELESS}th in a row," if self._in_a_row >= HOPELESS else ""
+        rank, value = next(iter(bad.items()))
+        in_a_row = f", the {MAX_BAD_STEPS}th bad step in a row" if self._bad_in_a_row >= MAX_BAD_STEPS else ""
         raise TrainingError(
-            f"the loss of step {self.step + 1}{row} is {value:g} on worker {rank} (epoch {position.epoch + 1}, batch "
-            f"{position.step} of it, samples {first:,} to {first + size - 1:,} of the run); it changed no parameter, "
-            "and the last checkpoint is unharmed. Lower train.learning_rate or tables.optimizer.learning_rate, "
-            f"look at these samples (asymdiffrec samples RUN {self.step + 1} OUT), or set train.on_nan=skip"
+            f"loss is {value:g} at step {self.step + 1} on worker {rank}{in_a_row} (epoch {position.epoch + 1}, batch "
+            f"{position.step} of it, samples {first:,} to {first + batch_size - 1:,} of the run); the step changed no "
+            "parameter, and the last checkpoint is unharmed. Lower train.learning_rate or "
+            "tables.optimizer.learning_rate, look at these samples (asymdiffrec samples RUN "
+            f"{self.step + 1} OUT), or set train.on_nan=skip"
         )

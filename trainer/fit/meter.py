@@ -1,4 +1,4 @@
-"""What the log says of the steps since its last line: means over all workers, the rate, and what data took."""
+"""Measures the steps between two lines of the log: mean losses over all workers, speed, and time spent waiting."""
 
 from __future__ import annotations
 
@@ -6,90 +6,97 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from asymdiffrec.base import gather_all
 from asymdiffrec.datasets.batching.batch import Batch
 from asymdiffrec.datasets.reader import TrainingReader
-from asymdiffrec.trainer.checkpoints.state import Standing
-from asymdiffrec.trainer.fit.plan_check import held
-
-T = TypeVar("T")
+from asymdiffrec.trainer.checkpoints.progress import Progress
+from asymdiffrec.trainer.fit.plan_check import memory_in_use
 
 
 class Meter:
-    """The steps of an interval between two lines of the log, of `steps` in all, after those that `standing` counts."""
+    """Measures intervals of steps. `steps` is the number of steps of the run, `progress` the state it starts from."""
 
-    def __init__(self, reader: TrainingReader, device: torch.device, steps: int, standing: Standing) -> None:
+    def __init__(self, reader: TrainingReader, device: torch.device, steps: int, progress: Progress) -> None:
         self._reader, self._device, self._steps = reader, device, steps
         self.step_seconds: list[float] = []
-        """Of a step, the mean of each interval"""
+        """Mean seconds of a step in each interval"""
         self._sums: dict[str, torch.Tensor] = {}
-        self._ledgers: deque[int] = deque()  # of the batches that are read and whose steps have not ended
-        self._restart(standing.step)
-        self._counted = standing.counted
-        self._ledger = standing.ledger if dist.get_rank() == 0 else 0
-        self._sums = {name: torch.tensor(mean * self._counted, device=device) for name, mean in standing.means.items()}
+        self._checksums: deque[int] = deque()  # of batches that were read and whose steps have not ended
+        self._restart(progress.step)
+        self._counted = progress.counted_steps
+        self._checksum = progress.row_checksum if dist.get_rank() == 0 else 0
+        self._sums = {
+            name: torch.tensor(mean * self._counted, device=device) for name, mean in progress.mean_losses.items()
+        }
 
     def _restart(self, step: int) -> None:
         self._sums = {}
-        self._counted = self._ledger = 0  # without the steps that were skipped
-        self._waited = 0.0
-        self._first, self._since = step, time.perf_counter()
+        self._counted = self._checksum = 0  # without skipped steps
+        self._data_wait = 0.0
+        self._first_step, self._since = step, time.perf_counter()
 
-    def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches; the time that each lets wait for it is counted."""
+    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield the batches, and count the time that training waits for each."""
         while True:
             start = time.perf_counter()
             batch = next(batches)
-            self._waited += time.perf_counter() - start
-            self._ledgers.append(batch.ledger)
+            self._data_wait += time.perf_counter() - start
+            self._checksums.append(batch.ledger)
             yield batch
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Time that the rate does not count."""
+        """Leave the time of the block out of the interval."""
         start = time.perf_counter()
         yield
         self._since += time.perf_counter() - start
 
     def skip(self) -> None:
-        """The step of the next batch changed nothing."""
-        self._ledgers.popleft()
+        """Record that the step of the next batch was bad and changed nothing."""
+        self._checksums.popleft()
 
     def add(self, losses: Mapping[str, torch.Tensor]) -> None:
-        """The step of the next batch has these losses."""
-        self._ledger += self._ledgers.popleft()
+        """Record the losses of the step of the next batch."""
+        self._checksum += self._checksums.popleft()
         for name, value in losses.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.detach().clone()
         self._counted += 1
 
-    def state(self) -> dict[str, Any]:
-        """`means`, `counted` and `ledger` of a Standing. A collective call."""
-        return {"means": self._means(), "counted": self._counted, "ledger": sum(_from_all(self._ledger)) % 2**64}
+    def interval(self) -> dict[str, Any]:
+        """Return `mean_losses`, `counted_steps` and `row_checksum` of a Progress. A collective call."""
+        checksum = sum(gather_all(self._checksum)) % 2**64
+        return {"mean_losses": self._mean_losses(), "counted_steps": self._counted, "row_checksum": checksum}
 
-    def _means(self) -> dict[str, float]:
-        """Of the losses, over all workers; none where every step was skipped."""
+    def _mean_losses(self) -> dict[str, float]:
+        """Return the means of the losses over all workers; an empty dict if every step was skipped."""
         if not self._counted:
             return {}
-        shared = torch.stack(list(self._sums.values()))
-        dist.all_reduce(shared)
-        means = (shared / (self._counted * dist.get_world_size())).tolist()
+        sums = torch.stack(list(self._sums.values()))
+        dist.all_reduce(sums)
+        means = (sums / (self._counted * dist.get_world_size())).tolist()
         return dict(zip(self._sums, means, strict=True))
 
     def record(self, step: int, peer_seconds: float) -> dict[str, Any]:
-        """The record of the interval that ends at `step`, of which this worker waited `peer_seconds` for the others.
+        """Return the log record of the interval that ends at `step`, and begin the next one. A collective call.
 
-        `ranks` has for each worker the shares of its time that it waited for data and for the others, and the memory
-        that it holds; `rows` is the ledger of the rows learned from. The next interval begins. A collective call.
+        `peer_seconds` is the time that this worker waited for the others. In the record, `ranks` has for each worker
+        the shares of its time that it waited for data and for the others, and the bytes of memory that it uses;
+        `row_checksum` is the checksum of the rows learned from, see `sample_order.ledgers`.
         """
         elapsed = time.perf_counter() - self._since
-        own = {"data_wait": self._waited / elapsed, "peer_wait": peer_seconds / elapsed, "memory": held(self._device)}
-        ranks, ledgers = zip(*_from_all((own, self._ledger)), strict=True)
-        losses = self._means()
-        seconds = elapsed / (step - self._first)
+        usage = {
+            "data_wait": self._data_wait / elapsed,
+            "peer_wait": peer_seconds / elapsed,
+            "memory": memory_in_use(self._device),
+        }
+        ranks, checksums = zip(*gather_all((usage, self._checksum)), strict=True)
+        losses = self._mean_losses()
+        seconds = elapsed / (step - self._first_step)
         self.step_seconds.append(seconds)
         self._restart(step)
         return {
@@ -100,13 +107,6 @@ class Meter:
             "data_wait": sum(rank["data_wait"] for rank in ranks) / len(ranks),
             "seconds_left": seconds * (self._steps - step),
             **losses,
-            "rows": f"{sum(ledgers) % 2**64:016x}",
+            "row_checksum": f"{sum(checksums) % 2**64:016x}",
             "ranks": ranks,
         }
-
-
-def _from_all(own: T) -> list[T]:
-    """What each worker has. A collective call."""
-    found = [own] * dist.get_world_size()
-    dist.all_gather_object(found, own)
-    return found

@@ -1,4 +1,4 @@
-"""One training step: TorchRec's pipelines, with a question before the backward pass."""
+"""One training step: TorchRec's pipelines, with a decision before the backward pass."""
 
 from __future__ import annotations
 
@@ -13,49 +13,54 @@ from xxhash import xxh64_intdigest
 from asymdiffrec.trainer.build import TrainState
 
 
-class _Asking:
-    """Asks `may_learn(loss)` before a backward pass. Where the answer is no, the step changes no parameter: tables are
-    updated in the backward pass, and the dense optimizer leaves alone what has no gradient."""
+class _GuardedBackward:
+    """Runs the backward pass only if `should_update(loss)` returns True.
 
-    may_learn: Callable[[torch.Tensor], bool]
+    Without a backward pass a step changes no parameter: tables are updated in the backward pass, and the dense
+    optimizer leaves parameters without a gradient alone.
+    """
+
+    should_update: Callable[[torch.Tensor], bool]
 
     def _backward(self, losses: torch.Tensor) -> None:
-        if self.may_learn(losses):
+        if self.should_update(losses):
             super()._backward(losses)  # type: ignore[misc]
 
 
-class PlainPipeline(_Asking, TrainPipelineBase):
-    """A step after the other"""
+class PlainPipeline(_GuardedBackward, TrainPipelineBase):
+    """Runs one step after the other, for CPUs."""
 
 
-class OverlappedPipeline(_Asking, TrainPipelineSparseDist):
-    """On CUDA the next batch's copy and input distribution overlap this one's step."""
+class OverlappedPipeline(_GuardedBackward, TrainPipelineSparseDist):
+    """Overlaps a step with the copy and the input distribution of the next batch, for GPUs."""
 
 
 Pipeline: TypeAlias = PlainPipeline | OverlappedPipeline
 
 
-def pipeline(train_state: TrainState, may_learn: Callable[[torch.Tensor], bool] = lambda loss: True) -> Pipeline:
-    """TorchRec's train pipeline, which asks `may_learn` before each backward pass."""
-    made: Pipeline
-    update = cast(torch.optim.Optimizer, train_state.update)  # of which a pipeline calls zero_grad and step
+def build_pipeline(
+    train_state: TrainState, should_update: Callable[[torch.Tensor], bool] = lambda loss: True
+) -> Pipeline:
+    """Return TorchRec's train pipeline for the device; it calls `should_update` before each backward pass."""
+    pipeline: Pipeline
+    update = cast(torch.optim.Optimizer, train_state.update)  # a pipeline only calls zero_grad and step
     if train_state.device.type == "cuda":
-        made = OverlappedPipeline(train_state.model, update, train_state.device, execute_all_batches=False)
+        pipeline = OverlappedPipeline(train_state.model, update, train_state.device, execute_all_batches=False)
     else:
-        made = PlainPipeline(train_state.model, update, train_state.device)
-    made.may_learn = may_learn
-    return made
+        pipeline = PlainPipeline(train_state.model, update, train_state.device)
+    pipeline.should_update = should_update
+    return pipeline
 
 
 def detach(pipeline: Pipeline) -> None:
-    """Give the model its own look-up back: the pipeline's answers with the batch in flight, whatever batch comes."""
+    """Give the model its own look-up back. The pipeline's look-up returns the batch in flight for any other batch."""
     if isinstance(pipeline, TrainPipelineSparseDist):
         pipeline.detach()
 
 
 @contextmanager
 def detached(pipeline: Pipeline) -> Iterator[None]:
-    """`detach` for the length of a block, as an evaluation between two training steps."""
+    """Detach the pipeline for the length of the block, for example for an evaluation between two training steps."""
     detach(pipeline)
     yield
     if isinstance(pipeline, TrainPipelineSparseDist):
@@ -63,6 +68,9 @@ def detached(pipeline: Pipeline) -> Iterator[None]:
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Make torch's random numbers in a step, such as those of dropout, a function of these three: a resumed run draws
-    what it would have drawn, and no checkpoint holds a generator's state."""
+    """Seed torch's generator for one step, as a function of these three values.
+
+    A resumed run then draws the same random numbers (for example for dropout), and no checkpoint needs a generator's
+    state.
+    """
     torch.manual_seed(xxh64_intdigest(f"{seed} {step} {rank}".encode()) >> 1)

@@ -1,4 +1,4 @@
-"""What training took beside what its plan said: memory and time of each worker."""
+"""Compares what training took with what its sharding plan predicted: step time, and memory and load of each worker."""
 
 from __future__ import annotations
 
@@ -9,58 +9,57 @@ from typing import Any
 
 import psutil
 import torch
-import torch.distributed as dist
+
+from asymdiffrec.base import gather_all
 
 
-def held(device: torch.device) -> int:
-    """Bytes that this worker holds; on a GPU the most that was allocated there."""
+def memory_in_use(device: torch.device) -> int:
+    """Return the bytes of memory that this worker uses; on a GPU, the peak that was allocated there."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return int(psutil.Process().memory_info().rss)
 
 
-class Gauge:
-    """Memory and processor time of this worker, from when it is made."""
+class ResourceUsage:
+    """Memory and processor time of this worker, counted from when the object is made: make it before the model."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._memory = held(self._device)
-        self._cpu = time.process_time()
+        self._memory_before = memory_in_use(device)
+        self._cpu_start = time.process_time()
         self.step_seconds: list[float] = []
-        """Of a step, the mean of each interval between two logged ones"""
+        """Mean seconds of a step in each interval between two lines of the log"""
 
     def restart_clock(self) -> None:
-        """Count processor time from now: what was before was no training."""
-        self._cpu = time.process_time()
+        """Count processor time from now: the time before was not training."""
+        self._cpu_start = time.process_time()
 
-    def compared(self, plan: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The plan's figures and the measured ones, the same on all workers; None before a first logged step.
+    def compare(self, plan: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return planned and measured values, the same on all workers; None if no step was logged. A collective call.
 
-        `step_milliseconds` is the median of the logged intervals. `memory_bytes` of each rank are the plan's without
-        its reserve, and what the worker holds more than before the model was built; on a GPU the most that was
-        allocated. `imbalance` is 1 - mean / max over the ranks: of the plan, of the look-ups; as
-        measured, of the processor time of the workers, None on GPUs. A collective call.
+        `step_milliseconds`: the measured value is the median over the intervals of the log. `memory_bytes` of each
+        rank: planned is without the plan's reserve; measured is what the worker uses more than before the model was
+        built, on a GPU the peak. `imbalance` is 1 - mean / max over the ranks: planned, of the time of look-ups;
+        measured, of the processor time of the workers, and None on GPUs.
         """
-        own = (held(self._device) - self._memory, time.process_time() - self._cpu)
-        everywhere: list[tuple[int, float]] = [own] * dist.get_world_size()
-        dist.all_gather_object(everywhere, own)
+        usages = gather_all((memory_in_use(self._device) - self._memory_before, time.process_time() - self._cpu_start))
         if not self.step_seconds:
             return None
-        busy = [seconds for _, seconds in everywhere]
         planned = [rank["memory_bytes"] - plan["reserved_bytes"] for rank in plan["ranks"]]
-        tables = [rank["forward_ms"] + rank["backward_ms"] for rank in plan["ranks"]]
+        lookup_times = [rank["forward_ms"] + rank["backward_ms"] for rank in plan["ranks"]]
+        cpu_times = [seconds for _, seconds in usages]
         return {
             "step_milliseconds": {
                 "planned": plan["step_milliseconds"],
                 "measured": 1000 * statistics.median(self.step_seconds),
             },
             "memory_bytes": [
-                {"rank": rank, "planned": expected, "measured": held}
-                for rank, (expected, (held, _)) in enumerate(zip(planned, everywhere, strict=True))
+                {"rank": rank, "planned": expected, "measured": memory}
+                for rank, (expected, (memory, _)) in enumerate(zip(planned, usages, strict=True))
             ],
             "imbalance": {
-                "planned": _imbalance(tables),
-                "measured": None if self._device.type == "cuda" else _imbalance(busy),
+                "planned": _imbalance(lookup_times),
+                "measured": None if self._device.type == "cuda" else _imbalance(cpu_times),
             },
         }
 
@@ -70,7 +69,7 @@ def _imbalance(times: list[float]) -> float:
 
 
 def describe_measured(measured: Mapping[str, Any]) -> str:
-    """One line about the plan and what came of it."""
+    """Return one line with measured and planned values from `ResourceUsage.compare`."""
     step, memory, imbalance = measured["step_milliseconds"], measured["memory_bytes"], measured["imbalance"]
     fullest = max(memory, key=lambda rank: rank["measured"])
     spread = "" if imbalance["measured"] is None else f", imbalance {imbalance['measured']:.0%}"

@@ -1,13 +1,9 @@
-"""What a person sees of a run: its metrics file followed and printed, on a terminal with a progress bar."""
+"""Shows a running training: follows its metrics file, prints one line per record, with a progress bar on a terminal."""
 
 from __future__ import annotations
 
-import json
-import os
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +12,24 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from asymdiffrec.json_lines import follow_json_lines
 from asymdiffrec.trainer.checkpoints.init_from import Start
 from asymdiffrec.trainer.metrics import METRICS
 
-PARTS = ("main", "recon", "aux", "distil")
-WAITS = 0.05
-"""Share of the time that steps wait for data from where on it is said"""
+LOSS_ORDER = ("main", "recon", "aux", "distil")
+"""Order of our own losses in a line; those of a user's method follow in the order of the record"""
+MIN_SHOWN_DATA_WAIT = 0.05
+"""Share of time spent waiting for data from which on a line mentions it"""
+MAX_SHOWN_FILES = 3
 
 
 @contextmanager
-def followed(metrics: Path, steps: int, console: Console) -> Iterator[None]:
-    """Print what is appended to a metrics file until the block ends.
+def show_progress(metrics: Path, steps: int, console: Console) -> Iterator[None]:
+    """Print what is appended to a metrics file until the block ends; `steps` is the number of steps of the run.
 
-    The file is the only channel, so a run looks the same whether its workers are in this process or on other nodes.
+    The file is the only channel, so a run looks the same whether its workers are in this process or on other hosts.
     """
-    over = threading.Event()
-    place = _Place.end(metrics)
-    progress = Progress(
+    bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -41,93 +38,65 @@ def followed(metrics: Path, steps: int, console: Console) -> Iterator[None]:
         console=console,
         disable=not console.is_terminal,
     )
-    thread = threading.Thread(target=_follow, args=(metrics, place, steps, progress, over), daemon=True)
-    with progress:
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
+    task = bar.add_task("starting", total=steps)
+
+    def show(records: list[dict[str, Any]], is_new_file: bool) -> None:
+        for record in _of_this_session(records) if is_new_file else records:
+            bar.update(task, completed=record["step"], description=f"epoch {record['epoch'] + 1}")
+            bar.console.print(describe_record(record, steps), highlight=False, soft_wrap=True)
+
+    with bar, follow_json_lines(metrics, show, from_end=True):
+        yield
 
 
-def described_start(start: Start) -> Table:
-    """What a run takes of another, what is new in it, and what of the other is left; those alike in one row, and
-    weights with their biases."""
+def _of_this_session(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the records since training last started. A session that goes on from an earlier step writes a new file."""
+    starts = [number for number, record in enumerate(records) if "workers" in record]
+    return records[starts[-1] :] if starts else records
+
+
+def init_table(start: Start) -> Table:
+    """Return a table of what a run takes from another run, what is new in it, and what of the other run is left out.
+
+    Parts with the same outcome share a row; a weight and its bias count as one part.
+    """
     table = Table(title=f"From step {start.step} of {start.run.path}")
     for heading in ("", "", "names", ""):
         table.add_column(heading, overflow="fold")
-    alike: dict[tuple[str, str, str], list[str]] = {}
+    rows: dict[tuple[str, str, str], list[str]] = {}
     for piece in start.pieces:
         name = piece.name.removeprefix("diffusion.").rsplit(".", 1)[0] if piece.kind == "dense" else piece.name
-        names = alike.setdefault((piece.outcome, piece.kind, piece.note), [])
+        names = rows.setdefault((piece.outcome, piece.kind, piece.note), [])
         names += [name] if name not in names else []
     for outcome in ("taken", "new", "left"):
-        for (how, kind, note), names in alike.items():
-            if how == outcome:
-                table.add_row(how, kind, escape(", ".join(names)), note)
+        for (row_outcome, kind, note), names in rows.items():
+            if row_outcome == outcome:
+                table.add_row(outcome, kind, escape(", ".join(names)), note)
     return table
 
 
-@dataclass
-class _Place:
-    """How far a file was read; a file that goes on from an earlier step is a new one under the same name."""
-
-    file: int = 0
-    offset: int = 0
-
-    @classmethod
-    def end(cls, path: Path) -> _Place:
-        return cls(path.stat().st_ino, path.stat().st_size) if path.exists() else cls()
-
-
-def _follow(metrics: Path, place: _Place, steps: int, progress: Progress, over: threading.Event) -> None:
-    task = progress.add_task("starting", total=steps)
-    last = False
-    while not last:
-        last = over.wait(0.2)
-        for record in _new(metrics, place):
-            progress.update(task, completed=record["step"], description=f"epoch {record['epoch'] + 1}")
-            progress.console.print(describe(record, steps), highlight=False, soft_wrap=True)
-
-
-def _new(metrics: Path, place: _Place) -> list[dict[str, Any]]:
-    """The records since a place, which is moved on; of a new file those since training last began."""
-    if not metrics.exists():
-        return []
-    with metrics.open() as file:
-        is_new = os.fstat(file.fileno()).st_ino != place.file
-        file.seek(0 if is_new else place.offset)
-        records = []
-        while (line := file.readline()).endswith("\n"):
-            place.file, place.offset = os.fstat(file.fileno()).st_ino, file.tell()
-            records.append(json.loads(line))
-    begun = [number for number, record in enumerate(records) if "workers" in record]
-    return records[begun[-1] :] if is_new and begun else records
-
-
-def describe(record: dict[str, Any], steps: int) -> str:
-    """One line for one record of the metrics file; a metric that is undefined is left out."""
+def describe_record(record: Mapping[str, Any], steps: int) -> str:
+    """Return one line about one record of the metrics file; undefined metrics are left out."""
     head = f"step {record['step']}/{steps}  epoch {record['epoch'] + 1}"
     if "loss" in record:
-        parts = [f"{part} {record[f'loss_{part}']:.4f}" for part in PARTS if f"loss_{part}" in record]
-        left = f"{record['samples_per_second']:,.0f} samples/s  {_clock(record['seconds_left'])} left"
-        waits = f"  waits for data {record['data_wait']:.0%}" if record["data_wait"] >= WAITS else ""
-        return f"{head}  loss {record['loss']:.4f} ({', '.join(parts)})  {left}{waits}"
+        losses = ", ".join(f"{name} {value:.4f}" for name, value in _loss_parts(record).items())
+        speed = f"{record['samples_per_second']:,.0f} samples/s  {_clock(record['seconds_left'])} left"
+        is_slow = record["data_wait"] >= MIN_SHOWN_DATA_WAIT
+        waits = f"  waits for data {record['data_wait']:.0%}" if is_slow else ""
+        return f"{head}  loss {record['loss']:.4f} ({losses})  {speed}{waits}"
     if "samples_per_second" in record:
         return f"{head}  every step was skipped"
     if "files_added" in record:
-        return f"{head}  {unused(record['files_added'])}"
+        return f"{head}  {describe_unused_files(record['files_added'])}"
     if "workers" in record:
-        count = record["workers"]
-        how = f"goes on from step {record['step']}" if record["step"] else "begins"
-        hosts = f" on {len(record['hosts'])} hosts" if len(record["hosts"]) > 1 else ""
-        return f"training {how}, {count} worker{'s' if count > 1 else ''}{hosts}"
+        count, hosts = record["workers"], len(record["hosts"])
+        verb = f"goes on from step {record['step']}" if record["step"] else "begins"
+        return f"training {verb}, {count} worker{'s' if count > 1 else ''}" + (f" on {hosts} hosts" * (hosts > 1))
     if "note" in record:
         return f"{head}  {record['note']}"
-    if "lost" in record:
-        rank, loss = next(iter(record["lost"].items()))
-        first, last = record["lost_samples"]
+    if "bad_losses" in record:
+        rank, loss = next(iter(record["bad_losses"].items()))
+        first, last = record["bad_samples"]
         return f"{head}  skipped: the loss is {loss} on worker {rank}; samples {first:,} to {last:,} of the run"
     split = "valid" if "valid/auc" in record else "test"
     values = [f"{name} {value:.4f}" for name in METRICS if (value := record[f"{split}/{name}"]) is not None]
@@ -135,10 +104,16 @@ def describe(record: dict[str, Any], steps: int) -> str:
     return f"{head}  {split}{share}: {'  '.join(values)}"
 
 
-def unused(files: Sequence[str]) -> str:
-    """What is said of training files that came after the run was started."""
-    few = ", ".join(files[:3]) + (", …" if len(files) > 3 else "")
-    return f"not used: {len(files)} training files added since the run was started ({few}); a new run reads them"
+def _loss_parts(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return the losses `loss_NAME` of a record by name: ours first, in our order, then those of a user's method."""
+    parts = {key.removeprefix("loss_"): value for key, value in record.items() if key.startswith("loss_")}
+    return {name: parts[name] for name in (*(name for name in LOSS_ORDER if name in parts), *parts)}
+
+
+def describe_unused_files(files: Sequence[str]) -> str:
+    """Return a phrase about training files that were added after the run was started."""
+    names = ", ".join(files[:MAX_SHOWN_FILES]) + (", …" if len(files) > MAX_SHOWN_FILES else "")
+    return f"not used: {len(files)} training files added since the run was started ({names}); a new run reads them"
 
 
 def _clock(seconds: float) -> str:

@@ -11,7 +11,7 @@ from asymdiffrec.base import InputError
 from asymdiffrec.datasets.files.new_file import new_parquet
 from asymdiffrec.datasets.reader import epoch_of
 from asymdiffrec.datasets.shards import Shards, open_shards
-from asymdiffrec.trainer.fit.loop import total_steps
+from asymdiffrec.trainer.job import total_steps
 from asymdiffrec.trainer.run import Run
 
 
@@ -22,7 +22,7 @@ def write_samples(run: Run, step: int, out: Path) -> int:
     Raises InputError where there is no such step, where the data are not those of the run, or where `out` exists.
     """
     job = run.job()
-    schema, shards = job.to_schema(run.statistics()), open_shards(job.location("train"), run.record())
+    schema, shards = job.to_schema(run.statistics()), open_shards(job.location("train"), run.training_files())
     settings = job.train
     per_epoch = epoch_of(schema, shards, settings.seed, settings.batch_size).steps
     steps = total_steps(job, per_epoch)

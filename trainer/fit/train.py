@@ -1,4 +1,4 @@
-"""What the command does around the workers: check the input before they start, follow them, pass on Ctrl-C."""
+"""The command side of training: check the input before workers start, start and follow them, pass on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -30,134 +30,140 @@ from asymdiffrec.trainer.checkpoints.init_from import start_from
 from asymdiffrec.trainer.checkpoints.store import Checkpoints
 from asymdiffrec.trainer.errors import TrainingError
 from asymdiffrec.trainer.evaluation.evaluate import evaluation_reader
-from asymdiffrec.trainer.fit import loop
-from asymdiffrec.trainer.fit.report import described_start, followed, unused
-from asymdiffrec.trainer.job import Job
+from asymdiffrec.trainer.fit.report import describe_unused_files, init_table, show_progress
+from asymdiffrec.trainer.fit.worker import train_worker
+from asymdiffrec.trainer.job import Job, total_steps
 from asymdiffrec.trainer.run import Run, open_run
 
-FIXED = (
+FIXED_PATHS = (
     *("data.lanes", "data.window", "fields", "model", "train.seed", "train.batch_size", "train.accumulate"),
     *("tables.embedding_dim", "tables.optimizer.name", "tables.managed", "tables.managed_tables"),
     *("diffusion.method", "diffusion.options", "diffusion.denoiser_hidden", "diffusion.space", "diffusion.fill"),
     *("diffusion.mask_in_extractor", "diffusion.mask_in_denoiser", "diffusion.fields_in_denoiser"),
     "tables.numeric_bins",
 )
-"""Values on which a checkpoint's shapes or the order of the samples depend: they are a run's for good."""
+"""Job values that a run cannot change: shapes in its checkpoints or the order of its samples depend on them"""
 
-PERMANENT = (InputError, TrainingError)
-"""What would only come again if the workers were started again"""
+PERMANENT_ERRORS = (InputError, TrainingError)
+"""Errors that would only come again if the workers were started again"""
 
 
-def check(job: Job, statistics: Statistics, record: Mapping[str, Sequence[int]] | None) -> tuple[int, Shards]:
-    """The steps of the whole run, and what it trains on: the files of the `record`, where there is one.
+def check_job(
+    job: Job, statistics: Statistics, training_files: Mapping[str, Sequence[int]] | None
+) -> tuple[int, Shards]:
+    """Check a job against the footers of its Parquet files. Return the steps of the whole run and the training shards.
 
-    Raises InputError for whatever the footers of the Parquet files show to be wrong.
+    `training_files` are the files that the run was started with, see `Run.training_files`; None for a new run. Raises
+    InputError for everything that the footers show to be wrong.
     """
     schema = job.to_schema(statistics)
-    worker = WorkerContext(0, _workers(job))
+    context = WorkerContext(0, _max_workers(job))
     for split in ("valid", "test"):
-        evaluation_reader(job, schema, split, worker)
-    shards = open_shards(job.location("train"), record)
-    reader = TrainingReader(schema, shards, job.train.seed, job.train.batch_size, worker)
-    return loop.total_steps(job, reader.steps_per_epoch), shards
+        evaluation_reader(job, schema, split, context)
+    shards = open_shards(job.location("train"), training_files)
+    reader = TrainingReader(schema, shards, job.train.seed, job.train.batch_size, context)
+    return total_steps(job, reader.steps_per_epoch), shards
 
 
-def _workers(job: Job) -> int:
-    """The most workers there may be; of a fixed number that one, whatever is wrong with it."""
-    few, many = job.cluster.worker_range.min, job.cluster.worker_range.max
-    if few == many:
-        return many
-    for count in range(many, few - 1, -1):
+def _max_workers(job: Job) -> int:
+    """Return the largest possible number of workers. A fixed number is returned unchecked: the reader checks it."""
+    fewest, most = job.cluster.worker_range.min, job.cluster.worker_range.max
+    if fewest == most:
+        return most
+    for count in range(most, fewest - 1, -1):
         if _is_possible(job, count):
             return count
     raise InputError(
-        f"cluster.workers: no number from {few} to {many} divides data.lanes ({job.data.lanes}) and the sets of rows "
-        "of managed tables"
+        f"cluster.workers: no number from {fewest} to {most} divides data.lanes ({job.data.lanes}) and the sets of "
+        "rows of managed tables"
     )
 
 
 def _is_possible(job: Job, workers: int) -> bool:
-    """Whether lanes and managed tables divide among so many workers."""
+    """Return whether lanes and managed tables can be divided equally among so many workers."""
     tables = job.to_schema().tables
     managed = [tables[name].num_embeddings for name in job.tables.managed_tables]
     return job.data.lanes % workers == 0 and all(rows % (WAYS * workers) == 0 for rows in managed)
 
 
-def resumed(run: Run, settings: tuple[str, ...]) -> Job:
-    """The job that a run was started with, under new settings.
+def resumed_job(run: Run, overrides: tuple[str, ...]) -> Job:
+    """Return the job that a run was started with, with `PATH=VALUE` overrides applied.
 
-    Raises InputError where they change what is a run's for good, or leave nothing to do.
+    Raises InputError if they change a value that a run cannot change, or if nothing is left to do.
     """
-    before, job = run.job(), run.job(settings)
-    for path in FIXED:
-        old, new = (to_jsonable_python(attrgetter(path)(one)) for one in (before, job))
-        if found := difference(old, new, path):
-            where, *values = found
-            had, has = map(json.dumps, values)
+    before, job = run.job(), run.job(overrides)
+    for path in FIXED_PATHS:
+        old, new = (to_jsonable_python(attrgetter(path)(either)) for either in (before, job))
+        if change := difference(old, new, path):
+            where, *values = change
+            old_text, new_text = map(json.dumps, values)
             raise InputError(
-                f"{where} is {has}, but {run.path} was started with {had}; to change it start a new run, with "
-                f"--init-from {run.path} from the weights of this one"
+                f"{where} is {new_text}, but {run.path} was started with {old_text}; to change it start a new run, "
+                f"with --init-from {run.path} from the weights of this one"
             )
     checkpoints = Checkpoints(run.checkpoints(job))
     if steps := checkpoints.steps():
-        standing = checkpoints.standing(steps[-1])
-        whole, _ = check(job, run.statistics(), run.record())
-        over = standing.step >= whole or standing.waited >= job.train.validation.patience
-        if over and run.result():  # without a result it is the test that is still to be done
+        progress = checkpoints.progress(steps[-1])
+        all_steps, _ = check_job(job, run.statistics(), run.training_files())
+        patience = job.train.validation.patience
+        has_ended = progress.step >= all_steps or progress.validations_since_best >= patience
+        if has_ended and run.result():  # without a result the test is still to be done
             raise InputError(
-                f"{run.path}: has ended at step {standing.step}; to go on, raise train.epochs (or train.steps) "
+                f"{run.path}: has ended at step {progress.step}; to go on, raise train.epochs (or train.steps) "
                 "or train.validation.patience with --set"
             )
     return job
 
 
-def train(
+def train_job(
     job: Job, statistics: Statistics, run: Run, console: Console, plan: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Train in a run directory until the work is done or interrupted, from the newest checkpoint there; how it ended.
+    """Train in a run directory until the run ends or is interrupted, and return its result.
 
-    `plan` is the document of a sharding plan; the tables are planned for these workers where it is None.
+    Training goes on from the newest checkpoint in the directory. `plan` is the document of a sharding plan; None: the
+    tables are planned for the workers of the job. Raises InputError if the input is wrong, and then leaves no new run
+    directory behind.
 
-    Raises InputError where the input is wrong, and then leaves no new run directory behind.
+        job = read_job(Path("clicks/job.yaml"))
+        result = train_job(job, read_statistics(job), new_run(job, None), Console())
     """
-    steps, shards = check(job, statistics, run.record())
-    few, many = job.cluster.worker_range.min, job.cluster.worker_range.max
-    if plan and plan.get("world_size") not in range(few, many + 1):
-        raise InputError(
-            f"the plan is for {plan.get('world_size')} ranks; there are {few if few == many else f'{few} to {many}'}"
-        )
+    steps, shards = check_job(job, statistics, run.training_files())
+    fewest, most = job.cluster.worker_range.min, job.cluster.worker_range.max
+    if plan and plan.get("world_size") not in range(fewest, most + 1):
+        workers = fewest if fewest == most else f"{fewest} to {most}"
+        raise InputError(f"the plan is for {plan.get('world_size')} ranks; the job has {workers}")
     if added := added_files(job.location("train"), shards.record):
-        console.print(unused(added), highlight=False, soft_wrap=True)
-    start = None
+        console.print(describe_unused_files(added), highlight=False, soft_wrap=True)
+    init = None
     if job.train.init_from and not Checkpoints(run.checkpoints(job)).steps():
-        start = start_from(open_run(Path(job.train.init_from)), job, job.to_schema(statistics))
-        console.print(described_start(start))
-    with _alone(run):
+        init = start_from(open_run(Path(job.train.init_from)), job, job.to_schema(statistics))
+        console.print(init_table(init))
+    with _locked(run):
         run.write_inputs(job, statistics)
-        run.write_record(shards.record)
+        run.write_training_files(shards.record)
         arguments = {
             "job": job.model_dump(mode="json"),
             "statistics": statistics.model_dump(mode="json"),
             "run": str(run.path.resolve()),
             "plan": plan,
-            "start": start.document() if start else None,
+            "init": init.document() if init else None,
         }
-        return _train(job, run, steps, console, arguments)
+        return _run_workers(job, run, steps, console, arguments)
 
 
-def _train(job: Job, run: Run, steps: int, console: Console, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    is_new = not run.metrics.exists()
-    run.forget_result()
+def _run_workers(job: Job, run: Run, steps: int, console: Console, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    is_new = not run.metrics_file.exists()
+    run.remove_result()
     if job.cluster.worker_range.max > 1 and not torchrun_workers.rank_and_world_size():
         console.print("Starting workers under Ray")
     try:
-        with followed(run.metrics, steps, console), _stops(run, console):
+        with show_progress(run.metrics_file, steps, console), _stop_on_signal(run, console):
             launch(
-                loop.work,
+                train_worker,
                 arguments,
                 job.cluster,
-                run.ray,
-                permanent_errors=PERMANENT,
+                run.ray_folder,
+                permanent_errors=PERMANENT_ERRORS,
                 is_allowed=partial(_is_possible, job),
                 on_restart=lambda line: console.print(line, soft_wrap=True, highlight=False),
             )
@@ -174,37 +180,42 @@ def _train(job: Job, run: Run, steps: int, console: Console, arguments: Mapping[
 
 
 @contextmanager
-def _alone(run: Run) -> Iterator[None]:
-    """Hold the run directory; InputError where another training holds it, or where it cannot be made."""
+def _locked(run: Run) -> Iterator[None]:
+    """Lock the run directory for the block, and create it if it does not exist.
+
+    Raises InputError if another training has locked it, or if it cannot be created.
+    """
     try:
         run.path.mkdir(parents=True, exist_ok=True)
-        file = run.lock.open("w")
+        file = run.lock_file.open("w")
     except OSError as error:
         raise InputError(f"{run.path}: cannot write there ({error.strerror}); choose another --run") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"{run.path}: a training is running there") from None
+            raise InputError(
+                f"{run.path}: another training is running there; wait until it ends, or choose another --run"
+            ) from None
         yield
 
 
 @contextmanager
-def _stops(run: Run, console: Console) -> Iterator[None]:
+def _stop_on_signal(run: Run, console: Console) -> Iterator[None]:
     """Turn a first SIGINT or SIGTERM into a request to stop with a checkpoint; a second one ends the command."""
 
     def request(number: int, frame: FrameType | None) -> None:
-        if run.stop.exists():
+        if run.stop_file.exists():
             raise KeyboardInterrupt
-        run.stop.touch()
+        run.stop_file.touch()
         message = "Stopping after this step, with a checkpoint. Once more to stop at once, without one."
         console.print(message, soft_wrap=True)
 
-    run.stop.unlink(missing_ok=True)
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    run.stop_file.unlink(missing_ok=True)
+    handlers = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
-        run.stop.unlink(missing_ok=True)
+        run.stop_file.unlink(missing_ok=True)

@@ -25,10 +25,12 @@ from asymdiffrec.datasets.reader import TrainingReader
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.embeddings.state import table_state
 from asymdiffrec.trainer.build import TrainState, build, worker_device
-from asymdiffrec.trainer.checkpoints.state import Snapshot, Standing, state
-from asymdiffrec.trainer.checkpoints.store import Checkpoints, Saver
+from asymdiffrec.trainer.checkpoints.progress import Progress
+from asymdiffrec.trainer.checkpoints.saver import Saver
+from asymdiffrec.trainer.checkpoints.state import Snapshot, state
+from asymdiffrec.trainer.checkpoints.store import Checkpoints
 from asymdiffrec.trainer.errors import CheckpointError
-from asymdiffrec.trainer.fit.pipeline import pipeline
+from asymdiffrec.trainer.fit.pipeline import build_pipeline
 from asymdiffrec.trainer.job import CheckpointsConfig, read_job, read_statistics
 
 Build = Callable[..., TrainState]
@@ -37,12 +39,12 @@ Build = Callable[..., TrainState]
 @given(values=st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.4]), min_size=1), higher=st.booleans())
 @settings(derandomize=True)
 def test_standing_knows_the_first_best_validation(values: list[float], higher: bool) -> None:
-    standing = Standing()
+    progress = Progress()
     for number, value in enumerate(values, start=1):
-        standing = replace(standing, step=10 * number).validated(value, higher)
+        progress = replace(progress, step=10 * number).validated(value, higher)
     best = (max if higher else min)(values)
     first = values.index(best) + 1
-    assert standing == Standing(10 * len(values), 10 * first, best, len(values) - first)
+    assert progress == Progress(10 * len(values), 10 * first, best, len(values) - first)
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +68,8 @@ def train_state(clicks: Path) -> Iterator[Build]:
 
 
 def train(train_state: TrainState, batches: list[Batch]) -> list[float]:
-    progress, stream = pipeline(train_state).progress, iter(batches)
-    return [float(progress(stream)["loss"]) for _ in batches]
+    step, stream = build_pipeline(train_state).progress, iter(batches)
+    return [float(step(stream)["loss"]) for _ in batches]
 
 
 def weights(train_state: TrainState) -> dict[str, torch.Tensor]:
@@ -105,11 +107,11 @@ def equal(mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> boo
 DOCUMENTS = {"job.yaml": "name: clicks"}
 
 
-def saved(checkpoints: Checkpoints, train_state: TrainState, standing: Standing, **settings: Any) -> str:
+def saved(checkpoints: Checkpoints, train_state: TrainState, progress: Progress, **settings: Any) -> str:
     """Save once; returns why it failed."""
-    with Saver(checkpoints, train_state, DOCUMENTS, CheckpointsConfig(keep=9, **settings), Standing()) as saver:
-        saver.save(standing)
-        assert saver.finish() in (None, standing)
+    with Saver(checkpoints, train_state, DOCUMENTS, CheckpointsConfig(keep=9, **settings), Progress()) as saver:
+        saver.save(progress)
+        assert saver.finish() in (None, progress)
         return saver.failure
 
 
@@ -120,13 +122,15 @@ def test_a_loaded_job_is_the_saved_one_bit_for_bit(
 ) -> None:
     ours, other = (train_state(f"tables.optimizer={{name: {optimizer}}}") for _ in range(2))
     train(ours, batches[:2])
-    standing = Standing(step=2, best_step=1, best_value=1 / 3, waited=1, means={"loss": 0.1}, counted=2)
+    progress = Progress(
+        step=2, best_step=1, best_value=1 / 3, validations_since_best=1, mean_losses={"loss": 0.1}, counted_steps=2
+    )
     checkpoints = Checkpoints(str(tmp_path))
-    assert saved(checkpoints, ours, standing, background=background) == ""
+    assert saved(checkpoints, ours, progress, background=background) == ""
     assert (tmp_path / "step-2" / "job.yaml").read_text() == DOCUMENTS["job.yaml"]
 
     spoil(weights(other) | states(other))
-    assert checkpoints.load(2, other) == checkpoints.standing(2) == standing
+    assert checkpoints.load(2, other) == checkpoints.progress(2) == progress
     assert equal(weights(other), weights(ours))
     assert equal(states(other), states(ours))
     assert train(other, batches) == train(ours, batches)
@@ -137,7 +141,7 @@ def test_weights_alone_fit_whatever_optimizer(train_state: Build, batches: list[
     ours, other = train_state(), train_state("tables.optimizer={name: sgd}")
     train(ours, batches[:1])
     checkpoints = Checkpoints(str(tmp_path))
-    saved(checkpoints, ours, Standing(step=1))
+    saved(checkpoints, ours, Progress(step=1))
     spoil(weights(other))
     before = {name: state.clone() for name, state in states(other).items()}
     checkpoints.load_weights(1, other)
@@ -179,27 +183,27 @@ def test_a_failed_save_leaves_the_last_good_checkpoint(
     train_state: Build, batches: list[Batch], tmp_path: Path
 ) -> None:
     checkpoints, ours = Checkpoints(str(tmp_path)), train_state()
-    saved(checkpoints, ours, Standing(step=1))
+    saved(checkpoints, ours, Progress(step=1))
     train(ours, batches[:1])
     with small_disk(50_000):
-        assert "step-2: cannot be written: " in saved(checkpoints, ours, Standing(step=2, best_step=2))
+        assert "step-2: cannot be written: " in saved(checkpoints, ours, Progress(step=2, best_step=2))
     assert checkpoints.steps() == [1]
 
     other = train_state()
-    assert checkpoints.load(1, other) == Standing(step=1)
+    assert checkpoints.load(1, other) == Progress(step=1)
     assert equal(weights(other), weights(train_state()))
-    assert saved(checkpoints, ours, Standing(step=2)) == ""
+    assert saved(checkpoints, ours, Progress(step=2)) == ""
     assert checkpoints.steps() == [1, 2]
-    assert checkpoints.load(2, other) == Standing(step=2)
+    assert checkpoints.load(2, other) == Progress(step=2)
     assert equal(weights(other), weights(ours))
 
 
 def test_only_the_newest_and_the_best_are_kept(train_state: Build, tmp_path: Path) -> None:
     ours, checkpoints = train_state(), Checkpoints(str(tmp_path))
     (tmp_path / "step-7").mkdir()  # of a save that was interrupted
-    with Saver(checkpoints, ours, {}, CheckpointsConfig(keep=2), Standing()) as saver:
+    with Saver(checkpoints, ours, {}, CheckpointsConfig(keep=2), Progress()) as saver:
         for step in (1, 2, 3, 10):
-            saver.save(Standing(step=step, best_step=min(step, 2), best_value=0.5))
+            saver.save(Progress(step=step, best_step=min(step, 2), best_value=0.5))
             assert saver.finish() is None
             assert saver.saved.step == step
     assert checkpoints.steps() == [2, 3, 10]
@@ -220,9 +224,9 @@ def flip(file: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "file", "message"),
     [
-        (cut, "__0_0.distcp", r"__0_0.distcp has [\d,]+ bytes of"),
+        (cut, "__0_0.distcp", r"__0_0.distcp has [\d,]+ of [\d,]+ bytes"),
         (flip, "__0_0.distcp", "__0_0.distcp was altered"),
-        (Path.unlink, "__0_0.distcp", "__0_0.distcp is gone"),
+        (Path.unlink, "__0_0.distcp", "__0_0.distcp is missing"),
         (flip, ".metadata", ".metadata was altered"),
         (flip, "job.yaml", "job.yaml was altered"),
         (cut, "manifest.json", "cannot be loaded: "),
@@ -234,19 +238,19 @@ def test_the_one_before_a_damaged_checkpoint_is_taken_loudly(
     ours, checkpoints, said = train_state(), Checkpoints(str(tmp_path)), list[str]()
     assert checkpoints.newest_good(said.append) is None
     for step in (1, 2):
-        saved(checkpoints, ours, Standing(step=step))
+        saved(checkpoints, ours, Progress(step=step))
     assert checkpoints.newest_good(said.append) == 2
     assert not said
     harm(tmp_path / "step-2" / file)
     assert checkpoints.newest_good(said.append) == 1
     (line,) = said
     assert re.search(message, line), line
-    assert line.endswith("; the one before it is taken")
+    assert line.endswith("; training goes on from the checkpoint before it")
 
 
 def test_a_checkpoint_that_does_not_fit_says_so(train_state: Build, tmp_path: Path) -> None:
     checkpoints = Checkpoints(str(tmp_path))
-    saved(checkpoints, train_state(), Standing(step=1))
+    saved(checkpoints, train_state(), Progress(step=1))
     with pytest.raises(CheckpointError, match="step-9: cannot be loaded"):
         checkpoints.load(9, train_state())
     with pytest.raises(CheckpointError, match="step-1: cannot be loaded"):

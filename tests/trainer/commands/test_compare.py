@@ -74,13 +74,13 @@ def test_it_goes_on_where_it_stopped(
     compare: Callable[..., Any], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[str] = []
-    original = comparison.drive.train
+    original = comparison.train_job
 
     def counted(*arguments: Any) -> Any:
         trained.append(str(arguments[2].path))
         return original(*arguments)
 
-    monkeypatch.setattr(comparison.drive, "train", counted)
+    monkeypatch.setattr(comparison, "train_job", counted)
     outcome = compare("--variants", "base,dropout", "--seeds", 1, "--outage", "user")
     assert outcome.status == 0, outcome.err
     assert trained == [str(folder / "dropout" / "seed-0" / "run")]

@@ -15,7 +15,7 @@ from asymdiffrec.cluster.config import ClusterConfig
 from asymdiffrec.cluster.context import ClusterContext
 from asymdiffrec.cluster.launch import launch
 from asymdiffrec.trainer.evaluation.scenarios import drop_at_random
-from asymdiffrec.trainer.fit import train as drive
+from asymdiffrec.trainer.fit.train import train_job
 from asymdiffrec.trainer.inference.evaluate_run import evaluate_run
 from asymdiffrec.trainer.job import read_job, read_statistics
 from asymdiffrec.trainer.run import Run
@@ -26,7 +26,7 @@ def test_workers_merge_to_the_metrics_of_one_process(clicks: Path, tmp_path: Pat
     """Two workers, whose rows differ in number, restore what one has trained; the first spills what it gathers."""
     job = read_job(clicks / "job.yaml", ["train.batch_size=256", "train.steps=5"])
     run = Run(tmp_path / "run")
-    drive.train(job, read_statistics(job), run, console=Console(quiet=True))
+    train_job(job, read_statistics(job), run, console=Console(quiet=True))
     alone, *_ = evaluate_run(
         run.path, "test", lambda schema: [drop_at_random(0.3, schema)], Console(quiet=True)
     ).results

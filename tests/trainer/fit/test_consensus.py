@@ -19,8 +19,8 @@ from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.trainer.build import build, worker_device
 from asymdiffrec.trainer.checkpoints.state import Snapshot
 from asymdiffrec.trainer.fit import pipeline as pipelines
-from asymdiffrec.trainer.fit.consensus import HOPELESS
-from asymdiffrec.trainer.fit.pipeline import OverlappedPipeline, pipeline
+from asymdiffrec.trainer.fit.consensus import MAX_BAD_STEPS
+from asymdiffrec.trainer.fit.pipeline import OverlappedPipeline, build_pipeline
 from asymdiffrec.trainer.job import read_job, read_statistics
 
 
@@ -53,7 +53,7 @@ def test_a_step_that_may_not_learn_changes_nothing(
             train_state = build(job, schema, worker_device())
             snapshot, asked, states = Snapshot(train_state), iter(answers), []
             train, stream = (
-                pipeline(train_state, lambda loss, asked=asked: next(asked)),
+                build_pipeline(train_state, lambda loss, asked=asked: next(asked)),
                 iter([*batches, last, last, last]),
             )
             for _ in batches:
@@ -66,7 +66,7 @@ def test_a_step_that_may_not_learn_changes_nothing(
     assert all(torch.equal(without[-1][name], tensor) for name, tensor in with_lost[-1].items())
 
 
-@pytest.mark.parametrize(("on_nan", "step"), [("stop", 1), ("skip", HOPELESS)])
+@pytest.mark.parametrize(("on_nan", "step"), [("stop", 1), ("skip", MAX_BAD_STEPS)])
 def test_an_exploded_loss_ends_training_with_its_samples(
     clicks: Path, tmp_path: Path, command: Callable[..., Any], small: list[str], on_nan: str, step: int
 ) -> None:
@@ -75,7 +75,7 @@ def test_an_exploded_loss_ends_training_with_its_samples(
     assert outcome.status == 1
     first = (step - 1) * 256
     assert f"samples {first:,} to {first + 255:,} of the run" in outcome.err.splitlines()[-1]
-    assert f"the loss of step {step}" in outcome.err.splitlines()[-1]
-    skipped = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines() if "lost_samples" in line]
+    assert f"at step {step} on worker 0" in outcome.err.splitlines()[-1]
+    skipped = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines() if "bad_samples" in line]
     assert len(skipped) == step - 1
-    assert [record["lost_samples"] for record in skipped[:2]] == [[0, 255], [256, 511]][: step - 1]
+    assert [record["bad_samples"] for record in skipped[:2]] == [[0, 255], [256, 511]][: step - 1]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from asymdiffrec.trainer.fit.report import describe, followed
+from asymdiffrec.trainer.fit.report import describe_record, show_progress
 
 
 def loss_record(step: int, **changes: Any) -> dict[str, Any]:
@@ -58,14 +58,14 @@ def line(record: dict[str, Any]) -> str:
     ],
 )
 def test_a_record_is_one_line(record: dict[str, Any], expected: str) -> None:
-    assert describe(record, 100) == expected
+    assert describe_record(record, 100) == expected
 
 
 @pytest.mark.parametrize(
     ("seconds", "clock"), [(0.4, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3723.2, "1:02:03"), (90_000, "25:00:00")]
 )
 def test_time_left(seconds: float, clock: str) -> None:
-    assert describe(loss_record(1, seconds_left=seconds), 100).endswith(f"  {clock} left")
+    assert describe_record(loss_record(1, seconds_left=seconds), 100).endswith(f"  {clock} left")
 
 
 class Screen:
@@ -95,7 +95,7 @@ def test_lines_are_shown_as_they_come_and_to_the_last(tmp_path: Path) -> None:
     """From a file that does not exist yet, and never half a line of it."""
     metrics, screen = tmp_path / "metrics.jsonl", Screen()
     third = line(loss_record(3))
-    with followed(metrics, 4, screen.console), metrics.open("a", buffering=1) as file:
+    with show_progress(metrics, 4, screen.console), metrics.open("a", buffering=1) as file:
         file.write(line(loss_record(1)))
         screen.wait_for([1])
         file.write(line(loss_record(2)) + third[:20])
@@ -110,7 +110,7 @@ def test_lines_are_shown_as_they_come_and_to_the_last(tmp_path: Path) -> None:
 def test_lines_of_an_earlier_session_are_not_shown_again(tmp_path: Path) -> None:
     metrics, screen = tmp_path / "metrics.jsonl", Screen()
     metrics.write_text(line(loss_record(1)) + line(loss_record(2)))
-    with followed(metrics, 4, screen.console), metrics.open("a") as file:
+    with show_progress(metrics, 4, screen.console), metrics.open("a") as file:
         file.write(line(loss_record(3)))
     assert screen.steps() == [3]
 
@@ -122,13 +122,13 @@ def test_the_last_lines_of_a_failing_run_are_shown(tmp_path: Path) -> None:
         metrics.write_text(line(loss_record(1)))
         raise RuntimeError("boom")
 
-    with pytest.raises(RuntimeError, match="boom"), followed(metrics, 4, screen.console):
+    with pytest.raises(RuntimeError, match="boom"), show_progress(metrics, 4, screen.console):
         fail()
     assert screen.steps() == [1]
 
 
 def test_a_run_that_writes_nothing_shows_nothing(tmp_path: Path) -> None:
     screen = Screen()
-    with followed(tmp_path / "metrics.jsonl", 4, screen.console):
+    with show_progress(tmp_path / "metrics.jsonl", 4, screen.console):
         pass
     assert screen.steps() == []

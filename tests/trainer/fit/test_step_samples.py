@@ -33,7 +33,10 @@ def test_samples_of_all_steps_are_those_learned_from(
         numbers = np.array([first[file] for file in found["file"].to_pylist()]) + found["row"].to_numpy()
         assert found.equals(data.take(numbers).select(found.column_names).cast(found.schema))
         seen += int(ledgers(numbers.astype(np.uint64)))
-    assert seen % 2**64 == sum(int(record["rows"], 16) for record in logged(trained) if "rows" in record) % 2**64
+    assert (
+        seen % 2**64
+        == sum(int(record["row_checksum"], 16) for record in logged(trained) if "row_checksum" in record) % 2**64
+    )
 
 
 def test_a_step_that_is_not_there(trained: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
