@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 import math
 import os
 import socket
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +35,7 @@ from asymdiffrec.cluster.process_group import gather_ranks_by_host, process_grou
 from asymdiffrec.cluster.ray_compat import AllowedSizesPolicy, Trainer, is_host_leaving
 from asymdiffrec.cluster.ray_connection import ray_connection
 from asymdiffrec.cluster.ray_metrics import metrics_publisher
+from asymdiffrec.json_lines import follow_json_lines
 
 TIMEOUT_GRACE_SECONDS = 2.0
 """Pause of a worker after a collective operation timed out. By its end all workers that waited have failed as well, so
@@ -122,24 +121,15 @@ def run_workers(
 @contextmanager
 def _follow(file: Path, show: Callable[[str], None]) -> Iterator[None]:
     """Call `show` with each line that is appended to a file of JSON strings during the block; remove the file."""
-    over = threading.Event()
 
-    def follow() -> None:
-        count, last = 0, False
-        while not last:
-            last = over.wait(FOLLOW_SECONDS)
-            lines = file.read_text().splitlines() if file.exists() else []
-            for line in lines[count:]:
-                show(json.loads(line))
-            count = len(lines)
+    def show_lines(lines: list[str], _is_new_file: bool) -> None:
+        for line in lines:
+            show(line)
 
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
     try:
-        yield
+        with follow_json_lines(file, show_lines, seconds=FOLLOW_SECONDS):
+            yield
     finally:
-        over.set()
-        thread.join()
         file.unlink(missing_ok=True)
 
 

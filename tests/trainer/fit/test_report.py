@@ -43,6 +43,11 @@ def line(record: dict[str, Any]) -> str:
             "12,346 samples/s  0:00 left",
         ),
         (
+            loss_record(20, loss_contrast=0.25, loss_aux=1, loss_alignment=2),
+            "step 20/100  epoch 2  loss 0.6931 (main 0.5000, recon 0.0000, aux 1.0000, contrast 0.2500, "
+            "alignment 2.0000)  12,346 samples/s  1:05 left",
+        ),
+        (
             evaluation("valid", 0.3),
             "step 20/100  epoch 1  valid with 30% missing: "
             "auc 0.7500  gauc 0.6667  log_loss 0.5000  normalized_entropy 0.9000  calibration 1.0100",
