@@ -20,7 +20,7 @@ from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backwa
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
-from asymdiffrec.datasets.batching.batch import Batch, cut
+from asymdiffrec.datasets.batching.batch import Batch, split_into_batches
 from asymdiffrec.datasets.decoding.rows import decode
 from asymdiffrec.trainer.build import build
 from asymdiffrec.trainer.fit.pipeline import build_pipeline
@@ -71,7 +71,7 @@ class Clicks:
         """`count` batches of `size` samples, as the reader makes them."""
         schema = self.job().to_schema()
         rows = decode(self.table(count * size, seed), schema, "clicks", labelled=True)
-        return list(cut(rows, schema, size))
+        return list(split_into_batches(rows, schema, size))
 
     def ours(self, batches: Sequence[Batch], method: str, **settings: object) -> Steps:
         """A step of the trainer on each batch, on the workers of the default process group."""

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 import torch
 from rich.console import Console
 
-from asymdiffrec.datasets.batching.batch import cut
+from asymdiffrec.datasets.batching.batch import split_into_batches
 from asymdiffrec.datasets.decoding.ids import decode_ids
 from asymdiffrec.datasets.decoding.rows import decode
 from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
@@ -333,7 +333,7 @@ def offline(folder: Path, data: Path, rounds: int) -> Iterator[Result]:
     many = pa.concat_tables([part] * copies)
     pq.write_table(many, folder / "many.parquet", row_group_size=16 * EXPORT_BATCH_SIZE)
     rows = decode(part, schema, "", labelled=False)
-    batches = list(cut(rows, schema, EXPORT_BATCH_SIZE)) * copies
+    batches = list(split_into_batches(rows, schema, EXPORT_BATCH_SIZE)) * copies
 
     @torch.inference_mode()
     def forward(batch: Any) -> None:

@@ -1,4 +1,4 @@
-"""Whether the row groups that a reader holds fit into memory: known from the footers, before one is read."""
+"""Memory of decoded row groups, known from the footers, and memory that is free on the host."""
 
 from __future__ import annotations
 
@@ -10,60 +10,80 @@ import psutil
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.shards import Shards
 
-CGROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+CGROUP_ROOT, CGROUPS_OF_PROCESS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
+CACHE_SHARE = 1 / 8
+"""Share of a host's free memory that the row group caches of its workers may fill."""
 
 
-def require_memory(shards: Shards, columns: list[str], held: int) -> None:
-    """Raise InputError where the `held` largest row groups, decoded, need more memory than there is.
+def required_memory(shards: Shards, columns: list[str], row_groups: int) -> int:
+    """Return the bytes that the `row_groups` largest row groups take once decoded.
 
-    What a row takes is taken from the largest row group (`Shards.decoded_bytes`).
+    The bytes per row are those of the largest row group, see `Shards.decoded_bytes`.
     """
-    bytes_of = shards.decoded_bytes(columns)
-    largest = int(np.argmax(shards.sizes))
-    rows = int(shards.sizes[largest])
-    held_rows = int(np.sort(shards.sizes)[-held:].sum())
-    needed, room = sum(bytes_of.values()) * held_rows // rows, available_memory()
-    if needed > room:
+    largest = int(shards.sizes.max())
+    rows = int(np.sort(shards.sizes)[-row_groups:].sum())
+    return sum(shards.decoded_bytes(columns).values()) * rows // largest
+
+
+def require_memory(shards: Shards, columns: list[str], row_groups: int) -> None:
+    """Raise InputError if the `row_groups` largest row groups, decoded, need more memory than is available."""
+    required, available = required_memory(shards, columns, row_groups), available_memory()
+    if required > available:
+        bytes_of = shards.decoded_bytes(columns)
         widest = max(bytes_of, key=lambda column: bytes_of[column])
+        largest = int(np.argmax(shards.sizes))
         raise InputError(
-            f"{shards.place(largest)}: {rows:,} rows take about {_gigabytes(sum(bytes_of.values()))}, most of it the "
-            f"column {widest} ({_gigabytes(bytes_of[widest])}); up to {min(held, len(shards.sizes))} row groups are "
-            f"held at a time, {_gigabytes(needed)}, and {_gigabytes(room)} of memory are free. Lower data.lanes, use "
-            "more workers on more machines, or write smaller row groups with `asymdiffrec prepare table`"
+            f"{shards.location_of(largest)}: {shards.sizes[largest]:,} rows take about "
+            f"{_gibibytes(sum(bytes_of.values()))}, most of it the column {widest} ({_gibibytes(bytes_of[widest])}); "
+            f"up to {min(row_groups, len(shards.sizes))} row groups are in memory at a time, {_gibibytes(required)}, "
+            f"and {_gibibytes(available)} of memory are free. Lower data.lanes, use more workers on more hosts, or "
+            "write smaller row groups with `asymdiffrec prepare table`"
         )
 
 
+def cache_limit(required: int, local_world_size: int) -> int:
+    """Return the bytes that one worker's row group cache may keep beyond the row groups in use.
+
+    It is CACHE_SHARE of the host's free memory, without the `required` bytes of the row groups in use by all workers
+    of the host, divided by the number of these workers.
+    """
+    return int(max(0, available_memory() - required) * CACHE_SHARE) // local_world_size
+
+
 def available_memory() -> int:
-    """Bytes that this process may still take: those free on the machine, or fewer where a control group has a limit."""
-    return max(0, min([psutil.virtual_memory().available, *_left_by_groups()]))
+    """Return the bytes that this process can still allocate: free on the host, or less if a control group limits it."""
+    return max(0, min([psutil.virtual_memory().available, *_available_in_cgroups()]))
 
 
-def _left_by_groups() -> list[int]:
-    """What the memory limit of each control group around this process leaves; cached pages of files do not count."""
-    left = []
-    for line in OWN.read_text().splitlines():
+def _available_in_cgroups() -> list[int]:
+    """Return the bytes that the memory limit of each control group around this process leaves."""
+    available = []
+    for line in CGROUPS_OF_PROCESS.read_text().splitlines():
         _, controllers, path = line.split(":", 2)
-        if controllers == "memory":
-            root, names = CGROUPS / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        elif not controllers:
-            root, names = CGROUPS, ("memory.max", "memory.current", "inactive_file")
+        if controllers == "memory":  # version 1
+            root = CGROUP_ROOT / "memory"
+            files = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+        elif not controllers:  # version 2
+            root, files = CGROUP_ROOT, ("memory.max", "memory.current", "inactive_file")
         else:
             continue
         group = root / path.lstrip("/")
         for folder in (group, *group.parents):
-            if folder.is_relative_to(root) and (room := _left_by(folder, *names)) is not None:
-                left.append(room)
-    return left
+            if folder.is_relative_to(root) and (size := _available_in(folder, *files)) is not None:
+                available.append(size)
+    return available
 
 
-def _left_by(folder: Path, limit: str, usage: str, cached: str) -> int | None:
+def _available_in(folder: Path, limit: str, usage: str, cached: str) -> int | None:
+    """Return limit - usage + cached pages of files, in bytes; None if the control group has no limit."""
     try:
         allowed, used = (folder / limit).read_text().strip(), int((folder / usage).read_text())
         statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-    except OSError:  # no such group in this container's view, or the root, which has no limit
+    except OSError:  # the container does not show this group, or it is the root, which has no limit
         return None
     return None if allowed == "max" else int(allowed) - used + int(statistics.get(cached, 0))
 
 
-def _gigabytes(size: float) -> str:
+def _gibibytes(size: float) -> str:
     return f"{size / 2**30:.2f} GiB"

@@ -1,4 +1,4 @@
-"""Work done in threads ahead of who takes its results, in order and in bounded number."""
+"""Run jobs in threads ahead of the consumer of their results."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def ahead(jobs: Iterable[Callable[[], T]], threads: int) -> Iterator[T]:
-    """The results of the jobs in order, as many of them under way as there are threads while one is consumed."""
-    with ThreadPoolExecutor(threads, thread_name_prefix="ahead") as pool:
-        waiting: deque[Future[T]] = deque()
+def prefetch(jobs: Iterable[Callable[[], T]], threads: int) -> Iterator[T]:
+    """Yield the results of jobs in order; while one result is consumed, the next `threads` jobs run or are done.
+
+    The first exception of a job is raised in place of its result, and the jobs after it are cancelled.
+    """
+    with ThreadPoolExecutor(threads, thread_name_prefix="prefetch") as pool:
+        pending: deque[Future[T]] = deque()
         try:
             for job in jobs:
-                waiting.append(pool.submit(job))
-                if len(waiting) > threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                pending.append(pool.submit(job))
+                if len(pending) > threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
-            for left in waiting:
-                left.cancel()
+            for future in pending:
+                future.cancel()

@@ -1,4 +1,4 @@
-"""Batches from shards: without end and in a drawn order for training, every row once for evaluation."""
+"""Readers from Parquet shards to batches: endless and shuffled for training, every row once for evaluation."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from asymdiffrec.datasets.batching.batch import Batch, to_batch, to_batches
 from asymdiffrec.datasets.batching.buffers import BufferPool
 from asymdiffrec.datasets.decoding.column_check import check_columns
 from asymdiffrec.datasets.decoding.rows import Rows, no_rows
-from asymdiffrec.datasets.memory_check import require_memory
-from asymdiffrec.datasets.prefetch import ahead
-from asymdiffrec.datasets.row_group_cache import OpenRowGroups, decode_rows
-from asymdiffrec.datasets.sample_order import Epoch, evaluation_slice, ledgers
+from asymdiffrec.datasets.memory_check import cache_limit, require_memory, required_memory
+from asymdiffrec.datasets.prefetch import prefetch
+from asymdiffrec.datasets.row_group_cache import RowGroupCache, decode_row_group
+from asymdiffrec.datasets.sample_order import Epoch, evaluation_slice, row_checksums
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.shards import Shards
 
@@ -40,23 +40,30 @@ class WorkerContext:
 
 @dataclass(frozen=True)
 class Position:
-    """The place of training: the next batch is number `step` of epoch `epoch`."""
+    """A position in training: the next batch is number `step` of epoch `epoch`, both from 0."""
 
     epoch: int = 0
     step: int = 0
 
 
-def epoch_of(schema: Schema, shards: Shards, seed: int, batch_size: int, number: int = 0) -> Epoch:
-    """The order of one epoch of training."""
+def make_epoch(schema: Schema, shards: Shards, seed: int, batch_size: int, number: int = 0) -> Epoch:
+    """Return the sample order of epoch `number`; `batch_size` is global."""
     return Epoch(shards.sizes, seed, number, batch_size, schema.data.lanes, schema.data.window)
 
 
 class TrainingReader:
-    """The training batches of one worker, in the order of `order.py`.
+    """Reader of the training batches of one worker, in the order of `sample_order.py`.
 
-    `batch_size` is global: each batch that a worker gets has batch_size / workers rows. Batch k of an epoch, put
-    together from all workers in their order, is the same whatever their number. Raises InputError where the sizes do
-    not fit each other or the data.
+    `batch_size` is global: a batch of one worker has batch_size / world_size rows. The batches of all workers for a
+    step, concatenated by rank, are the same for any number of workers. A worker keeps the row groups that its lanes are
+    in decoded in memory, and others in a cache, see `memory_check.cache_limit`; the cache affects only the speed.
+
+    >>> reader = TrainingReader(schema, open_shards("data/train"), seed=1, batch_size=4096)  # doctest: +SKIP
+    >>> for batch in reader.batches(Position()):  # doctest: +SKIP
+    ...     train(batch)
+
+    Raises InputError if batch size, lanes and workers do not fit each other, if there are too few rows for one batch,
+    if a column is missing or has a wrong type, or if the row groups do not fit into memory.
     """
 
     def __init__(
@@ -79,72 +86,83 @@ class TrainingReader:
                 "lower train.batch_size"
             )
         check_columns(schema, shards, labelled=True)
-        held = (lanes // self.worker.world_size + self.threads) * self.worker.local_world_size
-        require_memory(shards, schema.columns(labelled=True), held)
+        require_memory(shards, schema.columns(labelled=True), self._row_groups_in_use)
+
+    @property
+    def _row_groups_in_use(self) -> int:
+        """Row groups in use on this host: one for each lane, and one being decoded by each thread."""
+        lanes = self.schema.data.lanes // self.worker.world_size
+        return (lanes + self.threads) * self.worker.local_world_size
 
     def position(self, step: int) -> Position:
-        """The position after `step` batches since the start of the run."""
+        """Return the position after `step` batches since the start of the run."""
         return Position(*divmod(step, self.steps_per_epoch))
 
     def batches(self, position: Position, pinned: bool = False) -> Generator[Batch]:
-        """Batches from a position on, without end, made one window ahead; in page-locked memory where `pinned`.
+        """Yield batches from a position on, without end, prepared one window ahead.
 
-        Raises InputError with the place where a row holds what its field does not allow.
+        With `pinned` they are in page-locked memory. Raises InputError with file, column and row for a value that its
+        field does not allow.
         """
         with ThreadPoolExecutor(self.threads, thread_name_prefix="reader") as pool:
-            for window in ahead(self._windows(position, BufferPool(pinned), pool), 1):
-                while window:  # a batch that has been given away is not held
+            for window in prefetch(self._windows(position, BufferPool(pinned), pool), 1):
+                while window:  # pop: the list must not keep a batch alive that the consumer has released
                     yield window.pop(0)
 
     def _epoch(self, number: int) -> Epoch:
-        return epoch_of(self.schema, self.shards, self.seed, self.batch_size, number)
+        return make_epoch(self.schema, self.shards, self.seed, self.batch_size, number)
 
     def _windows(
         self, position: Position, buffers: BufferPool, pool: ThreadPoolExecutor
     ) -> Iterator[Callable[[], list[Batch]]]:
-        groups = OpenRowGroups(self.schema, self.shards, int(self.schema.data.cache * 2**30), pool)
+        """Yield a job for each window from a position on, which returns the batches of the window."""
+        required = required_memory(self.shards, self.schema.columns(labelled=True), self._row_groups_in_use)
+        limit = cache_limit(required, self.worker.local_world_size)
+        cache = RowGroupCache(self.schema, self.shards, limit, pool)
         first = position.step
         for number in count(position.epoch):
             epoch = self._epoch(number)
             for start in range(0, epoch.steps, epoch.steps_per_window):
                 steps = range(max(first, start), min(start + epoch.steps_per_window, epoch.steps))
                 if steps:
-                    yield partial(self._window, epoch, steps, groups, buffers, pool)
+                    yield partial(self._window, epoch, steps, cache, buffers, pool)
             first = 0
 
     def _window(
-        self, epoch: Epoch, steps: range, groups: OpenRowGroups, buffers: BufferPool, pool: ThreadPoolExecutor
+        self, epoch: Epoch, steps: range, cache: RowGroupCache, buffers: BufferPool, pool: ThreadPoolExecutor
     ) -> list[Batch]:
-        """The batches of some steps of one window."""
-        per_worker = epoch.lanes // self.worker.world_size
-        lanes = range(self.worker.rank * per_worker, (self.worker.rank + 1) * per_worker)
-        window, before = divmod(steps.start, epoch.steps_per_window)
+        """Return the batches of some steps of one window."""
+        lanes_per_worker = epoch.lanes // self.worker.world_size
+        lanes = range(self.worker.rank * lanes_per_worker, (self.worker.rank + 1) * lanes_per_worker)
+        window, skipped = divmod(steps.start, epoch.steps_per_window)
         slices = [epoch.window_slices(lane, window) for lane in lanes]
-        rows, starts = zip(*groups.windows(slices), strict=True)
-        each = epoch.rows_per_step
-        order = np.empty((len(lanes), len(steps), each), np.int32)
-        seen = np.zeros(len(steps), np.uint64)
-        for place, (lane, parts) in enumerate(zip(lanes, slices, strict=True)):
-            numbers = epoch.numbers(parts)
-            drawn = epoch.window_order(lane, window, len(numbers))
-            drawn = drawn[before * each : (before + len(steps)) * each].reshape(len(steps), each)
-            order[place] = drawn + starts[place]
-            seen += ledgers(numbers[drawn])
-        index = (epoch.epoch * epoch.steps + np.array(steps)) * epoch.batch_size + lanes.start * each
+        rows, starts = zip(*cache.windows(slices), strict=True)
+        per_step = epoch.rows_per_step
+        order = np.empty((len(lanes), len(steps), per_step), np.int32)
+        checksums = np.zeros(len(steps), np.uint64)
+        for index, (lane, parts) in enumerate(zip(lanes, slices, strict=True)):
+            numbers = epoch.row_numbers(parts)
+            shuffled = epoch.window_order(lane, window, len(numbers))
+            shuffled = shuffled[skipped * per_step : (skipped + len(steps)) * per_step].reshape(len(steps), per_step)
+            order[index] = shuffled + starts[index]
+            checksums += row_checksums(numbers[shuffled])
+        first_indices = (epoch.epoch * epoch.steps + np.array(steps)) * epoch.batch_size + lanes.start * per_step
 
-        def make(share: np.ndarray) -> list[Batch]:
-            batches = to_batches(rows, order[:, share], self.schema, index[share].tolist(), buffers=buffers)
-            return [replace(batch, ledger=int(seen[step])) for batch, step in zip(batches, share, strict=True)]
+        def make_batches(share: np.ndarray) -> list[Batch]:
+            batches = to_batches(rows, order[:, share], self.schema, first_indices[share].tolist(), buffers=buffers)
+            return [
+                replace(batch, row_checksum=int(checksums[step])) for batch, step in zip(batches, share, strict=True)
+            ]
 
         shares = np.array_split(np.arange(len(steps)), min(self.threads, len(steps)))
-        return [batch for batches in pool.map(make, shares) for batch in batches]
+        return [batch for batches in pool.map(make_batches, shares) for batch in batches]
 
 
 class EvaluationReader:
-    """Every row of a split once, in order, a run of neighbouring rows for each worker.
+    """Reader of every row of a split once, in order; a worker reads a run of neighbouring rows.
 
-    `batch_size` is global. All workers take the same number of steps, with batches of equal size: the last ones are
-    padded with rows that do not count.
+    `batch_size` is global. All workers take the same number of steps, with batches of equal size: the last batches are
+    padded, see `Batch.num_samples`. Raises InputError if a column is missing or has a wrong type.
     """
 
     def __init__(self, schema: Schema, shards: Shards, batch_size: int, worker: WorkerContext | None = None) -> None:
@@ -160,36 +178,38 @@ class EvaluationReader:
         return self.steps
 
     def batches(self) -> Iterator[Batch]:
-        at = self.start
-        for rows in self._cut():
-            yield to_batch(rows, self.schema, at, self.batch_size)
-            at += len(rows)
+        """Yield the batches of the worker."""
+        first = self.start
+        for rows in self._batch_rows():
+            yield to_batch(rows, self.schema, first, self.batch_size)
+            first += len(rows)
         for _ in range(ceil((self.stop - self.start) / self.batch_size), self.steps):
-            yield to_batch(no_rows(self.schema), self.schema, at, self.batch_size)
+            yield to_batch(no_rows(self.schema), self.schema, first, self.batch_size)
 
-    def _cut(self) -> Iterator[Rows]:
-        """The worker's rows in pieces of `batch_size`, the last one shorter."""
-        held: list[Rows] = []
-        for rows in ahead(self._row_groups(), self.threads):
-            held.append(rows)
-            if sum(map(len, held)) < self.batch_size:
+    def _batch_rows(self) -> Iterator[Rows]:
+        """Yield the worker's rows in pieces of `batch_size` rows, the last one shorter."""
+        pending: list[Rows] = []
+        for rows in prefetch(self._row_groups(), self.threads):
+            pending.append(rows)
+            if sum(map(len, pending)) < self.batch_size:
                 continue
-            joined = Rows.concatenate(held)
-            whole = len(joined) - len(joined) % self.batch_size
-            for start in range(0, whole, self.batch_size):
+            joined = Rows.concatenate(pending)
+            stop = len(joined) - len(joined) % self.batch_size
+            for start in range(0, stop, self.batch_size):
                 yield joined.slice(start, start + self.batch_size)
-            held = [joined.slice(whole, len(joined))]
-        rest = Rows.concatenate(held) if held else None
+            pending = [joined.slice(stop, len(joined))]
+        rest = Rows.concatenate(pending) if pending else None
         if rest is not None and len(rest):
             yield rest
 
     def _row_groups(self) -> Iterator[Callable[[], Rows]]:
+        """Yield a job for each row group that has rows of the worker, which returns these rows."""
         first = 0
         for group, rows in enumerate(self.shards.sizes.tolist()):
             start, stop = max(self.start - first, 0), min(self.stop - first, rows)
             if start < stop:
-                yield partial(self._part, group, start, stop)
+                yield partial(self._decode_part, group, start, stop)
             first += rows
 
-    def _part(self, row_group: int, start: int, stop: int) -> Rows:
-        return decode_rows(self.schema, self.shards, row_group).slice(start, stop)
+    def _decode_part(self, row_group: int, start: int, stop: int) -> Rows:
+        return decode_row_group(self.schema, self.shards, row_group).slice(start, stop)

@@ -1,4 +1,4 @@
-"""Decoded row groups: those that a worker's lanes are in, and as many of those before as its cache holds."""
+"""Decoded row groups in memory: those that a worker's lanes are in, and a cache of those that they have left."""
 
 from __future__ import annotations
 
@@ -12,40 +12,44 @@ from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.shards import Shards
 
 Windows = Sequence[tuple[Rows, int]]
-"""For each lane the rows that its window lies in, and the place of the window's first row among them"""
+"""For each lane: the rows that contain its window, and the index of the window's first row in them."""
 
 
-class OpenRowGroups:
-    """A worker's. A row group that two lanes share is read at its two ends, so those touched last are kept."""
+class RowGroupCache:
+    """The decoded row groups of one worker.
 
-    def __init__(self, schema: Schema, shards: Shards, cache: int, pool: ThreadPoolExecutor) -> None:
-        self._schema, self._shards, self._cache, self._pool = schema, shards, cache, pool
-        self._open: dict[int, Rows] = {}
+    A row group that two lanes share is read near both of its ends. Therefore row groups without a lane in them are kept
+    up to `limit` bytes, those used last first.
+    """
+
+    def __init__(self, schema: Schema, shards: Shards, limit: int, pool: ThreadPoolExecutor) -> None:
+        self._schema, self._shards, self._limit, self._pool = schema, shards, limit, pool
+        self._rows: dict[int, Rows] = {}  # by row group, the one used last at the end
 
     def windows(self, lanes: Sequence[Sequence[Slice]]) -> Windows:
-        """The windows of some lanes, out of row groups that are decoded whole, once for all their windows."""
+        """Return the windows of some lanes, given as slices of row groups; row groups that are absent are decoded."""
         needed = dict.fromkeys(part.row_group for parts in lanes for part in parts)
-        opened = [group for group in needed if group not in self._open]
-        kept = {group: self._open.pop(group) for group in needed if group in self._open}
+        absent = [group for group in needed if group not in self._rows]
+        present = {group: self._rows.pop(group) for group in needed if group in self._rows}
         self._shrink()
-        self._open |= kept
-        decoded = self._pool.map(partial(decode_rows, self._schema, self._shards), opened)
-        self._open |= zip(opened, decoded, strict=True)
+        self._rows |= present
+        decoded = self._pool.map(partial(decode_row_group, self._schema, self._shards), absent)
+        self._rows |= zip(absent, decoded, strict=True)
         return [self._window(parts) for parts in lanes]
 
     def _window(self, parts: Sequence[Slice]) -> tuple[Rows, int]:
         if len(parts) == 1:
-            return self._open[parts[0].row_group], parts[0].start
-        return Rows.concatenate([self._open[part.row_group].slice(part.start, part.stop) for part in parts]), 0
+            return self._rows[parts[0].row_group], parts[0].start
+        return Rows.concatenate([self._rows[part.row_group].slice(part.start, part.stop) for part in parts]), 0
 
     def _shrink(self) -> None:
-        """Forget the row groups that were put in first until the others fit into the cache."""
-        held = sum(rows.nbytes for rows in self._open.values())
-        while held > self._cache:
-            held -= self._open.pop(next(iter(self._open))).nbytes
+        """Remove the row groups used longest ago until the others fit into the limit."""
+        size = sum(rows.nbytes for rows in self._rows.values())
+        while size > self._limit:
+            size -= self._rows.pop(next(iter(self._rows))).nbytes
 
 
-def decode_rows(schema: Schema, shards: Shards, row_group: int) -> Rows:
-    """A row group as samples. Raises InputError where it cannot be read, or holds what fields do not allow."""
+def decode_row_group(schema: Schema, shards: Shards, row_group: int) -> Rows:
+    """Read and decode a row group. Raises InputError if it cannot be read or a value is not allowed."""
     names = schema.columns(labelled=True)
-    return decode(shards.read(row_group, names), schema, shards.place(row_group), labelled=True)
+    return decode(shards.read(row_group, names), schema, shards.location_of(row_group), labelled=True)

@@ -1,10 +1,10 @@
-"""Which rows make which batch: pure functions of the row groups' sizes and a few integers.
+"""The order of training samples: pure functions of the row groups' sizes and a few integers.
 
 An epoch is one long sequence of rows: its row groups in an order drawn from (seed, epoch), starting at a drawn row and
-going round. The sequence is cut into `lanes` intervals of equal length. A batch takes `batch_size / lanes` rows from
-every lane, and within a window of a lane the rows come in a drawn order. A worker owns a run of neighbouring lanes. So
-batch k of an epoch holds the same rows whatever the number of workers, and the place of training is two integers:
-(epoch, k). The rows that fill no batch, at the ends of the lanes and of the sequence, are other ones each epoch.
+wrapping around. The sequence is cut into `lanes` intervals of equal length. A batch takes `batch_size / lanes` rows
+from every lane. The rows of a lane are shuffled within windows. A worker owns a run of neighbouring lanes. So batch k
+of an epoch holds the same rows for any number of workers, and a position in training is two integers: (epoch, k). The
+rows that fill no batch, at the ends of the lanes and of the sequence, differ from epoch to epoch.
 
     sequence   |-- lane 0 --|-- lane 1 --|-- lane 2 --|-- lane 3 --|..
     batch k     ^^ rows       ^^ rows       ^^ rows      ^^ rows
@@ -33,7 +33,10 @@ class Slice:
 
 @dataclass(frozen=True)
 class Epoch:
-    """The order of one epoch over row groups of `sizes` rows. `batch_size` is global and a multiple of `lanes`."""
+    """The order of one epoch over row groups with `sizes` rows.
+
+    `batch_size` is global and a multiple of `lanes`; `window` is the number of rows that are shuffled together.
+    """
 
     sizes: np.ndarray
     seed: int
@@ -44,6 +47,7 @@ class Epoch:
 
     @property
     def lane_rows(self) -> int:
+        """Rows of a lane."""
         return int(self.sizes.sum()) // self.lanes
 
     @property
@@ -53,29 +57,31 @@ class Epoch:
 
     @property
     def steps(self) -> int:
-        """Batches of the epoch: rows // batch_size."""
+        """Batches of the epoch."""
         return self.lane_rows // self.rows_per_step
 
     @property
     def steps_per_window(self) -> int:
-        """A window holds whole steps, at least one, so that no batch straddles two."""
+        """Batches of a window: at least one, and always whole batches, so that no batch spans two windows."""
         return max(1, self.window // self.rows_per_step)
 
     @cached_property
     def _row_groups(self) -> np.ndarray:
-        return np.argsort(_draws(len(self.sizes), self.seed, self.epoch), kind="stable")
+        """The row groups in the order of the sequence."""
+        return np.argsort(_random_words(len(self.sizes), self.seed, self.epoch), kind="stable")
 
     @cached_property
     def _starts(self) -> np.ndarray:
-        """Place in the sequence of each permuted row group's first row, and the end of the last."""
+        """Index in the sequence of the first row of each entry of `_row_groups`, and the end of the last one."""
         return np.concatenate([[0], np.cumsum(self.sizes[self._row_groups])])
 
     @cached_property
     def _shift(self) -> int:
-        return int(_draws(1, self.seed, self.epoch, 1)[0] % np.uint64(self.sizes.sum()))
+        """Index of the row that the first lane starts at."""
+        return int(_random_words(1, self.seed, self.epoch, 1)[0] % np.uint64(self.sizes.sum()))
 
     def window_slices(self, lane: int, window: int) -> list[Slice]:
-        """The rows of one window of one lane before they are permuted, as slices of row groups."""
+        """Return the rows of one window of a lane before they are shuffled, as slices of row groups."""
         rows = self.steps_per_window * self.rows_per_step
         start = lane * self.lane_rows + window * rows
         stop = lane * self.lane_rows + min((window + 1) * rows, self.lane_rows)
@@ -86,58 +92,59 @@ class Epoch:
         return self._slices(start % total, (stop - 1) % total + 1)
 
     def _slices(self, start: int, stop: int) -> list[Slice]:
+        """Return rows [start, stop) of the sequence as slices of row groups."""
         first = int(np.searchsorted(self._starts, start, side="right")) - 1
         last = int(np.searchsorted(self._starts, stop, side="left"))
         return [
             Slice(
-                int(self._row_groups[place]),
-                max(start - int(self._starts[place]), 0),
-                min(stop, int(self._starts[place + 1])) - int(self._starts[place]),
+                int(self._row_groups[index]),
+                max(start - int(self._starts[index]), 0),
+                min(stop, int(self._starts[index + 1])) - int(self._starts[index]),
             )
-            for place in range(first, last)
+            for index in range(first, last)
         ]
 
-    def numbers(self, slices: Sequence[Slice]) -> np.ndarray:
-        """The numbers of their rows in the whole split, uint64."""
+    def row_numbers(self, slices: Sequence[Slice]) -> np.ndarray:
+        """Return the row numbers in the split of the rows of some slices, uint64."""
         starts = np.concatenate([[0], np.cumsum(self.sizes)])
         parts = [starts[part.row_group] + np.arange(part.start, part.stop) for part in slices]
         return np.concatenate(parts).astype(np.uint64)
 
-    def batch(self, step: int) -> np.ndarray:
-        """The numbers in the split of the rows of a batch, in its order, uint64 [batch_size]."""
-        window, place = divmod(step, self.steps_per_window)
-        own = slice(place * self.rows_per_step, (place + 1) * self.rows_per_step)
+    def batch_row_numbers(self, step: int) -> np.ndarray:
+        """Return the row numbers in the split of a batch's rows, in the order of the batch, uint64 [batch_size]."""
+        window, step_in_window = divmod(step, self.steps_per_window)
+        part = slice(step_in_window * self.rows_per_step, (step_in_window + 1) * self.rows_per_step)
 
-        def taken(lane: int) -> np.ndarray:
-            numbers = self.numbers(self.window_slices(lane, window))
-            return numbers[self.window_order(lane, window, len(numbers))[own]]
+        def of_lane(lane: int) -> np.ndarray:
+            numbers = self.row_numbers(self.window_slices(lane, window))
+            return numbers[self.window_order(lane, window, len(numbers))[part]]
 
-        return np.concatenate([taken(lane) for lane in range(self.lanes)])
+        return np.concatenate([of_lane(lane) for lane in range(self.lanes)])
 
     def window_order(self, lane: int, window: int, rows: int) -> np.ndarray:
-        """The drawn order of a window's rows: a permutation of range(rows), int64."""
-        draws = _draws(rows, self.seed, self.epoch, 2, lane, window)
-        low = np.uint64((1 << rows.bit_length()) - 1)
-        # The draws in order, each with its place in its low bits: several times as fast as sorting the places by them.
-        return (np.sort((draws & ~low) | np.arange(rows, dtype=np.uint64)) & low).astype(np.int64)
+        """Return the shuffled order of a window's rows: a permutation of range(rows), int64."""
+        words = _random_words(rows, self.seed, self.epoch, 2, lane, window)
+        low_bits = np.uint64((1 << rows.bit_length()) - 1)
+        # Sort the random words with the row in their low bits: several times as fast as an argsort.
+        return (np.sort((words & ~low_bits) | np.arange(rows, dtype=np.uint64)) & low_bits).astype(np.int64)
 
 
-def ledgers(numbers: np.ndarray) -> np.ndarray:
-    """Which rows [..., R] these are, in one uint64 each [...]: the sum modulo 2^64 of SplitMix64 of their numbers.
+def row_checksums(row_numbers: np.ndarray) -> np.ndarray:
+    """Return one uint64 [...] for the rows [..., R]: the sum modulo 2^64 of SplitMix64 of their numbers in the split.
 
-    Their order does not matter, and the ledgers of parts add up. A row that is lost or there twice changes it.
+    The order of the rows does not matter, and checksums of parts add up. A lost or repeated row changes the checksum.
     """
-    return splitmix64(numbers).sum(axis=-1, dtype=np.uint64)
+    return splitmix64(row_numbers).sum(axis=-1, dtype=np.uint64)
 
 
-def _draws(count: int, *key: int) -> np.ndarray:
-    """`count` uint64 random numbers of a key of integers: SplitMix64 of the place plus the key folded through it."""
+def _random_words(count: int, *key: int) -> np.ndarray:
+    """Return `count` random uint64 for a key of integers: SplitMix64 of the index plus the hashed key."""
     state = np.zeros(1, dtype=np.uint64)
     for word in key:
         state = splitmix64(state ^ np.uint64(word % 2**64))
     return splitmix64(np.arange(count, dtype=np.uint64) + state)
 
 
-def evaluation_slice(rows: int, worker: int, workers: int) -> tuple[int, int]:
-    """Rows [start, stop) that a worker evaluates: neighbouring intervals that differ by at most one row in length."""
-    return rows * worker // workers, rows * (worker + 1) // workers
+def evaluation_slice(rows: int, rank: int, world_size: int) -> tuple[int, int]:
+    """Return the rows [start, stop) that a rank evaluates; the slices of two ranks differ by at most one in length."""
+    return rows * rank // world_size, rows * (rank + 1) // world_size

@@ -98,9 +98,6 @@ class DataConfig(Config):
         "in memory",
     )
     window: int = Field(4096, gt=0, description="rows of a lane that are shuffled together")
-    cache: float = Field(
-        1.0, ge=0, description="GiB of decoded row groups that a worker keeps beyond those that its lanes are in"
-    )
     threads: int | None = Field(
         None, gt=0, description="reader threads per worker; default: the cores of the host divided by its workers"
     )

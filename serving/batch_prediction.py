@@ -11,11 +11,11 @@ import pyarrow as pa
 import torch
 
 from asymdiffrec.base import InputError
-from asymdiffrec.datasets.batching.batch import Batch, cut
+from asymdiffrec.datasets.batching.batch import Batch, split_into_batches
 from asymdiffrec.datasets.decoding.column_check import check_columns
 from asymdiffrec.datasets.decoding.rows import decode
-from asymdiffrec.datasets.files.new_file import new_parquet
-from asymdiffrec.datasets.prefetch import ahead
+from asymdiffrec.datasets.files.atomic import new_parquet_file
+from asymdiffrec.datasets.prefetch import prefetch
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.shards import Shards
 
@@ -68,13 +68,15 @@ def predict_shards(
     @torch.no_grad()  # inside the function, because torch keeps the grad mode per thread
     def score_row_group(group: int) -> pa.Table:
         table = shards.read(group, shards.schemas[0].names)
-        rows = decode(table.select(schema.columns(labelled=False)), schema, shards.place(group), labelled=False)
-        scores = [model.score(batch.to(device)).sigmoid().cpu() for batch in cut(rows, schema, batch_size)]
+        rows = decode(table.select(schema.columns(labelled=False)), schema, shards.location_of(group), labelled=False)
+        scores = [
+            model.score(batch.to(device)).sigmoid().cpu() for batch in split_into_batches(rows, schema, batch_size)
+        ]
         return table.append_column(arrow.field(SCORE), pa.array(torch.cat(scores).numpy())).cast(arrow)
 
     jobs = (partial(score_row_group, group) for group in range(len(shards.row_groups)))
-    with new_parquet(out, arrow) as writer:
-        for table in ahead(jobs, threads) if threads > 1 else (job() for job in jobs):
+    with new_parquet_file(out, arrow) as writer:
+        for table in prefetch(jobs, threads) if threads > 1 else (job() for job in jobs):
             writer.write_table(table)
             advance(len(table))
     return shards.rows

@@ -20,9 +20,8 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from asymdiffrec.base import Config, InputError
+from asymdiffrec.datasets.files.atomic import rename_folder, replace_file, require_absent, temporary_folder_for
 from asymdiffrec.datasets.files.documents import validate
-from asymdiffrec.datasets.files.new_file import whole_file
-from asymdiffrec.datasets.files.new_folder import put_in_place, require_new, workplace
 from asymdiffrec.datasets.schema import FieldsConfig, Schema
 from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.diffusion.config import DiffusionConfig, ModelConfig
@@ -147,25 +146,27 @@ def write_export(
     and `ids` those of each managed one; `card_of` makes the card of the model as it is rebuilt from what is written.
     Raises InputError where `out` exists or cannot be written.
     """
-    require_new(out)
-    with workplace(out) as temporary:
+    require_absent(out)
+    with temporary_folder_for(out) as temporary:
         folder = temporary / "export"
         folder.mkdir()
-        whole_file(folder / CONFIG, config.model_dump_json(indent=1).encode())
-        whole_file(folder / LEARNED, statistics.model_dump_json().encode())
-        whole_file(folder / DENSE, save_tensors({name: weight.detach().contiguous() for name, weight in dense.items()}))
+        replace_file(folder / CONFIG, config.model_dump_json(indent=1).encode())
+        replace_file(folder / LEARNED, statistics.model_dump_json().encode())
+        replace_file(
+            folder / DENSE, save_tensors({name: weight.detach().contiguous() for name, weight in dense.items()})
+        )
         if ids:
-            whole_file(folder / IDS, save_tensors({name: own.contiguous() for name, own in ids.items()}))
+            replace_file(folder / IDS, save_tensors({name: own.contiguous() for name, own in ids.items()}))
         schema = config.to_schema(statistics)
         write_tables(tables, schema, config.tables, config.precision, folder / TABLES)
         scorer = _scorer(folder, config, schema, bool(ids))
         card = {**card_of(scorer), "check": make_self_test(scorer, schema)}
-        whole_file(folder / CARD, json.dumps(card, indent=1).encode())
+        replace_file(folder / CARD, json.dumps(card, indent=1).encode())
         files = {file.name: FileEntry(sha256=_sha256(file), bytes=file.stat().st_size) for file in folder.iterdir()}
         together = hashlib.sha256("".join(f"{name}{files[name].sha256}" for name in sorted(files)).encode())
         manifest = Manifest(format=FORMAT, package=package, version=together.hexdigest()[:12], files=files)
-        whole_file(folder / MANIFEST, manifest.model_dump_json(indent=1).encode())
-        put_in_place(folder, out)
+        replace_file(folder / MANIFEST, manifest.model_dump_json(indent=1).encode())
+        rename_folder(folder, out)
     return manifest, card
 
 

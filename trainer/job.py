@@ -10,8 +10,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from asymdiffrec.base import Config, InputError
 from asymdiffrec.cluster.config import ClusterConfig
-from asymdiffrec.datasets.files.documents import override, read_yaml, validate
-from asymdiffrec.datasets.files.locations import part_of
+from asymdiffrec.datasets.files.documents import apply_override, read_yaml, validate
+from asymdiffrec.datasets.files.locations import join_location
 from asymdiffrec.datasets.schema import FieldsConfig, Schema
 from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.diffusion.config import DiffusionConfig, ModelConfig
@@ -123,7 +123,7 @@ class Job(FieldsConfig):
 
     def location(self, part: str) -> str:
         """The path or URI of a part of the data: train, valid, test or statistics.yaml."""
-        return part_of(self.data.path, part)
+        return join_location(self.data.path, part)
 
 
 def total_steps(job: Job, steps_per_epoch: int) -> int:
@@ -139,7 +139,7 @@ def read_job(path: Path, settings: Sequence[str] = ()) -> Job:
     """
     document = read_yaml(str(path))
     for setting in settings:
-        override(document, setting)
+        apply_override(document, setting)
     job = validate(Job, document, str(path))
     if "://" not in job.data.path:
         data = job.data.model_copy(update={"path": str((path.parent / job.data.path).resolve())})

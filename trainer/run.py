@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.files.documents import read_yaml, validate, write_yaml
-from asymdiffrec.datasets.files.locations import part_of
+from asymdiffrec.datasets.files.locations import join_location
 from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.embeddings.planner.plan_document import parse_plan
 from asymdiffrec.json_lines import read_json_lines
@@ -86,7 +86,7 @@ class Run:
         """Return the path or URI of the folder of the run's checkpoints."""
         if job.train.checkpoints.path is None:
             return str(self.path / "checkpoints")
-        return part_of(job.train.checkpoints.path, self.path.resolve().name)
+        return join_location(job.train.checkpoints.path, self.path.resolve().name)
 
     def documents(self) -> dict[str, str]:
         """Return the texts that each checkpoint contains besides the tensors, by file name."""

@@ -1,4 +1,4 @@
-"""One batch of samples, as the model takes it."""
+"""Batches of samples in the form that the model takes."""
 
 from __future__ import annotations
 
@@ -12,74 +12,82 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
 from asymdiffrec.datasets.batching import gather
-from asymdiffrec.datasets.batching.buffers import Buffers, Fresh
+from asymdiffrec.datasets.batching.buffers import Buffers, FreshBuffers
 from asymdiffrec.datasets.decoding.rows import Rows
 from asymdiffrec.datasets.schema import IdListConfig, Schema
 
-AT_ONCE = 16
-"""Batches"""
+BATCHES_PER_CALL = 16
+"""Batches that `split_into_batches` makes at once."""
 
 
 @dataclass
 class Batch(Pipelineable):
-    """B samples. Rows from `counted` on are padding of the last batches of an evaluation: fields missing, weight 0."""
+    """B samples, of which the first `num_samples` count.
+
+    The others pad the last batches of an evaluation: all their fields are missing, and their weight is 0.
+    """
 
     ids: KeyedJaggedTensor
-    """id and id_list fields, in the ranges of `Schema.id_range`; a missing field is a bag of length 0. With weights
-    where a list of the schema has them: then every id has one, which includes the division of lists pooled by mean"""
+    """The sparse fields, with ids in [0, `Table.id_range`); a missing field is a bag of length 0. If any field has
+    weights, every id has one; the weights of a list with mean pooling are divided by their sum, or by its length."""
     numeric: torch.Tensor
-    """[B, number fields], standardised; 0 where missing"""
+    """[B, numeric fields] float, standardised; 0 where missing."""
     missing: torch.Tensor
-    """[B, N] bool, fields in the schema's order"""
+    """[B, N] bool, fields in the schema's order."""
     label: torch.Tensor
-    """[B] float, 0 or 1"""
+    """[B] float, 0 or 1."""
     weight: torch.Tensor
-    """[B] float; 1 without a weight column"""
+    """[B] float; 1 without a weight column."""
     user: torch.Tensor
-    """[B] int64; 0 without a user column"""
+    """[B] int64; 0 without a user column."""
     sample_index: torch.Tensor
-    """[B] int64, the counter of the sample's random numbers: its place in the run (training) or in the split"""
-    counted: int
-    ledger: int = 0
-    """Which rows of the training split these are, as `order.ledgers` has it; 0 for other samples"""
+    """[B] int64, the counter of the sample's random numbers: its index in the run (training) or in the split."""
+    num_samples: int
+    row_checksum: int = 0
+    """`sample_order.row_checksums` of the training rows in this batch; 0 for other splits."""
 
     def __len__(self) -> int:
         return len(self.label)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
-        return self._moved(lambda part: part.to(device=device, non_blocking=non_blocking))
+        """Return the batch on a device."""
+        return self._map(lambda part: part.to(device=device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
-        return self._moved(lambda part: part.pin_memory())
+        """Return the batch in page-locked memory."""
+        return self._map(lambda part: part.pin_memory())
 
     def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Tell torch's allocator that a stream uses the tensors."""
         for part in self._tensors().values():
             part.record_stream(stream)
 
     def _tensors(self) -> dict[str, Any]:
-        return {
-            field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("counted", "ledger")
-        }
+        names = (field.name for field in fields(self))
+        return {name: getattr(self, name) for name in names if name not in ("num_samples", "row_checksum")}
 
-    def _moved(self, move: Callable[[Any], Any]) -> Batch:
-        return replace(self, **{name: move(part) for name, part in self._tensors().items()})
+    def _map(self, function: Callable[[Any], Any]) -> Batch:
+        return replace(self, **{name: function(part) for name, part in self._tensors().items()})
 
 
 def to_batch(rows: Rows, schema: Schema, first_index: int, size: int | None = None) -> Batch:
-    """The batch of some samples, in order; padded at the end to `size` samples where it is given."""
+    """Return a batch of all rows, in order, padded to `size` samples if it is given.
+
+    `first_index` is the sample index of the first row.
+    """
     order = np.arange(len(rows), dtype=np.int32).reshape(1, 1, -1)
     return to_batches([rows], order, schema, [first_index], size)[0]
 
 
-def cut(rows: Rows, schema: Schema, size: int) -> Iterator[Batch]:
-    """Batches of some samples, in order, of `size` but for the last one; many are made at once."""
-    count = len(rows) // size
-    for first in range(0, count, AT_ONCE):
-        starts = np.arange(first, min(first + AT_ONCE, count)) * size
+def split_into_batches(rows: Rows, schema: Schema, size: int) -> Iterator[Batch]:
+    """Yield batches of `size` rows, in order; the last batch may be smaller. Sample indices start at 0."""
+    full_batches = len(rows) // size
+    for first in range(0, full_batches, BATCHES_PER_CALL):
+        starts = np.arange(first, min(first + BATCHES_PER_CALL, full_batches)) * size
         order = (starts[:, None] + np.arange(size)).astype(np.int32)
         yield from to_batches([rows], order[None], schema, starts.tolist())
-    if count * size < len(rows):
-        yield to_batch(rows.slice(count * size, len(rows)), schema, count * size)
+    if full_batches * size < len(rows):
+        yield to_batch(rows.slice(full_batches * size, len(rows)), schema, full_batches * size)
 
 
 def to_batches(
@@ -90,13 +98,13 @@ def to_batches(
     size: int | None = None,
     buffers: Buffers | None = None,
 ) -> list[Batch]:
-    """S batches of L * E samples: batch s has from each lane, in their order, its rows `order[l, s]`.
+    """Return S batches of L * E samples; batch s holds the rows `order[l, s]` of each lane l, lane after lane.
 
-    `order` is [L, S, E] int32; `first_indices` [S] are the sample indices of each batch's first sample. Batches are
-    padded to `size` samples where it is given, and lie in memory that `buffers` gives.
+    `order` is [L, S, E] int32, `first_indices` [S] the sample index of each batch's first sample. Batches are padded to
+    `size` samples if it is given. `buffers` gives the memory of the batches.
     """
-    count, steps = order.shape[0] * order.shape[2], order.shape[1]
-    size, buffers = size or count, buffers or Fresh()
+    num_samples, steps = order.shape[0] * order.shape[2], order.shape[1]
+    size, buffers = size or num_samples, buffers or FreshBuffers()
     parts = {
         "lengths": buffers.empty(torch.int32, steps, len(schema.sparse), size),
         "numeric": buffers.empty(torch.float32, steps, size, len(schema.numeric)),
@@ -105,14 +113,14 @@ def to_batches(
         "weight": buffers.empty(torch.float32, steps, size),
         "user": buffers.empty(torch.int64, steps, size),
     }
-    if size > count:
+    if size > num_samples:
         for name, tensor in parts.items():
-            (tensor[..., count:] if name in ("lengths", "missing") else tensor[:, count:]).zero_()
+            (tensor[..., num_samples:] if name in ("lengths", "missing") else tensor[:, num_samples:]).zero_()
     sources = np.stack([rows.buffers for rows in lanes], axis=2)  # [columns, 3, L]
     values, weights = _fill_ids(sources, order, schema, parts, buffers)
-    beside = (parts[name].numpy() for name in ("numeric", "missing", "label", "weight", "user"))
-    gather.fill_others(sources, order, *beside)
-    parts["missing"][..., count:] = True
+    dense_parts = (parts[name].numpy() for name in ("numeric", "missing", "label", "weight", "user"))
+    gather.fill_dense(sources, order, *dense_parts)
+    parts["missing"][..., num_samples:] = True
     lengths, missing = parts.pop("lengths"), parts.pop("missing")
     return [
         Batch(
@@ -122,10 +130,10 @@ def to_batches(
                 lengths=lengths[step].reshape(-1),
                 weights=weights[step] if weights else None,
             ),
-            missing=missing[step].t(),  # a field's column is written at once, and stays in one piece
+            missing=missing[step].t(),  # fields are written one after the other, so a field is contiguous in memory
             sample_index=torch.arange(first, first + size),
-            counted=count,
-            ledger=0,
+            num_samples=num_samples,
+            row_checksum=0,
             **{name: tensor[step] for name, tensor in parts.items()},
         )
         for step, first in enumerate(first_indices)
@@ -135,23 +143,26 @@ def to_batches(
 def _fill_ids(
     sources: np.ndarray, order: np.ndarray, schema: Schema, parts: Mapping[str, torch.Tensor], buffers: Buffers
 ) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor] | None]:
-    """Fills `lengths` and their rows of `missing`; gives the values of each step's KeyedJaggedTensor, and their weights
-    where there are."""
-    lengths, missing = parts["lengths"].numpy(), parts["missing"].numpy()
-    room = gather.id_totals(sources, order, len(schema.sparse))
-    together = buffers.empty(torch.int64, int(room.sum()))
-    begins = room.cumsum() - room
-    ends = begins.copy()
-    starts = gather.fill_ids(sources, order, together.numpy(), ends, lengths, missing)
-    spans = list(zip(begins.tolist(), ends.tolist(), strict=True))
-    values = [together[start:end] for start, end in spans]
-    if not schema.weighted:
-        return values, None
+    """Fill `lengths` and the sparse fields of `missing` in `parts`.
 
-    shares = buffers.empty(torch.float32, len(together)).fill_(1)
-    given = iter(sources[len(schema.sparse) :])
+    Returns the values of each step's KeyedJaggedTensor, and its weights if the schema has weights.
+    """
+    lengths, missing = parts["lengths"].numpy(), parts["missing"].numpy()
+    capacity = gather.max_values(sources, order, len(schema.sparse))
+    values = buffers.empty(torch.int64, int(capacity.sum()))
+    begins = capacity.cumsum() - capacity
+    ends = begins.copy()
+    starts = gather.fill_ids(sources, order, values.numpy(), ends, lengths, missing)
+    spans = list(zip(begins.tolist(), ends.tolist(), strict=True))
+    values_by_step = [values[begin:end] for begin, end in spans]
+    if not schema.weighted:
+        return values_by_step, None
+
+    weights = buffers.empty(torch.float32, len(values)).fill_(1)
+    weight_columns = iter(sources[len(schema.sparse) :])
     for key, field in enumerate(schema.sparse.values()):
         if isinstance(field, IdListConfig):
-            found = next(given)[0] if field.weights else np.zeros(len(order), np.int64)
-            gather.fill_weights(found, sources[key, 1], order, shares.numpy(), starts[key], field.pooling == "mean")
-    return values, [shares[start:end] for start, end in spans]
+            column = next(weight_columns)[0] if field.weights else np.zeros(len(order), np.int64)
+            is_mean = field.pooling == "mean"
+            gather.fill_weights(column, sources[key, 1], order, weights.numpy(), starts[key], is_mean)
+    return values_by_step, [weights[begin:end] for begin, end in spans]

@@ -1,4 +1,4 @@
-"""Memory for batches, used again: to touch fresh memory costs as much time as to fill it."""
+"""Memory for batches that is reused: writing to fresh memory costs as much time as filling it."""
 
 from __future__ import annotations
 
@@ -12,42 +12,52 @@ import torch
 
 
 class Buffers(Protocol):
-    def empty(self, dtype: torch.dtype, *shape: int) -> torch.Tensor:
-        """A tensor without content."""
-
-
-class Fresh:
-    """Memory that is used once."""
+    """A source of uninitialised tensors."""
 
     def empty(self, dtype: torch.dtype, *shape: int) -> torch.Tensor:
+        """Return an uninitialised tensor."""
+
+
+class FreshBuffers:
+    """A source of tensors with new memory."""
+
+    def empty(self, dtype: torch.dtype, *shape: int) -> torch.Tensor:
+        """Return an uninitialised tensor."""
         return torch.empty(shape, dtype=dtype)
 
 
 class BufferPool:
-    """Gives tensors, and gives their memory again once nobody holds them.
+    """A source of tensors whose memory is reused once no tensor refers to it; free memory stays in the pool.
 
-    Page-locked where `pinned`, which torch itself uses again. What is free stays with the BufferPool.
+    With `pinned` the memory is page-locked; torch then does the reuse.
+
+    >>> pool = BufferPool()
+    >>> tensor = pool.empty(torch.float32, 100, 4)
+    >>> address = tensor.data_ptr()
+    >>> del tensor
+    >>> pool.empty(torch.float32, 100, 4).data_ptr() == address
+    True
     """
 
     def __init__(self, pinned: bool = False) -> None:
         self._pinned = pinned
         self._free: list[np.ndarray] = []
-        self._choosing = Lock()
+        self._lock = Lock()
 
     def empty(self, dtype: torch.dtype, *shape: int) -> torch.Tensor:
-        """A tensor without content; threads may ask at the same time."""
+        """Return an uninitialised tensor; threads may call this at the same time."""
         if self._pinned:
             return torch.empty(shape, dtype=dtype, pin_memory=True)
         size = prod(shape) * dtype.itemsize
-        block = self._block(size)
+        block = self._take_block(size)
         array = block[:size].view(str(dtype).removeprefix("torch.")).reshape(shape)
         weakref.finalize(array, self._free.append, block).atexit = False
-        return torch.from_numpy(array)  # holds the array for as long as a tensor that shares its memory lives
+        return torch.from_numpy(array)  # the array lives as long as any tensor that shares its memory
 
-    def _block(self, size: int) -> np.ndarray:
-        """The smallest free block that is large enough and not much too large, or a new one with room to spare."""
-        with self._choosing:
-            fitting = [place for place, block in enumerate(self._free) if size <= len(block) <= 2 * size]
+    def _take_block(self, size: int) -> np.ndarray:
+        """Return the smallest free block of `size` to 2 * `size` bytes, or a new block, an eighth larger."""
+        with self._lock:
+            fitting = [index for index, block in enumerate(self._free) if size <= len(block) <= 2 * size]
             if fitting:
-                return self._free.pop(min(fitting, key=lambda place: len(self._free[place])))
+                return self._free.pop(min(fitting, key=lambda index: len(self._free[index])))
         return np.empty(size + size // 8, np.uint8)

@@ -1,10 +1,10 @@
-"""Copying drawn rows into batches: each value is read once where Arrow decoded it and written once where it stays.
+"""Compiled loops that copy shuffled rows into batches; each value is read once and written once.
 
-The rows come from L lanes and go to S steps, E of each lane to each step: `order` [L, S, E] int32 says which. Row b of
-a step, b = l * E + e, is row `order[l, s, e]` of lane l. `sources` [columns, 3, L] are `Rows.buffers` of the lanes. A
-lane is walked as a whole before the next one, so that what is read at random stays in the processor's cache. Indices
-have no sign, which spares the check whether they count from the end. One call fills all columns: of few rows a call
-costs more than what it does.
+The rows come from L lanes and go to S steps, E rows of each lane to each step: `order` [L, S, E] int32 holds the row
+numbers within a lane. Sample b of a step, b = l * E + e, is row `order[l, s, e]` of lane l. `sources` [columns, 3, L]
+int64 is `Rows.buffers` of the lanes. All steps of one lane are filled before the next lane, so that the randomly read
+memory stays in the processor's cache. Indices are unsigned, which saves the test for negative indices. One call fills
+all columns, because for few rows the call itself costs more than its work.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from asymdiffrec.datasets.decoding.native import compiled, view
 
 
 @compiled
-def id_totals(sources: np.ndarray, order: np.ndarray, keys: int) -> np.ndarray:
-    """Room for the values of the first `keys` columns, [S]: one for each id, missing or not, those of all lists, and
-    one more, for without any there would be nothing to point to."""
+def max_values(sources: np.ndarray, order: np.ndarray, keys: int) -> np.ndarray:
+    """Return the space that the values of the first `keys` columns need at most in each step, [S].
+
+    It is one value per sample of an id field, missing or not, all values of lists, and one more, so that the memory of
+    a step without values has an address.
+    """
     lanes, steps, each = order.shape
     totals = np.ones(steps, np.int64)
     for key in range(keys):
@@ -25,13 +28,13 @@ def id_totals(sources: np.ndarray, order: np.ndarray, keys: int) -> np.ndarray:
             totals += lanes * each
             continue
         for lane in range(lanes):
-            ends = view(sources[key, 1, lane], np.int64)
+            offsets = view(sources[key, 1, lane], np.int64)
             for step in range(steps):
-                drawn = order[lane, step]
+                rows = order[lane, step]
                 total = np.int64(0)
                 for e in range(each):
-                    row = np.uint32(drawn[e])
-                    total += ends[row + np.uint32(1)] - ends[row]
+                    row = np.uint32(rows[e])
+                    total += offsets[row + np.uint32(1)] - offsets[row]
                 totals[step] += total
     return totals
 
@@ -45,10 +48,11 @@ def fill_ids(
     lengths: np.ndarray,
     missing: np.ndarray,
 ) -> np.ndarray:
-    """The ids and lists: what is not missing into `values` int64, for step s from place `ends[s]` on, which is moved
-    behind it; their numbers into `lengths` [S, keys, B] int32; and which are missing into `missing` [S, N, B].
+    """Copy the ids of the sparse fields.
 
-    Returns where the values of each key begin, [keys, S].
+    The ids of step s that are not missing go to `values` int64 from index `ends[s]` on; `ends` [S] is moved behind
+    them. Their numbers go to `lengths` [S, keys, B] int32, and whether a field is missing to `missing` [S, N, B].
+    Returns the index in `values` of the first id of each key and step, [keys, S].
     """
     lanes, steps, each = order.shape
     keys = lengths.shape[1]
@@ -58,47 +62,49 @@ def fill_ids(
         for lane in range(lanes):
             source, offsets, width = sources[key, :, lane]
             for step in range(steps):
-                drawn, found = order[lane, step], values[ends[step] :]
+                rows, out = order[lane, step], values[ends[step] :]
                 length, absent = lengths[step, key, lane * each :], missing[step, key, lane * each :]
                 if offsets and width == 4:
-                    ends[step] += _lists(view(source, np.int32), offsets, drawn, found, length, absent)
+                    ends[step] += _copy_lists(view(source, np.int32), offsets, rows, out, length, absent)
                 elif offsets:
-                    ends[step] += _lists(view(source, np.int64), offsets, drawn, found, length, absent)
+                    ends[step] += _copy_lists(view(source, np.int64), offsets, rows, out, length, absent)
                 elif width == 4:
-                    ends[step] += _ids(view(source, np.int32), drawn, found, length, absent)
+                    ends[step] += _copy_ids(view(source, np.int32), rows, out, length, absent)
                 else:
-                    ends[step] += _ids(view(source, np.int64), drawn, found, length, absent)
+                    ends[step] += _copy_ids(view(source, np.int64), rows, out, length, absent)
     return starts
 
 
 @compiled
-def _ids(rows: np.ndarray, drawn: np.ndarray, found: np.ndarray, length: np.ndarray, absent: np.ndarray) -> np.int64:
-    """Of one lane and step; how many are there. An id is -1 where it is missing. Such a one is written too, and then
-    overwritten."""
+def _copy_ids(ids: np.ndarray, rows: np.ndarray, out: np.ndarray, length: np.ndarray, absent: np.ndarray) -> np.int64:
+    """Copy the ids of one lane and step; return their number.
+
+    A missing id, -1, is written too, to avoid a branch; the next id overwrites it.
+    """
     count = np.uint64(0)
-    for e in range(np.uint64(len(drawn))):
-        row = rows[np.uint32(drawn[e])]
-        there = row >= 0
-        found[count] = row
-        length[e] = there
-        absent[e] = not there
-        count += np.uint64(there)
+    for e in range(np.uint64(len(rows))):
+        identity = ids[np.uint32(rows[e])]
+        is_present = identity >= 0
+        out[count] = identity
+        length[e] = is_present
+        absent[e] = not is_present
+        count += np.uint64(is_present)
     return np.int64(count)
 
 
 @compiled
-def _lists(
-    rows: np.ndarray, offsets: int, drawn: np.ndarray, found: np.ndarray, length: np.ndarray, absent: np.ndarray
+def _copy_lists(
+    ids: np.ndarray, offsets: int, rows: np.ndarray, out: np.ndarray, length: np.ndarray, absent: np.ndarray
 ) -> np.int64:
-    """As `_ids`; a list is missing when it is empty."""
+    """Copy the id lists of one lane and step; return the number of ids. An empty list is missing."""
     borders, count = view(offsets, np.int64), np.uint64(0)
-    for e in range(np.uint64(len(drawn))):
-        row = np.uint32(drawn[e])
+    for e in range(np.uint64(len(rows))):
+        row = np.uint32(rows[e])
         start, end = np.uint64(borders[row]), np.uint64(borders[row + np.uint32(1)])
         length[e] = end - start
         absent[e] = end == start
-        for place in range(start, end):
-            found[count] = rows[place]
+        for index in range(start, end):
+            out[count] = ids[index]
             count += np.uint64(1)
     return np.int64(count)
 
@@ -107,70 +113,76 @@ def _lists(
 def fill_weights(
     sources: np.ndarray, offsets: np.ndarray, order: np.ndarray, weights: np.ndarray, starts: np.ndarray, mean: bool
 ) -> None:
-    """The weights of lists, into `weights` float32 from each place of `starts` [S] on; without `sources` (0), of a
-    list pooled by sum ones, of one pooled by `mean` one over its length."""
+    """Copy the weights of one id list field to `weights` float32, for step s from index `starts[s]` on.
+
+    `sources` [L] and `offsets` [L] are addresses of the weights and of the lists' offsets. If `sources` is 0 the field
+    has no weights: with `mean` a weight is 1 / length of the list, otherwise 1.
+    """
     lanes, steps, each = order.shape
     ends = starts.copy()
     for lane in range(lanes):
-        given, borders = view(sources[lane], np.float32), view(offsets[lane], np.int64)
+        source, borders = view(sources[lane], np.float32), view(offsets[lane], np.int64)
         for step in range(steps):
-            found = weights[ends[step] :]
-            drawn = order[lane, step]
+            out = weights[ends[step] :]
+            rows = order[lane, step]
             count = np.uint64(0)
             for e in range(each):
-                row = np.uint32(drawn[e])
+                row = np.uint32(rows[e])
                 start, end = np.uint64(borders[row]), np.uint64(borders[row + np.uint32(1)])
                 share = np.float32(1 / (end - start) if mean and end > start else 1)
-                for place in range(start, end):
-                    found[count] = given[place] if sources[lane] else share
+                for index in range(start, end):
+                    out[count] = source[index] if sources[lane] else share
                     count += np.uint64(1)
             ends[step] += np.int64(count)
 
 
 @compiled
-def fill_others(
+def fill_dense(
     sources: np.ndarray,
     order: np.ndarray,
-    numbers: np.ndarray,
+    numeric: np.ndarray,
     missing: np.ndarray,
     label: np.ndarray,
     weight: np.ndarray,
     user: np.ndarray,
 ) -> None:
-    """The last columns of `sources`: numbers into `numbers` [S, B, fields] float32, 0 where they are NaN, and whether
-    they are into the last of `missing` [S, N, B]; then label and weight [S, B] float32, and user [S, B] int64."""
-    width = numbers.shape[2]
-    first, skip = len(sources) - 3 - width, missing.shape[1] - width
-    for place in range(width):
-        _fill_numbers(sources[first + place, 0], order, numbers, missing, place, skip + place)
-    _fill_words(sources[first + width, 0], order, label, np.float32)
-    _fill_words(sources[first + width + 1, 0], order, weight, np.float32)
-    _fill_words(sources[first + width + 2, 0], order, user, np.int64)
+    """Copy the numeric fields, label, weight and user, which are the last columns of `sources`.
+
+    Numbers go to `numeric` [S, B, numeric fields] float32, 0 where they are NaN, and whether they are NaN to the last
+    fields of `missing` [S, N, B]. `label` and `weight` are [S, B] float32, `user` is [S, B] int64.
+    """
+    num_numeric = numeric.shape[2]
+    first_column, first_field = len(sources) - 3 - num_numeric, missing.shape[1] - num_numeric
+    for index in range(num_numeric):
+        _copy_numbers(sources[first_column + index, 0], order, numeric, missing, index, first_field + index)
+    _copy_words(sources[first_column + num_numeric, 0], order, label, np.float32)
+    _copy_words(sources[first_column + num_numeric + 1, 0], order, weight, np.float32)
+    _copy_words(sources[first_column + num_numeric + 2, 0], order, user, np.int64)
 
 
 @compiled
-def _fill_numbers(
-    sources: np.ndarray, order: np.ndarray, numbers: np.ndarray, missing: np.ndarray, place: int, field: int
+def _copy_numbers(
+    sources: np.ndarray, order: np.ndarray, numeric: np.ndarray, missing: np.ndarray, index: int, field: int
 ) -> None:
     lanes, steps, each = order.shape
     for lane in range(lanes):
         values = view(sources[lane], np.float32)
         for step in range(steps):
-            found, absent = numbers[step, lane * each :], missing[step, field, lane * each :]
-            drawn = order[lane, step]
+            out, absent = numeric[step, lane * each :], missing[step, field, lane * each :]
+            rows = order[lane, step]
             for e in range(np.uint64(each)):
-                value = values[np.uint32(drawn[e])]
-                lost = np.isnan(value)
-                found[e, place] = np.float32(0) if lost else value
-                absent[e] = lost
+                value = values[np.uint32(rows[e])]
+                is_missing = np.isnan(value)
+                out[e, index] = np.float32(0) if is_missing else value
+                absent[e] = is_missing
 
 
 @compiled
-def _fill_words(sources: np.ndarray, order: np.ndarray, targets: np.ndarray, word: type) -> None:
+def _copy_words(sources: np.ndarray, order: np.ndarray, targets: np.ndarray, word: type) -> None:
     lanes, steps, each = order.shape
     for lane in range(lanes):
         values = view(sources[lane], word)
         for step in range(steps):
-            found, drawn = targets[step, lane * each :], order[lane, step]
+            out, rows = targets[step, lane * each :], order[lane, step]
             for e in range(np.uint64(each)):
-                found[e] = values[np.uint32(drawn[e])]
+                out[e] = values[np.uint32(rows[e])]

@@ -1,4 +1,4 @@
-"""YAML documents to checked models and back: a wrong value is one clear line."""
+"""YAML and JSON documents to checked models and back; errors are one line with the path in the document."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from asymdiffrec.base import InputError
-from asymdiffrec.datasets.files.locations import filesystem_of, shown
+from asymdiffrec.datasets.files.locations import filesystem_of, without_secrets
 
+# libyaml's classes, if they are installed, are about 100 times as fast; a large vocabulary needs that.
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 SafeDumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-"""libyaml's where there are: a large vocabulary takes them a hundredth of the time"""
 
 
 class Dumper(SafeDumper):  # type: ignore[misc, valid-type]
-    """Writes texts of several lines as they are."""
+    """YAML writer that keeps the line breaks of texts with several lines."""
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
+        """Return the node of a text: a literal block if it has several lines."""
         node: yaml.ScalarNode = self.represent_scalar("tag:yaml.org,2002:str", data, "|" if "\n" in data else None)
         return node
 
@@ -33,118 +34,131 @@ Dumper.add_representer(str, Dumper.represent_str)
 M = TypeVar("M", bound=BaseModel)
 
 
-def read_yaml(path: str) -> dict[str, Any]:
-    """The mapping in a YAML file at a local path or a URI."""
-    filesystem, inner = filesystem_of(path)
+def read_yaml(location: str) -> dict[str, Any]:
+    """Return the mapping in a YAML file at a local path or a URI.
+
+    Raises InputError if the file is missing, cannot be read, is not YAML, or does not hold a mapping.
+    """
+    filesystem, path = filesystem_of(location)
+    name = without_secrets(location)
     try:
-        with filesystem.open_input_stream(inner) as stream:
+        with filesystem.open_input_stream(path) as stream:
             document = yaml.load(stream.read().decode(), Loader)
     except FileNotFoundError:
-        raise InputError(f"{shown(path)}: no such file") from None
+        raise InputError(f"{name}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{shown(path)}: cannot be read ({error})") from error
+        raise InputError(f"{name}: cannot be read ({error})") from error
     except yaml.YAMLError as error:
-        raise InputError(f"{shown(path)}: not YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{name}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict):
-        raise InputError(f"{shown(path)}: found {type(document).__name__}; a mapping of sections is expected")
+        raise InputError(f"{name}: found {type(document).__name__}; a mapping of sections is expected")
     return document
 
 
 def write_yaml(path: Path, document: BaseModel | Mapping[str, Any], comment: str = "") -> None:
-    """Write a document below a comment; a section that holds no other is one line, such as a field of a job."""
+    """Write the text of `to_yaml` to a file, after a comment."""
     path.write_text(comment + to_yaml(document), encoding="utf-8")
 
 
 def to_yaml(document: BaseModel | Mapping[str, Any]) -> str:
-    """The text of `write_yaml`."""
+    """Return a document as YAML; a section without subsections, such as a field of a job, is one line."""
     content = document.model_dump(mode="json") if isinstance(document, BaseModel) else dict(document)
     text: str = yaml.dump(content, Dumper=Dumper, sort_keys=False, width=2**31 - 1, default_flow_style=None)
     return text
 
 
-def validate(model: type[M], document: dict[str, Any], where: str) -> M:
-    """The document as a model, or an InputError about the first thing that is wrong with it."""
+def validate(model: type[M], document: dict[str, Any], source: str) -> M:
+    """Return the document as a model. Raises InputError with `source`, the path and the first problem."""
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        raise InputError(f"{where}: {_describe(model, error.errors()[0])}") from None
+        raise InputError(f"{source}: {_describe(model, error.errors()[0])}") from None
 
 
-def override(document: dict[str, Any], setting: str) -> None:
-    """Lay one `PATH=VALUE` setting over a document. Raises InputError where it is none."""
-    path, equals, text = setting.partition("=")
+def apply_override(document: dict[str, Any], override: str) -> None:
+    """Set one value of a document in place; `override` is `PATH=VALUE`, with a YAML value.
+
+    Sections on the path that do not exist are added. Raises InputError if `override` is malformed.
+
+    >>> document = {"train": {"batch_size": 4096}}
+    >>> apply_override(document, "train.batch_size=8192")
+    >>> document
+    {'train': {'batch_size': 8192}}
+    """
+    path, equals, text = override.partition("=")
     if not equals or not path:
-        raise InputError(f"--set {setting}: expected PATH=VALUE, such as train.batch_size=8192")
+        raise InputError(f"--set {override}: expected PATH=VALUE, such as train.batch_size=8192")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
-        raise InputError(f"--set {setting}: the value is not YAML") from None
+        raise InputError(f"--set {override}: the value is not YAML") from None
     *parents, last = path.split(".")
     for parent in parents:
         document = document.setdefault(parent, {})
         if not isinstance(document, dict):
-            raise InputError(f"--set {setting}: {parent} is a value, not a section")
+            raise InputError(f"--set {override}: {parent} is a value, not a section")
     document[last] = value
 
 
-def difference(before: Any, after: Any, path: str = "") -> tuple[str, Any, Any] | None:
-    """The first place where two documents differ: its path below `path`, and what both have there, None for nothing."""
+def first_difference(before: Any, after: Any, path: str = "") -> tuple[str, Any, Any] | None:
+    """Return the first difference of two documents: its path, prefixed with `path`, and both values; None if equal."""
     if not isinstance(before, dict) or not isinstance(after, dict):
         return None if before == after else (path, before, after)
     for key in [*before, *(key for key in after if key not in before)]:
-        if found := difference(before.get(key), after.get(key), f"{path}.{key}"):
-            return found
+        if difference := first_difference(before.get(key), after.get(key), f"{path}.{key}"):
+            return difference
     return None
 
 
 def _describe(model: type[BaseModel], error: Any) -> str:
-    """One line on a validation error: the path, what was found, what is allowed."""
-    path, section = _walk(model, error["loc"])
-    at = ".".join(path)
+    """Return one line for a validation error: the path, the value, and what is allowed."""
+    keys, section = _document_path(model, error["loc"])
+    path = ".".join(keys)
     if error["type"] == "extra_forbidden":
-        keys = list(section.model_fields) if section else []
-        close = difflib.get_close_matches(path[-1], keys, 1)
-        hint = f"did you mean {close[0]}?" if close else f"allowed are {', '.join(keys)}"
-        return f"{at}: unknown key; {hint}"
+        allowed = list(section.model_fields) if section else []
+        similar = difflib.get_close_matches(keys[-1], allowed, 1)
+        hint = f"did you mean {similar[0]}?" if similar else f"allowed are {', '.join(allowed)}"
+        return f"{path}: unknown key; {hint}"
     if error["type"] == "missing":
-        return f"{at}: is required"
+        return f"{path}: is required"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
-        return f"{at}: {message}" if at else message
-    return f"{at}: found {error['input']!r}; {message[0].lower()}{message[1:]}"
+        return f"{path}: {message}" if path else message
+    return f"{path}: found {error['input']!r}; {message[0].lower()}{message[1:]}"
 
 
-def _walk(model: type[BaseModel], loc: Sequence[str | int]) -> tuple[list[str], type[BaseModel] | None]:
-    """The path of a location as it stands in the file, and the section that holds its last key.
+def _document_path(model: type[BaseModel], loc: Sequence[str | int]) -> tuple[list[str], type[BaseModel] | None]:
+    """Return the keys of a pydantic location as they are in the document, and the section that holds the last key.
 
-    After a union of sections pydantic's locations name the section that was chosen, which is in no file.
+    After a union of sections pydantic's location contains the tag of the chosen section, which is not in the document.
     """
     path: list[str] = []
     section: type[BaseModel] | None = model
-    at: Any = model
+    annotation: Any = model
     for part in loc:
-        sections = [member for member in _members(at) if isinstance(member, type) and issubclass(member, BaseModel)]
+        members = _union_members(annotation)
+        sections = [member for member in members if isinstance(member, type) and issubclass(member, BaseModel)]
         if len(sections) > 1:
-            at = next((member for member in sections if part in _tags(member)), sections[-1])
+            annotation = next((member for member in sections if part in _tags(member)), sections[-1])
             continue
         path.append(str(part))
         section = sections[0] if sections else None
         if section is not None and part in section.model_fields:
-            at = section.model_fields[str(part)].annotation
+            annotation = section.model_fields[str(part)].annotation
         else:
-            at = (typing.get_args(at) or (None,))[-1]
+            annotation = (typing.get_args(annotation) or (None,))[-1]
     return path, section
 
 
-def _members(annotation: Any) -> tuple[Any, ...]:
+def _union_members(annotation: Any) -> tuple[Any, ...]:
     if typing.get_origin(annotation) is typing.Annotated:
-        return _members(typing.get_args(annotation)[0])
+        return _union_members(typing.get_args(annotation)[0])
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return tuple(part for member in typing.get_args(annotation) for part in _members(member))
+        return tuple(part for member in typing.get_args(annotation) for part in _union_members(member))
     return (annotation,)
 
 
 def _tags(section: type[BaseModel]) -> set[Any]:
-    """The values of the literal fields that tell the sections of a union apart."""
+    """Return the values of a section's literal fields, which tell the sections of a union apart."""
     literals = [field.annotation for field in section.model_fields.values()]
     return {value for kind in literals if typing.get_origin(kind) is Literal for value in typing.get_args(kind)}

@@ -1,4 +1,4 @@
-"""Where data are: a local path, or a URI that `pyarrow.fs` knows."""
+"""Locations of files and folders: local paths, or URIs that `pyarrow.fs` supports."""
 
 from __future__ import annotations
 
@@ -9,39 +9,54 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from asymdiffrec.base import InputError
-from asymdiffrec.datasets.files.retry import patiently, reason
+from asymdiffrec.datasets.files.retry import describe_error, with_retries
 
 
 def filesystem_of(location: str) -> tuple[pafs.FileSystem, str]:
-    """The filesystem and the path within it of a local path or a URI (s3://, gs://, hdfs://, file://)."""
+    """Return the filesystem of a local path or a URI (s3://, gs://, hdfs://, file://), and the path within it.
+
+    Raises InputError for a URI that pyarrow cannot open.
+    """
     if "://" not in location:
         return pafs.LocalFileSystem(), location
     try:
-        return patiently(lambda: pafs.FileSystem.from_uri(location))
+        return with_retries(lambda: pafs.FileSystem.from_uri(location))
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{shown(location)}: {reason(error).replace(location, shown(location))}") from error
+        message = describe_error(error).replace(location, without_secrets(location))
+        raise InputError(f"{without_secrets(location)}: {message}") from error
 
 
-def part_of(location: str, part: str) -> str:
-    """The path or URI of a file or folder within a folder; what follows a `?` in a URI stays at its end."""
-    folder, mark, options = location.partition("?") if "://" in location else (location, "", "")
-    return f"{folder.rstrip('/')}/{part}{mark}{options}"
+def join_location(folder: str, name: str) -> str:
+    """Return the path or URI of a file or folder within a folder.
+
+    >>> join_location("s3://bucket/data?region=eu-west-1", "train")
+    's3://bucket/data/train?region=eu-west-1'
+    """
+    path, mark, options = folder.partition("?") if "://" in folder else (folder, "", "")
+    return f"{path.rstrip('/')}/{name}{mark}{options}"
 
 
-def shown(location: str) -> str:
-    """A path or URI as messages name it: without a user's name and key, and without options."""
+def without_secrets(location: str) -> str:
+    """Return a path or URI for messages: a URI without user name, key and options.
+
+    >>> without_secrets("s3://user:key@bucket/data?region=eu-west-1")
+    's3://bucket/data'
+    """
     return re.sub("://[^/]*@", "://", location).partition("?")[0] if "://" in location else location
 
 
-def exists(location: str) -> bool:
-    """Whether there is a file or a folder."""
+def location_exists(location: str) -> bool:
+    """Return whether there is a file or a folder at a location. Raises InputError if the filesystem does not answer."""
     filesystem, path = filesystem_of(location)
     return file_info(filesystem, path, location).type != pafs.FileType.NotFound
 
 
 def file_info(filesystem: pafs.FileSystem, path: str | pafs.FileSelector, location: str) -> Any:
-    """What the filesystem says of a path or of the files in a folder. Raises InputError where it says nothing."""
+    """Return pyarrow's `FileInfo` of a path, or a list of them for a selector.
+
+    Raises InputError with `location` if the filesystem does not answer.
+    """
     try:
-        return patiently(lambda: filesystem.get_file_info(path))
+        return with_retries(lambda: filesystem.get_file_info(path))
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{shown(location)}: cannot be read ({reason(error)})") from error
+        raise InputError(f"{without_secrets(location)}: cannot be read ({describe_error(error)})") from error

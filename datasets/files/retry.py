@@ -1,4 +1,8 @@
-"""Trying again where a connection failed, and only there."""
+"""Retries of reads over a network, for failures that may pass.
+
+The work here is to tell such failures apart: pyarrow's filesystems raise a bare OSError for all of them. A library
+such as tenacity would replace only the loop of `with_retries`, so there is none.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,9 @@ from typing import TypeVar
 
 import pyarrow as pa
 
-PAUSES = (1.0, 2.0, 4.0)
-"""Seconds before each new attempt; the SDKs of object stores have tried several times for some seconds by themselves"""
-NUMBERS = {
+RETRY_DELAYS = (1.0, 2.0, 4.0)
+"""Seconds before each retry. The SDKs of object stores have retried for some seconds before pyarrow raises."""
+TRANSIENT_ERRNOS = {
     errno.EAGAIN,
     errno.ECONNABORTED,
     errno.EHOSTUNREACH,
@@ -21,37 +25,40 @@ NUMBERS = {
     errno.ENETUNREACH,
     errno.ESTALE,
 }
-WORDS = re.compile(
+TRANSIENT_MESSAGES = re.compile(
     r"NETWORK_CONNECTION|REQUEST_TIMEOUT|SLOW_DOWN|THROTTLING|UNAVAILABLE|INTERNAL_FAILURE|DEADLINE_EXCEEDED"
     r"|HTTP status (5\d\d|429)|curlCode|[Tt]imed out|[Cc]onnection (refused|reset|closed)"
 )
-"""What pyarrow's filesystems say of failures that may pass: they raise a bare OSError for whatever goes wrong"""
+"""Texts in the messages of pyarrow's filesystems for failures that may pass."""
 
 T = TypeVar("T")
 
 
-def patiently(work: Callable[[], T]) -> T:
-    """What `work` gives. Where it fails as a connection does, it is called again after each of PAUSES."""
-    for pause in PAUSES:
+def with_retries(function: Callable[[], T]) -> T:
+    """Return the result of `function`, called again after each of RETRY_DELAYS while it fails with a transient error.
+
+    Raises other errors at once, and a transient one after the last retry.
+    """
+    for delay in RETRY_DELAYS:
         try:
-            return work()
+            return function()
         except (pa.ArrowException, OSError) as error:
-            if not passing(error):
+            if not is_transient(error):
                 raise
-        time.sleep(pause)
-    return work()
+        time.sleep(delay)
+    return function()
 
 
-def passing(error: BaseException) -> bool:
-    """Whether an error may be gone at the next attempt: not that of a file that is lacking, forbidden or damaged."""
+def is_transient(error: BaseException) -> bool:
+    """Return whether a retry may succeed: it may for a failed connection, but not for a missing or damaged file."""
     if isinstance(error, FileNotFoundError | PermissionError):
         return False
-    if isinstance(error, ConnectionError | TimeoutError) or getattr(error, "errno", None) in NUMBERS:
+    if isinstance(error, ConnectionError | TimeoutError) or getattr(error, "errno", None) in TRANSIENT_ERRNOS:
         return True
-    return WORDS.search(str(error)) is not None
+    return TRANSIENT_MESSAGES.search(str(error)) is not None
 
 
-def reason(error: BaseException) -> str:
-    """What an error says, in one line, and that it came again where it was tried again."""
+def describe_error(error: BaseException) -> str:
+    """Return the first line of an error's message, with the number of attempts if the error is transient."""
     line = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
-    return f"tried {len(PAUSES) + 1} times: {line}" if passing(error) else line
+    return f"tried {len(RETRY_DELAYS) + 1} times: {line}" if is_transient(error) else line

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from asymdiffrec.base import InputError
+from asymdiffrec.datasets.files.atomic import rename_folder, require_absent, temporary_folder_for
 from asymdiffrec.datasets.files.documents import write_yaml
-from asymdiffrec.datasets.files.new_folder import put_in_place, require_new, workplace
 from asymdiffrec.datasets.prepare.progress import Progress, silent
 from asymdiffrec.datasets.schema import FieldsConfig
 from asymdiffrec.datasets.statistics.compute import compute_statistics
@@ -46,10 +46,10 @@ def write_dataset(
 
     Raises InputError where `out` exists or a split has no rows.
     """
-    require_new(out)
+    require_absent(out)
     fields = FieldsConfig.model_validate({key: job[key] for key in ("data", "fields")})
     writing, learning = _Counter("writing", rows, progress), _Counter("learning from the rows", rows, progress)
-    with workplace(out) as temporary:
+    with temporary_folder_for(out) as temporary:
         folder = temporary / "dataset"
         for split, tables in splits.items():
             (folder / split).mkdir(parents=True)
@@ -61,7 +61,7 @@ def write_dataset(
         write_yaml(folder / "job.yaml", job, JOB_COMMENT.format(path=out / "job.yaml"))
         write_yaml(folder / "statistics.yaml", statistics, SCHEMA_COMMENT)
         (folder / "profile.json").write_text(json.dumps(whole_profile, indent=2) + "\n", encoding="utf-8")
-        put_in_place(folder, out)
+        rename_folder(folder, out)
     return whole_profile
 
 

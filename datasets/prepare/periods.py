@@ -52,10 +52,10 @@ def _times(shards: Shards, group: int, time: str) -> np.ndarray:
     if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
         column = column.cast(pa.timestamp("us"), safe=False).cast(pa.int64())
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        raise InputError(f"{shards.place(group)}: {time} is {kind}; a date, a timestamp or a number is needed")
+        raise InputError(f"{shards.location_of(group)}: {time} is {kind}; a date, a timestamp or a number is needed")
     found: np.ndarray = column.cast(pa.float64(), safe=False).to_numpy()
     if lacking := int(np.isnan(found).sum()):
-        raise InputError(f"{shards.place(group)}: {lacking} rows have no {time}")
+        raise InputError(f"{shards.location_of(group)}: {lacking} rows have no {time}")
     return found
 
 

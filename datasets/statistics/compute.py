@@ -14,8 +14,8 @@ import numpy as np
 
 from asymdiffrec.datasets.decoding.column_check import check_columns
 from asymdiffrec.datasets.decoding.numbers import decode_labels, decode_sample_weights
-from asymdiffrec.datasets.files.locations import exists, part_of
-from asymdiffrec.datasets.prefetch import ahead
+from asymdiffrec.datasets.files.locations import join_location, location_exists
+from asymdiffrec.datasets.prefetch import prefetch
 from asymdiffrec.datasets.schema import AnyField, FieldsConfig, IdListConfig, NumericFieldConfig, Schema
 from asymdiffrec.datasets.shards import Shards, open_shards
 from asymdiffrec.datasets.statistics.field_summary import Ids, Lists, Look, Numbers, Summary
@@ -58,7 +58,7 @@ def compute_statistics(
             looking = summaries if split == "train" else {}
             jobs = (partial(_read, shards, index, schema, looking) for index in range(len(shards.row_groups)))
             positives = 0
-            for group in ahead(jobs, threads):
+            for group in prefetch(jobs, threads):
                 positives += int(group.labels.sum(dtype=np.float64))
                 for name, look in group.looks.items():
                     summaries[name].add(look)
@@ -90,8 +90,8 @@ def compute_statistics(
 
 def _splits(folder: str) -> Iterator[tuple[str, Shards]]:
     for split in ("train", "valid", "test"):
-        location = part_of(folder, split)
-        if split == "train" or exists(location):
+        location = join_location(folder, split)
+        if split == "train" or location_exists(location):
             yield split, open_shards(location)
 
 
@@ -113,7 +113,7 @@ class _Group:
 
 
 def _read(shards: Shards, index: int, schema: Schema, summaries: dict[str, Summary]) -> _Group:
-    data, place = schema.data, shards.place(index)
+    data, place = schema.data, shards.location_of(index)
     beside = [name for name in (data.label, data.weight) if name]
     wanted = schema.columns(labelled=False) if summaries else []
     table = shards.read(index, list(dict.fromkeys([*beside, *wanted])))

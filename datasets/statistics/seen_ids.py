@@ -18,7 +18,7 @@ def seen_ids(schema: Schema, shards: Shards, names: Sequence[str]) -> dict[str, 
     found: dict[str, np.ndarray] = {name: np.empty(0, np.int64) for name in names}
     for group in range(len(shards.row_groups)):
         table = shards.read(group, narrow.columns(labelled=False))
-        rows = decode(table, narrow, shards.place(group), labelled=False).columns
+        rows = decode(table, narrow, shards.location_of(group), labelled=False).columns
         for place, name in enumerate(narrow.sparse):
             found[name] = np.union1d(found[name], rows.column(place).to_numpy())
     return {name: ids[ids >= 0].astype(np.int64) for name, ids in found.items()}

@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from asymdiffrec.datasets.prefetch import ahead
+from asymdiffrec.datasets.prefetch import prefetch
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -27,7 +27,7 @@ def test_results_come_in_order_and_few_jobs_are_under_way(threads: int) -> None:
             assert drawn - taken <= threads + 1
             yield partial(job, number)
 
-    for expected, result in enumerate(ahead(jobs(), threads)):
+    for expected, result in enumerate(prefetch(jobs(), threads)):
         assert result == expected
         taken += 1
     assert taken == 20
@@ -42,6 +42,6 @@ def test_a_job_that_fails_ends_the_work() -> None:
         done.append(number)
 
     with pytest.raises(ValueError, match="third"):
-        list(ahead((partial(job, number) for number in range(100)), 2))
+        list(prefetch((partial(job, number) for number in range(100)), 2))
     assert set(done) <= set(range(6))
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]

@@ -197,11 +197,11 @@ def test_evaluation_reads_every_row_once_in_order(tmp_path, workers, batch_size)
         assert len(batches) == len(reader)
         for batch in batches:
             assert len(batch) == max(1, batch_size // workers)
-            assert batch.sample_index[: batch.counted].tolist() == batch.user[: batch.counted].tolist()
-            assert batch.missing[batch.counted :].all()
-            assert not batch.weight[batch.counted :].any()
-            assert not batch.ids.lengths().view(2, -1)[:, batch.counted :].any()
-            rows += batch.user[: batch.counted].tolist()
+            assert batch.sample_index[: batch.num_samples].tolist() == batch.user[: batch.num_samples].tolist()
+            assert batch.missing[batch.num_samples :].all()
+            assert not batch.weight[batch.num_samples :].any()
+            assert not batch.ids.lengths().view(2, -1)[:, batch.num_samples :].any()
+            rows += batch.user[: batch.num_samples].tolist()
     assert rows == list(range(9))
 
 
@@ -211,7 +211,7 @@ def test_evaluation_gives_the_rows_as_they_are_in_the_files(shards):
         sample
         for rank in range(2)
         for batch in EvaluationReader(SCHEMA, shards, 10, WorkerContext(rank, 2)).batches()
-        for sample in samples(batch)[: batch.counted]
+        for sample in samples(batch)[: batch.num_samples]
     ]
     assert found == halves
     assert [sample[-2] for sample in found] == list(range(139))
@@ -223,4 +223,4 @@ def test_evaluation_decodes_only_the_rows_of_the_worker(tmp_path):
     with pytest.raises(InputError, match=r"a\.parquet, row group 0, column label, row 3"):
         list(EvaluationReader(SCHEMA, shards, 64, WorkerContext(0, 64)).batches())
     last = list(EvaluationReader(SCHEMA, shards, 64, WorkerContext(63, 64)).batches())
-    assert torch.cat([batch.user[: batch.counted] for batch in last]).tolist() == [136, 137, 138]
+    assert torch.cat([batch.user[: batch.num_samples] for batch in last]).tolist() == [136, 137, 138]

@@ -21,7 +21,7 @@ from moto.server import ThreadedMotoServer
 
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.files import retry
-from asymdiffrec.datasets.files.locations import part_of
+from asymdiffrec.datasets.files.locations import join_location
 from asymdiffrec.datasets.prepare.table.dataset import prepare_table
 from asymdiffrec.datasets.prepare.table.recipe import Recipe
 from asymdiffrec.datasets.reader import EvaluationReader, Position, TrainingReader
@@ -94,9 +94,9 @@ def shards(server: Server) -> Shards:
 
 def samples(schema: Schema, location: str) -> Iterator[Any]:
     """Batches of the training split in the order of training, and of the test split as evaluation reads it."""
-    training = TrainingReader(schema, open_shards(part_of(location, "train")), seed=3, batch_size=256)
+    training = TrainingReader(schema, open_shards(join_location(location, "train")), seed=3, batch_size=256)
     yield from itertools.islice(training.batches(Position(0, 15)), 6)
-    yield from EvaluationReader(schema, open_shards(part_of(location, "test")), 200).batches()
+    yield from EvaluationReader(schema, open_shards(join_location(location, "test")), 200).batches()
 
 
 def test_samples_are_the_same_wherever_they_are(server: Server, clicks: Path, schema: Schema) -> None:
@@ -139,13 +139,13 @@ def test_a_server_that_is_back_in_time_does_no_harm(
     monkeypatch.setattr(retry.time, "sleep", sleep)
     server.stop()
     assert shards.read(0, ["label"]).num_rows == shards.sizes[0]
-    assert pauses == list(retry.PAUSES[:2])
+    assert pauses == list(retry.RETRY_DELAYS[:2])
 
 
 def test_a_server_that_stays_down_is_an_error_with_the_place(
     server: Server, shards: Shards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retry, "PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(retry, "RETRY_DELAYS", (0.01, 0.01))
     server.stop()
     try:
         start = time.monotonic()

@@ -79,7 +79,7 @@ def batch(step: int, rows: int, count: int = 300) -> Batch:
         weight=torch.ones(size),
         user=torch.zeros(size, dtype=torch.int64),
         sample_index=torch.arange(size),
-        counted=size,
+        num_samples=size,
     )
 
 

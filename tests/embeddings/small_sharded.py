@@ -80,7 +80,7 @@ def batch(step: int, rank: int = 0, ranks: int = 1) -> Batch:
         weight=torch.ones(count),
         user=torch.zeros(count, dtype=torch.int64),
         sample_index=torch.arange(count),
-        counted=count,
+        num_samples=count,
     )
 
 

@@ -60,7 +60,7 @@ def batch() -> Batch:
         weight=torch.ones(SAMPLES),
         user=torch.zeros(SAMPLES, dtype=torch.int64),
         sample_index=torch.arange(SAMPLES),
-        counted=SAMPLES,
+        num_samples=SAMPLES,
     )
 
 

@@ -31,7 +31,7 @@ class Progress:
     counted_steps: int = 0
     """Steps since the last line of the log, without skipped ones"""
     row_checksum: int = 0
-    """Checksum of the rows that the counted steps learned from, see `sample_order.ledgers`"""
+    """Checksum of the rows that the counted steps learned from, see `sample_order.row_checksums`"""
 
     def summary(self) -> dict[str, Any]:
         """Return the values that a run's result contains."""

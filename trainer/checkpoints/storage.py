@@ -12,7 +12,7 @@ import pyarrow.fs as pafs
 import xxhash
 from torch.distributed.checkpoint.filesystem import FileSystemBase, FileSystemReader, FileSystemWriter
 
-from asymdiffrec.datasets.files.locations import filesystem_of, shown
+from asymdiffrec.datasets.files.locations import filesystem_of, without_secrets
 
 CHECKSUM_CHUNK_BYTES = 8 << 20
 """Bytes that are read at a time to compute a checksum"""
@@ -27,7 +27,7 @@ class Folder(FileSystemBase):
     """
 
     def __init__(self, location: str) -> None:
-        self.location = shown(location)
+        self.location = without_secrets(location)
         self.filesystem, self.path = filesystem_of(location)
         self.is_local = isinstance(self.filesystem, pafs.LocalFileSystem)
         self.checksums: dict[str, tuple[int, str]] = {}

@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from asymdiffrec.base import gather_all
 from asymdiffrec.cluster.errors import last_line
-from asymdiffrec.datasets.files.locations import part_of
+from asymdiffrec.datasets.files.locations import join_location
 from asymdiffrec.trainer.build import TrainState
 from asymdiffrec.trainer.checkpoints import state as checkpoint
 from asymdiffrec.trainer.checkpoints.blocks import Block, BlockPlanner
@@ -39,7 +39,7 @@ class Checkpoints:
 
     def folder(self, step: int) -> Folder:
         """Return the folder of the checkpoint of a step, which may not exist."""
-        return Folder(part_of(self._location, f"step-{step}"))
+        return Folder(join_location(self._location, f"step-{step}"))
 
     def steps(self) -> list[int]:
         """Return the steps of the complete checkpoints, in ascending order."""

@@ -67,7 +67,7 @@ def compare(
         for name, (_, told) in NAMED.items():
             print(f"{name:12}{told}")
         return
-    from asymdiffrec.datasets.files.new_file import whole_file
+    from asymdiffrec.datasets.files.atomic import replace_file
     from asymdiffrec.trainer.evaluation.scenarios import ScenarioOptions
     from asymdiffrec.trainer.experiments import compare as comparison
     from asymdiffrec.trainer.job import read_job
@@ -87,7 +87,7 @@ def compare(
         )
     from asymdiffrec.trainer.experiments.page import picture, write_page
 
-    whole_file(folder / "comparison.json", json.dumps(document, indent=2).encode())
+    replace_file(folder / "comparison.json", json.dumps(document, indent=2).encode())
     picture(document).savefig(folder / "comparison.png", dpi=110)
     write_page(document, folder / "comparison.html")
     if as_json:

@@ -170,11 +170,11 @@ def _devices(names: str) -> list[Device]:
 def _informed(job: Job, rows_for: float | None) -> tuple[Job, Statistics | None, list[str]]:
     """The job, with rows from the data for a share of ids `rows_for` if it is given; what was learned of the data,
     where they are prepared; and what is to be said of both."""
-    from asymdiffrec.datasets.files.locations import exists
+    from asymdiffrec.datasets.files.locations import location_exists
     from asymdiffrec.trainer.job import read_statistics
     from asymdiffrec.trainer.planning.what_if import rows_from_data
 
-    if not exists(job.location("statistics.yaml")):
+    if not location_exists(job.location("statistics.yaml")):
         if rows_for is not None:
             raise InputError(
                 "--rows-from-data: there is no statistics.yaml beside the job's data yet; prepare them first"

@@ -93,12 +93,12 @@ def names(given: Sequence[str] | None) -> list[str]:
 
 def recipe_of(document: dict[str, Any], settings: Sequence[str] | None, where: str) -> Recipe:
     """The recipe with `PATH=VALUE` settings laid over it. Raises InputError, which tells `where`, for a wrong value."""
-    from asymdiffrec.datasets.files.documents import override, validate
+    from asymdiffrec.datasets.files.documents import apply_override, validate
     from asymdiffrec.datasets.prepare.table.recipe import Recipe
     from asymdiffrec.trainer.job import TrainConfig
 
     for setting in settings or []:
-        override(document, setting)
+        apply_override(document, setting)
     recipe = validate(Recipe, document, where)
     validate(TrainConfig, recipe.train, f"{where}: train")
     return recipe

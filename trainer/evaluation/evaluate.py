@@ -126,7 +126,7 @@ def score_batches(
                 model.diffusion.score(*(process(x, missing, batch.sample_index) if process else (x, missing)))
                 for process in processes
             ]
-            is_sample = torch.arange(len(batch), device=device) < batch.counted
+            is_sample = torch.arange(len(batch), device=device) < batch.num_samples
             counted = [_counted(batch, scenario, training_ids or {}) for scenario in scenarios]
             columns = [torch.stack(logits, 1), torch.stack(counted, 1), batch.label, batch.weight, batch.user]
             gathered = [_gather(column, is_first) for column in columns]
@@ -156,7 +156,7 @@ def read_samples(reader: EvaluationReader, scenarios: Sequence[Scenario], traini
     for batch in reader.batches():
         counted = torch.stack([_counted(batch, scenario, training_ids) for scenario in scenarios], 1)
         columns = (counted, batch.label, batch.weight, batch.user)
-        parts.append([column[: batch.counted].numpy() for column in columns])
+        parts.append([column[: batch.num_samples].numpy() for column in columns])
     count, label, weight, user = (np.concatenate(column) for column in zip(*parts, strict=True))
     return SplitSamples(count.T, label, weight, user if reader.schema.data.user is not None else None)
 

@@ -16,8 +16,8 @@ import numpy as np
 from rich.console import Console
 
 from asymdiffrec.base import InputError
-from asymdiffrec.datasets.files.documents import difference
-from asymdiffrec.datasets.files.new_file import whole_file
+from asymdiffrec.datasets.files.atomic import replace_file
+from asymdiffrec.datasets.files.documents import first_difference
 from asymdiffrec.datasets.prepare.periods import write_periods
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.trainer.checkpoints.store import Checkpoints
@@ -120,8 +120,8 @@ def require_same(folder: Path, config: Job) -> None:
     now = config.model_dump(mode="json", exclude={"cluster"})
     if not kept.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        whole_file(kept, json.dumps(now).encode())
-    elif found := difference(json.loads(kept.read_text()), now):
+        replace_file(kept, json.dumps(now).encode())
+    elif found := first_difference(json.loads(kept.read_text()), now):
         where, had, has = found
         raise InputError(
             f"{folder}: was made with {where.removeprefix('.')} {json.dumps(had)}, not {json.dumps(has)}; choose "
@@ -151,7 +151,7 @@ def _train(task: Task, config: Job) -> Scores:
         except TrainingError as error:
             statistics = Checkpoints(run.checkpoints(config)).best() is not None
             how = "at its best step before that" if statistics else "as a constant, for it had no checkpoint"
-            whole_file(_diverged(task), f"{how}: {error}".encode())
+            replace_file(_diverged(task), f"{how}: {error}".encode())
             if not statistics:
                 return _of_rows(task, config, _constant(config))
         else:
@@ -203,7 +203,7 @@ def _write(folder: Path, names: list[str], scores: Scores) -> None:
         arrays["user"] = scores.user
     file = io.BytesIO()
     np.savez_compressed(file, scenarios=np.array(names), **arrays)
-    whole_file(folder / "scores.npz", file.getvalue())
+    replace_file(folder / "scores.npz", file.getvalue())
 
 
 def _read(folder: Path) -> tuple[list[str], Scores] | None:

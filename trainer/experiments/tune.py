@@ -23,8 +23,8 @@ from rich.console import Console
 
 from asymdiffrec.cluster.parallel_tasks import run_in_parallel
 from asymdiffrec.cluster.random_search import random_search
+from asymdiffrec.datasets.files.atomic import replace_file
 from asymdiffrec.datasets.files.documents import to_yaml
-from asymdiffrec.datasets.files.new_file import whole_file
 from asymdiffrec.datasets.schema import IdConfig
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.datasets.statistics.seen_ids import seen_ids
@@ -277,8 +277,8 @@ def described(settings: Settings, plain: Settings) -> str:
 def write_outcome(tuning: Tuning, document: Mapping[str, Any]) -> Path:
     """`tuning.json`, and the job file that was chosen; gives the latter."""
     folder = Path(tuning.folder)
-    whole_file(folder / "tuning.json", json.dumps(document, indent=2).encode())
+    replace_file(folder / "tuning.json", json.dumps(document, indent=2).encode())
     job = tuning.configured(document["chosen"], read_job(Path(tuning.job), tuning.settings).train.seed)
     told = f"# Chosen by asymdiffrec tune: {document['why']}.\n"
-    whole_file(folder / "job.yaml", (told + to_yaml(job)).encode())
+    replace_file(folder / "job.yaml", (told + to_yaml(job)).encode())
     return folder / "job.yaml"

@@ -46,7 +46,7 @@ class Meter:
             start = time.perf_counter()
             batch = next(batches)
             self._data_wait += time.perf_counter() - start
-            self._checksums.append(batch.ledger)
+            self._checksums.append(batch.row_checksum)
             yield batch
 
     @contextmanager
@@ -86,7 +86,7 @@ class Meter:
 
         `peer_seconds` is the time that this worker waited for the others. In the record, `ranks` has for each worker
         the shares of its time that it waited for data and for the others, and the bytes of memory that it uses;
-        `row_checksum` is the checksum of the rows learned from, see `sample_order.ledgers`.
+        `row_checksum` is the checksum of the rows learned from, see `sample_order.row_checksums`.
         """
         elapsed = time.perf_counter() - self._since
         usage = {

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from asymdiffrec.base import InputError
-from asymdiffrec.datasets.files.new_file import new_parquet
-from asymdiffrec.datasets.reader import epoch_of
+from asymdiffrec.datasets.files.atomic import new_parquet_file
+from asymdiffrec.datasets.reader import make_epoch
 from asymdiffrec.datasets.shards import Shards, open_shards
 from asymdiffrec.trainer.job import total_steps
 from asymdiffrec.trainer.run import Run
@@ -24,14 +24,14 @@ def write_samples(run: Run, step: int, out: Path) -> int:
     job = run.job()
     schema, shards = job.to_schema(run.statistics()), open_shards(job.location("train"), run.training_files())
     settings = job.train
-    per_epoch = epoch_of(schema, shards, settings.seed, settings.batch_size).steps
+    per_epoch = make_epoch(schema, shards, settings.seed, settings.batch_size).steps
     steps = total_steps(job, per_epoch)
     if not 0 < step <= steps:
         raise InputError(f"step {step}: the run's steps are 1 to {steps}")
     number, place = divmod(step - 1, per_epoch)
-    epoch = epoch_of(schema, shards, settings.seed, settings.batch_size, number)
-    table = _rows(shards, epoch.batch(place), schema.columns(labelled=True))
-    with new_parquet(out, table.schema) as writer:
+    epoch = make_epoch(schema, shards, settings.seed, settings.batch_size, number)
+    table = _rows(shards, epoch.batch_row_numbers(place), schema.columns(labelled=True))
+    with new_parquet_file(out, table.schema) as writer:
         writer.write_table(table)
     return int(table.num_rows)
 

@@ -21,7 +21,7 @@ from asymdiffrec.base import InputError
 from asymdiffrec.cluster import torchrun_workers
 from asymdiffrec.cluster.errors import WorkerError
 from asymdiffrec.cluster.launch import launch
-from asymdiffrec.datasets.files.documents import difference
+from asymdiffrec.datasets.files.documents import first_difference
 from asymdiffrec.datasets.reader import TrainingReader, WorkerContext
 from asymdiffrec.datasets.shards import Shards, added_files, open_shards
 from asymdiffrec.datasets.statistics.statistics import Statistics
@@ -94,7 +94,7 @@ def resumed_job(run: Run, overrides: tuple[str, ...]) -> Job:
     before, job = run.job(), run.job(overrides)
     for path in FIXED_PATHS:
         old, new = (to_jsonable_python(attrgetter(path)(either)) for either in (before, job))
-        if change := difference(old, new, path):
+        if change := first_difference(old, new, path):
             where, *values = change
             old_text, new_text = map(json.dumps, values)
             raise InputError(

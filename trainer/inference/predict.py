@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from asymdiffrec.base import InputError
 from asymdiffrec.cluster.parallel_tasks import run_in_parallel
-from asymdiffrec.datasets.files.locations import part_of
+from asymdiffrec.datasets.files.locations import join_location
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.diffusion.model import Recommender
 from asymdiffrec.serving.batch_prediction import predict_shards
@@ -76,7 +76,9 @@ def unfinished_tasks(model: Path, data: str, out: Path, allow_user_classes: bool
     names = [Path(path).name for path in open_shards(data).files]
     is_single_file = [Path(data).name] == names
     return [
-        PredictTask(str(model), data if is_single_file else part_of(data, name), str(out / name), allow_user_classes)
+        PredictTask(
+            str(model), data if is_single_file else join_location(data, name), str(out / name), allow_user_classes
+        )
         for name in names
         if not (out / name).exists()
     ]

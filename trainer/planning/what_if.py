@@ -17,7 +17,7 @@ from asymdiffrec.embeddings.planner.devices import Cluster, Device
 from asymdiffrec.embeddings.planner.plan import DoesNotFitError, Solution, solve
 from asymdiffrec.embeddings.tables import FieldTables
 from asymdiffrec.trainer.build import problem, recommender
-from asymdiffrec.trainer.job import Job, override, validate
+from asymdiffrec.trainer.job import Job, apply_override, validate
 
 PER_NODE = 8
 """GPUs of a machine, where nothing else is said"""
@@ -104,7 +104,7 @@ def changed(job: Job, settings: Sequence[str]) -> Job:
     """The job with `PATH=VALUE` settings laid over it."""
     document = job.model_dump(mode="json")
     for setting in settings:
-        override(document, setting)
+        apply_override(document, setting)
     return validate(Job, document, "the changed job")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from asymdiffrec.datasets.files.new_folder import require_new
+from asymdiffrec.datasets.files.atomic import require_absent
 from asymdiffrec.datasets.prepare.movielens.files import Ratings, Variant, read_ratings
 from asymdiffrec.datasets.prepare.movielens.past import Past, past_of
 from asymdiffrec.datasets.prepare.output import write_dataset
@@ -47,7 +47,7 @@ def prepare_movielens(
 
     Raises InputError where `out` exists, `input` is not MovieLens, or the archive cannot be had.
     """
-    require_new(out)
+    require_absent(out)
     ratings = read_ratings(variant, input)
     part = _random_split(len(ratings.time), seed) if split == "random" else _temporal_split(ratings.time)
     table = features(ratings, known=part == 0 if split == "random" else np.full(len(part), True))

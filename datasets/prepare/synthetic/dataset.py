@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from asymdiffrec.base import InputError
-from asymdiffrec.datasets.files.new_folder import require_new
+from asymdiffrec.datasets.files.atomic import require_absent
 from asymdiffrec.datasets.prepare.output import write_dataset
 from asymdiffrec.datasets.prepare.synthetic.ceiling import auc, observed_probability
 from asymdiffrec.datasets.prepare.synthetic.world import (
@@ -62,7 +62,7 @@ def prepare_synthetic(out: Path, *, rows: int = 400_000, seed: int = 0) -> dict[
     `auc_observed`, of their expectation given what was recorded, which is the one to hold training against.
     Raises InputError where `out` exists or `rows` is below 1000.
     """
-    require_new(out)
+    require_absent(out)
     if rows < FEWEST_ROWS:
         raise InputError(f"rows: found {rows}; a synthetic log has at least {FEWEST_ROWS}")
     world = make_world(seed)

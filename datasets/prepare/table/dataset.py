@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 
 from asymdiffrec.base import InputError
+from asymdiffrec.datasets.files.atomic import require_absent, temporary_folder_for
 from asymdiffrec.datasets.files.documents import validate
-from asymdiffrec.datasets.files.new_folder import require_new, workplace
 from asymdiffrec.datasets.prepare.output import write_dataset
 from asymdiffrec.datasets.prepare.progress import Progress, silent
 from asymdiffrec.datasets.prepare.table.recipe import Recipe
@@ -49,8 +49,8 @@ def prepare_table(
     Raises InputError where `out` exists, files cannot be read or do not fit each other or the recipe, and, unless the
     recipe says to skip them, at the first row that is wrong, with its file, line or row, and column.
     """
-    require_new(out)
-    with workplace(out) as folder, Store(folder, progress) as store:
+    require_absent(out)
+    with temporary_folder_for(out) as folder, Store(folder, progress) as store:
         table = _loaded(store, recipe)
         layout = layout_of(store, table, recipe)
         declare_statistics(layout, recipe)

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from fsspec.implementations.arrow import ArrowFSWrapper
 
 from asymdiffrec.base import InputError
-from asymdiffrec.datasets.files.locations import filesystem_of, shown
-from asymdiffrec.datasets.files.retry import reason
+from asymdiffrec.datasets.files.locations import filesystem_of, without_secrets
+from asymdiffrec.datasets.files.retry import describe_error
 from asymdiffrec.datasets.prepare.table.recipe import TableConfig
 from asymdiffrec.datasets.prepare.table.sql import literal, literals
 
@@ -62,14 +62,15 @@ class Sources:
             _, root = filesystem_of(location)
             files = _remote(location)
         if not files:
-            what = "no file matches" if glob.has_magic(shown(location)) else "no such file, or a folder without files"
-            raise InputError(f"{shown(location)}: {what}")
+            name = without_secrets(location)
+            what = "no file matches" if glob.has_magic(name) else "no such file, or a folder without files"
+            raise InputError(f"{name}: {what}")
         below = files[0].removeprefix(re.split(r"[*?\[]", root)[0] if root != files[0] else root)
         keys = re.findall(r"([^/=]+)=[^/]*/", below)
         if keys and hive is None:
             raise InputError(
-                f"{shown(location)}: has folders named {keys[0]}=...; say with --set input.hive=true that they make a "
-                "column of the table, or with input.hive=false that they make none"
+                f"{without_secrets(location)}: has folders named {keys[0]}=...; say with --set input.hive=true that "
+                "they make a column of the table, or with input.hive=false that they make none"
             )
         return files if root is location else [self._scheme(location) + name for name in files]
 
@@ -158,7 +159,7 @@ class Sources:
                     raise InputError(f"{self.shown(file)}: is compressed by gzip; its name has to end in .gz")
                 text = io.TextIOWrapper(buffered, encoding, "replace", newline="").readline(LONGEST_LINE)
         except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{self.shown(file)}: cannot be read ({reason(error)})") from error
+            raise InputError(f"{self.shown(file)}: cannot be read ({describe_error(error)})") from error
         return text.removeprefix("\ufeff").rstrip("\r\n")
 
     def _opened(self, file: str) -> tuple[pafs.FileSystem, str]:
@@ -187,7 +188,7 @@ class Sources:
             with filesystem.open_input_file(path) as source:
                 return pq.read_schema(source)
         except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{self.shown(file)}: not a readable Parquet file ({reason(error)})") from error
+            raise InputError(f"{self.shown(file)}: not a readable Parquet file ({describe_error(error)})") from error
 
 
 class _Wrapper(ArrowFSWrapper):
@@ -233,7 +234,7 @@ def _remote(location: str) -> list[str]:
             return []
         entries = filesystem.get_file_info(pafs.FileSelector(folder, recursive=True))
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{shown(location)}: cannot be read ({reason(error)})") from error
+        raise InputError(f"{without_secrets(location)}: cannot be read ({describe_error(error)})") from error
     names = sorted(e.path for e in entries if e.is_file and _counts(os.path.relpath(e.path, folder)))
     return [name for name in names if fnmatch.fnmatch(name, path)] if glob.has_magic(path) else names
 

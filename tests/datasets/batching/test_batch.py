@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import asymdiffrec.datasets.batching.batch as batch_module
-from asymdiffrec.datasets.batching.batch import cut, to_batch, to_batches
+from asymdiffrec.datasets.batching.batch import split_into_batches, to_batch, to_batches
 from asymdiffrec.datasets.decoding.rows import decode
 from tests.datasets.sample_rows import (
     SCHEMA,
@@ -42,7 +42,7 @@ def test_a_batch_holds_the_values_of_the_samples(samples):
     for name in ("label", "weight", "user"):
         assert getattr(batch, name).tolist() == [sample[name] for sample in samples]
     assert batch.sample_index.tolist() == list(range(100, 100 + len(samples)))
-    assert batch.counted == len(batch) == len(samples)
+    assert batch.num_samples == len(batch) == len(samples)
 
 
 def test_a_batch_has_the_types_that_the_model_takes():
@@ -66,7 +66,7 @@ def test_a_batch_has_the_types_that_the_model_takes():
 def test_padding_lacks_every_field_and_has_weight_0(samples, padding):
     size = len(samples) + padding
     batch, unpadded = to_batch(decode_samples(samples), SCHEMA, 7, size), to_batch(decode_samples(samples), SCHEMA, 7)
-    assert (len(batch), batch.counted) == (size, len(samples))
+    assert (len(batch), batch.num_samples) == (size, len(samples))
     assert bags(batch) == {name: lists + [[]] * padding for name, lists in bags(unpadded).items()}
     for name in ("numeric", "missing", "label", "weight", "user"):
         padded = getattr(batch, name)
@@ -123,7 +123,7 @@ def test_all_tensors_of_a_batch_move_together():
     batch = to_batch(decode_samples(samples), SCHEMA, 5, 3)
     moved = batch.to(torch.device("meta"))
     assert moved.ids.values().device.type == moved.sample_index.device.type == moved.missing.device.type == "meta"
-    assert moved.counted == 2
+    assert moved.num_samples == 2
     assert batch.label.device.type == "cpu"
 
 
@@ -132,8 +132,8 @@ def test_all_tensors_of_a_batch_move_together():
 def test_samples_are_cut_into_batches_in_order(samples, size):
     rows = decode_samples(samples)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batch_module, "AT_ONCE", 2)
-        batches = list(cut(rows, SCHEMA, size))
+        patch.setattr(batch_module, "BATCHES_PER_CALL", 2)
+        batches = list(split_into_batches(rows, SCHEMA, size))
     assert [len(batch) for batch in batches] == [len(samples[k : k + size]) for k in range(0, len(samples), size)]
     expected = to_batch(rows, SCHEMA, 0) if samples else None
     for start, batch in zip(range(0, len(samples), size), batches, strict=True):
@@ -167,6 +167,6 @@ def test_weights_stay_with_their_ids_in_every_lane_and_step(samples, data):
         drawn = [start + row for start, rows in zip((0, middle), order[:, step], strict=True) for row in rows.tolist()]
         expected = {name: [single[row][name][0] for row in drawn] for name in WEIGHTED_SCHEMA.sparse}
         assert weighted_bags(batch) == expected
-    parts = [weighted_bags(batch) for batch in cut(rows, WEIGHTED_SCHEMA, 3)]
+    parts = [weighted_bags(batch) for batch in split_into_batches(rows, WEIGHTED_SCHEMA, 3)]
     for name in WEIGHTED_SCHEMA.sparse:
         assert [bag for part in parts for bag in part[name]] == [bags_of_row[name][0] for bags_of_row in single]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from asymdiffrec.base import InputError
-from asymdiffrec.datasets.files.documents import override, read_yaml, validate, write_yaml
+from asymdiffrec.datasets.files.documents import apply_override, read_yaml, validate, write_yaml
 from asymdiffrec.datasets.schema import FieldsConfig
 
 DOCUMENT: dict[str, Any] = {"data": {"lanes": 8}, "fields": {"user": {"type": "id", "num_embeddings": 50}}}
@@ -48,12 +48,12 @@ def test_no_such_file(tmp_path: Path) -> None:
 
 def test_a_setting_makes_the_sections_that_it_needs() -> None:
     document = {"data": {"lanes": 8}}
-    override(document, "data.window=64")
-    override(document, "train.validation.missing=[0, 0.3]")
+    apply_override(document, "data.window=64")
+    apply_override(document, "train.validation.missing=[0, 0.3]")
     assert document == {"data": {"lanes": 8, "window": 64}, "train": {"validation": {"missing": [0, 0.3]}}}
 
 
 @pytest.mark.parametrize("setting", ["data.lanes", "=3", "data.lanes.first=3", "data.lanes=[1"])
 def test_malformed_setting(setting: str) -> None:
     with pytest.raises(InputError, match="--set"):
-        override({"data": {"lanes": 8}}, setting)
+        apply_override({"data": {"lanes": 8}}, setting)

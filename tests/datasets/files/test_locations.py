@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 
 from asymdiffrec.base import InputError
-from asymdiffrec.datasets.files.locations import exists, filesystem_of, part_of, shown
+from asymdiffrec.datasets.files.locations import filesystem_of, join_location, location_exists, without_secrets
 
 
 def test_parts_of_a_location() -> None:
-    assert part_of("/data/", "train") == "/data/train"
-    assert part_of("/what?", "train") == "/what?/train"
-    assert part_of("s3://bucket/data/?region=here", "train") == "s3://bucket/data/train?region=here"
+    assert join_location("/data/", "train") == "/data/train"
+    assert join_location("/what?", "train") == "/what?/train"
+    assert join_location("s3://bucket/data/?region=here", "train") == "s3://bucket/data/train?region=here"
 
 
 def test_keys_stay_out_of_messages() -> None:
-    assert shown("s3://name:key@bucket/data?endpoint_override=there") == "s3://bucket/data"
+    assert without_secrets("s3://name:key@bucket/data?endpoint_override=there") == "s3://bucket/data"
     with pytest.raises(InputError) as caught:
         filesystem_of("what://name:key@bucket/data")
     assert "key" not in str(caught.value)
@@ -25,6 +25,6 @@ def test_keys_stay_out_of_messages() -> None:
 
 def test_a_file_and_a_folder_exist(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").touch()
-    assert exists(str(tmp_path))
-    assert exists((tmp_path / "job.yaml").as_uri())
-    assert not exists(str(tmp_path / "train"))
+    assert location_exists(str(tmp_path))
+    assert location_exists((tmp_path / "job.yaml").as_uri())
+    assert not location_exists(str(tmp_path / "train"))

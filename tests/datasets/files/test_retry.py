@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from asymdiffrec.datasets.files import retry
-from asymdiffrec.datasets.files.retry import PAUSES, patiently, reason
+from asymdiffrec.datasets.files.retry import RETRY_DELAYS, describe_error, with_retries
 
 REFUSED = OSError(
     "When reading information for key 'x' in bucket 'b': AWS Error NETWORK_CONNECTION during HeadObject operation: "
@@ -48,17 +48,17 @@ def failing(error, times):
 )
 def test_a_connection_is_tried_again(error, pauses):
     work, calls = failing(error, 2)
-    assert patiently(work) == "done"
-    assert (len(calls), pauses) == (3, list(PAUSES[:2]))
+    assert with_retries(work) == "done"
+    assert (len(calls), pauses) == (3, list(RETRY_DELAYS[:2]))
 
 
 def test_patience_ends(pauses):
     work, calls = failing(REFUSED, 99)
     with pytest.raises(OSError, match="NETWORK_CONNECTION"):
-        patiently(work)
-    assert (len(calls), pauses) == (len(PAUSES) + 1, list(PAUSES))
-    assert sum(PAUSES) < 10
-    assert reason(REFUSED).startswith(f"tried {len(PAUSES) + 1} times: When reading")
+        with_retries(work)
+    assert (len(calls), pauses) == (len(RETRY_DELAYS) + 1, list(RETRY_DELAYS))
+    assert sum(RETRY_DELAYS) < 10
+    assert describe_error(REFUSED).startswith(f"tried {len(RETRY_DELAYS) + 1} times: When reading")
 
 
 @pytest.mark.parametrize(
@@ -75,6 +75,6 @@ def test_patience_ends(pauses):
 def test_nothing_else_is_tried_again(error, pauses):
     work, calls = failing(error, 1)
     with pytest.raises(type(error)):
-        patiently(work)
+        with_retries(work)
     assert (len(calls), pauses) == (1, [])
-    assert not reason(error).startswith("tried")
+    assert not describe_error(error).startswith("tried")

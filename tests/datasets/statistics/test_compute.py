@@ -276,7 +276,7 @@ WEIGHTED_TYPES = TYPES.append(pa.field("shares", pa.list_(pa.float32())))
         ([0.5, -1.0], "row 1: the weight of an id is -1"),
         ([0.5, float("nan")], "row 1: the weight of an id is null or NaN"),
         ([0.5, float("inf")], "row 1: the weight of an id is inf"),
-        ([0.5, None], "row 1: the weight of an id is None"),
+        ([0.5, None], "row 1: the weight of an id is null or NaN"),
     ],
 )
 def test_weights_that_cannot_be_are_named(tmp_path: Path, shares: Any, says: str) -> None:

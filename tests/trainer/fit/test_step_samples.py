@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from asymdiffrec.datasets.sample_order import ledgers
+from asymdiffrec.datasets.sample_order import row_checksums
 from tests.trainer.runs import ended, logged
 
 
@@ -32,7 +32,7 @@ def test_samples_of_all_steps_are_those_learned_from(
         found = pq.read_table(out)
         numbers = np.array([first[file] for file in found["file"].to_pylist()]) + found["row"].to_numpy()
         assert found.equals(data.take(numbers).select(found.column_names).cast(found.schema))
-        seen += int(ledgers(numbers.astype(np.uint64)))
+        seen += int(row_checksums(numbers.astype(np.uint64)))
     assert (
         seen % 2**64
         == sum(int(record["row_checksum"], 16) for record in logged(trained) if "row_checksum" in record) % 2**64
