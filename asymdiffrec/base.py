@@ -1,4 +1,4 @@
-"""What every room shares: the base of configuration sections, the error for wrong input, and one collective."""
+"""What every room shares: the base of configuration sections, errors, and one collective."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ class Config(BaseModel):
 
 class InputError(Exception):
     """The user's input is wrong; the message says in one line where, what is wrong and what is allowed. Exit 2."""
+
+
+class OtherRankError(RuntimeError):
+    """Another rank failed; raised on this rank so that it does not wait for it. That rank raises the error itself."""
 
 
 def gather_all(value: T, group: Any = None) -> list[T]:

@@ -12,7 +12,8 @@ class ClusterError(InputError):
 class WorkerError(RuntimeError):
     """A worker failed for good. Its cause is the exception of the worker that failed first, if Ray kept it.
 
-    `traceback` is the traceback of that exception on its worker, or None if the worker's process died.
+    `traceback` is the text of that exception's traceback on its worker; None if the worker died or a collective
+    operation timed out.
     """
 
     def __init__(self, message: str, traceback: str | None = None) -> None:

@@ -10,6 +10,7 @@ import traceback
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, TrainingFailedError, WorkerGroupError
 
+from asymdiffrec.base import OtherRankError
 from asymdiffrec.cluster.errors import HostLeavingError, last_line
 from asymdiffrec.cluster.ray_compat import RestartPolicy, worker_exceptions
 
@@ -60,14 +61,12 @@ def first_failure(error: TrainingFailedError) -> tuple[int, BaseException] | Non
     """Return rank and exception of the worker that failed first, or None if the failure is not one of a worker.
 
     The other workers fail as well, because their connections to the first one break. A worker that died counts as
-    first: its process could not note the time.
+    first, because its process could not note the time. OtherRankError repeats an error of another worker and counts as
+    last.
     """
     if not isinstance(error, WorkerGroupError) or not error.worker_failures:
         return None
-    return min(
-        worker_exceptions(error).items(),
-        key=lambda item: -math.inf if _is_death(item[1]) else getattr(item[1], "failed_at", math.inf),
-    )
+    return min(worker_exceptions(error).items(), key=lambda item: _failure_time(item[1]))
 
 
 def describe_failure(error: TrainingFailedError, timeout_seconds: float) -> str:
@@ -88,6 +87,12 @@ def describe_failure(error: TrainingFailedError, timeout_seconds: float) -> str:
 def is_timeout(error: BaseException) -> bool:
     """Return whether a collective operation timed out. torch raises RuntimeError for it, so the text decides."""
     return "timed out" in str(error).lower() or "timeout" in str(error).lower()
+
+
+def _failure_time(failure: BaseException) -> float:
+    if _is_death(failure):
+        return -math.inf
+    return math.inf if isinstance(failure, OtherRankError) else getattr(failure, "failed_at", math.inf)
 
 
 def _is_death(failure: BaseException) -> bool:

@@ -109,10 +109,9 @@ def run_workers(
             with _follow(restarts, on_restart):
                 trainer.fit()
         except WorkerGroupError as error:
-            rank, cause = first_failure(error) or (0, error)
-            traceback = getattr(cause, "worker_traceback", None)
-            if traceback:
-                cause.add_note(f"on worker {rank}:\n{traceback}")
+            _, cause = first_failure(error) or (None, error)
+            # The traceback of a timeout shows only where the worker waited, not what the silent workers did.
+            traceback = None if is_timeout(cause) else getattr(cause, "worker_traceback", None)
             raise WorkerError(describe_failure(error, cluster.timeout_seconds), traceback) from cause
         except ControllerError as error:
             raise WorkerError(f"Ray Train could not run the workers: {last_line(error)}") from error

@@ -12,7 +12,7 @@ from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import ShardingEnv, ShardingPlan
 
-from asymdiffrec.base import InputError
+from asymdiffrec.base import InputError, OtherRankError
 from asymdiffrec.embeddings import initial_weights as initial
 from asymdiffrec.embeddings.config import TablesConfig
 from asymdiffrec.embeddings.managed.lookup import ManagedSharder, reset_rows
@@ -49,7 +49,7 @@ def run_on_rank_0(make: Callable[[], T]) -> T:
     """Call `make` on rank 0 and return its result, which must pickle, on every rank. A collective call.
 
     An exception of `make` is raised on every rank, so that no rank waits forever: the exception itself on rank 0, and
-    on the others an InputError if it is one, or else a RuntimeError, with the same message.
+    on the others an InputError if it is one, or else an OtherRankError, with the same message.
     """
     outcome: list[tuple[T | None, Exception | None]] = [(None, None)]
     failure: Exception | None = None
@@ -58,7 +58,7 @@ def run_on_rank_0(make: Callable[[], T]) -> T:
             outcome[0] = (make(), None)
         except Exception as error:
             failure = error
-            kind = InputError if isinstance(error, InputError) else RuntimeError
+            kind = InputError if isinstance(error, InputError) else OtherRankError
             outcome[0] = (None, kind(str(error)))
     dist.broadcast_object_list(outcome)
     result, reported = outcome[0]

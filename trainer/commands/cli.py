@@ -69,6 +69,8 @@ def main() -> None:
         reason = error.__cause__ if isinstance(error.__cause__, TrainingError | CheckpointError) else error
         if not isinstance(reason, TrainingError | CheckpointError | WorkerError):
             raise
+        if isinstance(reason, WorkerError) and reason.traceback:
+            print(reason.traceback, end="", file=sys.stderr)
         _fail(str(reason), 1)
 
 
