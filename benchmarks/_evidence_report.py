@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from asymdiffrec.trainer.experiments.page import picture
-from asymdiffrec.trainer.experiments.text import rows
-from asymdiffrec.trainer.experiments.variants import NAMED
+from asymdiffrec.trainer.experiments.page import draw_figure
+from asymdiffrec.trainer.experiments.text import metric_rows
+from asymdiffrec.trainer.experiments.variants import BUILT_IN
 from asymdiffrec.trainer.metrics import METRICS
 from benchmarks._report import Result
 
@@ -38,7 +38,7 @@ def write_report(documents: Mapping[str, Mapping[str, Any]], claims: Sequence[Re
     docs.mkdir(exist_ok=True)
     parts = [INTRODUCTION, _claims(claims), _variants(documents)]
     for name, document in documents.items():
-        picture(document).savefig(docs / f"evidence-{name}.png", dpi=80)
+        draw_figure(document).savefig(docs / f"evidence-{name}.png", dpi=80)
         parts.append("\n".join(_study(name, document)))
     (docs / "evidence.md").write_text("\n".join(parts))
 
@@ -65,7 +65,7 @@ def _claims(claims: Sequence[Result]) -> str:
 
 
 def _variants(documents: Mapping[str, Mapping[str, Any]]) -> str:
-    known = {name: told for name, (_, told) in NAMED.items()} | EXPLAINED
+    known = {name: variant.description for name, variant in BUILT_IN.items()} | EXPLAINED
     there = dict.fromkeys(variant for document in documents.values() for variant in document["variants"])
     return "\n".join(["## What was compared", "", *_table(("name", ""), [(name, known[name]) for name in there])])
 
@@ -104,7 +104,7 @@ def _differences(document: Mapping[str, Any], metric: str, reference: str) -> It
     """As `compare` prints them."""
     headings = ["", *(one["scenario"] for one in document["scenarios"])]
     cells = [cell for cell in document["differences"] if cell["from"] == reference]
-    yield from _table(headings, rows({**document, "reference": reference, "differences": cells}, metric))
+    yield from _table(headings, metric_rows({**document, "reference": reference, "differences": cells}, metric))
 
 
 def _table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:

@@ -30,9 +30,11 @@ from asymdiffrec.datasets.prepare.table.recipe import Recipe
 from asymdiffrec.datasets.statistics.statistics import MAX_KNOTS
 from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
 from asymdiffrec.trainer.evaluation.scenarios import ScenarioOptions
-from asymdiffrec.trainer.experiments.compare import compared, run, tasks
+from asymdiffrec.trainer.experiments.document import make_document
+from asymdiffrec.trainer.experiments.running import run_task
+from asymdiffrec.trainer.experiments.tasks import make_tasks
 from asymdiffrec.trainer.experiments.tune import Tuning, tune, write_outcome
-from asymdiffrec.trainer.experiments.variants import Contender, contenders
+from asymdiffrec.trainer.experiments.variants import Variant, parse_variants
 from benchmarks._evidence_report import write_report
 from benchmarks._report import Result, arguments, machine, show, versions
 
@@ -42,7 +44,7 @@ SHARES = (0.0, 0.1, 0.3, 0.5, 0.7)
 TREES = ("benchmarks.rivals.boosting:boosting", "benchmarks.rivals.boosting:boosting_dropped")
 NETWORKS = ("benchmarks.rivals.autoencoder:Autoencoder", "benchmarks.rivals.contrastive:Contrastive")
 RIVALS = ("base", "indicators", "mean", "dropout", "augment", *TREES, *NETWORKS, "gaussian")
-PARTS = ("with_recon", "no_aux", "no_distil", "no_step", "no_gate")
+PARTS = ("with_recon", "no_aux", "no_distil", "no_mask", "no_gate")
 PUBLISHED = ("published", "no_recon", "let_through", "symmetric")
 FEW = (*RIVALS, "asymdiff", "no_aux", "published")
 REFERENCES = ("base", "augment", "boosting_dropped", "asymdiff")
@@ -135,19 +137,19 @@ def conduct(study: Study, data: Path, work: Path, parallel: int, settings: Seque
     if not folder.exists():
         study.prepare(folder, data)
     asked = ScenarioOptions(SHARES, study.outages, {}, False, study.unseen)
-    chosen = contenders(study.variants, [])
+    chosen = parse_variants(study.variants, [])
     tuning = tuned(folder / "job.yaml", study.tuned, work / "tuning", parallel) if study.tuned else None
     if tuning:
         chosen.append(
-            Contender("tuned", tuple(f"{path}={json.dumps(value)}" for path, value in tuning["chosen"].items()))
+            Variant("tuned", tuple(f"{path}={json.dumps(value)}" for path, value in tuning["chosen"].items()))
         )
-    todo = tasks(folder / "job.yaml", chosen, study.seeds, [*study.settings, *settings], work / "runs", asked)
+    todo = make_tasks(folder / "job.yaml", chosen, study.seeds, [*study.settings, *settings], work / "runs", asked)
     start = time.monotonic()
-    for number, (task, auc) in enumerate(run_in_parallel(run, todo, parallel, None), start=1):
+    for number, (task, auc) in enumerate(run_in_parallel(run_task, todo, parallel, None), start=1):
         told = f"{study.title}: {number}/{len(todo)}  {task.name}: AUC {auc:.4f}"
         print(f"{told}  {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
     names = {one.name for one in chosen}
-    document = compared(todo, [name for name in REFERENCES if name in names], draws=500)
+    document = make_document(todo, [name for name in REFERENCES if name in names], draws=500)
     return {
         "title": study.title,
         "machine": machine(),

@@ -1,4 +1,4 @@
-"""Pages that need nothing but themselves: text, tables and pictures in one HTML file."""
+"""HTML pages in one file: text, tables and SVG figures, without external resources."""
 
 from __future__ import annotations
 
@@ -24,28 +24,29 @@ svg {{ max-width: 100%; height: auto; display: block; margin: 1em 0 }}
 
 
 def page(title: str, headline: str, lines: Sequence[str], *parts: str) -> str:
-    """The page; `parts` are HTML."""
-    told = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
-    return PAGE.format(title=html.escape(title), headline=html.escape(headline), body=told + "".join(parts))
+    """Return a page: title, headline, `lines` as paragraphs of plain text, then `parts`, which are HTML."""
+    paragraphs = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
+    return PAGE.format(title=html.escape(title), headline=html.escape(headline), body=paragraphs + "".join(parts))
 
 
 def html_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns whose values are all numbers are aligned to the right."""
-    numeric = [all(row[place][:1] in "0123456789+-" for row in rows) for place in range(len(headings))]
+    """Return a table below its title. A column in which every value is a number is aligned to the right."""
+    is_numeric = [all(row[column][:1] in "0123456789+-" for row in rows) for column in range(len(headings))]
 
-    def line(tag: str, values: Sequence[str]) -> str:
+    def html_row(tag: str, values: Sequence[str]) -> str:
         cells = (
-            f"<{tag}{' class=n' if is_number else ''}>{html.escape(value)}</{tag}>"
-            for value, is_number in zip(values, numeric, strict=True)
+            f"<{tag}{' class=n' if numeric else ''}>{html.escape(value)}</{tag}>"
+            for value, numeric in zip(values, is_numeric, strict=True)
         )
         return f"<tr>{''.join(cells)}</tr>"
 
-    return (
-        f"<h2>{html.escape(title)}</h2><table>{line('th', headings)}{''.join(line('td', row) for row in rows)}</table>"
-    )
+    body = "".join(html_row("td", row) for row in rows)
+    return f"<h2>{html.escape(title)}</h2><table>{html_row('th', headings)}{body}</table>"
 
 
 def svg(figure: Figure) -> str:
-    text = io.StringIO()
-    figure.savefig(text, format="svg")
-    return text.getvalue()[text.getvalue().index("<svg") :]
+    """Return the figure as an <svg> element."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg")
+    text = file.getvalue()
+    return text[text.index("<svg") :]

@@ -13,9 +13,9 @@ from rich.console import Console
 from asymdiffrec.base import InputError
 from asymdiffrec.trainer.commands import evaluate, top
 from asymdiffrec.trainer.evaluation.accumulator import MetricAccumulator
-from asymdiffrec.trainer.evaluation.bootstrap import Judged, Samples, compare
-from asymdiffrec.trainer.experiments.page import picture, write_page
-from asymdiffrec.trainer.experiments.text import table
+from asymdiffrec.trainer.evaluation.bootstrap import ModelScores, Samples, compare
+from asymdiffrec.trainer.experiments.page import draw_figure, write_page
+from asymdiffrec.trainer.experiments.text import metric_table
 from asymdiffrec.trainer.fit.report import describe_record
 from asymdiffrec.trainer.job import read_job
 from asymdiffrec.trainer.metrics import METRICS, Metric, Sums, compute_metrics, ratio
@@ -55,7 +55,7 @@ def test_evaluation_and_bootstrap_compute_a_new_metric(share_of_positives: str, 
     accumulator = MetricAccumulator(tmp_path, 10)
     accumulator.update(logit, label)
     assert accumulator.compute()[share_of_positives] == 0.25
-    judged = Judged(logit[None], np.ones((1, 4), bool))
+    judged = ModelScores(logit[None], np.ones((1, 4), bool))
     values = compare({"base": [judged]}, Samples(label, np.ones(4, np.float32), None), draws=2).values["base"]
     assert values[0, 0, list(METRICS).index(share_of_positives)] == 0.25
 
@@ -84,13 +84,14 @@ def test_tables_and_page_show_a_new_metric(share_of_positives: str, tmp_path: Pa
         "seeds": 1,
         "reference": "base",
         "variants": ["base"],
+        "failed": {},
         "diverged": {},
         "scenarios": [{"scenario": "0%", "missing": 0.0}],
         "results": [{"variant": "base", **result}],
         "differences": [],
     }
-    assert METRICS[share_of_positives].heading in str(table(document, share_of_positives).title)
-    titles = [axes.get_title() for axes in picture(document).axes]
+    assert METRICS[share_of_positives].heading in str(metric_table(document, share_of_positives).title)
+    titles = [axes.get_title() for axes in draw_figure(document).axes]
     assert METRICS[share_of_positives].heading in titles
     write_page(document, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()

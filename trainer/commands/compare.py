@@ -1,4 +1,4 @@
-"""`asymdiffrec compare`: does it help on these data, and by how much more than chance?"""
+"""`asymdiffrec compare`: train variants on the same data and compare them, with intervals."""
 
 from __future__ import annotations
 
@@ -11,24 +11,39 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from asymdiffrec.trainer.commands.console import console, output, print_json, progress
-from asymdiffrec.trainer.commands.options import AsInTraining, AsJson, JobFile, Outages, Overrides, Unseen, parse_shares
-from asymdiffrec.trainer.experiments.text import diverged, periods, table
+from asymdiffrec.trainer.commands.options import (
+    AsInTraining,
+    AsJson,
+    JobFile,
+    Outages,
+    Overrides,
+    Unseen,
+    parse_shares,
+)
 
 if TYPE_CHECKING:
-    from asymdiffrec.trainer.experiments.compare import Task
+    from asymdiffrec.trainer.experiments.running import Failure
+    from asymdiffrec.trainer.experiments.tasks import Task
 
-SHOWN = ("auc", "log_loss")
+PRINTED_METRICS = ("auc", "log_loss")
+"""Metrics that are printed on a terminal; the page has all"""
 
 
 def compare(
     job: JobFile,
     variants: Annotated[
         str,
-        typer.Option(metavar="A,B,…", help="see --list; the first is what the others are held against"),
+        typer.Option(
+            metavar="NAME,…", help="variants to train, see --list; the first is the reference for all differences"
+        ),
     ] = "base,augment,asymdiff",
-    seeds: Annotated[int, typer.Option(min=1, help="trainings of each, with seeds 0, 1, …")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="train each variant this many times, with seeds 0, 1, …")] = 5,
     missing: Annotated[
-        str, typer.Option(metavar="R,R,…", help="shares of the present fields to drop from test samples")
+        str,
+        typer.Option(
+            metavar="SHARE,…",
+            help="evaluate once per share, dropping that share of all fields at random; 0 drops none",
+        ),
     ] = "0,0.1,0.3,0.5,0.7",
     outage: Outages = None,
     as_in_training: AsInTraining = False,
@@ -38,82 +53,109 @@ def compare(
         typer.Option(
             min=1,
             metavar="N",
-            help="judge on N periods in place of the test split, each time trained on what is earlier by data.time",
+            help="evaluate on N periods instead of the test split: order all rows by data.time, and train on the rows "
+            "before each period",
         ),
     ] = None,
     overrides: Overrides = None,
     define: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME:PATH=VALUE", help="a variant of your own; repeatable, also for one name"),
+        typer.Option(
+            metavar="NAME:PATH=VALUE",
+            help="define a variant by values of the job file, for example light:tables.embedding_dim=8; repeatable, "
+            "also with the same name",
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="folder of all runs; comparisons/NAME when left out")
+        Path | None, typer.Option(metavar="DIR", help="folder for all runs and results [default: comparisons/JOB-NAME]")
     ] = None,
-    parallel: Annotated[int, typer.Option(min=1, help="trainings side by side, under Ray")] = 1,
-    address: Annotated[str | None, typer.Option(help="Ray cluster to run them on; left out: this machine")] = None,
-    draws: Annotated[int, typer.Option(min=50, help="of the bootstrap")] = 500,
-    listed: Annotated[bool, typer.Option("--list", help="say which variants there are, and end")] = False,
+    parallel: Annotated[int, typer.Option(min=1, help="number of trainings at the same time, under Ray")] = 1,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster that runs the trainings [default: this machine]")
+    ] = None,
+    draws: Annotated[int, typer.Option(min=50, help="number of bootstrap replicates for the intervals")] = 500,
+    list_variants: Annotated[bool, typer.Option("--list", help="print the built-in variants and exit")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train variants on the same data, order and budget; compare them on test samples with features missing.
+    """Train variants on the same data, in the same order and with the same budget, and compare them on test samples.
 
-    Differences are paired by seed, user and sample, with intervals that hold together with 95 % probability for all
-    variants and scenarios of a metric. Started again it goes on where it stopped; more variants, seeds or scenarios
-    add to what is there. OUT gets comparison.json, .html and .png.
+    Differences from the first variant are paired by seed, user and sample. All intervals of a metric hold together
+    with 95 % probability.
+
+    The command can be started again: it goes on where it stopped, and adds further variants, seeds and scenarios to
+    what is there. A variant whose training fails is reported and left out, and the exit status is 1. Results are
+    comparison.json, comparison.html and comparison.png in --out.
     """
-    from asymdiffrec.trainer.experiments.variants import NAMED, contenders
+    from asymdiffrec.trainer.experiments.variants import BUILT_IN, parse_variants
 
-    if listed:
-        for name, (_, told) in NAMED.items():
-            print(f"{name:12}{told}")
+    if list_variants:
+        for name, variant in BUILT_IN.items():
+            print(f"{name:12}{variant.description}")
         return
     from asymdiffrec.datasets.files.atomic import replace_file
     from asymdiffrec.trainer.evaluation.scenarios import ScenarioOptions
-    from asymdiffrec.trainer.experiments import compare as comparison
+    from asymdiffrec.trainer.experiments.document import make_document
+    from asymdiffrec.trainer.experiments.page import draw_figure, write_page
+    from asymdiffrec.trainer.experiments.tasks import make_tasks, make_tasks_by_period
+    from asymdiffrec.trainer.experiments.text import describe_problems, metric_table, period_table
     from asymdiffrec.trainer.job import read_job
 
     folder = out or Path("comparisons") / read_job(job, overrides or ()).name
-    asked = ScenarioOptions(parse_shares(missing), outage or (), {}, as_in_training, unseen or ())
-    chosen = contenders([name.strip() for name in variants.split(",")], define or ())
-    common = (job, chosen, seeds, overrides or (), folder, asked)
-    work = comparison.progressive(*common, progressive) if progressive else comparison.tasks(*common)
-    for number, (task, auc, seconds) in enumerate(_done(work, parallel, address), start=1):
-        took = f", {seconds:.0f} s" if seconds >= 1 else ""
-        console.print(f"{number}/{len(work)}  {task.name}: AUC {auc:.4f}{took}", highlight=False, soft_wrap=True)
+    options = ScenarioOptions(parse_shares(missing), outage or (), {}, as_in_training, unseen or ())
+    chosen = parse_variants([name.strip() for name in variants.split(",")], define or ())
+    common = (job, chosen, seeds, overrides or (), folder, options)
+    tasks = make_tasks_by_period(*common, progressive) if progressive else make_tasks(*common)
+    failures = _run_tasks(tasks, parallel, address)
     with progress() as show:
-        counted = iter(range(1, len(work) + 1))
-        document = comparison.compared(
-            work, [chosen[0].name], draws, lambda: show("bootstrap", next(counted) / len(work))
+        steps = iter(range(1, len(tasks) + 1))
+        document = make_document(
+            tasks, [chosen[0].name], draws, lambda: show("bootstrap", next(steps) / len(tasks)), failures
         )
-    from asymdiffrec.trainer.experiments.page import picture, write_page
-
     replace_file(folder / "comparison.json", json.dumps(document, indent=2).encode())
-    picture(document).savefig(folder / "comparison.png", dpi=110)
+    draw_figure(document).savefig(folder / "comparison.png", dpi=110)
     write_page(document, folder / "comparison.html")
     if as_json:
         print_json(document)
-        return
-    for metric in SHOWN:
-        output().print(table(document, metric))
-    if document["periods"]:
-        output().print(periods(document))
-    for line in diverged(document):
-        console.print(line, highlight=False, soft_wrap=True)
-    console.print(f"More, and curves: {folder / 'comparison.html'}", highlight=False, soft_wrap=True)
+    else:
+        for metric in PRINTED_METRICS:
+            output().print(metric_table(document, metric))
+        if document["periods"]:
+            output().print(period_table(document))
+        console.print(f"All metrics and curves: {folder / 'comparison.html'}", highlight=False, soft_wrap=True)
+    for line in describe_problems(document):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if failures:
+        raise typer.Exit(1)
 
 
-def _done(work: Sequence[Task], parallel: int, address: str | None) -> Iterator[tuple[Task, float, float]]:
-    """Each task as it is done, with the AUC of its first scenario and the seconds since the one before."""
-    from asymdiffrec.trainer.experiments.compare import run
+def _run_tasks(tasks: Sequence[Task], parallel: int, address: str | None) -> dict[str, Failure]:
+    """Run all tasks and print a line as each ends; return the failures by the name of the task."""
+    from asymdiffrec.trainer.experiments.running import Failure, try_task
 
-    start = time.monotonic()
-    done: Iterable[tuple[Task, float]]
+    results: Iterable[tuple[Task, float | Failure]]
     if parallel == 1 and address is None:
-        done = ((task, run(task)) for task in work)
+        results = ((task, try_task(task)) for task in tasks)
     else:
         from asymdiffrec.cluster.parallel_tasks import run_in_parallel
 
-        done = run_in_parallel(run, work, parallel, address)
-    for task, auc in done:
-        yield task, auc, time.monotonic() - start
+        results = run_in_parallel(try_task, tasks, parallel, address)
+    failures = {}
+    for number, (task, result, seconds) in enumerate(_timed(results), start=1):
+        if isinstance(result, Failure):
+            failures[task.name] = result
+            outcome = f"failed, traceback in {task.failure_file}: {result.message}"
+        else:
+            outcome = f"AUC {result:.4f}" + (f", {seconds:.0f} s" if seconds >= 1 else "")
+        line = f"{number}/{len(tasks)}  {task.name}: {outcome}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return failures
+
+
+def _timed(
+    results: Iterable[tuple[Task, float | Failure]],
+) -> Iterator[tuple[Task, float | Failure, float]]:
+    """Yield each task and its result with the seconds since the task before it ended."""
+    start = time.monotonic()
+    for task, result in results:
+        yield task, result, time.monotonic() - start
         start = time.monotonic()

@@ -1,9 +1,12 @@
-"""Differences between models that judge the same samples, with intervals: a bootstrap over users and seeds.
+"""Metrics of models that scored the same samples, with intervals for their differences: a bootstrap.
 
-A replicate draws as many users as there are, with replacement (of very many, groups of them), and of n seeds n - 1, so
-that the variance of its mean is not too small by (n - 1) / n; every model and scenario sees the same draws. Intervals
-of one metric hold together with 95 % probability for all models and scenarios: they are as wide as the largest of their
-deviations, each over its own standard error, asks for (single-step max-t; Westfall and Young, 1993).
+A replicate draws users with replacement, as many as there are, and n - 1 of n seeds with replacement: with n draws the
+variance of a mean over seeds would be too small by the factor (n - 1) / n. Every model and scenario gets the same
+draws. Beyond `MAX_USER_GROUPS` users, random groups of users are drawn in place of single users.
+
+The intervals of one metric hold together, for all models and scenarios, with a probability of 95 %. Each is centred on
+the observed difference, and its half width is the same multiple of the standard error for all: the 95 % quantile of the
+largest standardised deviation of a replicate (single-step max-t; Westfall and Young, 1993).
 """
 
 from __future__ import annotations
@@ -19,35 +22,37 @@ from asymdiffrec.trainer.evaluation.accumulator import ranked_pairs
 from asymdiffrec.trainer.evaluation.sorted_runs import ROW, merge, starts
 from asymdiffrec.trainer.metrics import METRICS, Sums, compute_metrics
 
-GROUPS = 20_000
-"""Of users that are drawn together, at most: a draw costs as much as there are of them"""
+MAX_USER_GROUPS = 20_000
+"""Groups of users that are drawn, at most: the time of a replicate grows with their number"""
 CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
 class Samples:
-    """R samples that models are judged on."""
+    """R samples that models scored."""
 
     label: np.ndarray
+    """[R]"""
     weight: np.ndarray
+    """[R]"""
     user: np.ndarray | None
-    """[R] int64; without users each sample is drawn by itself"""
+    """[R] int64; None: each sample is drawn by itself"""
     period: np.ndarray | None = None
-    """[R]; where models of other periods judged other samples: a metric is the mean of its values in each, weighted by
-    their samples, for scores of several models are not in one order"""
+    """[R], if each period was scored by a model of its own. The scores of different models cannot be ranked together,
+    so a metric is computed in each period and averaged with the number of samples as weights."""
 
 
-class Judged(NamedTuple):
-    """What one trained model says of the samples under K scenarios."""
+class ModelScores(NamedTuple):
+    """The scores of one trained model for R samples under K scenarios."""
 
     logits: np.ndarray
     """[K, R]"""
-    counts: np.ndarray
-    """[K, R] bool: which of the samples are a scenario's"""
+    counted: np.ndarray
+    """[K, R] bool: whether a scenario counts the sample"""
 
 
 class Difference(NamedTuple):
-    """Of a metric from that of the reference, mean over seeds, and where it lies with the others."""
+    """The difference of a metric from the reference model, averaged over seeds, with its interval."""
 
     value: float
     low: float
@@ -55,18 +60,21 @@ class Difference(NamedTuple):
 
     @property
     def is_sure(self) -> bool:
+        """Whether the interval leaves out 0."""
         return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True)
 class Comparison:
+    """Metrics of models and of their replicates, by the name of the model. M metrics are in the order of `METRICS`."""
+
     values: dict[str, np.ndarray]
-    """Of each model, [seeds, K, metrics]; NaN where a metric is undefined"""
+    """[S, K, M] of S seeds; NaN where a metric is undefined"""
     replicates: dict[str, np.ndarray]
-    """[K, metrics, draws], means over the drawn seeds"""
+    """[K, M, D] of D draws: means over the drawn seeds"""
 
     def differences(self, reference: str) -> dict[str, list[list[Difference]]]:
-        """Of each other model from the reference, [K][metrics]."""
+        """Return the differences of each other model from the reference, [K][M]."""
         names = [name for name in self.values if name != reference]
         if not names:
             return {}
@@ -75,94 +83,110 @@ class Comparison:
         error = drawn.std(axis=-1, keepdims=True)
         with np.errstate(invalid="ignore", divide="ignore"):
             deviation = np.abs(drawn - drawn.mean(axis=-1, keepdims=True)) / error
-        widest = np.nanmax(np.nan_to_num(deviation), axis=(0, 1))  # [metrics, draws]
-        half = np.quantile(widest, CONFIDENCE, axis=-1)[None, None] * error[..., 0]
+        largest = np.nanmax(np.nan_to_num(deviation), axis=(0, 1))  # [M, D]
+        half = np.quantile(largest, CONFIDENCE, axis=-1)[None, None] * error[..., 0]
+        low, high = observed - half, observed + half
         return {
-            name: [[Difference(*map(float, cell)) for cell in zip(*row, strict=True)] for row in zip(*own, strict=True)]
-            for name, *own in zip(names, observed, observed - half, observed + half, strict=True)
+            name: [
+                [Difference(*map(float, cell)) for cell in zip(*row, strict=True)]
+                for row in zip(observed[index], low[index], high[index], strict=True)
+            ]
+            for index, name in enumerate(names)
         }
 
 
 def compare(
-    models: Mapping[str, Sequence[Judged]],
+    models: Mapping[str, Sequence[ModelScores]],
     samples: Samples,
     draws: int,
     seed: int = 0,
     advance: Callable[[], None] = lambda: None,
 ) -> Comparison:
-    """Metrics of each model, by its seeds, and `draws` replicates of them; all models have as many seeds."""
-    (seeds,) = {len(runs) for runs in models.values()}
+    """Return the metrics of each model, for each of its seeds, and `draws` replicates of them.
+
+    `models` has the scores of each model by name, one entry for each seed; all models have the same number of seeds.
+    `advance` is called after each model and seed.
+    """
+    (num_seeds,) = {len(scores_by_seed) for scores_by_seed in models.values()}
     everyone = samples.user if samples.user is not None else np.arange(len(samples.label))
     users, user = np.unique(everyone, return_inverse=True)
     rng = np.random.default_rng(seed)
-    size = min(len(users), GROUPS)
-    group = rng.permutation(len(users)) % size
-    times = np.ones((1 + draws, size))  # the first is no draw: everyone once
+    num_groups = min(len(users), MAX_USER_GROUPS)
+    group = rng.permutation(len(users)) % num_groups
+    times = np.ones((1 + draws, num_groups))  # the first row is the observed data: every group once
     for row in times[1:]:
-        row[:] = np.bincount(rng.integers(size, size=size), minlength=size)
-    shares = np.full((draws, seeds), 1.0 / seeds)
-    if seeds > 1:
-        drawn = rng.integers(seeds, size=(draws, seeds - 1))
-        shares = np.stack([(drawn == one).mean(axis=1) for one in range(seeds)], axis=1)
+        row[:] = np.bincount(rng.integers(num_groups, size=num_groups), minlength=num_groups)
+    seed_weights = np.full((draws, num_seeds), 1.0 / num_seeds)
+    if num_seeds > 1:
+        drawn_seeds = rng.integers(num_seeds, size=(draws, num_seeds - 1))
+        seed_weights = np.stack([(drawn_seeds == number).mean(axis=1) for number in range(num_seeds)], axis=1)
     values, replicates = {}, {}
-    for name, runs in models.items():
+    for name, scores_by_seed in models.items():
         by_seed = []
-        for run in runs:
-            found = [
-                _of_periods(logits, samples, counts, user, group, times)
-                for logits, counts in zip(run.logits, run.counts, strict=True)
+        for scores in scores_by_seed:
+            by_scenario = [
+                _metrics_over_periods(logits, samples, counted, user, group, times)
+                for logits, counted in zip(scores.logits, scores.counted, strict=True)
             ]
-            by_seed.append(np.stack(found))  # [K, metrics, 1 + draws]
+            by_seed.append(np.stack(by_scenario))  # [K, M, 1 + D]
             advance()
-        together = np.stack(by_seed)
-        values[name] = together[..., 0]
-        replicates[name] = np.einsum("skmd,ds->kmd", together[..., 1:], shares)
+        metrics = np.stack(by_seed)
+        values[name] = metrics[..., 0]
+        replicates[name] = np.einsum("skmd,ds->kmd", metrics[..., 1:], seed_weights)
     return Comparison(values, replicates)
 
 
-def _of_periods(
-    logits: np.ndarray, samples: Samples, counts: np.ndarray, user: np.ndarray, group: np.ndarray, times: np.ndarray
+def _metrics_over_periods(
+    logits: np.ndarray, samples: Samples, counted: np.ndarray, user: np.ndarray, group: np.ndarray, times: np.ndarray
 ) -> np.ndarray:
-    """[metrics, 1 + draws]"""
+    """Return the metrics [M, 1 + D] of the counted samples, averaged over periods."""
     if samples.period is None:
-        return _metrics(logits[counts], samples, counts, user, group, times)
-    parts = [counts & (samples.period == period) for period in np.unique(samples.period)]
-    found = [_metrics(logits[part], samples, part, user, group, times) for part in parts]
-    means: np.ndarray = np.average(found, axis=0, weights=[part.sum() for part in parts])
+        return _metrics(logits[counted], samples, counted, user, group, times)
+    parts = [counted & (samples.period == period) for period in np.unique(samples.period)]
+    by_period = [_metrics(logits[part], samples, part, user, group, times) for part in parts]
+    means: np.ndarray = np.average(by_period, axis=0, weights=[part.sum() for part in parts])
     return means
 
 
 def _metrics(
-    logit: np.ndarray, samples: Samples, counts: np.ndarray, user: np.ndarray, group: np.ndarray, times: np.ndarray
+    logit: np.ndarray, samples: Samples, counted: np.ndarray, user: np.ndarray, group: np.ndarray, times: np.ndarray
 ) -> np.ndarray:
-    """[metrics, 1 + draws]; `user` [R] are numbered from 0 on, `group` [users] is what each is drawn with, and `times`
-    [1 + draws, groups] how often."""
-    x, y, w, user = logit.astype(np.float64), samples.label[counts], samples.weight[counts], user[counts]
+    """Return the metrics [M, 1 + D] of the counted samples, whose logits are `logit`.
+
+    `user` [R] numbers the users from 0, `group` [U] is the group of each user, and `times` [1 + D, G] says how often
+    each group was drawn.
+    """
+    x, y, w, user = logit.astype(np.float64), samples.label[counted], samples.weight[counted], user[counted]
     if not len(x):
         return np.full((len(METRICS), len(times)), np.nan)
 
-    def summed(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    def sum_over_draws(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
         return times @ np.bincount(groups, values, times.shape[1])
 
-    groups = group[user]
+    sample_group = group[user]
     user_auc = user_weight = np.zeros(len(times))
     if samples.user is not None:
         users, auc, auc_weight = _aucs_by_user(logit, y, w, user)
-        user_auc, user_weight = summed(auc * auc_weight, group[users]), summed(auc_weight, group[users])
+        user_auc = sum_over_draws(auc * auc_weight, group[users])
+        user_weight = sum_over_draws(auc_weight, group[users])
+    auc_area, pairs = _auc(logit, y, w, sample_group, times)
     sums = Sums(
-        summed(w * y, groups),
-        summed(w * (1 - y), groups),
-        summed(w * np.logaddexp(0, (1 - 2 * y) * x), groups),
-        summed(w * np.exp(-np.logaddexp(0, -x)), groups),
-        *_auc(logit, y, w, groups, times),
-        user_auc,
-        user_weight,
+        positive=sum_over_draws(w * y, sample_group),
+        negative=sum_over_draws(w * (1 - y), sample_group),
+        log_loss=sum_over_draws(w * np.logaddexp(0, (1 - 2 * y) * x), sample_group),
+        probability=sum_over_draws(w * np.exp(-np.logaddexp(0, -x)), sample_group),
+        auc_area=auc_area,
+        auc_weight=pairs,
+        user_auc=user_auc,
+        user_weight=user_weight,
     )
     return np.stack(list(compute_metrics(sums).values()))
 
 
-def _aucs_by_user(logit: np.ndarray, y: np.ndarray, w: np.ndarray, user: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Of the users with labels of both kinds: which they are, the AUC of each, and the weight of its samples."""
+def _aucs_by_user(
+    logit: np.ndarray, y: np.ndarray, w: np.ndarray, user: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the users with samples of both classes, the AUC of each, and the weight of its samples."""
     rows = np.empty(len(logit), ROW)
     rows["user"], rows["score"], rows["positive"], rows["negative"] = user, logit, w * y, w * (1 - y)
     positive, negative, pairs = np.concatenate(list(ranked_pairs([merge(rows)])), axis=1)
@@ -173,18 +197,18 @@ def _aucs_by_user(logit: np.ndarray, y: np.ndarray, w: np.ndarray, user: np.ndar
 def _auc(
     logit: np.ndarray, y: np.ndarray, w: np.ndarray, group: np.ndarray, times: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weights of the pairs ranked right, ties one half, and of all pairs, each [1 + draws]."""
+    """Return the weight of the pairs in which the positive scores higher, ties one half, and of all pairs: [1 + D]."""
     order = np.argsort(logit)
     first = np.zeros(len(order), np.bool_)
     first[starts(logit[order])] = True
     areas, pairs = np.empty(len(times)), np.empty(len(times))
     positive, negative = (w * y)[order].astype(np.float64), (w * (1 - y))[order].astype(np.float64)
-    _areas(first, group[order], positive, negative, times, areas, pairs)
+    _write_areas(first, group[order], positive, negative, times, areas, pairs)
     return areas, pairs
 
 
 @compiled
-def _areas(
+def _write_areas(
     first: np.ndarray,
     group: np.ndarray,
     positive: np.ndarray,
@@ -193,8 +217,7 @@ def _areas(
     areas: np.ndarray,
     pairs: np.ndarray,
 ) -> None:
-    """Write `areas` and `pairs` of each row of `times`. Samples are in order of score; `first` [R] is true at the first
-    sample of each score."""
+    """Write what `_auc` returns. Samples are in order of score; `first` [R] is true at the first sample of a score."""
     for draw in range(len(times)):
         area = below = total = up = down = 0.0
         for index in range(len(first)):

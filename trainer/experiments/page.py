@@ -1,4 +1,4 @@
-"""A comparison on a page: curves over the share of fields that are missing, and all differences."""
+"""A comparison as an HTML page: curves over the share of missing fields, and a table of each metric."""
 
 from __future__ import annotations
 
@@ -8,55 +8,63 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from asymdiffrec.trainer.experiments.text import diverged, held, plural, rows
+from asymdiffrec.trainer.experiments.text import describe_problems, explain_cells, metric_rows, plural
 from asymdiffrec.trainer.html import html_table, page, svg
 from asymdiffrec.trainer.metrics import METRICS
 
+MARKER_OFFSET = 0.006
+"""Share of missing fields by which the intervals of two variants are set apart, so that they do not overlap"""
 
-def picture(document: Mapping[str, Any]) -> Figure:
-    """Above, the metrics over the share missing; below, what the others are from the reference, with intervals."""
-    drawn = [
+
+def draw_figure(document: Mapping[str, Any]) -> Figure:
+    """Draw each metric over the share of missing fields, and below it the differences from the reference."""
+    names = [
         name
         for name, metric in METRICS.items()
         if metric.is_drawn and any(result[name] is not None for result in document["results"])
     ]
-    figure = Figure(figsize=(4.2 * len(drawn), 7), layout="constrained")
-    upper, lower = figure.subplots(2, len(drawn), squeeze=False)
-    colours = {variant: f"C{place}" for place, variant in enumerate(document["variants"])}
-    for axes, below, metric in zip(upper, lower, drawn, strict=True):
-        for variant, colour in colours.items():
+    figure = Figure(figsize=(4.2 * len(names), 7), layout="constrained")
+    upper, lower = figure.subplots(2, len(names), squeeze=False)
+    colors = {variant: f"C{index}" for index, variant in enumerate(document["variants"])}
+    for values_axes, differences_axes, name in zip(upper, lower, names, strict=True):
+        for index, (variant, color) in enumerate(colors.items()):
             points = [
-                (result["missing"], result[metric])
+                (result["missing"], result[name])
                 for result in document["results"]
                 if result["variant"] == variant and result["missing"] is not None
             ]
-            axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=3, color=colour, label=variant)
-            cells = [
-                cell
-                for cell in document["differences"]
-                if cell["variant"] == variant and cell["metric"] == metric and cell["missing"] is not None
+            values_axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=3, color=color, label=variant)
+            differences = [
+                difference
+                for difference in document["differences"]
+                if difference["variant"] == variant
+                and difference["metric"] == name
+                and difference["missing"] is not None
             ]
-            if cells:
-                centre = [cell["difference"] for cell in cells]
-                error = [[c["difference"] - c["low"] for c in cells], [c["high"] - c["difference"] for c in cells]]
-                places = [cell["missing"] + 0.006 * list(colours).index(variant) for cell in cells]
-                below.errorbar(places, centre, yerr=error, fmt="o-", markersize=3, capsize=2, color=colour)
-        axes.set(title=METRICS[metric].heading, xlabel="share of fields missing")
-        below.set(title=f"{METRICS[metric].heading}, from {document['reference']}", xlabel="share of fields missing")
-        below.axhline(0, color=colours[document["reference"]], linewidth=1)
+            if differences:
+                centers = [row["difference"] for row in differences]
+                below = [row["difference"] - row["low"] for row in differences]
+                above = [row["high"] - row["difference"] for row in differences]
+                shares = [row["missing"] + MARKER_OFFSET * index for row in differences]
+                differences_axes.errorbar(
+                    shares, centers, yerr=[below, above], fmt="o-", markersize=3, capsize=2, color=color
+                )
+        heading = METRICS[name].heading
+        values_axes.set(title=heading, xlabel="share of fields missing")
+        differences_axes.set(title=f"{heading}, from {document['reference']}", xlabel="share of fields missing")
+        differences_axes.axhline(0, color=colors[document["reference"]], linewidth=1)
     figure.legend(*upper[0].get_legend_handles_labels(), loc="outside lower center", ncols=8, frameon=False)
     return figure
 
 
 def write_page(document: Mapping[str, Any], file: Path) -> None:
-    """The picture, and a table of each metric."""
-    headings = ["variant", *(one["scenario"] for one in document["scenarios"])]
+    """Write the figure and a table of each metric."""
+    headings = ["variant", *(scenario["scenario"] for scenario in document["scenarios"])]
     seeds = plural(document["seeds"], "seed")
-    told = held(document)
     lines = [
-        f"{document['rows']:,} rows of the {document['split']} split, mean of {seeds}; {told}.",
-        *diverged(document),
+        f"{document['rows']:,} rows of the {document['split']} split, mean of {seeds}; {explain_cells(document)}.",
+        *describe_problems(document),
     ]
-    tables = [html_table(metric.heading, headings, rows(document, name)) for name, metric in METRICS.items()]
+    tables = [html_table(metric.heading, headings, metric_rows(document, name)) for name, metric in METRICS.items()]
     title = f"{', '.join(document['variants'])} on {document['name']}"
-    file.write_text(page(title, "", lines, svg(picture(document)), *tables))
+    file.write_text(page(title, "", lines, svg(draw_figure(document)), *tables))

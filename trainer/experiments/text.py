@@ -1,4 +1,4 @@
-"""A comparison in text: tables of the metrics, and lines on what did not go well."""
+"""A comparison as text: tables of the metrics, and lines about trainings that failed or diverged."""
 
 from __future__ import annotations
 
@@ -10,64 +10,67 @@ from rich.table import Table
 from asymdiffrec.trainer.metrics import METRICS
 
 
-def table(document: Mapping[str, Any], metric: str) -> Table:
-    """Variants by scenarios: the metric of the reference, and how far the others are from it."""
-    title = f"{METRICS[metric].heading}, mean of {plural(document['seeds'], 'seed')}; {held(document)}"
-    found = Table("variant", title=title)
+def metric_table(document: Mapping[str, Any], metric: str) -> Table:
+    """Return the table of one metric: its value for the reference, and the difference from it for other variants."""
+    title = f"{METRICS[metric].heading}, mean of {plural(document['seeds'], 'seed')}; {explain_cells(document)}"
+    table = Table("variant", title=title)
     for scenario in document["scenarios"]:
-        found.add_column(scenario["scenario"], justify="right")
-    for row in rows(document, metric):
-        found.add_row(*row)
-    return found
+        table.add_column(scenario["scenario"], justify="right")
+    for row in metric_rows(document, metric):
+        table.add_row(*row)
+    return table
 
 
-def periods(document: Mapping[str, Any]) -> Table:
-    """The AUC of each variant in each period, under the first scenario."""
+def period_table(document: Mapping[str, Any]) -> Table:
+    """Return the AUC of each variant in each period, under the first scenario."""
     scenario = document["scenarios"][0]["scenario"]
-    found = Table("variant", title=f"AUC period by period, {scenario}")
+    table = Table("variant", title=f"AUC by period, {scenario}")
     for period in document["periods"]:
-        found.add_column(f"{period['period']}", justify="right")
+        table.add_column(f"{period['period']}", justify="right")
     for variant in document["variants"]:
         aucs = [
-            one["auc"]
+            result["auc"]
             for period in document["periods"]
-            for one in period["results"]
-            if (one["variant"], one["scenario"]) == (variant, scenario)
+            for result in period["results"]
+            if (result["variant"], result["scenario"]) == (variant, scenario)
         ]
-        found.add_row(variant, *("-" if auc is None else f"{auc:.4f}" for auc in aucs))
-    return found
+        table.add_row(variant, *("-" if auc is None else f"{auc:.4f}" for auc in aucs))
+    return table
 
 
-def diverged(document: Mapping[str, Any]) -> list[str]:
-    """A line on each training that did not end."""
-    return [f"{name} diverged, and is judged {why}" for name, why in document["diverged"].items()]
+def describe_problems(document: Mapping[str, Any]) -> list[str]:
+    """Return a line about each training that failed, and about each that diverged."""
+    failed = [f"{name} failed, and its variant is left out: {message}" for name, message in document["failed"].items()]
+    diverged = [f"{name} diverged, and is evaluated {how}" for name, how in document["diverged"].items()]
+    return failed + diverged
 
 
-def held(document: Mapping[str, Any]) -> str:
-    """What the numbers of `rows` mean."""
+def explain_cells(document: Mapping[str, Any]) -> str:
+    """Return a phrase that says what the cells of `metric_rows` mean."""
     return (
-        f"below {document['reference']} the differences from it ± what all of them together stay within with 95 % "
-        "probability; * is more than chance"
+        f"below {document['reference']}: difference from it ± half width of its interval; all intervals hold together "
+        "with 95 % probability; * is more than chance"
     )
 
 
-def rows(document: Mapping[str, Any], metric: str) -> list[list[str]]:
-    """Of `table`: a variant, and a cell for each scenario."""
+def metric_rows(document: Mapping[str, Any], metric: str) -> list[list[str]]:
+    """Return the rows of `metric_table`: the name of a variant, and a cell for each scenario."""
     reference = document["reference"]
     values = [result[metric] for result in document["results"] if result["variant"] == reference]
-    found = {reference: ["-" if value is None else f"{value:.4f}" for value in values]}
-    for cell in document["differences"]:
-        if cell["metric"] == metric:
-            found.setdefault(cell["variant"], []).append(_difference(cell))
-    return [[name, *cells] for name, cells in found.items()]
+    cells = {reference: ["-" if value is None else f"{value:.4f}" for value in values]}
+    for difference in document["differences"]:
+        if difference["metric"] == metric:
+            cells.setdefault(difference["variant"], []).append(_describe_difference(difference))
+    return [[name, *cells_of_variant] for name, cells_of_variant in cells.items()]
 
 
-def _difference(cell: Mapping[str, Any]) -> str:
-    if cell["difference"] is None:
+def _describe_difference(difference: Mapping[str, Any]) -> str:
+    if difference["difference"] is None:
         return "-"
-    half = cell["high"] - cell["difference"]
-    return f"{cell['difference']:+.4f} ±{half:.4f}{'*' if cell['sure'] else ' '}"
+    half = difference["high"] - difference["difference"]
+    return f"{difference['difference']:+.4f} ±{half:.4f}{'*' if difference['sure'] else ' '}"
 
 
-def plural(count: int, what: str) -> str:
-    return f"{count} {what}{'s' if count > 1 else ''}"
+def plural(count: int, noun: str) -> str:
+    """Return the count with its noun, for example "3 seeds"."""
+    return f"{count} {noun}{'s' if count > 1 else ''}"

@@ -32,7 +32,7 @@ from asymdiffrec.datasets.statistics.statistics import MAX_KNOTS
 from asymdiffrec.trainer.errors import TrainingError
 from asymdiffrec.trainer.evaluation.evaluate import evaluation_reader, read_samples
 from asymdiffrec.trainer.evaluation.scenarios import unseen_ids
-from asymdiffrec.trainer.experiments.compare import require_same
+from asymdiffrec.trainer.experiments.tasks import require_same_job
 from asymdiffrec.trainer.fit.train import check_job, train_job
 from asymdiffrec.trainer.job import Job, read_job, read_statistics
 from asymdiffrec.trainer.run import Run, RunOutcome
@@ -194,7 +194,7 @@ def tune(
     start = time.monotonic()
     job = tuning.configured({}, 0)
     check_job(job, read_statistics(job), None)
-    require_same(Path(tuning.folder), job)
+    require_same_job(Path(tuning.folder), job)
     space = space_of(job)
     anchors = first_of(space, job)
     number = iter(range(1, 10**9))

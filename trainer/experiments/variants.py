@@ -1,10 +1,10 @@
-"""What `compare` compares: variants of the method and parts of it, by name, and what a user adds."""
+"""The variants that `compare` trains: built-in ones by name, the user's own settings, classes and functions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,106 +16,128 @@ from asymdiffrec.trainer.evaluation.scenarios import Scenario
 from asymdiffrec.trainer.job import Job
 
 Rival = Callable[[Job, Statistics, Sequence[Scenario], int], np.ndarray]
-"""Learns from the training split of a job by other means, with a seed; what it gives are its scores as logits for the
-rows of the test split in order, [scenarios, rows]"""
+"""A model that is not trained by `asymdiffrec train`, as a function of job, statistics, scenarios and seed. It learns
+from the training split and returns logits [K, R] of the R rows of the test split, in file order, under K scenarios."""
+
+
+class BuiltIn(NamedTuple):
+    """A built-in variant."""
+
+    overrides: str
+    """PATH=VALUE of the job file, separated by spaces; diffusion.method is asymdiff if it is not among them"""
+    description: str
+
 
 _PUBLISHED = "diffusion.fields_in_denoiser=false"
 
-NAMED: dict[str, tuple[str, str]] = {
-    "base": ("diffusion.method=base", "the base model"),
-    "indicators": ("diffusion.method=base diffusion.mask_in_extractor=true", "base, told which fields are missing"),
-    "mean": ("diffusion.method=base diffusion.fill=mean", "base, with a field's mean vector where it is missing"),
-    "dropout": ("diffusion.method=dropout", "base, trained on samples with fields dropped"),
-    "augment": ("diffusion.method=augment", "on those and on samples as they are, told which fields are there"),
-    "asymdiff": ("diffusion.method=asymdiff", "augment with a denoiser (AsymDiffRec, improved)"),
-    "with_recon": ("diffusion.weights.recon=1", "asymdiff with a reconstruction loss, too"),
-    "no_aux": ("diffusion.weights.aux=0", "asymdiff without its loss of predicting from what was denoised"),
-    "no_distil": ("diffusion.weights.distil=0", "asymdiff without distillation"),
-    "no_step": (
-        "diffusion.mask_in_extractor=false diffusion.mask_in_denoiser=false",
-        "asymdiff told of no field",
+BUILT_IN: dict[str, BuiltIn] = {
+    "base": BuiltIn("diffusion.method=base", "no robustness method"),
+    "indicators": BuiltIn(
+        "diffusion.method=base diffusion.mask_in_extractor=true", "base, with the mask as input of the extractor"
     ),
-    "no_gate": ("diffusion.gate=false", "asymdiff whose denoiser changes complete samples, too"),
-    "published": (
+    "mean": BuiltIn("diffusion.method=base diffusion.fill=mean", "base, with the mean vector of a missing field"),
+    "dropout": BuiltIn("diffusion.method=dropout", "base, trained on masked samples"),
+    "augment": BuiltIn("diffusion.method=augment", "trained on complete and on masked samples, with the mask as input"),
+    "asymdiff": BuiltIn("diffusion.method=asymdiff", "augment with a denoiser (AsymDiffRec, improved)"),
+    "with_recon": BuiltIn("diffusion.weights.recon=1", "asymdiff with a reconstruction loss"),
+    "no_aux": BuiltIn("diffusion.weights.aux=0", "asymdiff without the loss of predictions from the denoised latent"),
+    "no_distil": BuiltIn("diffusion.weights.distil=0", "asymdiff without distillation"),
+    "no_mask": BuiltIn(
+        "diffusion.mask_in_extractor=false diffusion.mask_in_denoiser=false", "asymdiff without the mask as input"
+    ),
+    "no_gate": BuiltIn("diffusion.gate=false", "asymdiff with a denoiser that also changes complete samples"),
+    "published": BuiltIn(
         f"{_PUBLISHED} diffusion.weights.recon=1",
-        "AsymDiffRec as published: its denoiser sees the latent alone, and has a reconstruction loss",
+        "AsymDiffRec as published: the denoiser reads only the latent, with a reconstruction loss",
     ),
-    "no_recon": (_PUBLISHED, "published without its reconstruction loss"),
-    "let_through": (
+    "no_recon": BuiltIn(_PUBLISHED, "published without the reconstruction loss"),
+    "let_through": BuiltIn(
         f"{_PUBLISHED} diffusion.weights.recon=1 diffusion.detach_reconstruction=false",
-        "published, and the reconstruction loss trains the extractor, too",
+        "published, with a reconstruction loss that also trains the extractor",
     ),
-    "symmetric": (
+    "symmetric": BuiltIn(
         "diffusion.space=fields diffusion.weights.recon=1",
-        "published, but restores the vectors of fields in place of the latent",
+        "published, but the denoiser restores field vectors instead of the latent",
     ),
-    "gaussian": (
+    "gaussian": BuiltIn(
         "diffusion.noise=gaussian diffusion.weights.recon=1",
-        "published, but with normal noise on the latent (DiffRec)",
+        "published, but with Gaussian noise on the latent (DiffRec)",
     ),
 }
-"""Settings, and what they make"""
 
 
 @dataclass(frozen=True)
-class Contender:
+class Variant:
+    """One entry of a comparison: a job with overrides, or a rival."""
+
     name: str
-    settings: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
+    """PATH=VALUE of the job file"""
     rival: str | None = None
     """package.module:function of a `Rival`"""
 
 
-def contenders(names: Sequence[str], defined: Sequence[str]) -> list[Contender]:
-    """Those of some names: of NAMED, of `defined` (NAME:PATH=VALUE, of one name as often as it has settings), or paths,
-    package.module:Class of a variant and package.module:function of a `Rival`.
+def parse_variants(names: Sequence[str], definitions: Sequence[str]) -> list[Variant]:
+    """Return the variants of the given names, in their order.
 
-    Raises InputError where a name is unknown or there twice, or where nothing is under a path.
+    A name is one of `BUILT_IN`, one of `definitions` (NAME:PATH=VALUE, repeated for more values), or a path:
+    package.module:Class of a method or package.module:function of a `Rival`.
+
+    Raises InputError for an unknown name, a repeated name, or a path with nothing there.
+
+    >>> parse_variants(["base", "light"], ["light:tables.embedding_dim=8"])[1]
+    Variant(name='light', overrides=('tables.embedding_dim=8',), rival=None)
     """
-    own = _defined(defined)
-    found = [_contender(name, own) for name in names]
-    twice = [one.name for place, one in enumerate(found) if one.name in {other.name for other in found[:place]}]
-    if twice:
-        raise InputError(f"--variants: {twice[0]} is there twice")
-    return found
+    overrides_by_name = _parse_definitions(definitions)
+    variants = [_parse_variant(name, overrides_by_name) for name in names]
+    all_names = [variant.name for variant in variants]
+    repeated = [name for name in dict.fromkeys(all_names) if all_names.count(name) > 1]
+    if repeated:
+        raise InputError(f"--variants: {repeated[0]} appears twice; every variant needs a name of its own")
+    return variants
 
 
-def _defined(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    own: dict[str, tuple[str, ...]] = {}
-    for text in texts:
-        name, colon, setting = text.partition(":")
-        if not colon or not name or "=" not in setting:
+def _parse_definitions(definitions: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    overrides: dict[str, tuple[str, ...]] = {}
+    for text in definitions:
+        name, _, override = text.partition(":")
+        if not name or "=" not in override:
             raise InputError(f"--define {text}: expected NAME:PATH=VALUE, such as light:diffusion.weights.aux=0.3")
-        own[name] = (*own.get(name, ()), setting)
-    return own
+        overrides[name] = (*overrides.get(name, ()), override)
+    return overrides
 
 
-def _contender(name: str, own: Mapping[str, tuple[str, ...]]) -> Contender:
-    if name in own:
-        return Contender(name, own[name])
-    if name in NAMED:
-        settings = NAMED[name][0].split()
-        if not settings[0].startswith("diffusion.method="):
-            settings = ["diffusion.method=asymdiff", *settings]
-        return Contender(name, tuple(settings))
+def _parse_variant(name: str, overrides_by_name: Mapping[str, tuple[str, ...]]) -> Variant:
+    if name in overrides_by_name:
+        return Variant(name, overrides_by_name[name])
+    if name in BUILT_IN:
+        overrides = BUILT_IN[name].overrides.split()
+        if not overrides[0].startswith("diffusion.method="):
+            overrides = ["diffusion.method=asymdiff", *overrides]
+        return Variant(name, tuple(overrides))
     if not CLASS_PATH.fullmatch(name):
-        known = ", ".join([*own, *NAMED])
-        raise InputError(f"--variants: {name} is unknown; there are {known}, and package.module:Class or :function")
+        names = ", ".join([*overrides_by_name, *BUILT_IN])
+        raise InputError(
+            f"--variants: {name} is unknown; expected one of {names}, or package.module:Class of a method, or "
+            "package.module:function of a rival"
+        )
     short = name.split(":")[1].lower()
     if isinstance(_load(name), type):
-        return Contender(short, (f"diffusion.method={name}",))
-    return Contender(short, rival=name)
+        return Variant(short, (f"diffusion.method={name}",))
+    return Variant(short, rival=name)
 
 
 def load_rival(path: str) -> Rival:
-    found: Rival = _load(path)
-    return found
+    """Import the rival at package.module:function. Raises InputError if nothing is there."""
+    rival: Rival = _load(path)
+    return rival
 
 
 def _load(path: str) -> Any:
-    """Raises InputError where there is neither a variant nor a function."""
-    found = load_object(path, "--variants:")
-    if isinstance(found, type) and issubclass(found, AsymmetricDiffusion):
-        return found
-    if isinstance(found, type) or not callable(found):
-        raise InputError(f"--variants: {path}: is neither a subclass of AsymmetricDiffusion nor a function")
-    return found
+    """Import a method or a rival."""
+    target = load_object(path, "--variants:")
+    if isinstance(target, type) and issubclass(target, AsymmetricDiffusion):
+        return target
+    if isinstance(target, type) or not callable(target):
+        raise InputError(f"--variants: {path}: expected a subclass of AsymmetricDiffusion or a function")
+    return target

@@ -1,4 +1,4 @@
-"""`compare` on a small job: what it finds, that it goes on where it stopped, and what it refuses."""
+"""`compare` on a small job: its results, what a second start does, failed trainings, and wrong options."""
 
 from __future__ import annotations
 
@@ -11,21 +11,30 @@ import numpy as np
 import pytest
 
 from asymdiffrec.datasets.statistics.statistics import Statistics
+from asymdiffrec.diffusion.model import AsymmetricDiffusion
 from asymdiffrec.trainer.evaluation.scenarios import Scenario
-from asymdiffrec.trainer.experiments import compare as comparison
+from asymdiffrec.trainer.experiments import running
 from asymdiffrec.trainer.job import Job
 
 SMALL = ("--set", "train.batch_size=256", "--set", "train.epochs=1", "--draws", "50", "--missing", "0,0.5")
 THIS = "tests.trainer.commands.test_compare"
 
 
-def by_chance(job: Job, statistics: Statistics, scenarios: Sequence[Scenario], seed: int) -> np.ndarray:
-    """A rival that knows nothing."""
+def random_rival(job: Job, statistics: Statistics, scenarios: Sequence[Scenario], seed: int) -> np.ndarray:
+    """Return random logits."""
     return np.random.default_rng(seed).normal(size=(len(scenarios), statistics.rows["test"]))
 
 
-def of_wrong_shape(job: Job, statistics: Statistics, scenarios: Sequence[Scenario], seed: int) -> np.ndarray:
+def wrong_shape(job: Job, statistics: Statistics, scenarios: Sequence[Scenario], seed: int) -> np.ndarray:
+    """Return logits of a wrong shape."""
     return np.zeros(3)
+
+
+class Broken(AsymmetricDiffusion):
+    """A method that cannot be trained."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        raise RuntimeError("broken on purpose")
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def compare(
     command: Callable[..., Any], clicks: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Any]:
+    """Run `compare` on the small job, in the folder that all tests of this file share."""
     monkeypatch.chdir(Path(__file__).parents[3])
 
     def run(*options: object) -> Any:
@@ -45,42 +55,42 @@ def compare(
     return run
 
 
-def test_a_comparison_and_what_it_leaves(
-    compare: Callable[..., Any], command: Callable[..., Any], folder: Path
-) -> None:
-    outcome = compare("--variants", f"base,augment,{THIS}:by_chance", "--seeds", 2, "--outage", "user", "--json")
+def test_document_page_and_picture(compare: Callable[..., Any], command: Callable[..., Any], folder: Path) -> None:
+    outcome = compare("--variants", f"base,augment,{THIS}:random_rival", "--seeds", 2, "--outage", "user", "--json")
     assert outcome.status == 0, outcome.err
     document = outcome.document
-    assert document["variants"] == ["base", "augment", "by_chance"]
-    assert [one["scenario"] for one in document["scenarios"]] == ["0%", "50%", "user outage"]
+    assert document["variants"] == ["base", "augment", "random_rival"]
+    assert document["failed"] == {}
+    assert [scenario["scenario"] for scenario in document["scenarios"]] == ["0%", "50%", "user outage"]
     assert document == json.loads((folder / "comparison.json").read_text())
     assert "<svg" in (folder / "comparison.html").read_text()
     assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
-    results = {(one["variant"], one["scenario"]): one for one in document["results"]}
+    results = {(result["variant"], result["scenario"]): result for result in document["results"]}
     evaluated = command("evaluate", folder / "augment" / "seed-1" / "run", "--missing", "0.5", "--json").document
-    assert results["augment", "50%"]["by_seed"]["auc"][1] == pytest.approx(evaluated["results"][0]["auc"], abs=1e-6)
-    assert results["augment", "50%"]["by_seed"]["gauc"][1] == pytest.approx(evaluated["results"][0]["gauc"], abs=1e-6)
-    assert results["by_chance", "0%"]["auc"] == pytest.approx(0.5, abs=0.05)
+    by_seed = results["augment", "50%"]["by_seed"]
+    assert by_seed["auc"][1] == pytest.approx(evaluated["results"][0]["auc"], abs=1e-6)
+    assert by_seed["gauc"][1] == pytest.approx(evaluated["results"][0]["gauc"], abs=1e-6)
+    assert results["random_rival", "0%"]["auc"] == pytest.approx(0.5, abs=0.05)
 
-    differences = {(one["variant"], one["scenario"], one["metric"]): one for one in document["differences"]}
-    chance = differences["by_chance", "0%", "auc"]
-    assert chance["sure"]
-    assert chance["low"] < chance["difference"] < chance["high"] < 0
-    assert chance["difference"] == pytest.approx(results["by_chance", "0%"]["auc"] - results["base", "0%"]["auc"])
+    differences = {(row["variant"], row["scenario"], row["metric"]): row for row in document["differences"]}
+    random = differences["random_rival", "0%", "auc"]
+    assert random["sure"]
+    assert random["low"] < random["difference"] < random["high"] < 0
+    assert random["difference"] == pytest.approx(results["random_rival", "0%"]["auc"] - results["base", "0%"]["auc"])
 
 
-def test_it_goes_on_where_it_stopped(
+def test_second_start_does_only_what_is_missing(
     compare: Callable[..., Any], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[str] = []
-    original = comparison.train_job
+    original = running.train_job
 
-    def counted(*arguments: Any) -> Any:
+    def train(*arguments: Any) -> Any:
         trained.append(str(arguments[2].path))
         return original(*arguments)
 
-    monkeypatch.setattr(comparison, "train_job", counted)
+    monkeypatch.setattr(running, "train_job", train)
     outcome = compare("--variants", "base,dropout", "--seeds", 1, "--outage", "user")
     assert outcome.status == 0, outcome.err
     assert trained == [str(folder / "dropout" / "seed-0" / "run")]
@@ -91,43 +101,65 @@ def test_it_goes_on_where_it_stopped(
     assert "1/2  base, seed 0: AUC" in outcome.err
 
 
-def test_a_training_that_diverges_is_judged_at_its_best_step(compare: Callable[..., Any]) -> None:
+def test_failed_variants_are_reported_and_the_others_go_on(compare: Callable[..., Any], folder: Path) -> None:
+    variants = ("--variants", f"{THIS}:Broken,base,{THIS}:wrong_shape,dropout", "--seeds", 1)
+    outcome = compare(*variants, "--json")
+    assert outcome.status == 1
+    document = outcome.document
+    assert document["variants"] == ["base", "dropout"]
+    assert document["reference"] == "base", "the first variant that did not fail"
+    assert document["failed"]["broken, seed 0"] == "RuntimeError: broken on purpose"
+    assert "returned logits [3]" in document["failed"]["wrong_shape, seed 0"]
+    assert {result["variant"] for result in document["results"]} == {"base", "dropout"}
+    assert 'raise RuntimeError("broken on purpose")' in (folder / "broken" / "seed-0" / "failed.txt").read_text()
+
+    message = "broken, seed 0 failed, and its variant is left out: RuntimeError: broken on purpose"
+    outcome = compare(*variants)
+    assert outcome.status == 1
+    assert message in outcome.err
+    assert "dropout" in outcome.out
+    assert message in (folder / "comparison.html").read_text()
+
+    outcome = compare("--variants", f"{THIS}:Broken", "--seeds", 1)
+    assert outcome.status == 1
+    assert "every variant failed: broken, seed 0: RuntimeError: broken on purpose" in outcome.err
+
+
+def test_training_that_diverges_is_evaluated_at_its_best_step(compare: Callable[..., Any]) -> None:
     wild = (
         *("train.epochs=3", "train.learning_rate=2", "train.schedule.warmup_steps=54", "train.max_loss=3"),
         *("train.validation.every=2", "train.validation.patience=50"),
     )
-    options = [part for setting in wild for part in ("--define", f"wild:{setting}")]
+    options = [part for override in wild for part in ("--define", f"wild:{override}")]
     outcome = compare("--variants", "base,wild", "--seeds", 1, *options)
     assert outcome.status == 0, outcome.err
-    assert "wild, seed 0 diverged, and is judged at its best step before that: the loss of step" in outcome.err
+    assert "wild, seed 0 diverged, and is evaluated at its best step before that: " in outcome.err
 
-    options = [part for setting in (*wild, "train.max_loss=0.1") for part in ("--define", f"wilder:{setting}")]
+    options = [part for override in (*wild, "train.max_loss=0.1") for part in ("--define", f"wilder:{override}")]
     outcome = compare("--variants", "base,wilder", "--seeds", 1, *options, "--json")
     assert outcome.status == 0, outcome.err
-    aucs = [one["auc"] for one in outcome.document["results"] if one["variant"] == "wilder"]
+    aucs = [result["auc"] for result in outcome.document["results"] if result["variant"] == "wilder"]
     assert aucs == [0.5, 0.5]
     assert "as a constant, for it had no checkpoint" in outcome.document["diverged"]["wilder, seed 0"]
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_side_by_side_under_ray(compare: Callable[..., Any]) -> None:
-    outcome = compare(
-        "--variants", "base,light", "--define", "light:tables.embedding_dim=8", "--seeds", 1, "--parallel", 2
-    )
-    assert outcome.status == 0, outcome.err
+def test_parallel_trainings_under_ray(compare: Callable[..., Any]) -> None:
+    light = ("--define", "light:tables.embedding_dim=8")
+    outcome = compare("--variants", f"base,light,{THIS}:wrong_shape", *light, "--seeds", 1, "--parallel", 2)
+    assert outcome.status == 1
     assert "light" in outcome.out
-    outcome = compare("--variants", f"base,{THIS}:of_wrong_shape", "--seeds", 1, "--parallel", 2)
-    assert outcome.status == 2
-    assert "gave [3] scores" in outcome.err
+    assert "returned logits [3]" in outcome.err
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--variants", "base,augmented"), "--variants: augmented is unknown; there are base, indicators"),
-        (("--variants", "base,base"), "--variants: base is there twice"),
+        (("--variants", "base,augmented"), "--variants: augmented is unknown; expected one of base, indicators"),
+        (("--variants", "base,base"), "--variants: base appears twice"),
         (("--variants", "base,nowhere.at:all"), "cannot import nowhere"),
         (("--define", "light"), "--define light: expected NAME:PATH=VALUE"),
+        (("--define", "huge:train.batch_size=1000000", "--variants", "base,huge"), "fewer than one batch of 1000000"),
         (
             ("--variants", "base", "--set", "train.learning_rate=0.5"),
             "was made with train.learning_rate 0.001, not 0.5",
@@ -142,13 +174,13 @@ def test_wrong_options(compare: Callable[..., Any], options: tuple[str, ...], me
     assert message in outcome.err
 
 
-def test_the_list_says_what_each_is(command: Callable[..., Any], clicks: Path) -> None:
+def test_list_describes_the_built_in_variants(command: Callable[..., Any], clicks: Path) -> None:
     outcome = command("compare", clicks / "job.yaml", "--list")
     assert outcome.status == 0
     assert "DiffRec" in outcome.out
 
 
-def test_periods_in_order_of_time(
+def test_progressive_trains_on_the_rows_before_each_period(
     command: Callable[..., Any], clicks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(Path(__file__).parents[3])
@@ -158,11 +190,11 @@ def test_periods_in_order_of_time(
     document = outcome.document
     assert [period["period"] for period in document["periods"]] == [1, 2]
     assert document["rows"] == sum(period["rows"] for period in document["periods"])
-    whole = next(one for one in document["results"] if (one["variant"], one["scenario"]) == ("augment", "0%"))
-    parts = [one for period in document["periods"] for one in period["results"] if one["variant"] == "augment"]
-    aucs = [one["auc"] for one in parts if one["scenario"] == "0%"]
+    whole = next(row for row in document["results"] if (row["variant"], row["scenario"]) == ("augment", "0%"))
+    by_period = [row for period in document["periods"] for row in period["results"] if row["variant"] == "augment"]
+    aucs = [row["auc"] for row in by_period if row["scenario"] == "0%"]
     sizes = [period["rows"] for period in document["periods"]]
     assert whole["auc"] == pytest.approx(np.average(aucs, weights=sizes))
-    assert "AUC period by period" in command("compare", *options, "--progressive", 2).out
-    timeless = command("compare", *options, "--progressive", 2, "--set", "data.time=null")
-    assert (timeless.status, "data.time: names no column" in timeless.err) == (2, True)
+    assert "AUC by period" in command("compare", *options, "--progressive", 2).out
+    without_time = command("compare", *options, "--progressive", 2, "--set", "data.time=null")
+    assert (without_time.status, "data.time: names no column" in without_time.err) == (2, True)

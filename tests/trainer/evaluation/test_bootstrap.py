@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from asymdiffrec.trainer.evaluation import bootstrap
 from asymdiffrec.trainer.evaluation.accumulator import MetricAccumulator
-from asymdiffrec.trainer.evaluation.bootstrap import Judged, Samples, compare
+from asymdiffrec.trainer.evaluation.bootstrap import ModelScores, Samples, compare
 from asymdiffrec.trainer.metrics import METRICS
 
 
@@ -36,17 +36,19 @@ def of_metrics(logit: np.ndarray, told: Samples, rows: np.ndarray) -> np.ndarray
 def test_values_are_those_of_an_evaluation(seed: int, rows: int, users: int | None) -> None:
     rng = np.random.default_rng(seed)
     told = samples(rng, rows, users)
-    runs = [Judged(rng.integers(-3, 4, (2, rows)).astype(np.float32), rng.random((2, rows)) < 0.8) for _ in range(2)]
+    runs = [
+        ModelScores(rng.integers(-3, 4, (2, rows)).astype(np.float32), rng.random((2, rows)) < 0.8) for _ in range(2)
+    ]
     found = compare({"one": runs}, told, draws=3)
     for run, values in zip(runs, found.values["one"], strict=True):
-        for logit, counts, value in zip(run.logits, run.counts, values, strict=True):
+        for logit, counts, value in zip(run.logits, run.counted, values, strict=True):
             np.testing.assert_allclose(value, of_metrics(logit, told, np.flatnonzero(counts)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("groups", [10**6, 5])
 def test_a_replicate_counts_a_user_as_often_as_it_was_drawn(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The draws are read off the replicates of a sum, that of the weights, and taken as weights of an evaluation."""
-    monkeypatch.setattr(bootstrap, "GROUPS", groups)
+    monkeypatch.setattr(bootstrap, "MAX_USER_GROUPS", groups)
     rng = np.random.default_rng(4)
     told = samples(rng, 60, 8)
     logits = rng.normal(size=(1, 60)).astype(np.float32)
@@ -59,7 +61,7 @@ def test_a_replicate_counts_a_user_as_often_as_it_was_drawn(groups: int, monkeyp
         return original(logit, told, counts, user, group, times)
 
     monkeypatch.setattr(bootstrap, "_metrics", spy)
-    found = compare({"one": [Judged(logits, everything)]}, told, draws=4)
+    found = compare({"one": [ModelScores(logits, everything)]}, told, draws=4)
     assert len(np.unique(drawn[0][:, np.argsort(told.user)], axis=1).T) > 1
     for replicate, times in zip(found.replicates["one"][0].T, drawn[0], strict=True):
         assert all(len(set(times[told.user == user])) == 1 for user in np.unique(told.user))
@@ -72,9 +74,9 @@ def test_a_model_that_is_better_is_found_and_one_that_is_alike_is_not() -> None:
     rng = np.random.default_rng(0)
     told = Samples((rng.random(3000) < 0.5).astype(np.float32), np.ones(3000, np.float32), rng.integers(0, 300, 3000))
 
-    def run(strength: float) -> Judged:
+    def run(strength: float) -> ModelScores:
         noise = rng.normal(size=(2, 3000))
-        return Judged((strength * (told.label - 0.5) + noise).astype(np.float32), np.ones((2, 3000), bool))
+        return ModelScores((strength * (told.label - 0.5) + noise).astype(np.float32), np.ones((2, 3000), bool))
 
     models = {
         name: [run(strength) for _ in range(4)] for name, strength in (("weak", 1), ("alike", 1), ("strong", 1.5))
@@ -96,7 +98,7 @@ def test_intervals_hold_together_as_often_as_they_say() -> None:
         rng = np.random.default_rng(trial)
         told = Samples((rng.random(250) < 0.5).astype(np.float32), np.ones(250, np.float32), None)
         models = {
-            name: [Judged(rng.normal(size=(2, 250)).astype(np.float32), np.ones((2, 250), bool)) for _ in range(6)]
+            name: [ModelScores(rng.normal(size=(2, 250)).astype(np.float32), np.ones((2, 250), bool)) for _ in range(6)]
             for name in "abc"
         }
         found = compare(models, told, draws=120, seed=trial).differences("a")
