@@ -84,7 +84,7 @@ def _study(name: str, document: Mapping[str, Any]) -> Iterator[str]:
         settings = ", ".join(
             f"{path.removeprefix('diffusion.')} {json.dumps(value)}" for path, value in tuning["chosen"].items()
         )
-        yield f"`tune` chose, of {tuning['trials']} trainings: {settings}; for {tuning['why']}."
+        yield f"`tune` chose, of {tuning['trials']} trainings: {settings}; for {tuning['reason']}."
         yield ""
     yield f"![curves](evidence-{name}.png)"
     yield ""

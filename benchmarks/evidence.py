@@ -33,7 +33,7 @@ from asymdiffrec.trainer.evaluation.scenarios import ScenarioOptions
 from asymdiffrec.trainer.experiments.document import make_document
 from asymdiffrec.trainer.experiments.running import run_task
 from asymdiffrec.trainer.experiments.tasks import make_tasks
-from asymdiffrec.trainer.experiments.tune import Tuning, tune, write_outcome
+from asymdiffrec.trainer.experiments.tune import Tuning, tune, write_result
 from asymdiffrec.trainer.experiments.variants import Variant, parse_variants
 from benchmarks._evidence_report import write_report
 from benchmarks._report import Result, arguments, machine, show, versions
@@ -156,7 +156,7 @@ def conduct(study: Study, data: Path, work: Path, parallel: int, settings: Seque
         "versions": versions("asymdiffrec", "torch", "torchrec", "scikit-learn"),
         **document,
         "job": "job.yaml",
-        "tuning": tuning and {key: tuning[key] for key in ("chosen", "why", "trials", "seconds")},
+        "tuning": tuning and {key: tuning[key] for key in ("chosen", "reason", "trials", "seconds")},
     }
 
 
@@ -165,9 +165,7 @@ def tuned(job: Path, minutes: float, folder: Path, parallel: int) -> dict[str, A
     kept = folder / "tuning.json"
     if not kept.exists():
         tuning = Tuning(str(job.resolve()), (), str(folder.resolve()), (0.0, 0.3, 0.7))
-        write_outcome(
-            tuning, tune(tuning, 60 * minutes, 4, parallel, None, partial(print, file=sys.stderr, flush=True))
-        )
+        write_result(tuning, tune(tuning, 60 * minutes, 4, parallel, None, partial(print, file=sys.stderr, flush=True)))
     found: dict[str, Any] = json.loads(kept.read_text())
     return found
 
