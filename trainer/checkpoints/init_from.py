@@ -1,11 +1,11 @@
-"""Starting from the weights of another run, whose job may be another: what of them fits, and taking it."""
+"""Starts a run from the weights of another run whose job may differ: which weights fit, and how they are loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -16,71 +16,72 @@ from asymdiffrec.embeddings.state import local_blocks
 from asymdiffrec.trainer.build import TrainState, recommender
 from asymdiffrec.trainer.checkpoints import state as checkpoint
 from asymdiffrec.trainer.checkpoints.blocks import Block
+from asymdiffrec.trainer.checkpoints.init_numeric import NUMERIC, CurveChange, CurveReader, curves
 from asymdiffrec.trainer.checkpoints.store import Checkpoints
 from asymdiffrec.trainer.errors import CheckpointError
 from asymdiffrec.trainer.job import Job
 from asymdiffrec.trainer.run import Run
 
-NUMBERS = "tables.concat.numeric."
-"""Where the model has the embeddings of numbers: those of all fields, one after the other"""
-NUMBER_PARTS = ("direction", "bias")
+ID_KEYS = ("values", "hash")
+"""Keys of a table that must be equal in both jobs for an id to have a row of the same meaning"""
 
-HASHED_ALIKE = ("values", "hash")
-"""What of two fields must be equal for an id to have a row of the same meaning"""
+ONLY_HERE, ONLY_THERE = "the other run has no such name", "this job has no such name"
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A table, the embedding of a number, or another parameter, of one job or of both."""
+class RowChange:
+    """Numbers of rows of a table in the other run and in the new one."""
 
-    kind: Literal["table", "number", "dense"]
+    old: int
+    new: int
+    is_spread: bool
+    """Each new row starts as the row that its ids had, because ids are hashed to rows"""
+
+
+@dataclass(frozen=True)
+class InitPart:
+    """A table, the curve of a numeric field, or another parameter, of one run or of both."""
+
+    kind: Literal["table", "numeric", "dense"]
     name: str
-    outcome: Literal["taken", "new", "left"]
+    outcome: Literal["taken", "new", "left out"]
+    """taken: from the other run; new: of the new run only, initialised as usual; left out: of the other run only"""
     note: str = ""
-    before: int = 0
-    """Rows of the table, or first column of the number, in the other run"""
-    after: int = 0
-    """The same in the new one"""
-    spread: bool = False
-    """Each new row begins as the row that its ids had"""
-    columns: int = 0
-    """Of a number"""
+    rows: RowChange | None = None
+    """Of a table that is taken"""
+    curve: CurveChange | None = None
+    """Of a numeric field that is taken"""
 
 
 @dataclass(frozen=True)
-class Start:
-    """What a job takes of another run's checkpoint."""
+class InitPlan:
+    """The parts that a job takes from a checkpoint of another run."""
 
-    run: Run
-    checkpoints: Checkpoints
+    run: Path
     step: int
-    pieces: list[Piece]
+    parts: list[InitPart]
 
-    def document(self) -> dict[str, Any]:
-        return {"run": str(self.run.path), "step": self.step, "pieces": [asdict(piece) for piece in self.pieces]}
-
-    @classmethod
-    def of(cls, document: Mapping[str, Any]) -> Start:
-        """What `document` gave."""
-        run = Run(Path(document["run"]))
-        return cls(run, _checkpoints(run), document["step"], [Piece(**piece) for piece in document["pieces"]])
+    @property
+    def taken(self) -> list[InitPart]:
+        """The parts that are taken from the other run."""
+        return [part for part in self.parts if part.outcome == "taken"]
 
 
-def _checkpoints(run: Run) -> Checkpoints:
-    return Checkpoints(run.checkpoints(run.job()))
+def plan_init(run: Run, job: Job, schema: Schema) -> InitPlan:
+    """Return what a job's model takes from the best step of another run. Reads no weights, and allocates no tables.
 
+    - A table is matched by name, and taken if its width is the same and its ids mean the same. If its number of rows
+      differs, rows that are ids are added or cut. If ids are hashed to rows, each new row starts as the row that its
+      ids had, so a table with a multiple of the rows gives every id the row that it had. A table with managed
+      collision keeps its ids, and is taken if its number of rows is the same.
+    - The curve of a numeric field is matched by field, and taken if its width and transform are the same. If statistics
+      or knots differ, its function is kept, see `CurveChange`.
+    - Every other parameter is matched by name and shape.
 
-def start_from(run: Run, job: Job, schema: Schema) -> Start:
-    """What a job's model takes of the best step of a run; nothing is allocated but the dense part, nothing is read.
-
-    A table is matched by its name, and taken where its columns are as many and its ids mean the same. Other numbers of
-    rows: rows that are ids are added or cut; where ids are hashed to rows each new row begins as the one that its ids
-    had before, so that a table with a multiple of the rows gives every id what it had. Tables with managed collision
-    keep their ids, and are taken with as many rows. A number is matched by its field, all else by name and shape.
-
-    Raises InputError where the run has no checkpoint, or none of it fits.
+    Raises InputError if the run has no checkpoint or nothing of it fits.
     """
-    checkpoints, before = _checkpoints(run), run.job()
+    old_job = run.job()
+    checkpoints = Checkpoints(run.checkpoints(old_job))
     step = checkpoints.best()
     if step is None:
         raise InputError(f"{run.path}: no checkpoint to start from")
@@ -91,169 +92,168 @@ def start_from(run: Run, job: Job, schema: Schema) -> Start:
         for name, weight in model.named_parameters()
         if weight.device.type != "meta"  # as tables are
     }
-    stored = {name.removeprefix("dense."): size for name, size in sizes.items() if name.startswith("dense.")}
-    pieces = [
-        *_tables(before, job, sizes),
-        *_numbers(before.to_schema(run.statistics()), before, schema, job),
-        *_dense(stored, dense),
+    old_dense = {name.removeprefix("dense."): size for name, size in sizes.items() if name.startswith("dense.")}
+    parts = [
+        *_tables(old_job, job, sizes),
+        *_numeric(old_job, old_job.to_schema(run.statistics()), job, schema),
+        *_dense(old_dense, dense),
     ]
-    if not any(piece.outcome == "taken" for piece in pieces):
+    plan = InitPlan(run.path, step, parts)
+    if not plan.taken:
         raise InputError(f"{run.path}: nothing of it fits this job")
-    return Start(run, checkpoints, step, pieces)
+    return plan
 
 
-def _tables(before: Job, job: Job, sizes: Mapping[str, Sequence[int]]) -> Iterator[Piece]:
-    old, new = before.to_schema().tables, job.to_schema().tables
-    for name, field in new.items():
-        if name not in old:
-            yield Piece("table", name, "new", "the other run has none of that name")
-        elif why := _unlike(name, old[name], field, before, job, sizes):
-            yield Piece("table", name, "new", why)
+def _tables(old_job: Job, job: Job, sizes: Mapping[str, Sequence[int]]) -> Iterator[InitPart]:
+    old_tables, tables = old_job.to_schema().tables, job.to_schema().tables
+    for name, table in tables.items():
+        if name not in old_tables:
+            yield InitPart("table", name, "new", ONLY_HERE)
+            continue
+        old = old_tables[name]
+        if difference := _table_difference(name, old, table, old_job, job, sizes):
+            yield InitPart("table", name, "new", difference)
+            continue
+        added = table.num_embeddings - old.num_embeddings
+        rows = RowChange(old.num_embeddings, table.num_embeddings, is_spread=bool(added) and table.hash)
+        if rows.is_spread:
+            note = f"{rows.new:,} rows for {rows.old:,}: each starts as the row that its ids had"
         else:
-            rows, more = old[name].num_embeddings, field.num_embeddings - old[name].num_embeddings
-            if more and field.hash:
-                note = f"{field.num_embeddings:,} rows for {rows:,}: each begins as the row that its ids had"
-            else:
-                note = f"rows {'added' if more > 0 else 'cut'}: {abs(more):,}" if more else ""
-            yield Piece("table", name, "taken", note, rows, field.num_embeddings, spread=bool(more) and field.hash)
-    for name in old.keys() - new.keys():
-        yield Piece("table", name, "left", "this job has none of that name")
+            note = f"rows {'added' if added > 0 else 'cut'}: {abs(added):,}" if added else ""
+        yield InitPart("table", name, "taken", note, rows=rows)
+    for name in old_tables.keys() - tables.keys():
+        yield InitPart("table", name, "left out", ONLY_THERE)
 
 
-def _unlike(
-    name: str,
-    old: Table,
-    new: Table,
-    before: Job,
-    job: Job,
-    sizes: Mapping[str, Sequence[int]],
+def _table_difference(
+    name: str, old: Table, new: Table, old_job: Job, job: Job, sizes: Mapping[str, Sequence[int]]
 ) -> str:
-    """Why a table cannot be taken; empty where it can."""
-    columns = sizes[f"tables.{name}.weight"][1], new.embedding_dim or job.tables.embedding_dim
-    if columns[0] != columns[1]:
-        return f"{columns[1]} columns, {columns[0]} in the other run"
-    for key in HASHED_ALIKE:
-        values = getattr(old, key), getattr(new, key)
-        if values[0] != values[1]:
-            return f"{key}: {values[1]}, {values[0]} in the other run: its ids are in other rows"
-    managed = [name in one.tables.managed_tables for one in (before, job)]
-    if managed[0] != managed[1]:
-        return "its collision is managed in one of the two alone: its ids are in other rows"
-    if managed[0] and old.num_embeddings != new.num_embeddings:
+    """Return why a table cannot be taken; "" if it can."""
+    old_width, width = sizes[f"tables.{name}.weight"][1], new.embedding_dim or job.tables.embedding_dim
+    if old_width != width:
+        return f"embedding_dim: {width}, {old_width} in the other run"
+    for key in ID_KEYS:
+        old_value, value = getattr(old, key), getattr(new, key)
+        if old_value != value:
+            return f"{key}: {value}, {old_value} in the other run: its ids have other rows"
+    was_managed, is_managed = (name in either.tables.managed_tables for either in (old_job, job))
+    if was_managed != is_managed:
+        return "collision: managed in one of the two runs only: its ids have other rows"
+    if is_managed and old.num_embeddings != new.num_embeddings:
         return f"managed, with {new.num_embeddings:,} rows, {old.num_embeddings:,} in the other run: other ids"
-    if managed[0] and (before.tables.managed.eviction, before.tables.managed.admit_after > 1) != (
-        job.tables.managed.eviction,
-        job.tables.managed.admit_after > 1,
-    ):
+    old_policy, policy = (
+        (either.tables.managed.eviction, either.tables.managed.admit_after > 1) for either in (old_job, job)
+    )
+    if is_managed and old_policy != policy:
         return "managed, with another eviction or admission"
     return ""
 
 
-def _numbers(old: Schema, before: Job, new: Schema, job: Job) -> Iterator[Piece]:
-    places = _columns_of_numbers(old, before), _columns_of_numbers(new, job)
-    for name, (first, columns) in places[1].items():
-        if name not in places[0]:
-            yield Piece("number", name, "new", "the other run has none of that name")
-        elif places[0][name][1] != columns:
-            yield Piece("number", name, "new", f"{columns} columns, {places[0][name][1]} in the other run")
-        elif old.numeric[name].transform != new.numeric[name].transform:
-            yield Piece("number", name, "new", f"transform: {new.numeric[name].transform}, another in the other run")
+def _numeric(old_job: Job, old_schema: Schema, job: Job, schema: Schema) -> Iterator[InitPart]:
+    old_curves, new_curves = curves(old_schema, old_job), curves(schema, job)
+    for name, new in new_curves.items():
+        if name not in old_curves:
+            yield InitPart("numeric", name, "new", ONLY_HERE)
+            continue
+        old, transform = old_curves[name], schema.numeric[name].transform
+        if old.width != new.width:
+            yield InitPart("numeric", name, "new", f"embedding_dim: {new.width}, {old.width} in the other run")
+        elif (old_transform := old_schema.numeric[name].transform) != transform:
+            yield InitPart("numeric", name, "new", f"transform: {transform}, {old_transform} in the other run")
         else:
-            yield Piece("number", name, "taken", before=places[0][name][0], after=first, columns=columns)
-    for name in places[0].keys() - places[1].keys():
-        yield Piece("number", name, "left", "this job has none of that name")
+            change = CurveChange(old, new)
+            yield InitPart("numeric", name, "taken", change.note(), curve=change)
+    for name in old_curves.keys() - new_curves.keys():
+        yield InitPart("numeric", name, "left out", ONLY_THERE)
 
 
-def _columns_of_numbers(schema: Schema, job: Job) -> dict[str, tuple[int, int]]:
-    """The first column of each number among those of all, and how many it has."""
-    found, first = {}, 0
-    for name, field in schema.numeric.items():
-        columns = field.embedding_dim or job.tables.embedding_dim
-        found[name] = first, columns
-        first += columns
-    return found
-
-
-def _dense(old: Mapping[str, Sequence[int]], new: Mapping[str, Sequence[int]]) -> Iterator[Piece]:
+def _dense(old: Mapping[str, Sequence[int]], new: Mapping[str, Sequence[int]]) -> Iterator[InitPart]:
     for name, size in new.items():
-        if name.startswith(NUMBERS):
+        if name.startswith(NUMERIC):
             continue
         if name not in old:
-            yield Piece("dense", name, "new", "the other run has none of that name")
+            yield InitPart("dense", name, "new", ONLY_HERE)
         elif list(old[name]) != list(size):
-            yield Piece("dense", name, "new", f"{_times(size)}, {_times(old[name])} in the other run")
+            yield InitPart("dense", name, "new", f"shape {_times(size)}, {_times(old[name])} in the other run")
         else:
-            yield Piece("dense", name, "taken")
+            yield InitPart("dense", name, "taken")
     for name in old:
-        if name not in new and not name.startswith(NUMBERS):
-            yield Piece("dense", name, "left", "this job has none of that name")
+        if name not in new and not name.startswith(NUMERIC):
+            yield InitPart("dense", name, "left out", ONLY_THERE)
 
 
 def _times(size: Sequence[int]) -> str:
     return " x ".join(map(str, size))
 
 
-def take(start: Start, train_state: TrainState) -> None:
-    """Fill a trainee with the pieces that are taken; a collective call. Optimizers begin anew.
+def load_init(plan: InitPlan, train_state: TrainState) -> None:
+    """Load the parts that are taken from the other run. Optimizer states stay as they are. A collective call.
 
-    Raises CheckpointError where the checkpoint is damaged or cannot be read.
+    Raises CheckpointError if the checkpoint is damaged or cannot be read.
     """
-    if damage := start.checkpoints.damage(start.step):
+    run = Run(plan.run)
+    checkpoints = Checkpoints(run.checkpoints(run.job()))
+    if damage := checkpoints.damage(plan.step):
         raise CheckpointError(damage)
-    live, taken = checkpoint.state(train_state), [piece for piece in start.pieces if piece.outcome == "taken"]
-    start.checkpoints.read(start.step, [block for piece in taken for block in _blocks(piece, train_state, live)])
-    # One after the other: what is read of such a table is held beside it.
-    for piece in taken:
-        if piece.spread:
-            _spread(piece, start, live["tables"][f"{piece.name}.weight"])
+    live = checkpoint.state(train_state)
+    readers = [CurveReader(part.curve) for part in plan.taken if part.curve]
+    blocks = [block for part in plan.taken for block in _blocks(part, train_state, live)]
+    checkpoints.read(plan.step, blocks + [block for reader in readers for block in reader.blocks()])
+    for reader in readers:
+        reader.store(live["dense"])
+    # One table after the other: the old rows of one table are in memory besides the live ones.
+    for part in plan.taken:
+        if part.rows and part.rows.is_spread:
+            _spread(part.name, part.rows, checkpoints, plan.step, live["tables"][f"{part.name}.weight"])
 
 
-def _blocks(piece: Piece, train_state: TrainState, live: Mapping[str, Mapping[str, torch.Tensor]]) -> Iterator[Block]:
-    """What is read straight into the live tensors of a piece."""
-    if piece.kind == "dense":
-        weight = live["dense"][piece.name]
-        yield Block(f"dense.{piece.name}", (0,) * weight.dim(), weight)
-    elif piece.kind == "number":
-        for part in NUMBER_PARTS:
-            key = f"{NUMBERS}{part}"
-            yield Block(f"dense.{key}", (piece.before,), live["dense"][key].narrow(0, piece.after, piece.columns))
-    elif not piece.spread:
-        states = STATES[train_state.job.tables.optimizer.name]
+def _blocks(part: InitPart, train_state: TrainState, live: Mapping[str, Mapping[str, torch.Tensor]]) -> Iterator[Block]:
+    """Yield the blocks that are read straight into the live tensors of a part."""
+    if part.kind == "dense":
+        weight = live["dense"][part.name]
+        yield Block(f"dense.{part.name}", (0,) * weight.dim(), weight)
+    elif part.rows and not part.rows.is_spread:
+        optimizer_states = STATES[train_state.job.tables.optimizer.name]
         for key, tensor in live["tables"].items():
             table, name = key.rsplit(".", 1)
-            if table == piece.name and name not in states:
-                yield from _rows(f"tables.{key}", tensor, piece)
+            if table == part.name and name not in optimizer_states:
+                yield from _local_blocks(f"tables.{key}", tensor, part.rows)
 
 
-def _rows(key: str, tensor: torch.Tensor, piece: Piece) -> Iterator[Block]:
-    """What this rank holds of a tensor of a table, but for rows that the other run does not have."""
-    if tensor.dim() == 1:  # a managed table's count of steps
+def _local_blocks(key: str, tensor: torch.Tensor, rows: RowChange) -> Iterator[Block]:
+    """Yield what this rank has of a tensor of a table, without rows that the other run does not have."""
+    if tensor.dim() == 1:  # the step counter of a managed table
         yield Block(key, (0,), tensor)
         return
     for block, row, column in local_blocks(tensor):
-        rows = min(len(block), piece.before - row) if key.endswith(".weight") else len(block)
-        if rows > 0:
-            yield Block(key, (row, column), block[:rows])
+        count = min(len(block), rows.old - row) if key.endswith(".weight") else len(block)
+        if count > 0:
+            yield Block(key, (row, column), block[:count])
 
 
-def _spread(piece: Piece, start: Start, weight: torch.Tensor) -> None:
-    """Fill rows of a hashed table from those that their ids had: floor(h R' / 2^64) was floor(h R / 2^64)."""
+def _spread(table: str, rows: RowChange, checkpoints: Checkpoints, step: int, weight: torch.Tensor) -> None:
+    """Fill the rows of a hashed table from the rows that their ids had.
+
+    Hash h has row floor(h R' / 2^64) of R' rows, and had row floor(h R / 2^64) of R rows.
+    """
     blocks, copies = [], []
     for block, row, column in local_blocks(weight):
-        source = source_rows(torch.arange(row, row + len(block)), piece.before, piece.after)
-        if not len(source):
+        sources = source_rows(torch.arange(row, row + len(block)), rows.old, rows.new)
+        if not len(sources):
             continue
-        first, last = int(source[0]), int(source[-1])
-        read = torch.empty(last + 1 - first, block.shape[1], dtype=block.dtype)
-        blocks.append(Block(f"tables.{piece.name}.weight", (first, column), read))
-        copies.append((block, source - first, read))
-    start.checkpoints.read(start.step, blocks)
+        first, last = int(sources[0]), int(sources[-1])
+        old_rows = torch.empty(last + 1 - first, block.shape[1], dtype=block.dtype)
+        blocks.append(Block(f"tables.{table}.weight", (first, column), old_rows))
+        copies.append((block, sources - first, old_rows))
+    checkpoints.read(step, blocks)
     with torch.no_grad():
-        for block, source, read in copies:
-            block.copy_(read[source])
+        for block, sources, old_rows in copies:
+            block.copy_(old_rows[sources])
 
 
-def source_rows(rows: torch.Tensor, before: int, after: int) -> torch.Tensor:
-    """The rows, of `before`, that hold the ids at the middle of `rows` [R] int64, of `after`:
-    floor((r + 1/2) before / after)."""
-    return ((2 * rows + 1).double() * before / (2 * after)).long()
+def source_rows(rows: torch.Tensor, old_rows: int, new_rows: int) -> torch.Tensor:
+    """Return the old rows [R] int64 of the ids at the middle of the new `rows` [R] int64.
+
+    floor((r + 1/2) old_rows / new_rows).
+    """
+    return ((2 * rows + 1).double() * old_rows / (2 * new_rows)).long()

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from asymdiffrec.json_lines import follow_json_lines
-from asymdiffrec.trainer.checkpoints.init_from import Start
+from asymdiffrec.trainer.checkpoints.init_from import InitPlan
 from asymdiffrec.trainer.metrics import METRICS
 
 LOSS_ORDER = ("main", "recon", "aux", "distil")
@@ -55,20 +55,20 @@ def _of_this_session(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return records[starts[-1] :] if starts else records
 
 
-def init_table(start: Start) -> Table:
+def init_table(plan: InitPlan) -> Table:
     """Return a table of what a run takes from another run, what is new in it, and what of the other run is left out.
 
     Parts with the same outcome share a row; a weight and its bias count as one part.
     """
-    table = Table(title=f"From step {start.step} of {start.run.path}")
+    table = Table(title=f"From step {plan.step} of {plan.run}")
     for heading in ("", "", "names", ""):
         table.add_column(heading, overflow="fold")
     rows: dict[tuple[str, str, str], list[str]] = {}
-    for piece in start.pieces:
-        name = piece.name.removeprefix("diffusion.").rsplit(".", 1)[0] if piece.kind == "dense" else piece.name
-        names = rows.setdefault((piece.outcome, piece.kind, piece.note), [])
+    for part in plan.parts:
+        name = part.name.removeprefix("diffusion.").rsplit(".", 1)[0] if part.kind == "dense" else part.name
+        names = rows.setdefault((part.outcome, part.kind, part.note), [])
         names += [name] if name not in names else []
-    for outcome in ("taken", "new", "left"):
+    for outcome in ("taken", "new", "left out"):
         for (row_outcome, kind, note), names in rows.items():
             if row_outcome == outcome:
                 table.add_row(outcome, kind, escape(", ".join(names)), note)

@@ -26,7 +26,7 @@ from asymdiffrec.datasets.reader import TrainingReader, WorkerContext
 from asymdiffrec.datasets.shards import Shards, added_files, open_shards
 from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.embeddings.managed.ids import WAYS
-from asymdiffrec.trainer.checkpoints.init_from import start_from
+from asymdiffrec.trainer.checkpoints.init_from import plan_init
 from asymdiffrec.trainer.checkpoints.store import Checkpoints
 from asymdiffrec.trainer.errors import TrainingError
 from asymdiffrec.trainer.evaluation.evaluate import evaluation_reader
@@ -136,7 +136,7 @@ def train_job(
         console.print(describe_unused_files(added), highlight=False, soft_wrap=True)
     init = None
     if job.train.init_from and not Checkpoints(run.checkpoints(job)).steps():
-        init = start_from(open_run(Path(job.train.init_from)), job, job.to_schema(statistics))
+        init = plan_init(open_run(Path(job.train.init_from)), job, job.to_schema(statistics))
         console.print(init_table(init))
     with _locked(run):
         run.write_inputs(job, statistics)
@@ -146,7 +146,7 @@ def train_job(
             "statistics": statistics.model_dump(mode="json"),
             "run": str(run.path.resolve()),
             "plan": plan,
-            "init": init.document() if init else None,
+            "init": init,
         }
         return _run_workers(job, run, steps, console, arguments)
 

@@ -16,7 +16,7 @@ from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
 from asymdiffrec.trainer.build import build, worker_device
-from asymdiffrec.trainer.checkpoints.init_from import Start, take
+from asymdiffrec.trainer.checkpoints.init_from import load_init
 from asymdiffrec.trainer.checkpoints.progress import Progress
 from asymdiffrec.trainer.checkpoints.store import Checkpoints
 from asymdiffrec.trainer.fit.loop import TrainingLoop
@@ -29,8 +29,8 @@ def train_worker(arguments: Mapping[str, Any], cluster: ClusterContext) -> None:
     """Train one job in its run directory. Runs on every worker, within a process group of all of them.
 
     Training goes on from the run's newest undamaged checkpoint, whatever number of workers wrote it. So after a failure
-    this function is just called again. `arguments` are documents: `job`, `statistics`, `plan` and `init` (see
-    `Start.document`; either may be None), and `run`, the run directory.
+    this function is just called again. `arguments` has the documents `job`, `statistics` and `plan` (of the sharding,
+    may be None), an InitPlan or None as `init`, and the path of the run directory as `run`.
 
     Raises HostLeavingError on all workers, after a checkpoint was written, if a host is about to be taken away.
     """
@@ -47,7 +47,7 @@ def train_worker(arguments: Mapping[str, Any], cluster: ClusterContext) -> None:
     plan = _plan_for(context.world_size, arguments["plan"], notes)
     train_state = build(job, schema, device, plan)
     if step is None and arguments["init"]:
-        take(Start.of(arguments["init"]), train_state)
+        load_init(arguments["init"], train_state)
     progress = Progress() if step is None else checkpoints.load(step, train_state)
     if context.rank == 0:
         run.drop_records_after(progress.step)

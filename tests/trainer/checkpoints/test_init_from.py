@@ -90,12 +90,12 @@ def test_a_run_starts_from_another_on_other_workers(jobs: Path, first: Path, tmp
     assert outcome.returncode == 0, outcome.stderr
     said = " ".join(outcome.stderr.replace("│", " ").split())
     for line in (
-        "taken table city 15,000 rows for 10,000: each begins as the row that its ids had",
+        "taken table city 15,000 rows for 10,000: each starts as the row that its ids had",
         "taken table tags rows added: 10",
         "taken table user_id, item_id, gender, category, brand, weekday, device",
-        "taken number income, price, position",
-        "new table hour 8 columns, 16 in the other run",
-        "left number age this job has none of that name",
+        "taken numeric income, price, position",
+        "new table hour embedding_dim: 8, 16 in the other run",
+        "left out numeric age this job has no such name",
     ):
         assert all(word in said for word in line.split()), (line, said)
 
