@@ -15,7 +15,7 @@ from typing import Any
 import httpx2
 import psutil
 
-from asymdiffrec.serving.ray_serve import free_port
+from asymdiffrec.serving.ray_serve_compat import free_port
 
 ROOT = Path(__file__).parents[1]
 

@@ -31,9 +31,10 @@ from asymdiffrec.datasets.decoding.ids import decode_ids
 from asymdiffrec.datasets.decoding.rows import decode
 from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
 from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
+from asymdiffrec.serving.arrow_stream import write_stream
 from asymdiffrec.serving.engine import Engine
 from asymdiffrec.serving.export import load_export
-from asymdiffrec.serving.protocol import ARROW, JSON, stream_of
+from asymdiffrec.serving.protocol import ARROW, JSON
 from asymdiffrec.trainer.inference.predict import EXPORT_BATCH_SIZE, predict_run
 from benchmarks._load import Load, post, saturate, steady
 from benchmarks._report import Result, alternate, arguments, show
@@ -132,7 +133,7 @@ def bodies(engine: Engine, table: pa.Table) -> tuple[dict[str, bytes], dict[str,
     ours = {
         "one sample": post("/v1/score", one, JSON),
         "100 candidates": post("/v1/rank", query, JSON),
-        "100 candidates, Arrow": post("/v1/rank", stream_of(described), ARROW),
+        "100 candidates, Arrow": post("/v1/rank", write_stream(described), ARROW),
         "100 samples": post("/v1/score", orjson.dumps({"samples": hundred, "missing": False}), JSON),
     }
     whole = post("/score", orjson.dumps({"samples": hundred}), JSON)

@@ -1,6 +1,6 @@
-"""The dense part of an export as machine code for this host, by AOTInductor; used where it measures faster.
+"""Compile the dense part of an export to machine code for this host with AOTInductor, and use it if it is faster.
 
-It is compiled here, into a temporary folder: of an export nothing is executed.
+Compilation happens on the host that serves, into a temporary folder, so that no code is taken from an export.
 """
 
 from __future__ import annotations
@@ -22,63 +22,80 @@ import torch
 from torch import nn
 
 from asymdiffrec.serving.engine import Engine
-from asymdiffrec.serving.export import LARGEST, Compiled, Export, Scorer, load_export
-from asymdiffrec.serving.self_test import TOLERANCE, synthetic_samples
+from asymdiffrec.serving.export import Export, load_export
+from asymdiffrec.serving.scorer import MAX_COMPILED_SAMPLES, CompiledDense, Scorer
+from asymdiffrec.serving.self_test import MAX_SCORE_DIFFERENCE, synthetic_samples
 
 JOIN, SCORE = "join.pt2", "score.pt2"
-TIMED = (1, LARGEST)
-"""Samples of a call, when it is measured what is faster"""
-ROUNDS, CALLS, LEAST = 15, 8, 0.02
-"""Of a measurement, calls of a round, and the share of the time that has to be spared"""
+"""File names of the two compiled programs"""
+TIMED_SAMPLES = (1, MAX_COMPILED_SAMPLES)
+"""Numbers of samples for which compiled code has to be faster"""
+TIMING_ROUNDS = 15
+CALLS_PER_ROUND = 8
+MIN_TIME_SAVED = 0.02
+"""Share of the time that compiled code has to save, so that noise does not decide"""
 
 
 class CompileError(Exception):
-    """Why there is no machine code, in a line."""
+    """The dense part could not be compiled; the message is one line."""
 
 
-def compile_if_faster(engine: Engine, tell: Callable[[str], None], *, allow_user_classes: bool = False) -> None:
-    """Compile the dense part of an engine's model for this host, in another process that gives way to all others, and
-    score by it where it gives the same scores in less time. What came of it is told; where nothing did, for whatever
-    reason, the engine is as it was."""
-    tell(f"Compiling version {engine.version} for this host")
+def compile_if_faster(engine: Engine, report: Callable[[str], None], *, allow_user_classes: bool = False) -> None:
+    """Compile the dense part of an engine's model, and use the code if it gives the same scores in less time.
+
+    The compiler runs in another process with the lowest priority. `report` is called with one line before and one line
+    after. If anything fails, for whatever reason, the engine scores as before.
+    """
+    report(f"Compiling version {engine.version} for this host")
     start = time.perf_counter()
     model = engine.export.model
     try:
         compiled = compile_export(engine.export, allow_user_classes=allow_user_classes)
-        took = time.perf_counter() - start
-        times = [_milliseconds(engine, compiled, count) for count in TIMED]
-    except Exception as error:  # the model scores without it
+        compile_seconds = time.perf_counter() - start
+        times = [_time_calls(engine, compiled, count) for count in TIMED_SAMPLES]
+    except Exception as error:  # compilation is optional: the model scores without it
         model.compiled = None
-        tell(f"Not compiled: {' '.join(str(error).split())[:300]}")
+        report(f"warning: not compiled: {' '.join(str(error).split())[:300]}")
         return
-    is_faster = all(new < (1 - LEAST) * old for new, old in times)
+    is_faster = all(after < (1 - MIN_TIME_SAVED) * before for after, before in times)
     model.compiled = compiled if is_faster else None
-    told = ", ".join(
-        f"{count} {'sample' if count == 1 else 'samples'} in {new:.2f} ms for {old:.2f}"
-        for count, (new, old) in zip(TIMED, times, strict=True)
+    comparison = ", ".join(
+        f"{count} {'sample' if count == 1 else 'samples'} in {after:.2f} ms instead of {before:.2f} ms"
+        for count, (after, before) in zip(TIMED_SAMPLES, times, strict=True)
     )
-    tell(f"Compiled in {took:.0f} s: {told}{'' if is_faster else '; not used, for it is no faster'}")
+    use = "" if is_faster else "; not used, because it is not faster"
+    report(f"Compiled in {compile_seconds:.0f} s: {comparison}{use}")
 
 
-def compile_export(export: Export, *, allow_user_classes: bool = False) -> Compiled:
-    """The dense part of an export, compiled for this host. CompileError where it cannot be."""
-    arguments = [str(export.folder), export.manifest.version, *(["--allow-user-classes"] if allow_user_classes else [])]
+def compile_export(export: Export, *, allow_user_classes: bool = False) -> CompiledDense:
+    """Compile the dense part of an export for this host, in another process; raise CompileError if that fails."""
+    options = ["--allow-user-classes"] if allow_user_classes else []
+    arguments = [str(export.folder), export.manifest.version, *options]
     with tempfile.TemporaryDirectory(prefix="asymdiffrec-") as out:
         command = ["nice", "-n19", sys.executable, "-P", "-m", __name__, out, *arguments]
-        modules = {"PYTHONPATH": os.pathsep.join(sys.path), "TORCHINDUCTOR_CACHE_DIR": out}
+        environment = {"PYTHONPATH": os.pathsep.join(sys.path), "TORCHINDUCTOR_CACHE_DIR": out}
         with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | modules
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=os.environ | environment,
         ) as child:
             assert child.stderr is not None
             lines = child.stderr.read().decode(errors="replace").strip().splitlines()
         if child.returncode:
-            raise CompileError(lines[-1] if child.returncode > 0 and lines else f"ended with {child.returncode}")
-        return Compiled(*(_loaded(Path(out) / name) for name in (JOIN, SCORE)))
+            has_message = child.returncode > 0 and lines
+            raise CompileError(lines[-1] if has_message else f"the compiler ended with exit status {child.returncode}")
+        return CompiledDense(*(_load_package(Path(out) / name) for name in (JOIN, SCORE)))
 
 
-def _loaded(package: Path) -> Callable[..., torch.Tensor]:
-    """What is in a package, unpacked beside it: torch would leave it in a folder of its own. Called with tensors alone,
-    it is spared reading at each call how others would be laid out."""
+def _load_package(package: Path) -> Callable[..., torch.Tensor]:
+    """Return the function in a package of AOTInductor.
+
+    `torch._inductor.aoti_load_package` is not used for two reasons. It unpacks into a folder that it never removes,
+    while the package is unpacked beside itself here, in a temporary folder. And its call first flattens the arguments
+    by a tree specification; `boxed_run` takes a list of tensors, which is all that these programs have.
+    """
     folder = package.with_suffix("")
     shutil.unpack_archive(package, folder, "zip")
     run = torch._C._aoti.AOTIModelPackageLoader(str(folder), "model", False, 1, -1).boxed_run
@@ -90,27 +107,30 @@ def _loaded(package: Path) -> Callable[..., torch.Tensor]:
     return call
 
 
-def _milliseconds(engine: Engine, compiled: Compiled, count: int) -> tuple[float, float]:
-    """Of a call with so many samples, by machine code and without, in turn. CompileError where the scores differ."""
+def _time_calls(engine: Engine, compiled: CompiledDense, count: int) -> tuple[float, float]:
+    """Return the median milliseconds of a call with `count` samples, with compiled code and without, in alternation.
+
+    Raises CompileError if the scores differ.
+    """
     samples, model = synthetic_samples(engine.schema), engine.export.model
-    table = engine.request_schema.table([samples[place % len(samples)] for place in range(count)])
-    taken: dict[Compiled | None, list[float]] = {compiled: [], None: []}
+    table = engine.request_schema.table([samples[index % len(samples)] for index in range(count)])
+    seconds: dict[CompiledDense | None, list[float]] = {compiled: [], None: []}
     scores = {}
-    for _ in range(ROUNDS):
-        for code, seconds in taken.items():
+    for _ in range(TIMING_ROUNDS):
+        for code, times in seconds.items():
             model.compiled = code
             start = time.perf_counter()
-            for _ in range(CALLS):
+            for _ in range(CALLS_PER_ROUND):
                 scores[code] = engine.score(table).scores
-            seconds.append((time.perf_counter() - start) / CALLS)
-    off = float(np.abs(scores[compiled] - scores[None]).max())
-    if not off <= TOLERANCE:
-        raise CompileError(f"its scores differ by {off:.2g}")
-    return 1e3 * statistics.median(taken[compiled]), 1e3 * statistics.median(taken[None])
+            times.append((time.perf_counter() - start) / CALLS_PER_ROUND)
+    difference = float(np.abs(scores[compiled] - scores[None]).max())
+    if not difference <= MAX_SCORE_DIFFERENCE:
+        raise CompileError(f"the scores differ by {difference:.2g}; allowed is {MAX_SCORE_DIFFERENCE:g}")
+    return 1e3 * statistics.median(seconds[compiled]), 1e3 * statistics.median(seconds[None])
 
 
 class _Score(nn.Module):
-    """`AsymmetricDiffusion.score`"""
+    """A module whose forward is `AsymmetricDiffusion.score`, because torch.export takes modules."""
 
     def __init__(self, model: Scorer) -> None:
         super().__init__()
@@ -121,34 +141,37 @@ class _Score(nn.Module):
 
 
 @torch.no_grad()
-def programs(model: Scorer, batch: Any) -> dict[str, torch.export.ExportedProgram]:
-    """`ServedTables.join` and `AsymmetricDiffusion.score` of a model, for any number of samples, by the names of their
-    files; `batch` is a `Batch` of some."""
-    parts = model.tables.look_up(batch)
-    x = model.tables.join(*parts)
-    size = torch.export.Dim("samples", min=2)  # one is taken, too; as a number of its own it would be all that is
-    by_row = {0: size}
+def export_programs(model: Scorer, batch: Any) -> dict[str, torch.export.ExportedProgram]:
+    """Return the programs of `ServedTables.join` and `AsymmetricDiffusion.score`, by file name.
+
+    `batch` is an example, a `Batch` of at least 2 samples; the programs take any number of samples.
+    """
+    looked_up = model.tables.look_up(batch)
+    x = model.tables.join(*looked_up)
+    # The programs run with 1 sample too. A minimum of 1 is not possible: torch.export treats a size of 1 as a constant.
+    samples = torch.export.Dim("samples", min=2)
+    by_row = {0: samples}
     return {
-        JOIN: torch.export.export(model.tables.join, parts, dynamic_shapes=(by_row, {1: size}, by_row, by_row)),
+        JOIN: torch.export.export(model.tables.join, looked_up, dynamic_shapes=(by_row, {1: samples}, by_row, by_row)),
         SCORE: torch.export.export(_Score(model), (x, batch.missing), dynamic_shapes=(by_row, by_row)),
     }
 
 
 def main(out: str, folder: str, version: str, *options: str) -> None:
-    """Compile the dense part of an export into two files of a folder."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(1)  # as in the server: how many there are is compiled in
+    """Compile the dense part of the export in `folder` into two files of the folder `out`; run by `compile_export`."""
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    torch.set_num_threads(1)  # as in the server, because the number of threads is compiled into the code
     export = load_export(Path(folder), allow_user_classes="--allow-user-classes" in options)
     if export.manifest.version != version:
-        raise CompileError(f"{folder} has become version {export.manifest.version}")
+        raise CompileError(f"{folder} now has version {export.manifest.version}, not {version}")
     engine = Engine(export)
     batch = engine.batch(engine.request_schema.table(synthetic_samples(engine.schema)), "")
-    for name, program in programs(engine.export.model, batch).items():
+    for name, program in export_programs(export.model, batch).items():
         torch._inductor.aoti_compile_and_package(program, package_path=str(Path(out) / name))
 
 
-def _end_with_parent() -> None:
-    """However that ends, its end of the pipe is closed then."""
+def _exit_with_parent() -> None:
+    """End this process when its parent ends: however the parent ends, its end of the pipe is closed."""
     sys.stdin.read()
     os._exit(1)
 

@@ -1,4 +1,4 @@
-"""The HTTP application: JSON or Arrow in, scores or rankings out; health, readiness, metrics and what it serves."""
+"""The HTTP application: scores and rankings, health, readiness, metrics, and a description of the model."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from asymdiffrec.serving.batcher import Batcher, Read
-from asymdiffrec.serving.openapi import description, page
+from asymdiffrec.serving.batcher import Batcher, ParseBody
+from asymdiffrec.serving.errors import RequestError
+from asymdiffrec.serving.openapi import docs_page, openapi_document
 from asymdiffrec.serving.protocol import (
     ARROW,
     JSON,
@@ -27,146 +28,178 @@ from asymdiffrec.serving.protocol import (
     ArrowScoreRequest,
     JsonRankRequest,
     JsonScoreRequest,
-    RequestError,
 )
 from asymdiffrec.serving.reloader import Reloader
 
-GONE = 499
-"""Status of a request whose client did not wait, as nginx counts it"""
-SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-SCORES: Mapping[str, Read] = {JSON: JsonScoreRequest, ARROW: ArrowScoreRequest}
-RANKINGS: Mapping[str, Read] = {JSON: JsonRankRequest, ARROW: ArrowRankRequest}
+CLIENT_CLOSED_REQUEST = 499
+"""Status in the metrics of a request whose client closed the connection before the response; nginx uses it too"""
+LATENCY_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""Upper bounds of the histogram of response times, in seconds"""
+SCORE_PARSERS: Mapping[str, ParseBody] = {JSON: JsonScoreRequest, ARROW: ArrowScoreRequest}
+RANK_PARSERS: Mapping[str, ParseBody] = {JSON: JsonRankRequest, ARROW: ArrowRankRequest}
 
 
 @dataclass(frozen=True)
 class Limits:
-    body: int = 16 << 20
-    """Bytes of a request"""
+    """Limits on the requests of one process."""
+
+    body_bytes: int = 16 << 20
+    """Size of a request body"""
     samples: int = 10_000
-    """Of a request; candidates count as samples"""
-    waiting: int = 64
-    """Requests that are answered or wait for it; more are refused at once, for a queue only makes all of them late"""
-    seconds: float = 10.0
-    """That a body may take to arrive"""
+    """Number of samples or candidates in a request"""
+    requests: int = 64
+    """Number of requests in progress. More get status 503 at once, because a longer queue would only make all late."""
+    body_seconds: float = 10.0
+    """Time that a request body may take to arrive"""
 
 
 class Service:
-    """What is live, behind an application."""
+    """The request handlers of the application, with their metrics.
 
-    def __init__(self, live: Reloader, limits: Limits, token: str | None, threads: int) -> None:
-        self.live, self.limits, self._token = live, limits, token
-        self._taken = 0
+    reloader: has the current engine. token: what requests must send as `Authorization: Bearer TOKEN`; None lets
+    everybody in. threads: number of threads that score.
+
+        reloader = Reloader(Path("model"))
+        reloader.load()
+        app = Service(reloader, Limits(), token=None, threads=2).application()
+    """
+
+    def __init__(self, reloader: Reloader, limits: Limits, token: str | None, threads: int) -> None:
+        self.reloader, self.limits, self._token = reloader, limits, token
+        self._requests_in_progress = 0
         self.registry = CollectorRegistry()
-        self._requests = Counter("asymdiffrec_requests", "answered", ["status"], registry=self.registry)
-        self._samples = Counter("asymdiffrec_samples", "scored", registry=self.registry)
-        self._seconds = Histogram(
-            "asymdiffrec_request_seconds", "of an answer", buckets=SECONDS, registry=self.registry
+        self._request_count = Counter(
+            "asymdiffrec_requests", "Requests to /v1/score and /v1/rank", ["status"], registry=self.registry
         )
-        swaps = Gauge("asymdiffrec_swaps", "of one version for another", registry=self.registry)
-        swaps.set_function(lambda: live.swaps)
-        refused = Gauge("asymdiffrec_refused", "1 while a version is there that is not fit", registry=self.registry)
-        refused.set_function(lambda: live.refused is not None)
-        self._scoring = Batcher(live.engine, threads, limits.samples, self._samples.inc)
+        self._sample_count = Counter("asymdiffrec_samples", "Samples and candidates scored", registry=self.registry)
+        self._request_seconds = Histogram(
+            "asymdiffrec_request_seconds",
+            "Seconds from request to response of /v1/score and /v1/rank",
+            buckets=LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        reloads = Gauge("asymdiffrec_reloads", "Times that a new version replaced another", registry=self.registry)
+        reloads.set_function(lambda: reloader.reloads)
+        failed = Gauge(
+            "asymdiffrec_reload_failed",
+            "1 while the export in the folder cannot be served and an older version answers, else 0",
+            registry=self.registry,
+        )
+        failed.set_function(lambda: reloader.reload_error is not None)
+        self._batcher = Batcher(reloader.engine, threads, limits.samples, self._sample_count.inc)
 
     async def score(self, request: Request) -> Response:
-        """POST /v1/score"""
-        return await self._counted(request, SCORES)
+        """Handle POST /v1/score."""
+        return await self._measure(request, SCORE_PARSERS)
 
     async def rank(self, request: Request) -> Response:
-        """POST /v1/rank"""
-        return await self._counted(request, RANKINGS)
+        """Handle POST /v1/rank."""
+        return await self._measure(request, RANK_PARSERS)
 
-    async def _counted(self, request: Request, readers: Mapping[str, Read]) -> Response:
+    async def _measure(self, request: Request, parsers: Mapping[str, ParseBody]) -> Response:
+        """Answer a request and record its status and time."""
         start, status = time.perf_counter(), 500
         try:
-            response = await self._answered(request, readers)
+            response = await self._respond(request, parsers)
             status = response.status_code
             return response
         except HTTPException as error:
             status = error.status_code
             raise
         except (ClientDisconnect, asyncio.CancelledError):
-            status = GONE
+            status = CLIENT_CLOSED_REQUEST
             raise
         finally:
-            self._requests.labels(str(status)).inc()
-            self._seconds.observe(time.perf_counter() - start)
+            self._request_count.labels(str(status)).inc()
+            self._request_seconds.observe(time.perf_counter() - start)
 
-    async def _answered(self, request: Request, readers: Mapping[str, Read]) -> Response:
+    async def _respond(self, request: Request, parsers: Mapping[str, ParseBody]) -> Response:
         self._require_token(request)
-        if self._taken >= self.limits.waiting:
-            raise HTTPException(503, "too many requests at once", {"Retry-After": "1"})
-        self._taken += 1
+        if self._requests_in_progress >= self.limits.requests:
+            raise HTTPException(
+                503, f"{self.limits.requests} requests are already in progress; try again later", _RETRY_LATER
+            )
+        self._requests_in_progress += 1
         try:
-            self.live.engine()
-            async with asyncio.timeout(self.limits.seconds):
-                body = await self._body(request)
-            kind = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
-            if kind not in readers:
-                raise HTTPException(415, f"content-type {kind}: {JSON} or {ARROW} is expected")
-            answer = await asyncio.wrap_future(self._scoring.submit(readers[kind], body))
+            self.reloader.engine()
+            async with asyncio.timeout(self.limits.body_seconds):
+                body = await self._read_body(request)
+            content_type = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
+            if content_type not in parsers:
+                raise HTTPException(415, f"content-type {content_type}: {JSON} or {ARROW} is expected")
+            response = await asyncio.wrap_future(self._batcher.submit(parsers[content_type], body))
         except TimeoutError as error:
-            raise HTTPException(408, f"the body was not there after {self.limits.seconds:g} seconds") from error
+            raise HTTPException(
+                408, f"the request body did not arrive within {self.limits.body_seconds:g} seconds"
+            ) from error
         except RequestError as error:
-            raise HTTPException(error.status, str(error), _RETRY if error.status == 503 else None) from error
+            raise HTTPException(error.status, str(error), _RETRY_LATER if error.status == 503 else None) from error
         finally:
-            self._taken -= 1
-        return Response(answer, media_type=kind)
+            self._requests_in_progress -= 1
+        return Response(response, media_type=content_type)
 
     def _require_token(self, request: Request) -> None:
-        given = request.headers.get("authorization", "")
-        if self._token is not None and not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
-            raise HTTPException(401, "a token is needed: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
+        header = request.headers.get("authorization", "")
+        if self._token is not None and not hmac.compare_digest(header.encode(), f"Bearer {self._token}".encode()):
+            raise HTTPException(
+                401, "the token is missing or wrong; send the header Authorization: Bearer TOKEN", _ASK_FOR_TOKEN
+            )
 
-    async def _body(self, request: Request) -> bytes:
-        """Read no more of it than is allowed."""
+    async def _read_body(self, request: Request) -> bytes:
+        """Read the body, and stop as soon as it is too large."""
         parts, size = [], 0
         async for part in request.stream():
             size += len(part)
-            if size > self.limits.body:
-                raise HTTPException(413, f"a body of more than {self.limits.body:,} bytes")
+            if size > self.limits.body_bytes:
+                raise HTTPException(413, f"the body has more than {self.limits.body_bytes:,} bytes")
             parts.append(part)
         return b"".join(parts)
 
     async def health(self, request: Request) -> Response:
-        """GET /health: the process answers."""
-        return _json({"status": "ok"})
+        """Handle GET /health: the process answers."""
+        return _json_response({"status": "ok"})
 
     async def ready(self, request: Request) -> Response:
-        """GET /ready: the model is loaded, its pages are read, and it has passed its check."""
-        told = {"status": "ready", "version": self.live.engine().version}
-        return _json(told if self.live.refused is None else {**told, "refused": self.live.refused})
+        """Handle GET /ready: a model is loaded, its tables are in memory, and its self-test passed.
+
+        `reload_error` is in the response while the folder has an export that cannot be served.
+        """
+        document = {"status": "ready", "version": self.reloader.engine().version}
+        error = self.reloader.reload_error
+        return _json_response(document if error is None else {**document, "reload_error": error})
 
     async def model(self, request: Request) -> Response:
-        """GET /v1/model: the card of what is served, and the columns of a sample."""
+        """Handle GET /v1/model: the version, the columns of a sample, and the card of the export."""
         self._require_token(request)
-        engine = self.live.engine()
-        return _json(
-            {"version": engine.version, "columns": list(engine.request_schema.columns), "card": engine.export.card}
-        )
+        engine = self.reloader.engine()
+        columns = list(engine.request_schema.columns)
+        return _json_response({"version": engine.version, "columns": columns, "card": engine.export.card})
 
     async def metrics(self, request: Request) -> Response:
-        """GET /metrics, for Prometheus."""
+        """Handle GET /metrics, in the text format of Prometheus."""
         return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)
 
     async def openapi(self, request: Request) -> Response:
-        """GET /openapi.json: the interface, with the columns of what is live."""
+        """Handle GET /openapi.json: the interface, with the columns of the current model."""
         self._require_token(request)
-        return _json(description(self.live.engine(), self.limits.samples, self._token is not None))
+        return _json_response(self._openapi_document())
 
     async def docs(self, request: Request) -> Response:
-        """GET /docs: the same to read, and lines to try."""
+        """Handle GET /docs: the interface as a page, with commands to try."""
         self._require_token(request)
-        told = description(self.live.engine(), self.limits.samples, self._token is not None)
-        return Response(page(told, str(request.base_url).rstrip("/")), media_type="text/html")
+        html = docs_page(self._openapi_document(), str(request.base_url).rstrip("/"))
+        return Response(html, media_type="text/html")
+
+    def _openapi_document(self) -> dict[str, Any]:
+        return openapi_document(self.reloader.engine(), self.limits.samples, self._token is not None)
 
     def application(self) -> Starlette:
-        """Once it ends, nothing is swapped in any more."""
+        """Return the ASGI application. When it shuts down, the reloader stops watching its folder."""
 
         @asynccontextmanager
         async def lifespan(application: Starlette) -> AsyncIterator[None]:
             yield
-            self.live.close()
+            self.reloader.close()
 
         routes = [
             Route("/v1/score", self.score, methods=["POST"]),
@@ -178,26 +211,31 @@ class Service:
             Route("/openapi.json", self.openapi),
             Route("/docs", self.docs),
         ]
-        handlers = {HTTPException: _refused, RequestError: _refused, ClientDisconnect: _gone}
+        handlers = {
+            HTTPException: _error_response,
+            RequestError: _error_response,
+            ClientDisconnect: _disconnect_response,
+        }
         return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
 
 
-_RETRY = {"Retry-After": "1"}
+_RETRY_LATER = {"Retry-After": "1"}
+_ASK_FOR_TOKEN = {"WWW-Authenticate": "Bearer"}
 
 
-async def _refused(request: Request, error: Exception) -> Response:
+async def _error_response(request: Request, error: Exception) -> Response:
     if isinstance(error, RequestError):
-        return _json({"error": str(error)}, error.status)
+        return _json_response({"error": str(error)}, error.status)
     assert isinstance(error, HTTPException)
-    response = _json({"error": error.detail}, error.status_code)
+    response = _json_response({"error": error.detail}, error.status_code)
     response.headers.update(error.headers or {})
     return response
 
 
-async def _gone(request: Request, error: Exception) -> Response:
-    """To nobody"""
-    return Response(status_code=GONE)
+async def _disconnect_response(request: Request, error: Exception) -> Response:
+    """Return a response that nobody receives; Starlette needs one."""
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
-def _json(document: Any, status: int = 200) -> Response:
+def _json_response(document: Any, status: int = 200) -> Response:
     return Response(orjson.dumps(document), status, media_type=JSON)

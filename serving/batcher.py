@@ -1,5 +1,7 @@
-"""The threads that score: what waits when one of them is free is scored together, for one pass costs little more than
-one sample."""
+"""Threads that score requests; requests that wait at the same time are scored together.
+
+One forward pass over many samples costs little more than over one.
+"""
 
 from __future__ import annotations
 
@@ -13,110 +15,126 @@ from typing import Any
 import pyarrow as pa
 
 from asymdiffrec.serving.engine import Engine
-from asymdiffrec.serving.protocol import RankRequest, RequestError, ScoreRequest
-from asymdiffrec.serving.request_schema import SampleError
+from asymdiffrec.serving.errors import RequestError, SampleError
+from asymdiffrec.serving.protocol import RankRequest, ScoreRequest
 
-TOGETHER = 1024
-"""Samples that are scored together, but for a request of more"""
+MAX_BATCH_SAMPLES = 1024
+"""No further request joins a batch that has this many samples; one request with more is scored whole"""
 
-Read = Callable[[bytes], ScoreRequest | RankRequest]
-Job = tuple[Read, bytes, Future[bytes]]
-Answering = Callable[[Engine, Sequence[Any]], list[bytes]]
+ParseBody = Callable[[bytes], ScoreRequest | RankRequest]
+QueuedBody = tuple[ParseBody, bytes, Future[bytes]]
+Respond = Callable[[Engine, Sequence[Any]], list[bytes]]
 
 
 class Batcher:
-    """Answers bodies with the engine of the moment.
+    """Turns request bodies into response bodies, in `threads` threads, with the current engine.
 
-    live: gives it; most: samples of a request that are allowed; scored: is told how many samples were.
+    current_engine: returns the engine to use, or raises; it is called once per batch, so all requests of a batch are
+    scored by one version.
+    max_samples: number of samples that a request may have.
+    count_samples: called with the number of samples after each batch.
+
+        batcher = Batcher(reloader.engine, threads=2, max_samples=10_000)
+        batcher.submit(JsonScoreRequest, b'{"samples": [{"user_id": 5}]}').result()
     """
 
     def __init__(
-        self, live: Callable[[], Engine], threads: int, most: int, scored: Callable[[int], None] = lambda count: None
+        self,
+        current_engine: Callable[[], Engine],
+        threads: int,
+        max_samples: int,
+        count_samples: Callable[[int], None] = lambda count: None,
     ) -> None:
-        self._live, self._most, self._scored = live, most, scored
-        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._current_engine, self._max_samples, self._count_samples = current_engine, max_samples, count_samples
+        self._queue: queue.SimpleQueue[QueuedBody] = queue.SimpleQueue()
         for number in range(threads):
-            threading.Thread(target=self._work, name=f"scoring-{number}", daemon=True).start()
+            threading.Thread(target=self._run, name=f"scoring-{number}", daemon=True).start()
 
-    def submit(self, read: Read, body: bytes) -> Future[bytes]:
-        """The bytes of the answer, or RefusedError, of what `read` makes of a body."""
+    def submit(self, parse: ParseBody, body: bytes) -> Future[bytes]:
+        """Queue a request body that `parse` reads; the future has the response body or raises RequestError."""
         future: Future[bytes] = Future()
-        self._jobs.put((read, body, future))
+        self._queue.put((parse, body, future))
         return future
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         while True:
-            asked = list(self._waiting())
+            requests = list(self._next_requests())
             try:
-                engine = self._live()
+                engine = self._current_engine()
             except Exception as error:
-                for _, future in asked:
+                for _, future in requests:
                     future.set_exception(error)
                 continue
-            for kind, answer in ((ScoreRequest, _score), (RankRequest, _rank)):
-                alike = [(one, future) for one, future in asked if isinstance(one, kind)]
-                if alike:
-                    self._answer(engine, answer, alike)
+            for kind, respond in ((ScoreRequest, _score), (RankRequest, _rank)):
+                of_kind = [(request, future) for request, future in requests if isinstance(request, kind)]
+                if of_kind:
+                    self._respond(engine, respond, of_kind)
 
-    def _waiting(self) -> Iterator[tuple[Any, Future[bytes]]]:
-        """What the next body asks for, and what those that wait behind it do."""
-        job, count = self._jobs.get(), 0
+    def _next_requests(self) -> Iterator[tuple[Any, Future[bytes]]]:
+        """Wait for a request, then yield it and those that wait behind it, up to `MAX_BATCH_SAMPLES` samples."""
+        queued, count = self._queue.get(), 0
         while True:
-            read, body, future = job
-            if future.set_running_or_notify_cancel():  # who has gone is not answered
+            parse, body, future = queued
+            if future.set_running_or_notify_cancel():  # False if the client has gone: nobody reads the response
                 try:
-                    asked = read(body)
-                    if len(asked) > self._most:
-                        raise RequestError(413, f"{len(asked):,} samples; {self._most:,} are allowed in a request")
+                    request = parse(body)
+                    if len(request) > self._max_samples:
+                        raise RequestError(
+                            413,
+                            f"found {len(request):,} samples; at most {self._max_samples:,} are allowed in a request",
+                        )
                 except Exception as error:
                     future.set_exception(error)
                 else:
-                    count += len(asked)
-                    yield asked, future
+                    count += len(request)
+                    yield request, future
             try:
-                if count >= TOGETHER:
+                if count >= MAX_BATCH_SAMPLES:
                     return
-                job = self._jobs.get_nowait()
+                queued = self._queue.get_nowait()
             except queue.Empty:
                 return
 
-    def _answer(self, engine: Engine, answer: Answering, asked: Sequence[tuple[Any, Future[bytes]]]) -> None:
-        """All of them at once; where one is wrong, one by one, so that the others are answered."""
+    def _respond(self, engine: Engine, respond: Respond, requests: Sequence[tuple[Any, Future[bytes]]]) -> None:
+        """Answer the requests together; if one of them is wrong, one by one, so that only that one gets an error."""
         try:
-            answers = answer(engine, [one for one, _ in asked])
+            bodies = respond(engine, [request for request, _ in requests])
         except Exception as error:
-            if len(asked) == 1:
-                asked[0][1].set_exception(RequestError(422, str(error)) if isinstance(error, SampleError) else error)
+            if len(requests) == 1:
+                requests[0][1].set_exception(RequestError(422, str(error)) if isinstance(error, SampleError) else error)
             else:
-                for alone in asked:
-                    self._answer(engine, answer, [alone])
+                for single in requests:
+                    self._respond(engine, respond, [single])
             return
-        self._scored(sum(len(one) for one, _ in asked))
-        for (_, future), body in zip(asked, answers, strict=True):
+        self._count_samples(sum(len(request) for request, _ in requests))
+        for (_, future), body in zip(requests, bodies, strict=True):
             future.set_result(body)
 
 
-def _score(engine: Engine, asked: Sequence[ScoreRequest]) -> list[bytes]:
-    table, lengths = _together(engine, asked)
-    answer = engine.score(table, any(one.before for one in asked))
+def _score(engine: Engine, requests: Sequence[ScoreRequest]) -> list[bytes]:
+    table, lengths = _concatenate(engine, requests)
+    scored = engine.score(table, any(request.without_denoiser for request in requests))
     ends = list(accumulate(lengths))
-    assert len(answer.scores) == ends[-1], "each answer is its own request's"
+    assert len(scored.scores) == ends[-1], "every request gets the scores of its own samples"
     return [
-        one.answer(engine, answer.part(end - length, end))
-        for one, length, end in zip(asked, lengths, ends, strict=True)
+        request.response(engine, scored.slice(end - length, end))
+        for request, length, end in zip(requests, lengths, ends, strict=True)
     ]
 
 
-def _rank(engine: Engine, asked: Sequence[RankRequest]) -> list[bytes]:
-    queries = [one.queries(engine.request_schema) for one in asked]
-    answers = iter(engine.rank(list(chain.from_iterable(queries))))
-    return [one.answer(engine, list(islice(answers, len(own)))) for one, own in zip(asked, queries, strict=True)]
+def _rank(engine: Engine, requests: Sequence[RankRequest]) -> list[bytes]:
+    queries = [request.queries(engine.request_schema) for request in requests]
+    scored = iter(engine.rank(list(chain.from_iterable(queries))))
+    return [
+        request.response(engine, list(islice(scored, len(request_queries))))
+        for request, request_queries in zip(requests, queries, strict=True)
+    ]
 
 
-def _together(engine: Engine, asked: Sequence[ScoreRequest]) -> tuple[pa.Table, list[int]]:
-    """The samples of all requests, in order, and how many each has; lists of objects are read as one."""
-    if all(type(one.samples) is list for one in asked):
-        table = engine.request_schema.table(list(chain.from_iterable(one.samples for one in asked)))
-        return table, [len(one.samples) for one in asked]
-    tables = [one.table(engine.request_schema) for one in asked]
+def _concatenate(engine: Engine, requests: Sequence[ScoreRequest]) -> tuple[pa.Table, list[int]]:
+    """Return the samples of all requests in one table, and the number of samples of each request."""
+    if all(type(request.samples) is list for request in requests):  # one conversion for all lists of objects is faster
+        table = engine.request_schema.table(list(chain.from_iterable(request.samples for request in requests)))
+        return table, [len(request.samples) for request in requests]
+    tables = [request.table(engine.request_schema) for request in requests]
     return pa.concat_tables(tables), [len(table) for table in tables]

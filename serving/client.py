@@ -1,4 +1,4 @@
-"""A client of `serve`: samples in, scores or rankings out, over one connection that stays open."""
+"""A Python client of `asymdiffrec serve`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,23 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from asymdiffrec.serving.protocol import ARROW, JSON, stream_of
+from asymdiffrec.serving.arrow_stream import write_stream
+from asymdiffrec.serving.protocol import ARROW, JSON
 
 Sample = Mapping[str, Any]
-"""Values by column; one that is absent or None is missing"""
+"""Values by column; a column that is absent or None is missing"""
+Samples = Sequence[Sample] | Mapping[str, Sequence[Any]]
+"""A list of samples, or lists of values by column"""
+
+_FIRST_RETRY_SECONDS = 0.1
+"""Wait before the first retry; every further wait is twice as long"""
 
 
 class ServingError(Exception):
-    """The server refused a request: the HTTP status, and what it said."""
+    """The server refused a request or could not be reached.
+
+    status: the HTTP status; 0 if the server could not be reached. message: what the server answered.
+    """
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(f"{status}: {message}")
@@ -29,35 +38,36 @@ class ServingError(Exception):
 
 @dataclass(frozen=True)
 class Scores:
-    """Of B samples."""
+    """The scores of B samples."""
 
     version: str
-    """Of the model that answered"""
+    """Version of the model that answered"""
     scores: np.ndarray
     """[B] float32, the probability of a 1"""
     missing: list[list[str]]
-    """The fields that each sample lacks"""
-    before: np.ndarray | None
-    """[B], what the scores would be without the denoiser, where it was asked for and there is one"""
+    """Names of the missing fields of each sample"""
+    without_denoiser: np.ndarray | None
+    """[B] float32, the scores without the denoiser; None if they were not requested or the model has no denoiser"""
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Candidates, the best first."""
+    """K candidates, best first."""
 
     version: str
+    """Version of the model that answered"""
     candidates: np.ndarray
-    """[K] int64, their places in what was asked"""
+    """[K] int64, indices of the candidates in the request"""
     scores: np.ndarray
     """[K] float32"""
 
 
 class Client:
-    """Of the server at an address, such as http://127.0.0.1:8080.
+    """A connection to a server, which stays open between requests.
 
-    token: where the server asks for one; timeout: seconds; retries: how often a request is sent again, a while later,
-    when the server has too much to do, or it or the connection breaks: scoring twice changes nothing. Every method
-    raises ServingError where the server refuses.
+    token: the server's token, if it needs one. timeout: seconds. retries: how often a request is sent again, after a
+    growing wait, if the server answers with a status of 500 or more or the connection breaks. That is safe, because
+    scoring changes nothing. All methods raise ServingError.
 
         with Client("http://127.0.0.1:8080") as client:
             client.score([{"user_id": 5, "item_id": 7}]).scores
@@ -78,77 +88,80 @@ class Client:
         self.close()
 
     def close(self) -> None:
+        """Close the connection."""
         self._http.close()
 
-    def score(self, samples: Sequence[Sample] | Mapping[str, Sequence[Any]], *, before: bool = False) -> Scores:
-        """Of a list of samples, or of columns of values."""
-        told = self._json("/v1/score", {"samples": samples, "before": before})
-        plain = np.array(told["before"], np.float32) if "before" in told else None
-        return Scores(told["version"], np.array(told["scores"], np.float32), told["missing"], plain)
+    def score(self, samples: Samples, *, without_denoiser: bool = False) -> Scores:
+        """Score samples; with `without_denoiser`, also without the denoiser."""
+        response = self._post_json("/v1/score", {"samples": samples, "without_denoiser": without_denoiser})
+        scores = np.array(response["scores"], np.float32)
+        plain_scores = np.array(response["without_denoiser"], np.float32) if "without_denoiser" in response else None
+        return Scores(response["version"], scores, response["missing"], plain_scores)
 
     def score_table(self, table: pa.Table) -> np.ndarray:
-        """[B] float32, of the rows of an Arrow table: faster than JSON for many of them."""
-        found = self._arrow("/v1/score", table)
-        scores: np.ndarray = found["score"].to_numpy()
+        """Return the scores, [B] float32, of the rows of an Arrow table; faster than `score` for many rows."""
+        response = self._post_arrow("/v1/score", table)
+        scores: np.ndarray = response["score"].to_numpy()
         return scores
 
-    def rank(
-        self, shared: Sample, candidates: Sequence[Sample] | Mapping[str, Sequence[Any]], top: int | None = None
-    ) -> Ranking:
-        """Of candidates that have the values of `shared` in common; the `top` best, or all."""
+    def rank(self, shared: Sample, candidates: Samples, top: int | None = None) -> Ranking:
+        """Rank candidates that share the values of `shared`; return the `top` best, or all if None."""
         return self.rank_each([(shared, candidates)], top)[0]
 
-    def rank_each(
-        self, queries: Sequence[tuple[Sample, Sequence[Sample] | Mapping[str, Sequence[Any]]]], top: int | None = None
-    ) -> list[Ranking]:
-        """As `rank`, of several queries in one request."""
-        asked = [
+    def rank_each(self, queries: Sequence[tuple[Sample, Samples]], top: int | None = None) -> list[Ranking]:
+        """Rank the candidates of several queries, each (shared, candidates), in one request."""
+        documents = [
             {"shared": shared, "candidates": candidates} | ({} if top is None else {"top": top})
             for shared, candidates in queries
         ]
         return [
-            Ranking(one["version"], np.array(one["candidates"], np.int64), np.array(one["scores"], np.float32))
-            for one in self._json("/v1/rank", asked)
+            Ranking(
+                ranking["version"],
+                np.array(ranking["candidates"], np.int64),
+                np.array(ranking["scores"], np.float32),
+            )
+            for ranking in self._post_json("/v1/rank", documents)
         ]
 
     def rank_table(self, shared: Sample, candidates: pa.Table, top: int | None = None) -> Ranking:
-        """As `rank`, of candidates in an Arrow table."""
+        """As `rank`, with the candidates in an Arrow table."""
         metadata = {"shared": orjson.dumps(shared)} | ({} if top is None else {"top": str(top)})
-        found = self._arrow("/v1/rank", candidates.replace_schema_metadata(metadata))
-        version = found.schema.metadata[b"version"].decode()
-        return Ranking(version, found["candidate"].to_numpy(), found["score"].to_numpy())
+        response = self._post_arrow("/v1/rank", candidates.replace_schema_metadata(metadata))
+        version = response.schema.metadata[b"version"].decode()
+        return Ranking(version, response["candidate"].to_numpy(), response["score"].to_numpy())
 
     def model(self) -> dict[str, Any]:
-        """`version`, the `columns` of a sample, and the `card` of what is served."""
-        found: dict[str, Any] = orjson.loads(self._sent("GET", "/v1/model", None, JSON))
-        return found
+        """Return the `version` of the model, the `columns` of a sample, and the `card` of the export."""
+        document: dict[str, Any] = orjson.loads(self._send("GET", "/v1/model", None, JSON))
+        return document
 
-    def _json(self, path: str, document: Any) -> Any:
+    def _post_json(self, path: str, document: Any) -> Any:
         body = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-        return orjson.loads(self._sent("POST", path, body, JSON))
+        return orjson.loads(self._send("POST", path, body, JSON))
 
-    def _arrow(self, path: str, table: pa.Table) -> pa.Table:
-        return pa.ipc.open_stream(self._sent("POST", path, stream_of(table), ARROW)).read_all()
+    def _post_arrow(self, path: str, table: pa.Table) -> pa.Table:
+        return pa.ipc.open_stream(self._send("POST", path, write_stream(table), ARROW)).read_all()
 
-    def _sent(self, method: str, path: str, body: bytes | None, kind: str) -> bytes:
+    def _send(self, method: str, path: str, body: bytes | None, content_type: str) -> bytes:
+        """Send a request, with retries, and return the response body."""
         for attempt in range(self._retries + 1):
-            last = attempt == self._retries
+            is_last = attempt == self._retries
             try:
-                answer = self._http.request(method, path, content=body, headers={"content-type": kind})
+                response = self._http.request(method, path, content=body, headers={"content-type": content_type})
             except httpx2.TransportError as error:
-                if last:
+                if is_last:
                     raise ServingError(0, f"{self._http.base_url}: {error}") from error
             else:
-                if answer.status_code == 200:
-                    return answer.content
-                if answer.status_code < 500 or last:
-                    raise ServingError(answer.status_code, _message(answer))
-            time.sleep(0.1 * 2**attempt)
+                if response.status_code == 200:
+                    return response.content
+                if response.status_code < 500 or is_last:
+                    raise ServingError(response.status_code, _error_message(response))
+            time.sleep(_FIRST_RETRY_SECONDS * 2**attempt)
         raise AssertionError("the last attempt returns or raises")
 
 
-def _message(answer: httpx2.Response) -> str:
+def _error_message(response: httpx2.Response) -> str:
     try:
-        return str(orjson.loads(answer.content)["error"])
+        return str(orjson.loads(response.content)["error"])
     except (ValueError, KeyError, TypeError):
-        return answer.text[:200]
+        return response.text[:200]

@@ -1,4 +1,4 @@
-"""From a table of samples to scores: what every way of serving calls."""
+"""Compute scores from a table of samples with a loaded export; every way of serving calls this."""
 
 from __future__ import annotations
 
@@ -14,30 +14,35 @@ from asymdiffrec.datasets.batching.batch import Batch, to_batch
 from asymdiffrec.datasets.decoding.rows import decode
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.diffusion.layers import Candidates
-from asymdiffrec.serving.export import Export
-from asymdiffrec.serving.request_schema import Query, RequestSchema, SampleError
-from asymdiffrec.serving.self_test import TOLERANCE, difference
+from asymdiffrec.serving.errors import SampleError
+from asymdiffrec.serving.export import SELF_TEST, Export
+from asymdiffrec.serving.request_schema import Query, RequestSchema
+from asymdiffrec.serving.self_test import MAX_SCORE_DIFFERENCE, score_difference
 
 
 @dataclass(frozen=True)
-class Answer:
-    """Of B samples."""
+class ScoredSamples:
+    """The scores of B samples or candidates."""
 
     scores: np.ndarray
     """[B] float32, the probability of a 1"""
     missing: np.ndarray
-    """[B, N] bool, fields in the schema's order"""
-    before: np.ndarray | None = None
-    """[B], what the scores would be without the denoiser; where it was asked for and there is one"""
+    """[B, N] bool, which fields are missing, in the order of the schema"""
+    without_denoiser: np.ndarray | None = None
+    """[B] float32, the scores without the denoiser; None if they were not requested or the model has no denoiser"""
 
-    def part(self, start: int, stop: int) -> Answer:
-        """Of samples [start, stop)."""
-        before = None if self.before is None else self.before[start:stop]
-        return Answer(self.scores[start:stop], self.missing[start:stop], before)
+    def slice(self, start: int, stop: int) -> ScoredSamples:
+        """Return the samples [start, stop)."""
+        without_denoiser = None if self.without_denoiser is None else self.without_denoiser[start:stop]
+        return ScoredSamples(self.scores[start:stop], self.missing[start:stop], without_denoiser)
 
 
 class Engine:
-    """Scores with one export. It may be called by several threads at once."""
+    """Scores samples and ranks candidates with one export. Several threads may call it at once.
+
+    engine = Engine(load_export(Path("model")))
+    engine.score(engine.request_schema.table([{"user_id": 5, "item_id": 7}])).scores
+    """
 
     def __init__(self, export: Export) -> None:
         self.export = export
@@ -47,78 +52,92 @@ class Engine:
 
     @property
     def schema(self) -> Schema:
+        """The schema of the export."""
         return self.export.schema
 
-    def warm(self) -> None:
-        """Read every page of the tables, and score the samples of the export's check.
+    def warm_up(self) -> None:
+        """Read every page of the tables into memory and run the self-test of the export.
 
-        Raises InputError where the scores are not those that it scored them with when it was exported.
+        Raises InputError if the scores differ from those that the export was written with.
         """
         self.export.model.tables.touch()
         try:
-            off = difference(self.export.model, self.schema, self.export.card["check"])
+            difference = score_difference(self.export.model, self.schema, self.export.card[SELF_TEST])
         except (InputError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{self.export.folder}: its card has no check that can be made") from error
-        if not off <= TOLERANCE:
-            raise InputError(f"{self.export.folder}: scores differ by {off:.2g} from those when it was exported")
+            raise InputError(
+                f"{self.export.folder}: card.json has no self-test that can be run; export the run again"
+            ) from error
+        if not difference <= MAX_SCORE_DIFFERENCE:
+            raise InputError(
+                f"{self.export.folder}: self-test failed: scores differ by {difference:.2g} from those at export; "
+                f"allowed is {MAX_SCORE_DIFFERENCE:g}"
+            )
 
     @torch.inference_mode()
-    def score(self, table: pa.Table, before: bool = False) -> Answer:
-        """The rows of a table with the columns of the schema; BadRequestError for a value that is not allowed."""
+    def score(self, table: pa.Table, without_denoiser: bool = False) -> ScoredSamples:
+        """Score the rows of a table with the columns of the schema; with `without_denoiser`, also without the denoiser.
+
+        Raises SampleError if a value is not allowed.
+        """
         if not len(table):
-            return self._nothing()
-        x, missing = self._looked_up(table, "samples")
+            return self._no_samples()
+        x, missing = self._look_up(table, "samples")
         scores = self.export.model.logits(x, missing).sigmoid().numpy()
         diffusion = self.export.model.diffusion
-        denoises = before and hasattr(diffusion, "denoiser")
-        plain = diffusion.logit(diffusion.latent(x, missing)).sigmoid().numpy() if denoises else None
-        return Answer(scores, missing.numpy(), plain)
+        if not without_denoiser or not hasattr(diffusion, "denoiser"):
+            return ScoredSamples(scores, missing.numpy())
+        plain_scores = diffusion.logit(diffusion.latent(x, missing)).sigmoid().numpy()
+        return ScoredSamples(scores, missing.numpy(), plain_scores)
 
     @torch.inference_mode()
-    def rank(self, queries: Sequence[Query]) -> list[Answer]:
-        """Of each query its candidates, with what they share.
+    def rank(self, queries: Sequence[Query]) -> list[ScoredSamples]:
+        """Score the candidates of each query, in the order of the queries.
 
-        That is looked up once, and goes once through what the model does with it first. Queries whose candidates have
-        the same columns are answered together. Raises as `score` does.
+        The columns that the candidates of a query share are looked up once and pass the first linear layer once.
+        Queries whose candidates have the same columns are computed together. Raises SampleError if a value is not
+        allowed.
         """
-        alike: dict[frozenset[str], list[int]] = {}
-        for place, query in enumerate(queries):
-            alike.setdefault(frozenset(query.own), []).append(place)
-        found: dict[int, Answer] = {}
-        for own, places in alike.items():
-            together = [queries[place] for place in places]
-            answer, stop = self._rank(own, together), 0
-            for place, query in zip(places, together, strict=True):
-                start, stop = stop, stop + query.candidates
-                found[place] = answer.part(start, stop)
-        return [found[place] for place in range(len(queries))]
+        groups: dict[frozenset[str], list[int]] = {}
+        for index, query in enumerate(queries):
+            groups.setdefault(frozenset(query.candidates), []).append(index)
+        results: dict[int, ScoredSamples] = {}
+        for columns, indices in groups.items():
+            group = [queries[index] for index in indices]
+            scored, stop = self._rank_group(columns, group), 0
+            for index, query in zip(indices, group, strict=True):
+                start, stop = stop, stop + query.num_candidates
+                results[index] = scored.slice(start, stop)
+        return [results[index] for index in range(len(queries))]
 
-    def _rank(self, own: frozenset[str], queries: Sequence[Query]) -> Answer:
-        """The candidates of all queries, whose own columns are these."""
-        lengths = torch.tensor([query.candidates for query in queries])
+    def _rank_group(self, candidate_columns: frozenset[str], queries: Sequence[Query]) -> ScoredSamples:
+        """Score the candidates of all queries, which have these columns; the other columns are shared."""
+        lengths = torch.tensor([query.num_candidates for query in queries])
         if not lengths.sum():
-            return self._nothing()
-        mine = torch.tensor([self.schema.column(name) in own for name in self.schema.names])
-        columns = mine[self._layout.field_of_column].nonzero()[:, 0]
-        x, missing = self._looked_up(self.request_schema.table_of(queries), "candidates")
+            return self._no_samples()
+        per_candidate = torch.tensor([self.schema.column(name) in candidate_columns for name in self.schema.names])
+        columns = per_candidate[self._layout.field_of_column].nonzero()[:, 0]
+        x, missing = self._look_up(self.request_schema.query_table(queries), "candidates")
         count, query = len(queries), torch.arange(len(queries)).repeat_interleave(lengths)
-        together = torch.where(mine, missing[count:], missing[:count].index_select(0, query))
-        parts = Candidates(x[:count], query, x[count:].index_select(1, columns), columns)
-        logits = self.export.model.diffusion.score_candidates(parts, together)
-        return Answer(logits.sigmoid().numpy(), together.numpy())
+        missing = torch.where(per_candidate, missing[count:], missing[:count].index_select(0, query))
+        candidates = Candidates(x[:count], query, x[count:].index_select(1, columns), columns)
+        logits = self.export.model.diffusion.score_candidates(candidates, missing)
+        return ScoredSamples(logits.sigmoid().numpy(), missing.numpy())
 
-    def _nothing(self) -> Answer:
-        return Answer(np.empty(0, np.float32), np.empty((0, len(self.schema.names)), bool))
+    def _no_samples(self) -> ScoredSamples:
+        return ScoredSamples(np.empty(0, np.float32), np.empty((0, len(self.schema.names)), bool))
 
-    def _looked_up(self, table: pa.Table, place: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """x [B, sum D_n] and missing [B, N]"""
-        batch = self.batch(table, place)
+    def _look_up(self, table: pa.Table, location: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the field vectors x [B, sum D_n] and missing [B, N] of the rows of a table."""
+        batch = self.batch(table, location)
         return self.export.model.vectors(batch), batch.missing
 
-    def batch(self, table: pa.Table, place: str) -> Batch:
-        """The rows of a table with the columns of the schema; BadRequestError for a value that is not allowed."""
+    def batch(self, table: pa.Table, location: str) -> Batch:
+        """Return the batch of the rows of a table with the columns of the schema.
+
+        Raises SampleError, with the location first, if a value is not allowed.
+        """
         try:
-            rows = decode(table.select(self.schema.columns(labelled=False)), self.schema, place, labelled=False)
+            rows = decode(table.select(self.schema.columns(labelled=False)), self.schema, location, labelled=False)
         except InputError as error:
             raise SampleError(str(error)) from error
         return to_batch(rows, self.schema, 0)

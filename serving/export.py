@@ -1,7 +1,9 @@
-"""A folder that serves by itself: what `export` leaves and serving hosts are handed.
+"""Exports: folders with everything that serving a model takes, and the code that writes and loads them.
 
-JSON, safetensors and one file of table bytes; a manifest names them with their checksums, and nothing else is read.
-Nothing in it is unpickled or executed: the model is rebuilt by this package. Checksums detect damage, not malice.
+An export holds JSON, safetensors and one file with the bytes of all embedding tables. `manifest.json` lists these files
+with their checksums; other files in the folder are never read. Nothing in an export is unpickled or executed, because
+this package rebuilds the model from its configuration. The checksums detect damage; they do not protect from somebody
+who can write to the folder.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ import torch
 from pydantic import Field, model_validator
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import nn
 
 from asymdiffrec.base import Config, InputError
 from asymdiffrec.datasets.files.atomic import rename_folder, replace_file, require_absent, temporary_folder_for
@@ -31,43 +32,51 @@ from asymdiffrec.embeddings.config import TablesConfig
 from asymdiffrec.embeddings.managed.ids import with_id_ranges
 from asymdiffrec.embeddings.serving_tables import Precision, ServedTables, write_tables
 from asymdiffrec.field_layout import FieldLayout
+from asymdiffrec.serving.scorer import Scorer
 from asymdiffrec.serving.self_test import make_self_test
 
-FORMAT = 2
+FORMAT = 3
+"""Version of the layout of an export; `load_export` reads this one only"""
 MANIFEST = "manifest.json"
-CONFIG, LEARNED, CARD, DENSE, IDS, TABLES = (
-    "config.json",
-    "schema.json",
-    "card.json",
-    "dense.safetensors",
-    "ids.safetensors",
-    "tables.bin",
-)
+CONFIG = "config.json"
+STATISTICS = "statistics.json"
+CARD = "card.json"
+DENSE = "dense.safetensors"
+IDS = "ids.safetensors"
+TABLES = "tables.bin"
+REQUIRED_FILES = (CONFIG, STATISTICS, CARD, DENSE, TABLES)
+"""Files of every export; an export with managed tables also has `ids.safetensors`"""
+SELF_TEST = "self_test"
+"""Key of the card under which the self-test is stored, see `self_test.make_self_test`"""
 
 
 class FileEntry(Config):
+    """Checksum and size of one file of an export."""
+
     sha256: str
     bytes: int = Field(ge=0)
 
 
 class Manifest(Config):
-    """`manifest.json`: what the folder holds, and which version of a model that is."""
+    """The content of `manifest.json`: the files of the export and the version of the model."""
 
     format: int
-    package: str = Field(description="version of this package that wrote it")
-    version: str = Field(description="of the model: the first digits of the checksum of all checksums")
+    package: str = Field(description="version of asymdiffrec that wrote the export")
+    version: str = Field(
+        description="version of the model: 12 hex digits of a checksum over the checksums of all files"
+    )
     files: dict[str, FileEntry]
 
     @model_validator(mode="after")
-    def _names_files_of_its_own(self) -> Self:
-        wrong = [name for name in self.files if name not in (CONFIG, LEARNED, CARD, DENSE, IDS, TABLES)]
-        if wrong:
-            raise ValueError(f"files.{wrong[0]}: no file of an export")
+    def _require_known_files(self) -> Self:
+        unknown = [name for name in self.files if name not in (*REQUIRED_FILES, IDS)]
+        if unknown:
+            raise ValueError(f"files.{unknown[0]}: not a file of an export")
         return self
 
 
 class ExportConfig(FieldsConfig):
-    """`config.json`: all that the model is made of beside its weights."""
+    """The content of `config.json`: what the model is built from, besides its weights and statistics."""
 
     name: str
     tables: TablesConfig
@@ -76,57 +85,24 @@ class ExportConfig(FieldsConfig):
     precision: Precision
 
     def to_schema(self, statistics: Statistics | None = None) -> Schema:
-        """As `FieldsConfig.to_schema`; ids of managed tables keep apart."""
+        """Return the schema, as `FieldsConfig.to_schema` does, with separate id ranges for managed tables."""
         return with_id_ranges(super().to_schema(statistics), self.tables.managed_tables)
-
-
-LARGEST = 128
-"""Samples that machine code is used for: while it runs no other thread of Python does, and beyond it gains little"""
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """Machine code for parts of a `Scorer`."""
-
-    join: Callable[..., torch.Tensor]
-    """`ServedTables.join`, of rankings too"""
-    score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    """`AsymmetricDiffusion.score`"""
-
-
-class Scorer(nn.Module):
-    """A model that scores, on CPU, by tables that are mapped from a file."""
-
-    def __init__(self, tables: ServedTables, diffusion: AsymmetricDiffusion) -> None:
-        super().__init__()
-        self.tables, self.diffusion = tables, diffusion
-        self.compiled: Compiled | None = None
-
-    def vectors(self, batch: Any) -> torch.Tensor:
-        """x [B, sum D_n] of a `Batch`"""
-        code = self.compiled if len(batch) <= LARGEST else None
-        join = code.join if code else self.tables.join
-        return join(*self.tables.look_up(batch))
-
-    def logits(self, x: torch.Tensor, missing: torch.Tensor) -> torch.Tensor:
-        """[B] of x [B, sum D_n] and missing [B, N]: f(g([m, h(x), x]))"""
-        code = self.compiled if len(x) <= LARGEST else None
-        return (code or self.diffusion).score(x, missing)
-
-    def score(self, batch: Any) -> torch.Tensor:
-        """Logits [B] of a `Batch`"""
-        return self.logits(self.vectors(batch), batch.missing)
 
 
 @dataclass(frozen=True)
 class Export:
-    """A loaded export."""
+    """A loaded export.
+
+    export = load_export(Path("model"))
+    Engine(export).score(table).scores
+    """
 
     folder: Path
     manifest: Manifest
     config: ExportConfig
     schema: Schema
     card: dict[str, Any]
+    """The content of `card.json`: metrics of the model and the self-test"""
     model: Scorer
 
 
@@ -137,98 +113,107 @@ def write_export(
     dense: Mapping[str, torch.Tensor],
     tables: Mapping[str, torch.Tensor],
     ids: Mapping[str, torch.Tensor],
-    card_of: Callable[[Scorer], Mapping[str, Any]],
+    make_card: Callable[[Scorer], Mapping[str, Any]],
     package: str,
 ) -> tuple[Manifest, Mapping[str, Any]]:
-    """Write the new folder `out`: whole, or not at all; its manifest and card.
+    """Write the new folder `out`, completely or not at all; return its manifest and card.
 
-    `dense` are the weights beside the tables, by their names in `Scorer`; `tables` the weights [rows, D] of each table
-    and `ids` those of each managed one; `card_of` makes the card of the model as it is rebuilt from what is written.
-    Raises InputError where `out` exists or cannot be written.
+    `dense` has the weights besides the tables by their names in `Scorer`, `tables` the weights [num_embeddings, D] of
+    each table and `ids` the ids of each managed table. `make_card` receives the model as it is rebuilt from the written
+    files. Raises InputError if `out` exists or cannot be written.
     """
     require_absent(out)
     with temporary_folder_for(out) as temporary:
         folder = temporary / "export"
         folder.mkdir()
         replace_file(folder / CONFIG, config.model_dump_json(indent=1).encode())
-        replace_file(folder / LEARNED, statistics.model_dump_json().encode())
+        replace_file(folder / STATISTICS, statistics.model_dump_json().encode())
         replace_file(
             folder / DENSE, save_tensors({name: weight.detach().contiguous() for name, weight in dense.items()})
         )
         if ids:
-            replace_file(folder / IDS, save_tensors({name: own.contiguous() for name, own in ids.items()}))
+            replace_file(folder / IDS, save_tensors({name: table_ids.contiguous() for name, table_ids in ids.items()}))
         schema = config.to_schema(statistics)
         write_tables(tables, schema, config.tables, config.precision, folder / TABLES)
-        scorer = _scorer(folder, config, schema, bool(ids))
-        card = {**card_of(scorer), "check": make_self_test(scorer, schema)}
+        scorer = _build_scorer(folder, config, schema, bool(ids))
+        card = {**make_card(scorer), SELF_TEST: make_self_test(scorer, schema)}
         replace_file(folder / CARD, json.dumps(card, indent=1).encode())
         files = {file.name: FileEntry(sha256=_sha256(file), bytes=file.stat().st_size) for file in folder.iterdir()}
-        together = hashlib.sha256("".join(f"{name}{files[name].sha256}" for name in sorted(files)).encode())
-        manifest = Manifest(format=FORMAT, package=package, version=together.hexdigest()[:12], files=files)
+        checksum = hashlib.sha256("".join(f"{name}{files[name].sha256}" for name in sorted(files)).encode())
+        manifest = Manifest(format=FORMAT, package=package, version=checksum.hexdigest()[:12], files=files)
         replace_file(folder / MANIFEST, manifest.model_dump_json(indent=1).encode())
         rename_folder(folder, out)
     return manifest, card
 
 
 def is_export(folder: Path) -> bool:
-    """Whether a folder looks like an export."""
+    """Return whether a folder has the manifest of an export."""
     return (folder / MANIFEST).exists()
 
 
 def load_export(folder: Path, *, allow_user_classes: bool = False) -> Export:
-    """Read an export, every byte of it, and rebuild its model.
+    """Read an export, verify the checksums of all its files, and rebuild its model.
 
-    Raises InputError with one line where something is missing, damaged, of another kind, or where the model is of a
-    class of somebody's own and `own_classes` does not allow to import it.
+    Raises InputError if a file is missing or damaged, if the export has another format, or if its model has a
+    user-defined class and `allow_user_classes` is False: such a class is imported, and so executed.
     """
-    manifest = validate(Manifest, _json(folder / MANIFEST), str(folder / MANIFEST))
-    if manifest.format != FORMAT:
-        raise InputError(f"{folder}: an export of format {manifest.format}; this package reads format {FORMAT}")
+    manifest = _read_manifest(folder / MANIFEST)
     for name, entry in manifest.files.items():
         file = folder / name
         if not file.is_file():
-            raise InputError(f"{file}: is missing; the manifest names it")
+            raise InputError(f"{file}: is missing, but {MANIFEST} lists it; export the run again")
         if file.stat().st_size != entry.bytes or _sha256(file) != entry.sha256:
-            raise InputError(f"{file}: is not what was exported; it was damaged or altered")
-    lacking = [name for name in (CONFIG, LEARNED, CARD, DENSE, TABLES) if name not in manifest.files]
-    if lacking:
-        raise InputError(f"{folder / MANIFEST}: names no {lacking[0]}")
-    config = validate(ExportConfig, _json(folder / CONFIG), str(folder / CONFIG))
-    schema = config.to_schema(validate(Statistics, _json(folder / LEARNED), str(folder / LEARNED)))
-    classes = [name for name in (config.diffusion.method, config.model.extractor.name) if ":" in name]
-    if classes and not allow_user_classes:
-        raise InputError(f"{folder}: its model is {classes[0]}, a class to import; --allow-user-classes allows it")
+            raise InputError(f"{file}: differs from its checksum in {MANIFEST}; it was damaged or changed")
+    if absent := [name for name in REQUIRED_FILES if name not in manifest.files]:
+        raise InputError(f"{folder / MANIFEST}: does not list {absent[0]}")
+    config = validate(ExportConfig, _read_json(folder / CONFIG), str(folder / CONFIG))
+    schema = config.to_schema(validate(Statistics, _read_json(folder / STATISTICS), str(folder / STATISTICS)))
+    user_classes = [name for name in (config.diffusion.method, config.model.extractor.name) if ":" in name]
+    if user_classes and not allow_user_classes:
+        raise InputError(
+            f"{folder}: the model has the user-defined class {user_classes[0]}; --allow-user-classes imports it"
+        )
     try:
-        model = _scorer(folder, config, schema, IDS in manifest.files)
+        model = _build_scorer(folder, config, schema, IDS in manifest.files)
     except (InputError, RuntimeError, KeyError) as error:
-        raise InputError(f"{folder}: cannot be rebuilt ({' '.join(str(error).split())})") from error
-    return Export(folder, manifest, config, schema, _json(folder / CARD), model)
+        raise InputError(f"{folder}: the model cannot be rebuilt ({' '.join(str(error).split())})") from error
+    return Export(folder, manifest, config, schema, _read_json(folder / CARD), model)
 
 
-def _scorer(folder: Path, config: ExportConfig, schema: Schema, has_ids: bool) -> Scorer:
-    """Of the weights in the folder."""
+def _read_manifest(file: Path) -> Manifest:
+    document = _read_json(file)
+    if document.get("format") != FORMAT:
+        raise InputError(
+            f"{file}: export format {document.get('format')}, written by asymdiffrec {document.get('package')}; this "
+            f"version reads format {FORMAT}; export the run again"
+        )
+    return validate(Manifest, document, str(file))
+
+
+def _build_scorer(folder: Path, config: ExportConfig, schema: Schema, has_ids: bool) -> Scorer:
+    """Build the model with the weights in the folder."""
     ids = load_tensors((folder / IDS).read_bytes()) if has_ids else {}
     tables = ServedTables(schema, config.tables, config.precision, folder / TABLES, ids)
-    model = Scorer(tables, _diffusion(config, tables.layout))
+    model = Scorer(tables, _build_diffusion(config, tables.layout))
     dense = load_tensors((folder / DENSE).read_bytes())
-    for name, module in {"diffusion.": model.diffusion, "tables.concat.": tables.concat}.items():
-        own = {key.removeprefix(name): weight for key, weight in dense.items() if key.startswith(name)}
-        module.load_state_dict(own, assign=True)
+    for prefix, module in {"diffusion.": model.diffusion, "tables.concat.": tables.concat}.items():
+        state = {key.removeprefix(prefix): weight for key, weight in dense.items() if key.startswith(prefix)}
+        module.load_state_dict(state, assign=True)
     model.eval()
     return model
 
 
-def _diffusion(config: ExportConfig, layout: FieldLayout) -> AsymmetricDiffusion:
-    """The dense part, as yet with drawn weights; its forward process, which only training uses, is any."""
-    settings = config.diffusion.model_copy(update={"forward": ForwardConfig()})
-    return method_class(settings.method)(layout, config.model, settings, seed=0)
+def _build_diffusion(config: ExportConfig, layout: FieldLayout) -> AsymmetricDiffusion:
+    """Build the dense part with random weights and the default forward process, which only training uses."""
+    diffusion = config.diffusion.model_copy(update={"forward": ForwardConfig()})
+    return method_class(diffusion.method)(layout, config.model, diffusion, seed=0)
 
 
-def _json(file: Path) -> dict[str, Any]:
+def _read_json(file: Path) -> dict[str, Any]:
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{file}: no such file; is it the folder of an export?") from None
+        raise InputError(f"{file}: no such file; is the folder an export?") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: cannot be read ({error})") from error
     if not isinstance(document, dict):

@@ -1,4 +1,4 @@
-"""The interface as OpenAPI describes it, with the columns of the model that is live, and a page of it to read."""
+"""The OpenAPI document of the HTTP interface, with the columns of the current model, and a page that shows it."""
 
 from __future__ import annotations
 
@@ -11,28 +11,60 @@ from asymdiffrec.serving.engine import Engine
 from asymdiffrec.serving.protocol import ARROW, JSON
 
 EXAMPLES: dict[str, Any] = {"integer": 1, "number": 0.5, "string": "a"}
+"""Example values by JSON type"""
 
 
-def description(engine: Engine, most: int, token: bool) -> dict[str, Any]:
-    """The OpenAPI 3.1 document; `most` samples are allowed in a request."""
+def openapi_document(engine: Engine, max_samples: int, needs_token: bool) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document; a request may have `max_samples` samples."""
     columns = {name: column.json_schema for name, column in engine.request_schema.columns.items()}
-    sample = {"type": "object", "properties": columns, "additionalProperties": False}
-    by_column = {
+    sample = {
         "type": "object",
-        "properties": {name: {"type": "array", "items": one} for name, one in columns.items()},
+        "description": "Values by column. A column that is absent or null is missing.",
+        "properties": columns,
         "additionalProperties": False,
     }
-    samples = {"oneOf": [{"type": "array", "items": _ref("Sample"), "maxItems": most}, _ref("SamplesByColumn")]}
-    numbers = {"type": "array", "items": {"type": "number"}}
-    version = {"type": "string", "description": "of the model that answered"}
-    names = {"type": "array", "items": {"type": "array", "items": {"type": "string"}}}
-    top = {"type": ["integer", "null"], "minimum": 1}
-    query = _object({"shared": _ref("Sample"), "candidates": samples, "top": top}, ["candidates"])
-    ranking = _object(
-        {"version": version, "candidates": {"type": "array", "items": {"type": "integer"}}, "scores": numbers}
-    )
-    scores = _object({"version": version, "scores": numbers, "missing": names, "before": numbers})
-    asked = {"samples": samples, "before": {"type": "boolean"}, "missing": {"type": "boolean"}}
+    samples_by_column = {
+        "type": "object",
+        "description": "Lists of values by column, one value per sample; null is missing.",
+        "properties": {name: {"type": "array", "items": schema} for name, schema in columns.items()},
+        "additionalProperties": False,
+    }
+    samples = {
+        "oneOf": [
+            {"type": "array", "items": _reference("Sample"), "maxItems": max_samples},
+            _reference("SamplesByColumn"),
+        ]
+    }
+    scores = {"type": "array", "items": {"type": "number"}, "description": "Probability of a 1 for each sample"}
+    version = {"type": "string", "description": "Version of the model that answered"}
+    missing = {
+        "type": "array",
+        "items": {"type": "array", "items": {"type": "string"}},
+        "description": "Names of the missing fields of each sample",
+    }
+    without_denoiser = {**scores, "description": "Scores that the model gives without its denoiser"}
+    top = {
+        "type": ["integer", "null"],
+        "minimum": 1,
+        "description": "Number of candidates to return; null or absent: all",
+    }
+    indices = {
+        "type": "array",
+        "items": {"type": "integer"},
+        "description": "Indices of the candidates in the request, best first",
+    }
+    query = _object({"shared": _reference("Sample"), "candidates": samples, "top": top}, ["candidates"])
+    ranking = _object({"version": version, "candidates": indices, "scores": scores})
+    score_request = {
+        "samples": samples,
+        "without_denoiser": {
+            "type": "boolean",
+            "default": False,
+            "description": "Also return scores without the denoiser",
+        },
+        "missing": {"type": "boolean", "default": True, "description": "Return the names of the missing fields"},
+    }
+    score_response = {"version": version, "scores": scores, "missing": missing, "without_denoiser": without_denoiser}
     document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
@@ -42,42 +74,54 @@ def description(engine: Engine, most: int, token: bool) -> dict[str, Any]:
         },
         "paths": {
             "/v1/score": {
-                "post": _operation(
-                    "Probability of a 1, for each sample; which fields are missing; and, with `before`, what it would "
-                    "be without the denoiser",
-                    _object(asked, ["samples"]),
-                    scores,
+                "post": _post(
+                    "Score samples: return the probability of a 1 for each sample, its missing fields, and optionally "
+                    "its score without the denoiser",
+                    _object(score_request, ["samples"]),
+                    _object(score_response),
                 )
             },
             "/v1/rank": {
-                "post": _operation(
-                    "Candidates that share some columns, the best first: what they share is computed once. A list of "
-                    "queries is answered by a list",
-                    {"oneOf": [_ref("Query"), {"type": "array", "items": _ref("Query")}]},
-                    {"oneOf": [_ref("Ranking"), {"type": "array", "items": _ref("Ranking")}]},
+                "post": _post(
+                    "Rank candidates that share some columns, best first; the shared columns are computed once. A list "
+                    "of queries gets a list of rankings",
+                    {"oneOf": [_reference("Query"), {"type": "array", "items": _reference("Query")}]},
+                    {"oneOf": [_reference("Ranking"), {"type": "array", "items": _reference("Ranking")}]},
                 )
             },
-            "/v1/model": {"get": _told("Card of what is served, and the columns of a sample")},
-            "/ready": {"get": _told("Whether it serves, and which version")},
-            "/health": {"get": _told("Whether it answers")},
+            "/v1/model": {"get": _get("Return the version, the columns of a sample, and the card of the export")},
+            "/ready": {"get": _get("Return the version if a model is ready to answer, or status 503")},
+            "/health": {"get": _get("Return status 200 if the process answers")},
         },
-        "components": {"schemas": {"Sample": sample, "SamplesByColumn": by_column, "Query": query, "Ranking": ranking}},
+        "components": {
+            "schemas": {
+                "Sample": sample,
+                "SamplesByColumn": samples_by_column,
+                "Query": query,
+                "Ranking": ranking,
+            }
+        },
     }
-    if token:
+    if needs_token:
         document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"token": []}]
     return document
 
 
-def page(document: Mapping[str, Any], address: str) -> str:
-    """An HTML page without anything from elsewhere."""
+def docs_page(document: Mapping[str, Any], address: str) -> str:
+    """Return an HTML page of an OpenAPI document, with curl commands for the server at `address`.
+
+    The page loads nothing from other hosts, so it works without an internet connection.
+    """
     columns = document["components"]["schemas"]["Sample"]["properties"]
-    sample = {name: _example(one) for name, one in columns.items()}
+    sample = {name: _example(schema) for name, schema in columns.items()}
     names = list(columns)
-    shared, own = (
-        {name: sample[name] for name in part} for part in (names[: len(names) // 2], names[len(names) // 2 :])
-    )
-    bodies = {"/v1/score": {"samples": [sample]}, "/v1/rank": {"shared": shared, "candidates": [own, own], "top": 1}}
+    half = len(names) // 2
+    shared, candidate = ({name: sample[name] for name in part} for part in (names[:half], names[half:]))
+    bodies = {
+        "/v1/score": {"samples": [sample]},
+        "/v1/rank": {"shared": shared, "candidates": [candidate, candidate], "top": 1},
+    }
     token = " -H 'Authorization: Bearer TOKEN'" if "security" in document else ""
     parts = [
         f"<!doctype html><meta charset=utf-8><title>{escape(document['info']['title'])}</title>",
@@ -92,7 +136,7 @@ def page(document: Mapping[str, Any], address: str) -> str:
             parts.append(f"<h2>{method.upper()} {escape(path)}</h2><p>{escape(operation['summary'])}.</p>")
             body = f" -H 'content-type: {JSON}' -d '{json.dumps(bodies[path])}'" if path in bodies else ""
             parts.append(f"<pre>{escape(f'curl {address}{path}{token}{body}')}</pre>")
-    rows = "".join(f"<tr><td>{escape(name)}<td>{escape(_kind(one))}" for name, one in columns.items())
+    rows = "".join(f"<tr><td>{escape(name)}<td>{escape(_type_name(schema))}" for name, schema in columns.items())
     return "\n".join([*parts, f"<h2>Columns of a sample</h2><table>{rows}</table>"])
 
 
@@ -101,32 +145,35 @@ def _example(schema: Mapping[str, Any]) -> Any:
     return [EXAMPLES[schema["items"]["type"]]] if kind == "array" else EXAMPLES[kind]
 
 
-def _kind(schema: Mapping[str, Any]) -> str:
+def _type_name(schema: Mapping[str, Any]) -> str:
     kind = schema["type"][0]
     return f"list of {schema['items']['type']}" if kind == "array" else str(kind)
 
 
-def _ref(name: str) -> dict[str, str]:
+def _reference(name: str) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
 def _object(properties: Mapping[str, Any], required: list[str] | None = None) -> dict[str, Any]:
-    found = {"type": "object", "properties": dict(properties)}
-    return found | {"required": required} if required else found
+    schema = {"type": "object", "properties": dict(properties)}
+    return schema | {"required": required} if required else schema
 
 
-def _operation(summary: str, asked: Mapping[str, Any], answered: Mapping[str, Any]) -> dict[str, Any]:
+def _post(summary: str, request: Mapping[str, Any], response: Mapping[str, Any]) -> dict[str, Any]:
     error = {"content": {JSON: {"schema": _object({"error": {"type": "string"}})}}}
     return {
         "summary": summary,
-        "requestBody": {"required": True, "content": {JSON: {"schema": asked}, ARROW: {"schema": {"type": "string"}}}},
+        "requestBody": {
+            "required": True,
+            "content": {JSON: {"schema": request}, ARROW: {"schema": {"type": "string"}}},
+        },
         "responses": {
-            "200": {"description": "answered", "content": {JSON: {"schema": answered}}},
-            "4XX": {"description": "what is wrong, with the field named", **error},
-            "503": {"description": "too many requests at once, or not ready yet", **error},
+            "200": {"description": "The response", "content": {JSON: {"schema": response}}},
+            "4XX": {"description": "The request is wrong; the error says where and what is allowed", **error},
+            "503": {"description": "The model is not loaded yet, or too many requests are in progress", **error},
         },
     }
 
 
-def _told(summary: str) -> dict[str, Any]:
+def _get(summary: str) -> dict[str, Any]:
     return {"summary": summary, "responses": {"200": {"description": "OK", "content": {JSON: {}}}}}

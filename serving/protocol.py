@@ -1,8 +1,7 @@
-"""What requests ask for, read from the bytes of their bodies, and the bytes of the answers: JSON or Arrow."""
+"""The HTTP protocol: request bodies to samples or queries, and scores to response bodies, as JSON or Arrow."""
 
 from __future__ import annotations
 
-import struct
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,144 +10,150 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from asymdiffrec.serving.engine import Answer, Engine
-from asymdiffrec.serving.request_schema import Query, RequestSchema, SampleError
+from asymdiffrec.serving.arrow_stream import read_stream, write_stream
+from asymdiffrec.serving.engine import Engine, ScoredSamples
+from asymdiffrec.serving.errors import RequestError, SampleError
+from asymdiffrec.serving.request_schema import Query, RequestSchema
 
 JSON, ARROW = "application/json", "application/vnd.apache.arrow.stream"
-
-
-class RequestError(Exception):
-    """A request that is not answered: the HTTP status, and why."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
+"""Content types of requests and responses"""
 
 
 class ScoreRequest(ABC):
-    """Samples of a request that are to be scored, and the answer to it."""
+    """A request for the scores of samples."""
 
     samples: Sequence[Any] | Mapping[str, Any] | pa.Table
-    before = False
-    """Whether scores without the denoiser are asked for, too"""
+    without_denoiser = False
+    """Whether the request also asks for the scores without the denoiser"""
 
     @abstractmethod
-    def answer(self, engine: Engine, answer: Answer) -> bytes: ...
+    def response(self, engine: Engine, scored: ScoredSamples) -> bytes:
+        """Return the response body for the scored samples of this request."""
 
     def __len__(self) -> int:
-        return length(self.samples)
+        return count_samples(self.samples)
 
     def table(self, request_schema: RequestSchema) -> pa.Table:
-        return (
-            request_schema.checked(self.samples)
-            if isinstance(self.samples, pa.Table)
-            else request_schema.table(self.samples)
-        )
+        """Return the samples as a table; raise SampleError if one is wrong."""
+        if isinstance(self.samples, pa.Table):
+            return request_schema.table_from_arrow(self.samples)
+        return request_schema.table(self.samples)
 
 
 class JsonScoreRequest(ScoreRequest):
-    """{"samples": ..., "before": false, "missing": true}"""
+    """{"samples": ..., "without_denoiser": false, "missing": true}; the last two are optional."""
+
+    EXPECTED = '{"samples": [{"COLUMN": VALUE}]}'
 
     def __init__(self, body: bytes) -> None:
-        document = _object(body, {"samples", "before", "missing"}, '{"samples": [{"COLUMN": VALUE}]}')
-        self.samples = _samples(document, "samples", '{"samples": [{"COLUMN": VALUE}]}')
-        self.before, self.missing = _flag(document, "before", False), _flag(document, "missing", True)
+        document = _require_object(_load_json(body, "body"), {"samples", "without_denoiser", "missing"}, self.EXPECTED)
+        self.samples = _samples(document, "samples", self.EXPECTED)
+        self.without_denoiser = _flag(document, "without_denoiser", False)
+        self.missing = _flag(document, "missing", True)
 
-    def answer(self, engine: Engine, answer: Answer) -> bytes:
-        told: dict[str, Any] = {"version": engine.version, "scores": answer.scores}
+    def response(self, engine: Engine, scored: ScoredSamples) -> bytes:
+        """Return {"version": ..., "scores": [...], "missing": [[field, ...], ...], "without_denoiser": [...]}."""
+        document: dict[str, Any] = {"version": engine.version, "scores": scored.scores}
         if self.missing:
             names = np.array(engine.schema.names, dtype=object)
-            told["missing"] = [names[row].tolist() for row in answer.missing]
-        if answer.before is not None and self.before:
-            told["before"] = answer.before
-        return orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY)
+            document["missing"] = [names[row].tolist() for row in scored.missing]
+        if scored.without_denoiser is not None and self.without_denoiser:
+            document["without_denoiser"] = scored.without_denoiser
+        return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 class ArrowScoreRequest(ScoreRequest):
-    """A table with the columns of samples; the answer is one with `score`."""
+    """An Arrow table with the columns of samples."""
 
     def __init__(self, body: bytes) -> None:
-        self.samples = _read(body)
+        self.samples = read_stream(body)
 
-    def answer(self, engine: Engine, answer: Answer) -> bytes:
-        return _written({"score": answer.scores}, engine)
+    def response(self, engine: Engine, scored: ScoredSamples) -> bytes:
+        """Return a table with the column `score`, and the version in the metadata of its schema."""
+        return _write_columns({"score": scored.scores}, engine)
 
 
 class RankRequest(ABC):
-    """Candidates of a request that are to be ranked, and the answer to it."""
+    """A request for a ranking of candidates."""
 
     @abstractmethod
     def __len__(self) -> int:
-        """Candidates of all queries, each counting as one at least"""
+        """Return the number of candidates of all queries; a query without candidates counts as one."""
 
     @abstractmethod
-    def queries(self, request_schema: RequestSchema) -> list[Query]: ...
+    def queries(self, request_schema: RequestSchema) -> list[Query]:
+        """Return the queries of this request; raise SampleError if a sample is wrong."""
 
     @abstractmethod
-    def answer(self, engine: Engine, answers: Sequence[Answer]) -> bytes: ...
+    def response(self, engine: Engine, scored: Sequence[ScoredSamples]) -> bytes:
+        """Return the response body for the scored candidates of each query."""
 
 
 class JsonRankRequest(RankRequest):
-    """{"shared": {...}, "candidates": ..., "top": 10}, or a list of such: then the answer is a list, too."""
+    """{"shared": {...}, "candidates": ..., "top": 10}, or a list of such queries, which is answered with a list."""
 
     EXPECTED = '{"shared": {"COLUMN": VALUE}, "candidates": [{"COLUMN": VALUE}], "top": 10}'
 
     def __init__(self, body: bytes) -> None:
-        found = _loaded(body)
-        self.is_batch = isinstance(found, list)
-        documents = found if isinstance(found, list) else [found]
-        self.documents = [_known(one, {"shared", "candidates", "top"}, self.EXPECTED) for one in documents]
-        self.candidates = [_samples(one, "candidates", self.EXPECTED) for one in self.documents]
-        self.tops = [_top(document.get("top")) for document in self.documents]
+        document = _load_json(body, "body")
+        self.is_list = isinstance(document, list)
+        documents = document if isinstance(document, list) else [document]
+        self.documents = [_require_object(query, {"shared", "candidates", "top"}, self.EXPECTED) for query in documents]
+        self.candidates = [_samples(query, "candidates", self.EXPECTED) for query in self.documents]
+        self.tops = [_top(query.get("top")) for query in self.documents]
 
     def __len__(self) -> int:
-        return sum(max(1, length(own)) for own in self.candidates)
+        return sum(max(1, count_samples(candidates)) for candidates in self.candidates)
 
     def queries(self, request_schema: RequestSchema) -> list[Query]:
-        found = []
-        for place, (document, candidates) in enumerate(zip(self.documents, self.candidates, strict=True)):
+        """Return the queries; the message of a SampleError starts with the index of the query, if there is a list."""
+        queries = []
+        for index, (document, candidates) in enumerate(zip(self.documents, self.candidates, strict=True)):
             try:
-                found.append(request_schema.query(document.get("shared", {}), candidates))
+                queries.append(request_schema.query(document.get("shared", {}), candidates))
             except SampleError as error:
-                raise SampleError(f"[{place}].{error}" if self.is_batch else str(error)) from error
-        return found
+                raise SampleError(f"[{index}].{error}" if self.is_list else str(error)) from error
+        return queries
 
-    def answer(self, engine: Engine, answers: Sequence[Answer]) -> bytes:
-        told = []
-        for top, answer in zip(self.tops, answers, strict=True):
-            best = ranked(answer.scores, top)
-            told.append({"version": engine.version, "candidates": best, "scores": answer.scores[best]})
-        return orjson.dumps(told if self.is_batch else told[0], option=orjson.OPT_SERIALIZE_NUMPY)
+    def response(self, engine: Engine, scored: Sequence[ScoredSamples]) -> bytes:
+        """Return {"version": ..., "candidates": [index, ...], "scores": [...]} for each query, best candidate first."""
+        rankings = []
+        for top, candidates in zip(self.tops, scored, strict=True):
+            best = rank_scores(candidates.scores, top)
+            rankings.append({"version": engine.version, "candidates": best, "scores": candidates.scores[best]})
+        return orjson.dumps(rankings if self.is_list else rankings[0], option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 class ArrowRankRequest(RankRequest):
-    """A table of candidates, with what they share and `top` as JSON in the schema's metadata; the answer is one with
-    `candidate` and `score`."""
+    """An Arrow table of candidates; the metadata of its schema has `shared` and `top` as JSON, both optional."""
 
     def __init__(self, body: bytes) -> None:
-        self.table = _read(body)
+        self.table = read_stream(body)
         metadata = self.table.schema.metadata or {}
-        self.shared = _loaded(metadata.get(b"shared", b"{}"))
-        self.top = _top(_loaded(metadata.get(b"top", b"null")))
+        self.shared = _load_json(metadata.get(b"shared", b"{}"), "metadata shared")
+        self.top = _top(_load_json(metadata.get(b"top", b"null"), "metadata top"))
 
     def __len__(self) -> int:
         return len(self.table)
 
     def queries(self, request_schema: RequestSchema) -> list[Query]:
-        return [request_schema.checked_query(self.shared, self.table)]
+        """Return the one query of the request."""
+        return [request_schema.query_from_arrow(self.shared, self.table)]
 
-    def answer(self, engine: Engine, answers: Sequence[Answer]) -> bytes:
-        (answer,) = answers
-        best = ranked(answer.scores, self.top)
-        return _written({"candidate": best, "score": answer.scores[best]}, engine)
+    def response(self, engine: Engine, scored: Sequence[ScoredSamples]) -> bytes:
+        """Return a table with the columns `candidate` and `score`, best candidate first."""
+        (candidates,) = scored
+        best = rank_scores(candidates.scores, self.top)
+        return _write_columns({"candidate": best, "score": candidates.scores[best]}, engine)
 
 
-def ranked(scores: np.ndarray, top: int | None) -> np.ndarray:
-    """The places of the `top` highest scores, or of all, highest first; of equal ones the first candidate is first."""
+def rank_scores(scores: np.ndarray, top: int | None) -> np.ndarray:
+    """Return the indices of the `top` highest scores, or of all if None, highest first; ties keep their order."""
     return np.argsort(-scores, kind="stable")[:top]
 
 
-def length(samples: Sequence[Any] | Mapping[str, Any] | pa.Table) -> int:
+def count_samples(samples: Sequence[Any] | Mapping[str, Any] | pa.Table) -> int:
+    """Return the number of samples in a request, before they are checked."""
     if not isinstance(samples, Mapping):
         return len(samples)
     first: Any = next(iter(samples.values()), [])
@@ -157,7 +162,7 @@ def length(samples: Sequence[Any] | Mapping[str, Any] | pa.Table) -> int:
 
 def _top(value: Any) -> int | None:
     if value is not None and (type(value) is not int or value < 1):
-        raise RequestError(400, f"top: found {value!r}; a number of candidates is expected")
+        raise RequestError(400, f"top: found {value!r}; a number of candidates, at least 1, is expected")
     return value
 
 
@@ -168,83 +173,28 @@ def _flag(document: Mapping[str, Any], key: str, default: bool) -> bool:
     return value
 
 
-def _object(body: bytes, keys: set[str], expected: str) -> dict[str, Any]:
-    return _known(_loaded(body), keys, expected)
-
-
-def _loaded(body: bytes) -> Any:
+def _load_json(document: bytes, location: str) -> Any:
     try:
-        return orjson.loads(body)
+        return orjson.loads(document)
     except orjson.JSONDecodeError as error:
-        raise RequestError(400, f"not JSON: {error}") from error
+        raise RequestError(400, f"{location}: not JSON: {error}") from error
 
 
-def _known(document: Any, keys: set[str], expected: str) -> dict[str, Any]:
+def _require_object(document: Any, keys: set[str], expected: str) -> dict[str, Any]:
     if type(document) is not dict:
-        raise RequestError(400, f"found no object; {expected} is expected")
+        raise RequestError(400, f"found no JSON object; {expected} is expected")
     if unknown := document.keys() - keys:
-        raise RequestError(400, f"{min(unknown)}: no such key; there are {', '.join(sorted(keys))}")
+        raise RequestError(400, f"{min(unknown)}: no such key; the keys are {', '.join(sorted(keys))}")
     return document
 
 
 def _samples(document: Mapping[str, Any], key: str, expected: str) -> list[Any] | dict[str, Any]:
-    """A list of objects, or an object of lists"""
-    found = document.get(key)
-    if not isinstance(found, list | dict):
-        raise RequestError(400, f"found no {key}; {expected} is expected")
-    return found
+    """Return the samples under a key: a list of objects, or an object of lists."""
+    samples = document.get(key)
+    if not isinstance(samples, list | dict):
+        raise RequestError(400, f"{key}: found no list or object of samples; {expected} is expected")
+    return samples
 
 
-def _read(body: bytes) -> pa.Table:
-    try:
-        compressed = any(map(_is_compressed, pa.ipc.MessageReader.open_stream(body)))
-        table = None if compressed else pa.ipc.open_stream(body).read_all()
-        if table is not None:
-            table.validate(full=True)
-    except (pa.ArrowException, OSError, ValueError, LookupError, struct.error) as error:
-        raise RequestError(400, f"not an Arrow stream: {' '.join(str(error).split())[:200]}") from error
-    if table is None:
-        raise RequestError(415, "a compressed Arrow stream; send it as it is")
-    return table
-
-
-RECORDS, DICTIONARY = 3, 2
-"""Kinds of messages that hold values"""
-
-
-def _is_compressed(message: pa.ipc.Message) -> bool:
-    """Whether a message's values are: then nobody knows how large they are before they are read.
-
-    Of the format's flatbuffers (Message.fbs): fields are at offsets that a table's own table of them tells.
-    """
-    data = memoryview(message.metadata)
-
-    def place(table: int, field: int) -> int:
-        fields = table - struct.unpack_from("<i", data, table)[0]
-        size = struct.unpack_from("<H", data, fields)[0]
-        offset = struct.unpack_from("<H", data, fields + 4 + 2 * field)[0] if 4 + 2 * field < size else 0
-        return table + int(offset) if offset else 0
-
-    def follow(at: int) -> int:
-        return at + int(struct.unpack_from("<I", data, at)[0])
-
-    root = follow(0)
-    kind = data[place(root, 1)] if place(root, 1) else 0
-    if kind not in (RECORDS, DICTIONARY):
-        return False
-    batch = follow(place(root, 2))
-    if kind == DICTIONARY:
-        batch = follow(place(batch, 1))
-    return bool(place(batch, 3))
-
-
-def _written(columns: Mapping[str, np.ndarray], engine: Engine) -> bytes:
-    return stream_of(pa.table(dict(columns)).replace_schema_metadata({"version": engine.version}))
-
-
-def stream_of(table: pa.Table) -> bytes:
-    """The table as an Arrow stream."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
+def _write_columns(columns: Mapping[str, np.ndarray], engine: Engine) -> bytes:
+    return write_stream(pa.table(dict(columns)).replace_schema_metadata({"version": engine.version}))

@@ -1,83 +1,72 @@
-"""Under Ray Serve: each replica is the application with an export of its own, behind HAProxy."""
+"""Serve an export under Ray Serve: each replica runs the application with its own copy of the model, behind HAProxy."""
 
 from __future__ import annotations
 
 import logging
-import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from starlette.applications import Starlette
 
+from asymdiffrec.serving.ray_serve_compat import LOGGER
 from asymdiffrec.serving.service_config import ServiceConfig
 
-NAME = "asymdiffrec"
-
-
-def configure_haproxy(own_ports: bool) -> None:
-    """Have Ray Serve hand requests to replicas by HAProxy, without which it is several times slower, and to the
-    application in the thread that reads them, for it scores in threads of its own. A request whose replica dies before
-    it answers is asked of another one: scoring twice changes nothing.
-
-    HAProxy's own ports are the same for all clusters of a machine, unless each has its `own_ports`. To be called before
-    Ray is imported, and where Ray is started.
-    """
-    os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "1")
-    os.environ.setdefault("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "0")
-    os.environ.setdefault("RAY_SERVE_HAPROXY_RETRY_ON", "conn-failure empty-response")
-    os.environ.setdefault("RAY_SERVE_HAPROXY_RETRIES", "3")
-    # Seconds that a replica goes on before it ends: HAProxy, which is told within one, needs no half a minute.
-    os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "5")
-    if own_ports:
-        for use in ("HAPROXY_METRICS", "HAPROXY_STATS", "FALLBACK_PROXY_HTTP"):
-            os.environ.setdefault(f"RAY_SERVE_{use}_PORT", str(free_port()))
-
-
-def free_port() -> int:
-    """Of this machine, at this moment."""
-    with socket.create_server(("", 0)) as found:
-        port: int = found.getsockname()[1]
-        return port
+APPLICATION = "asymdiffrec"
+"""Name of the application and the deployment in Ray Serve"""
+REQUESTS_PER_REPLICA = 4
+"""Requests in progress per replica at which Ray Serve adds replicas"""
 
 
 @contextmanager
-def deployment(serving: ServiceConfig, host: str, port: int, least: int, most: int, alone: bool) -> Iterator[None]:
-    """On the cluster that this process is connected to, with between `least` and `most` replicas as there are requests;
-    entered once it answers. Ends the application, and Serve with it where it is `alone` on its cluster: HAProxy would
-    outlive Ray. Raises RuntimeError where Ray Serve cannot start it."""
+def deployment(
+    config: ServiceConfig, host: str, port: int, min_replicas: int, max_replicas: int, owns_cluster: bool
+) -> Iterator[None]:
+    """Run the service on the Ray cluster that this process is connected to, until the context ends.
+
+    The context starts when the service answers. Ray Serve keeps between `min_replicas` and `max_replicas` replicas,
+    according to load. At the end the application is deleted; with `owns_cluster` Ray Serve is shut down too, because
+    HAProxy would outlive Ray. Raises RuntimeError if Ray Serve cannot start the service.
+    """
     from ray import serve
 
     try:
-        _deploy(serving, host, port, least, most)
+        _deploy(config, host, port, min_replicas, max_replicas)
         yield
     finally:
-        serve.shutdown() if alone else serve.delete(NAME)
+        serve.shutdown() if owns_cluster else serve.delete(APPLICATION)
 
 
-def _deploy(serving: ServiceConfig, host: str, port: int, least: int, most: int) -> None:
+def _deploy(config: ServiceConfig, host: str, port: int, min_replicas: int, max_replicas: int) -> None:
     from ray import serve
     from ray.serve.config import HTTPOptions
 
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    logging.getLogger(LOGGER).setLevel(logging.ERROR)
     serve.start(
         http_options=HTTPOptions(host=host, port=port),
         logging_config={"log_level": "ERROR", "enable_access_log": False},
     )
 
-    def build() -> Starlette:
-        return serving.service(logging.getLogger("ray.serve").error).application()
+    def build_application() -> Starlette:
+        return config.start(logging.getLogger(LOGGER).error).application()
 
     replicas = (
-        {"num_replicas": least}
-        if least == most
-        else {"autoscaling_config": {"min_replicas": least, "max_replicas": most, "target_ongoing_requests": 4}}
+        {"num_replicas": min_replicas}
+        if min_replicas == max_replicas
+        else {
+            "autoscaling_config": {
+                "min_replicas": min_replicas,
+                "max_replicas": max_replicas,
+                "target_ongoing_requests": REQUESTS_PER_REPLICA,
+            }
+        }
     )
-    deployment = serve.deployment(
-        serve.ingress(build)(),
-        name=NAME,
-        max_ongoing_requests=serving.limits.waiting + 8,  # the application refuses what is too much, at once
+    serve_deployment = serve.deployment(
+        # With a function, each replica builds the application itself: an application with a model does not pickle.
+        serve.ingress(build_application)(),
+        name=APPLICATION,
+        # Above the application's own limit, which refuses requests at once; Ray Serve would let them wait.
+        max_ongoing_requests=config.limits.requests + 8,
         ray_actor_options={"num_cpus": 1},
         **replicas,
     )
-    serve.run(deployment.bind(), name=NAME, route_prefix="/")
+    serve.run(serve_deployment.bind(), name=APPLICATION, route_prefix="/")

@@ -1,4 +1,4 @@
-"""The export that is live: another one in its place is loaded aside, checked and swapped in, or refused."""
+"""Serve the export in a folder, and reload it while requests are answered when another export takes its place."""
 
 from __future__ import annotations
 
@@ -8,17 +8,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 from asymdiffrec.serving.engine import Engine
+from asymdiffrec.serving.errors import RequestError
 from asymdiffrec.serving.export import MANIFEST, load_export
-from asymdiffrec.serving.protocol import RequestError
 
-EVERY = 1.0
-"""Seconds between looks at the folder"""
+POLL_SECONDS = 1.0
+"""Time between two looks at the folder"""
 
 
 class Reloader:
-    """Serves what a folder, or a link to one, holds, and from `watch` on what it comes to hold.
+    """Holds the engine of the export in a folder, or behind a link to one; `watch` replaces it by newer exports.
 
-    tell: is told in a line what was swapped in or refused; prepare: is called with what was loaded, before it is live.
+    report: called with one line when an export replaced another or failed to load. prepare: called with a new engine
+    before it answers requests.
+
+        reloader = Reloader(Path("model"))
+        reloader.load()
+        reloader.watch()
+        reloader.engine().score(table)
     """
 
     def __init__(
@@ -26,61 +32,71 @@ class Reloader:
         folder: Path,
         *,
         allow_user_classes: bool = False,
-        tell: Callable[[str], None] = lambda line: None,
+        report: Callable[[str], None] = lambda line: None,
         prepare: Callable[[Engine], None] = lambda engine: None,
     ) -> None:
-        self._folder, self._own_classes, self._tell, self._prepare = folder, allow_user_classes, tell, prepare
+        self._folder, self._allow_user_classes, self._report, self._prepare = (
+            folder,
+            allow_user_classes,
+            report,
+            prepare,
+        )
         self._engine: Engine | None = None
-        self._seen: object = None
-        self._end = threading.Event()
-        self.swaps = 0
-        self.refused: str | None = None
-        """Why what the folder holds now is not live"""
+        self._loaded_state: object = None
+        self._closed = threading.Event()
+        self.reloads = 0
+        """Number of times that a new version replaced another"""
+        self.reload_error: str | None = None
+        """Why the export that is in the folder now cannot be served; None if it is served"""
 
     def engine(self) -> Engine:
-        """RefusedError while there is none."""
+        """Return the current engine; raise RequestError (503) before the first `load`."""
         if self._engine is None:
-            raise RequestError(503, "not ready yet")
+            raise RequestError(503, "the model is not loaded yet; try again later")
         return self._engine
 
     def load(self) -> Engine:
-        """Load and check what the folder holds now, and make it live. InputError where it is not fit to serve; what was
-        live stays so."""
-        seen = self._look()
-        engine = Engine(load_export(self._folder.resolve(), allow_user_classes=self._own_classes))
-        engine.warm()
+        """Load the export that is in the folder now, run its self-test, and make it the current engine.
+
+        Raises InputError if the export cannot be served; the current engine then stays.
+        """
+        state = self._folder_state()
+        engine = Engine(load_export(self._folder.resolve(), allow_user_classes=self._allow_user_classes))
+        engine.warm_up()
         self._prepare(engine)
-        self._engine, self._seen, self.refused = engine, seen, None
+        self._engine, self._loaded_state, self.reload_error = engine, state, None
         return engine
 
     def watch(self) -> None:
-        """Swap in what comes to be there, from a thread, until `close`."""
-        threading.Thread(target=self._watch, name="watching", daemon=True).start()
+        """Start a thread that loads every new export in the folder, until `close`."""
+        threading.Thread(target=self._watch, name="reloader", daemon=True).start()
 
     def close(self) -> None:
-        self._end.set()
+        """Stop watching the folder."""
+        self._closed.set()
 
     def _watch(self) -> None:
-        while not self._end.wait(EVERY):
-            seen = self._look()
-            if seen is None or seen == self._seen:
+        while not self._closed.wait(POLL_SECONDS):
+            state = self._folder_state()
+            if state is None or state == self._loaded_state:
                 continue
-            before = self._engine.version if self._engine else "nothing"
+            previous = self._engine.version if self._engine else "none"
             try:
                 version = self.load().version
-            except Exception as error:  # whatever it is, what is live stays so, and the next one is looked at
-                self._seen, self.refused = seen, str(error)
-                self._tell(f"Still version {before}, for the new one cannot be served: {error}")
+            # Whatever the error is, the current engine goes on answering, and the next export is tried.
+            except Exception as error:
+                self._loaded_state, self.reload_error = state, str(error)
+                self._report(f"warning: the new export cannot be served, version {previous} goes on: {error}")
             else:
-                self.swaps += 1
-                self._tell(f"Version {version} in place of {before}")
+                self.reloads += 1
+                self._report(f"Version {version} replaced version {previous}")
 
-    def _look(self) -> object:
-        """What tells one export from another; None while there is none."""
+    def _folder_state(self) -> object:
+        """Return a value that changes when the export in the folder does; None while the folder has no export."""
         try:
             files = {entry.name: entry.stat() for entry in os.scandir(self._folder)}
         except OSError:
             return None
         if MANIFEST not in files:
             return None
-        return {name: (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size) for name, found in files.items()}
+        return {name: (stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size) for name, stat in files.items()}

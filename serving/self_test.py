@@ -1,4 +1,4 @@
-"""Whether a host scores as the one that exported did: on samples that are made up of the schema alone."""
+"""The self-test of an export: synthetic samples with their scores, which a host reproduces before it serves."""
 
 from __future__ import annotations
 
@@ -15,72 +15,78 @@ from asymdiffrec.datasets.statistics.statistics import NumericStatistics
 from asymdiffrec.serving.batch_prediction import BatchScorer
 from asymdiffrec.serving.request_schema import RequestSchema
 
-SAMPLES = 32
-MISSING = 0.3
-"""Of their fields"""
-TOLERANCE = 1e-4
-"""Of a score: processors add in other orders"""
+NUM_SAMPLES = 32
+MISSING_RATE = 0.3
+"""Probability that a field of a synthetic sample is missing"""
+MAX_SCORE_DIFFERENCE = 1e-4
+"""Allowed difference of a score between two hosts, because processors add floats in different orders"""
 
 
 def make_self_test(model: BatchScorer, schema: Schema) -> dict[str, Any]:
-    """Samples and the model's scores of them."""
+    """Return synthetic samples and the model's scores of them, as JSON values."""
     samples = synthetic_samples(schema)
-    return {"samples": samples, "scores": scores_of(model, schema, samples).tolist()}
+    return {"samples": samples, "scores": score_samples(model, schema, samples).tolist()}
 
 
-def difference(model: BatchScorer, schema: Schema, check: Mapping[str, Any]) -> float:
-    """The largest one between the model's scores and those of a check; inf where one is no number."""
-    found = np.abs(scores_of(model, schema, check["samples"]) - np.array(check["scores"], np.float32))
-    return float(found.max()) if np.isfinite(found).all() else np.inf
+def score_difference(model: BatchScorer, schema: Schema, self_test: Mapping[str, Any]) -> float:
+    """Return the largest difference between the model's scores and those of a self-test; inf if a score is not finite.
+
+    Raises KeyError, TypeError or ValueError if the self-test is malformed.
+    """
+    scores = score_samples(model, schema, self_test["samples"])
+    differences = np.abs(scores - np.array(self_test["scores"], np.float32))
+    return float(differences.max()) if np.isfinite(differences).all() else np.inf
 
 
 @torch.inference_mode()
-def scores_of(model: BatchScorer, schema: Schema, samples: Sequence[Any]) -> np.ndarray:
-    """Probabilities of a 1 [B] float32 of samples as a request has them."""
-    rows = decode(RequestSchema(schema).table(samples), schema, "check", labelled=False)
+def score_samples(model: BatchScorer, schema: Schema, samples: Sequence[Any]) -> np.ndarray:
+    """Return the probabilities of a 1, [B] float32, of samples as JSON requests have them."""
+    rows = decode(RequestSchema(schema).table(samples), schema, "self-test", labelled=False)
     scores: np.ndarray = model.score(to_batch(rows, schema, 0)).sigmoid().numpy()
     return scores
 
 
 def synthetic_samples(schema: Schema) -> list[dict[str, Any]]:
-    """Samples that are drawn, the same for the same schema: of what users did nothing is in them."""
+    """Return synthetic samples, a deterministic function of the schema; they contain no user data."""
     rng = np.random.default_rng(0)
 
-    def ids(field: Any, count: int) -> list[Any]:
-        found = rng.integers(min(field.num_embeddings, 2**31), size=count).tolist()
-        return [str(one) for one in found] if field.values == "string" else found
+    def draw_ids(field: Any, count: int) -> list[Any]:
+        ids = rng.integers(min(field.num_embeddings, 2**31), size=count).tolist()
+        return [str(value) for value in ids] if field.values == "string" else ids
 
-    def one(name: str, field: Any, count: int) -> dict[str, Any]:
+    def draw_field(name: str, field: Any, list_length: int) -> dict[str, Any]:
         column = schema.column(name)
         if isinstance(field, NumericFieldConfig):
-            return {column: _number(schema.numeric_statistics(name), float(rng.normal()), field.transform)}
+            return {column: _untransformed(schema.numeric_statistics(name), float(rng.normal()), field.transform)}
         if not isinstance(field, IdListConfig):
-            return {column: ids(field, 1)[0]}
-        weights = {field.weights: [1.0] * count} if field.weights else {}
-        return {column: ids(field, count), **weights}
+            return {column: draw_ids(field, 1)[0]}
+        weights = {field.weights: [1.0] * list_length} if field.weights else {}
+        return {column: draw_ids(field, list_length), **weights}
 
     samples = []
-    for _ in range(SAMPLES):
+    for _ in range(NUM_SAMPLES):
         sample: dict[str, Any] = {}
-        count = int(rng.integers(1, 6))  # of all lists, whose weights may be one column
+        # All lists of a sample have one length, because two fields may name the same column of weights.
+        list_length = int(rng.integers(1, 6))
         for name, field in schema.fields.items():
-            if rng.random() >= MISSING:
-                sample |= one(name, field, count)
+            if rng.random() >= MISSING_RATE:
+                sample |= draw_field(name, field, list_length)
         samples.append(sample)
-    shared = [name for name in schema.columns(labelled=False) if _has_an_id_and_a_number(schema, name)]
+    # A column that both an id field and a numeric field read holds integers.
+    shared = [name for name in schema.columns(labelled=False) if _has_id_and_numeric_field(schema, name)]
     return [{**sample, **{name: int(sample[name]) for name in shared if name in sample}} for sample in samples]
 
 
-def _has_an_id_and_a_number(schema: Schema, column: str) -> bool:
+def _has_id_and_numeric_field(schema: Schema, column: str) -> bool:
     kinds = {
         isinstance(field, NumericFieldConfig) for name, field in schema.fields.items() if schema.column(name) == column
     }
     return len(kinds) == 2
 
 
-def _number(moments: NumericStatistics, normal: float, transform: str) -> float:
-    """A number that standardises to a normal one, as near as its transform can be undone."""
-    value = moments.mean + moments.std * normal
+def _untransformed(moments: NumericStatistics, standardised: float, transform: str) -> float:
+    """Return the raw value of a standardised one, or a close value if the transform has no such raw value."""
+    value = moments.mean + moments.std * standardised
     if transform == "log1p":
         return float(np.copysign(np.expm1(min(abs(value), 80)), value))
     if transform == "log_squared":

@@ -1,4 +1,4 @@
-"""How an export is served: settings that a process of its own, or each replica under Ray, starts from."""
+"""The configuration of a serving process, or of each replica under Ray Serve, and how a service starts from it."""
 
 from __future__ import annotations
 
@@ -17,28 +17,42 @@ from asymdiffrec.serving.reloader import Reloader
 
 @dataclass(frozen=True)
 class ServiceConfig:
+    """What a service starts from. It can be pickled, so Ray Serve sends it to replicas.
+
+    app = ServiceConfig(Path("model")).start(print).application()
+    """
+
     folder: Path
+    """Export folder, or a link to one"""
     limits: Limits = field(default_factory=Limits)
     token: str | None = None
+    """Token that requests must send; None lets everybody in"""
     threads: int = 1
+    """Number of threads that score"""
     allow_user_classes: bool = False
-    compiles: bool = False
+    """Whether user-defined classes that the export names are imported"""
+    compile_dense: bool = False
+    """Whether the dense part is compiled for this host, see `aot_compile`"""
 
-    def service(self, tell: Callable[[str], None]) -> Service:
-        """With the export loaded and checked; InputError where it cannot be served. From then on what comes to be in
-        the folder is served, and `tell` is told of it."""
-        torch.set_num_threads(1)  # a request is small; several of them are answered at once
+    def start(self, report: Callable[[str], None]) -> Service:
+        """Load the export, run its self-test, watch its folder for newer exports, and return the service.
+
+        `report` is called with one line for each event, now and later. Raises InputError if the export cannot be
+        served. Sets the number of torch threads of this process to 1.
+        """
+        # Requests are small: scoring several of them in parallel is faster than splitting one over several threads.
+        torch.set_num_threads(1)
 
         def prepare(engine: Engine) -> None:
-            if self.compiles:
-                compile_if_faster(engine, tell, allow_user_classes=self.allow_user_classes)
+            if self.compile_dense:
+                compile_if_faster(engine, report, allow_user_classes=self.allow_user_classes)
 
-        live = Reloader(self.folder, allow_user_classes=self.allow_user_classes, tell=tell, prepare=prepare)
-        live.load()
-        live.watch()
-        return Service(live, self.limits, self.token, self.threads)
+        reloader = Reloader(self.folder, allow_user_classes=self.allow_user_classes, report=report, prepare=prepare)
+        reloader.load()
+        reloader.watch()
+        return Service(reloader, self.limits, self.token, self.threads)
 
 
 def default_threads() -> int:
-    """Threads that score, by default: the others read requests and write answers."""
+    """Return the default number of scoring threads: half of the cores; the others read requests and write responses."""
     return max(1, len(os.sched_getaffinity(0)) // 2)

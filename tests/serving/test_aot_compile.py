@@ -1,4 +1,4 @@
-"""Machine code for the dense part, against the model that it was compiled from."""
+"""The dense part as machine code gives the scores of the model that it was compiled from, and is optional."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -18,7 +19,8 @@ from asymdiffrec.diffusion.config import DiffusionConfig, ModelConfig
 from asymdiffrec.diffusion.model import AsymmetricDiffusion
 from asymdiffrec.serving import aot_compile
 from asymdiffrec.serving.engine import Engine
-from asymdiffrec.serving.export import LARGEST, Compiled, Scorer, load_export
+from asymdiffrec.serving.export import load_export
+from asymdiffrec.serving.scorer import MAX_COMPILED_SAMPLES, CompiledDense, Scorer
 from asymdiffrec.serving.self_test import synthetic_samples
 
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
@@ -29,9 +31,10 @@ def engine(exported: Path) -> Engine:
     return Engine(load_export(exported))
 
 
-def samples(engine: Engine, count: int) -> Any:
-    made = synthetic_samples(engine.schema)
-    return engine.request_schema.table([made[place % len(made)] for place in range(count)])
+def make_table(engine: Engine, count: int) -> pa.Table:
+    """Return a table of `count` synthetic samples."""
+    samples = synthetic_samples(engine.schema)
+    return engine.request_schema.table([samples[index % len(samples)] for index in range(count)])
 
 
 @pytest.mark.parametrize(
@@ -43,14 +46,14 @@ def samples(engine: Engine, count: int) -> Any:
     ids=str,
 )
 @torch.no_grad()
-def test_a_program_is_for_any_number_of_samples(engine: Engine, extractor: str, settings: dict[str, Any]) -> None:
+def test_exported_programs_take_any_number_of_samples(engine: Engine, extractor: str, settings: dict[str, Any]) -> None:
     tables = engine.export.model.tables
     config = ModelConfig.model_validate({"extractor": {"name": extractor}})
     model = Scorer(tables, AsymmetricDiffusion(tables.layout, config, DiffusionConfig(**settings), seed=0)).eval()
-    programs = aot_compile.programs(model, engine.batch(samples(engine, 5), ""))
+    programs = aot_compile.export_programs(model, engine.batch(make_table(engine, 5), ""))
     join, score = (programs[name].module() for name in (aot_compile.JOIN, aot_compile.SCORE))
     for count in (2, 9):
-        batch = engine.batch(samples(engine, count), "")
+        batch = engine.batch(make_table(engine, count), "")
         x = join(*tables.look_up(batch))
         torch.testing.assert_close(x, model.vectors(batch))
         torch.testing.assert_close(score(x, batch.missing), model.score(batch))
@@ -58,84 +61,88 @@ def test_a_program_is_for_any_number_of_samples(engine: Engine, extractor: str, 
 
 @needs_compiler
 def test_machine_code_scores_as_the_model_does(engine: Engine) -> None:
-    query = engine.request_schema.query({"user_id": 5, "history": [3, 8]}, [{"item_id": place} for place in range(20)])
-    tables = [samples(engine, count) for count in (1, 2, 32, LARGEST)]
-    expected = [engine.score(table, before=True) for table in tables]
-    ranked = engine.rank([query])[0].scores
+    candidates = [{"item_id": index} for index in range(20)]
+    query = engine.request_schema.query({"user_id": 5, "history": [3, 8]}, candidates)
+    tables = [make_table(engine, count) for count in (1, 2, 32, MAX_COMPILED_SAMPLES)]
+    expected = [engine.score(table, without_denoiser=True) for table in tables]
+    expected_ranking = engine.rank([query])[0].scores
 
     model = engine.export.model
     model.compiled = aot_compile.compile_export(engine.export)
-    eager = model.tables.join.forward, model.diffusion.score
+    # Without the Python functions, only the machine code can score.
+    functions = model.tables.join.forward, model.diffusion.score
     model.tables.join.forward = model.diffusion.score = None  # type: ignore[method-assign, assignment]
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda table: engine.score(table, before=True), tables * 10))
-    for answer, right in zip(found, expected * 10, strict=True):
-        np.testing.assert_allclose(answer.scores, right.scores, atol=1e-6)
-        assert answer.before is not None
-        assert right.before is not None
-        np.testing.assert_allclose(answer.before, right.before, atol=1e-6)
-    np.testing.assert_allclose(engine.rank([query])[0].scores, ranked, atol=1e-6)
+        results = list(pool.map(lambda table: engine.score(table, without_denoiser=True), tables * 10))
+    for scored, right in zip(results, expected * 10, strict=True):
+        np.testing.assert_allclose(scored.scores, right.scores, atol=1e-6)
+        assert scored.without_denoiser is not None
+        assert right.without_denoiser is not None
+        np.testing.assert_allclose(scored.without_denoiser, right.without_denoiser, atol=1e-6)
+    np.testing.assert_allclose(engine.rank([query])[0].scores, expected_ranking, atol=1e-6)
     with pytest.raises(TypeError):
-        engine.score(samples(engine, LARGEST + 1))  # the model's own
-    model.tables.join.forward, model.diffusion.score = eager  # type: ignore[method-assign]
-    assert len(engine.score(samples(engine, LARGEST + 1)).scores) == LARGEST + 1
+        engine.score(make_table(engine, MAX_COMPILED_SAMPLES + 1))  # more samples than the machine code is used for
+    model.tables.join.forward, model.diffusion.score = functions  # type: ignore[method-assign]
+    assert len(engine.score(make_table(engine, MAX_COMPILED_SAMPLES + 1)).scores) == MAX_COMPILED_SAMPLES + 1
 
 
-def test_without_a_compiler_the_model_scores(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_scores_without_a_compiler(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "/bin/false")
-    told: list[str] = []
-    aot_compile.compile_if_faster(engine, told.append)
-    assert told[0] == f"Compiling version {engine.version} for this host"
-    assert told[1].startswith("Not compiled: ")
-    assert "No working C++ compiler" in told[1]
+    lines: list[str] = []
+    aot_compile.compile_if_faster(engine, lines.append)
+    assert lines[0] == f"Compiling version {engine.version} for this host"
+    assert lines[1].startswith("warning: not compiled: ")
+    assert "No working C++ compiler" in lines[1]
     assert engine.export.model.compiled is None
 
 
 @pytest.mark.parametrize(
-    ("seconds", "more", "line"),
+    ("seconds", "error", "line"),
     [
         (0.0, 0.0, "Compiled in 0 s: 1 sample in"),
-        (0.01, 0.0, "; not used, for it is no faster"),
-        (0.0, 0.1, "Not compiled: its scores differ by 0.02"),
-        (0.0, math.nan, "Not compiled: its scores differ by nan"),
+        (0.1, 0.0, "; not used, because it is not faster"),
+        (0.0, 0.1, "warning: not compiled: the scores differ by 0.02"),
+        (0.0, math.nan, "warning: not compiled: the scores differ by nan"),
     ],
     ids=["faster", "slower", "wrong", "nan"],
 )
-def test_only_what_is_faster_and_right_is_used(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, seconds: float, more: float, line: str
+def test_only_faster_and_right_code_is_used(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, seconds: float, error: float, line: str
 ) -> None:
     model, score = engine.export.model, AsymmetricDiffusion.score
 
-    def slow(self: AsymmetricDiffusion, x: torch.Tensor, missing: torch.Tensor) -> torch.Tensor:
-        time.sleep(0.005)
+    def slow_score(self: AsymmetricDiffusion, x: torch.Tensor, missing: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.05)
         return score(self, x, missing)
 
     def code(x: torch.Tensor, missing: torch.Tensor) -> torch.Tensor:
         time.sleep(seconds)
-        return score(model.diffusion, x, missing) + more
+        return score(model.diffusion, x, missing) + error
 
-    monkeypatch.setattr(AsymmetricDiffusion, "score", slow)
-    monkeypatch.setattr(aot_compile, "compile_export", lambda *given, **named: Compiled(model.tables.join, code))
-    told: list[str] = []
-    aot_compile.compile_if_faster(engine, told.append)
-    assert line in told[1]
-    assert (model.compiled is not None) == (seconds == more == 0)
+    monkeypatch.setattr(AsymmetricDiffusion, "score", slow_score)
+    monkeypatch.setattr(aot_compile, "compile_export", lambda export, **options: CompiledDense(model.tables.join, code))
+    monkeypatch.setattr(aot_compile, "TIMING_ROUNDS", 5)
+    monkeypatch.setattr(aot_compile, "CALLS_PER_ROUND", 1)
+    lines: list[str] = []
+    aot_compile.compile_if_faster(engine, lines.append)
+    assert line in lines[1]
+    assert (model.compiled is not None) == (seconds == error == 0)
 
 
-def test_whatever_fails_the_model_scores(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*given: Any, **named: Any) -> Any:
+def test_model_scores_whatever_fails_in_compilation(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any, **options: Any) -> Any:
         raise RuntimeError("cannot be\n  mapped")
 
-    told: list[str] = []
-    for broken in (fails, lambda *given, **named: Compiled(fails, fails)):
+    lines: list[str] = []
+    for broken in (fail, lambda *arguments, **options: CompiledDense(fail, fail)):
         monkeypatch.setattr(aot_compile, "compile_export", broken)
-        aot_compile.compile_if_faster(engine, told.append)
-        assert told.pop() == "Not compiled: cannot be mapped"
+        aot_compile.compile_if_faster(engine, lines.append)
+        assert lines.pop() == "warning: not compiled: cannot be mapped"
         assert engine.export.model.compiled is None
 
 
-def test_another_version_in_its_place_is_not_compiled(exported: Path) -> None:
+def test_export_that_was_replaced_meanwhile_is_not_compiled(exported: Path) -> None:
     export = load_export(exported)
     older = export.manifest.model_copy(update={"version": "older"})
-    with pytest.raises(aot_compile.CompileError, match=f"has become version {export.manifest.version}"):
+    with pytest.raises(aot_compile.CompileError, match=f"now has version {export.manifest.version}, not older"):
         aot_compile.compile_export(replace(export, manifest=older))

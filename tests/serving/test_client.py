@@ -1,4 +1,4 @@
-"""The client against a server that listens: every way to ask gives the same scores."""
+"""The client against a server on a socket: all ways to ask give the same scores, and errors are raised."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import uvicorn
 
@@ -20,12 +19,12 @@ from asymdiffrec.serving.service_config import ServiceConfig
 
 @pytest.fixture(scope="module")
 def address(exported: Path) -> Iterator[str]:
-    serving = ServiceConfig(exported, Limits(samples=700), token="secret", threads=1)
-    config = uvicorn.Config(serving.service(print).application(), port=0, log_level="warning")
-    server = uvicorn.Server(config)
+    service = ServiceConfig(exported, Limits(samples=700), token="secret", threads=1).start(print)
+    server = uvicorn.Server(uvicorn.Config(service.application(), port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
+        assert thread.is_alive()
         time.sleep(0.01)
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
@@ -33,43 +32,41 @@ def address(exported: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def client(address: str) -> Iterator[Client]:
-    with Client(address, token="secret") as client:
-        yield client
+def connection(address: str) -> Iterator[Client]:
+    with Client(address, token="secret", timeout=120) as connection:
+        yield connection
 
 
-@pytest.fixture
-def samples(clicks: Path, client: Client) -> pa.Table:
-    return pq.read_table(clicks / "test").select(client.model()["columns"])
+def test_all_ways_to_ask_give_the_same_scores(connection: Client, samples: pa.Table) -> None:
+    samples = samples.select(connection.model()["columns"])
+    scored = connection.score(samples.to_pylist(), without_denoiser=True)
+    assert scored.scores.shape == (len(samples),)
+    assert scored.version == connection.model()["version"]
+    assert scored.without_denoiser is not None
+    complete = np.array([not fields for fields in scored.missing])
+    np.testing.assert_allclose(scored.without_denoiser[complete], scored.scores[complete], atol=1e-6)
+    assert (scored.without_denoiser[~complete] != scored.scores[~complete]).any()
+    np.testing.assert_allclose(connection.score(samples.to_pydict()).scores, scored.scores, atol=1e-6)
+    np.testing.assert_allclose(connection.score_table(samples), scored.scores, atol=1e-6)
 
-
-def test_every_way_to_ask_gives_the_same_scores(client: Client, samples: pa.Table) -> None:
-    told = client.score(samples.to_pylist(), before=True)
-    assert told.scores.shape == (len(samples),)
-    assert told.version == client.model()["version"]
-    assert told.before is not None
-    complete = np.array([not fields for fields in told.missing])
-    np.testing.assert_allclose(told.before[complete], told.scores[complete], atol=1e-6)
-    assert (told.before[~complete] != told.scores[~complete]).any()
-    np.testing.assert_allclose(client.score(samples.to_pydict()).scores, told.scores, atol=1e-6)
-    np.testing.assert_allclose(client.score_table(samples), told.scores, atol=1e-6)
-
-    every = client.rank({}, samples.to_pylist())
-    assert every.candidates.tolist() == np.argsort(-told.scores, kind="stable").tolist()
-    np.testing.assert_allclose(every.scores, told.scores[every.candidates], atol=1e-6)
-    best = client.rank_table({}, samples, top=5)
-    assert (best.version, best.candidates.tolist()) == (told.version, every.candidates[:5].tolist())
-    first, second = client.rank_each([({}, samples.to_pydict()), ({"user_id": 5}, [{"item_id": 1}])], top=5)
+    ranking = connection.rank({}, samples.to_pylist())
+    assert ranking.candidates.tolist() == np.argsort(-scored.scores, kind="stable").tolist()
+    np.testing.assert_allclose(ranking.scores, scored.scores[ranking.candidates], atol=1e-6)
+    best = connection.rank_table({}, samples, top=5)
+    assert (best.version, best.candidates.tolist()) == (scored.version, ranking.candidates[:5].tolist())
+    queries = [({}, samples.to_pydict()), ({"user_id": 5}, [{"item_id": 1}])]
+    first, second = connection.rank_each(queries, top=5)
     np.testing.assert_array_equal(first.candidates, best.candidates)
     assert second.candidates.tolist() == [0]
 
 
-def test_what_the_server_says_is_raised(client: Client, address: str) -> None:
+def test_server_errors_are_raised_with_status_and_message(connection: Client, address: str) -> None:
     with pytest.raises(ServingError, match=r"422: samples\[0\].agee: no such column; did you mean age\?"):
-        client.score([{"agee": 3}])
-    with pytest.raises(ServingError, match="413: 701 samples; 700 are allowed in a request"):
-        client.score([{}] * 701)
-    with Client(address) as stranger, pytest.raises(ServingError, match="401: a token is needed"):
+        connection.score([{"agee": 3}])
+    with pytest.raises(ServingError, match="413: found 701 samples; at most 700 are allowed in a request"):
+        connection.score([{}] * 701)
+    with Client(address) as stranger, pytest.raises(ServingError, match="401: the token is missing or wrong"):
         stranger.score([{}])
-    with Client("http://127.0.0.1:9", retries=1) as nobody, pytest.raises(ServingError, match=r"http://127\.0\.0\.1:9"):
-        nobody.score([{}])
+    unreachable = Client("http://127.0.0.1:9", retries=1)
+    with unreachable, pytest.raises(ServingError, match=r"http://127\.0\.0\.1:9"):
+        unreachable.score([{}])

@@ -1,4 +1,4 @@
-"""Exports: they score as the run does, and nothing that is damaged, foreign or not named is loaded."""
+"""Exports score as their run does, and a damaged or foreign export is not loaded."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from rich.console import Console
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.batching.batch import to_batch
 from asymdiffrec.datasets.decoding.rows import decode
+from asymdiffrec.datasets.schema import FieldsConfig
 from asymdiffrec.embeddings.config import TablesConfig
 from asymdiffrec.embeddings.serving_tables import ServedTables, write_tables
 from asymdiffrec.serving.export import load_export
@@ -28,7 +29,8 @@ PRECISIONS = ["fp32", "fp16", "int8", "int4"]
 
 
 @pytest.fixture(scope="module")
-def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def exports(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The exports of the short run by precision."""
     folder = tmp_path_factory.mktemp("exports")
     for precision in PRECISIONS:
         export_run(trained, folder / precision, precision, Console(quiet=True))
@@ -41,38 +43,39 @@ def scores(command: Callable[..., Any], model: Path, data: Path, out: Path) -> n
     return pq.read_table(out)["score"].to_numpy()
 
 
-def test_an_export_scores_as_the_run_does(
-    trained: Path, clicks: Path, exported: dict[str, Path], command: Callable[..., Any], tmp_path: Path
+def test_fp32_export_scores_as_the_run_and_lower_precision_is_close(
+    trained: Path, clicks: Path, exports: dict[str, Path], command: Callable[..., Any], tmp_path: Path
 ) -> None:
     expected = scores(command, trained, clicks / "test", tmp_path / "run.parquet")
-    found = {
+    by_precision = {
         precision: scores(command, folder, clicks / "test", tmp_path / f"{precision}.parquet")
-        for precision, folder in exported.items()
+        for precision, folder in exports.items()
     }
-    np.testing.assert_allclose(found["fp32"], expected, atol=1e-6)
-    errors = [np.abs(found[precision] - expected).max() for precision in PRECISIONS]
+    np.testing.assert_allclose(by_precision["fp32"], expected, atol=1e-6)
+    errors = [np.abs(by_precision[precision] - expected).max() for precision in PRECISIONS]
     assert errors[0] < errors[1] < errors[2] < errors[3] < 0.1
-    sizes = [(exported[precision] / "tables.bin").stat().st_size for precision in PRECISIONS]
+    sizes = [(exports[precision] / "tables.bin").stat().st_size for precision in PRECISIONS]
     assert sizes == sorted(sizes, reverse=True)
 
 
-def test_the_card_says_what_rounding_costs(
-    trained: Path, exported: dict[str, Path], command: Callable[..., Any]
+def test_card_has_the_metrics_before_and_after_quantisation(
+    trained: Path, exports: dict[str, Path], command: Callable[..., Any]
 ) -> None:
-    export = load_export(exported["int8"])
+    export = load_export(exports["int8"])
     assert export.card["precision"] == "int8"
     assert export.card["rows"]["test"] == 601
     evaluated = command("evaluate", trained, "--missing", "0,0.5", "--json").document["results"]
-    rounded = command("evaluate", trained, "--missing", "0", "--tables", "int8", "--json").document["results"]
-    for result, share in zip(evaluated, (0, 3), strict=True):
-        assert export.card["trained"]["test"][share]["auc"] == pytest.approx(result["auc"], abs=1e-9)
-    assert export.card["exported"]["test"][0]["log_loss"] == pytest.approx(rounded[0]["log_loss"], abs=1e-6)
-    assert {"user outage", "item_id outage"} <= {one["scenario"] for one in export.card["exported"]["drill"]}
-    versions = {load_export(folder).manifest.version for folder in exported.values()}
+    quantised = command("evaluate", trained, "--missing", "0", "--tables", "int8", "--json").document["results"]
+    metrics = export.card["metrics"]
+    for result, index in zip(evaluated, (0, 3), strict=True):
+        assert metrics["run"]["random_missing"][index]["auc"] == pytest.approx(result["auc"], abs=1e-9)
+    assert metrics["export"]["random_missing"][0]["log_loss"] == pytest.approx(quantised[0]["log_loss"], abs=1e-6)
+    assert {"user outage", "item_id outage"} <= {result["scenario"] for result in metrics["export"]["outages"]}
+    versions = {load_export(folder).manifest.version for folder in exports.values()}
     assert len(versions) == len(PRECISIONS)
 
 
-def copied(folder: Path, tmp_path: Path) -> Path:
+def copy_export(folder: Path, tmp_path: Path) -> Path:
     copy = tmp_path / "export"
     copy.mkdir()
     for file in folder.iterdir():
@@ -80,45 +83,53 @@ def copied(folder: Path, tmp_path: Path) -> Path:
     return copy
 
 
-def changed(folder: Path, name: str, change: Callable[[dict[str, Any]], None]) -> None:
+def change_json(folder: Path, name: str, change: Callable[[dict[str, Any]], None]) -> None:
     document = json.loads((folder / name).read_text())
     change(document)
     (folder / name).write_text(json.dumps(document))
 
 
-@pytest.mark.parametrize("name", ["config.json", "schema.json", "card.json", "dense.safetensors", "tables.bin"])
-def test_a_file_that_was_altered_is_refused(exported: dict[str, Path], tmp_path: Path, name: str) -> None:
-    folder = copied(exported["int8"], tmp_path)
+@pytest.mark.parametrize("name", ["config.json", "statistics.json", "card.json", "dense.safetensors", "tables.bin"])
+def test_changed_or_absent_file_is_refused(exports: dict[str, Path], tmp_path: Path, name: str) -> None:
+    folder = copy_export(exports["int8"], tmp_path)
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1
     (folder / name).write_bytes(content)
-    with pytest.raises(InputError, match=f"{name}: is not what was exported; it was damaged or altered"):
+    with pytest.raises(InputError, match=f"{name}: differs from its checksum in manifest.json; it was damaged"):
         load_export(folder)
     (folder / name).unlink()
-    with pytest.raises(InputError, match=f"{name}: is missing; the manifest names it"):
+    with pytest.raises(InputError, match=f"{name}: is missing, but manifest.json lists it; export the run again"):
         load_export(folder)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda manifest: manifest.update(format=1), "an export of format 1; this package reads format 2"),
-        (lambda manifest: manifest["files"].update({"../x": manifest["files"]["card.json"]}), "no file of an export"),
-        (lambda manifest: manifest["files"].pop("tables.bin"), "names no tables.bin"),
+        (
+            lambda manifest: manifest.update(format=1),
+            r"export format 1, written by asymdiffrec \S+; this version reads format 3",
+        ),
+        (
+            lambda manifest: manifest["files"].update({"../x": manifest["files"]["card.json"]}),
+            "not a file of an export",
+        ),
+        (lambda manifest: manifest["files"].pop("tables.bin"), "does not list tables.bin"),
         (lambda manifest: manifest.update(files=3), "manifest.json: files: "),
     ],
 )
-def test_a_foreign_manifest_is_refused(
-    exported: dict[str, Path], tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str
+def test_foreign_manifest_is_refused(
+    exports: dict[str, Path], tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str
 ) -> None:
-    folder = copied(exported["fp32"], tmp_path)
-    changed(folder, "manifest.json", change)
+    folder = copy_export(exports["fp32"], tmp_path)
+    change_json(folder, "manifest.json", change)
     with pytest.raises(InputError, match=message):
         load_export(folder)
 
 
-def test_what_is_no_export(tmp_path: Path, trained: Path, command: Callable[..., Any]) -> None:
-    with pytest.raises(InputError, match="no such file; is it the folder of an export"):
+def test_folder_without_export_is_refused_and_existing_folder_is_kept(
+    tmp_path: Path, trained: Path, command: Callable[..., Any]
+) -> None:
+    with pytest.raises(InputError, match="no such file; is the folder an export"):
         load_export(tmp_path)
     outcome = command("export", trained, tmp_path)
     assert outcome.status == 2
@@ -126,24 +137,24 @@ def test_what_is_no_export(tmp_path: Path, trained: Path, command: Callable[...,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_classes_of_ones_own_are_imported_only_where_that_is_allowed(
+def test_user_defined_classes_are_imported_only_if_allowed(
     clicks: Path, tmp_path: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
-    own = "diffusion.method=benchmarks.rivals.autoencoder:Autoencoder"
-    run = ["train", clicks / "job.yaml", "--run", tmp_path / "run", "--set", own, "--set", "train.steps=3"]
+    method = "diffusion.method=benchmarks.rivals.autoencoder:Autoencoder"
+    run = ["train", clicks / "job.yaml", "--run", tmp_path / "run", "--set", method, "--set", "train.steps=3"]
     assert command(*run).status == 0
     assert command("export", tmp_path / "run", tmp_path / "out").status == 0
     outcome = command("predict", tmp_path / "out", clicks / "test", tmp_path / "scores.parquet")
     assert outcome.status == 2
-    assert "Autoencoder, a class to import; --allow-user-classes allows it" in outcome.err
+    assert "Autoencoder; --allow-user-classes imports it" in outcome.err
     expected = scores(command, tmp_path / "run", clicks / "test", tmp_path / "expected.parquet")
     found = tmp_path / "found.parquet"
     assert command("predict", tmp_path / "out", clicks / "test", found, "--allow-user-classes").status == 0
     np.testing.assert_allclose(pq.read_table(found)["score"].to_numpy(), expected, atol=1e-6)
 
 
-def test_id_maps_are_exported(clicks: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
+def test_ids_of_managed_tables_are_exported(clicks: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
     settings = (
         *("fields.user_id.hash=true", "fields.user_id.num_embeddings=128", "train.steps=20", "train.batch_size=256"),
         "tables.per_table={user_id: {collision: managed}}",
@@ -158,7 +169,7 @@ def test_id_maps_are_exported(clicks: Path, tmp_path: Path, command: Callable[..
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_look_ups_are_sums_of_rows(tmp_path: Path, precision: str) -> None:
+def test_look_ups_are_sums_of_embeddings(tmp_path: Path, precision: str) -> None:
     config = TablesConfig(embedding_dim=8)
     torch.manual_seed(0)
     weights = {name: torch.randn(9, 8) for name in ("tags", "slot")}
@@ -169,18 +180,18 @@ def test_look_ups_are_sums_of_rows(tmp_path: Path, precision: str) -> None:
     clean, missing = served(batch)
     assert torch.equal(missing, batch.missing)
     worst = {"fp32": 1e-6, "fp16": 1e-2, "int8": 0.05, "int4": 0.6}[precision]
-    for place, name in enumerate(("tags", "slot")):
+    for index, name in enumerate(("tags", "slot")):
         ids = batch.ids[name]
         sums = torch.segment_reduce(weights[name][ids.values()], "sum", lengths=ids.lengths().long(), initial=0)
         if name == "tags":
             sums = sums / ids.lengths().clamp(min=1)[:, None]
-        torch.testing.assert_close(clean[:, 8 * place : 8 * place + 8], sums, atol=worst, rtol=0)
+        torch.testing.assert_close(clean[:, 8 * index : 8 * index + 8], sums, atol=worst, rtol=0)
     (tmp_path / "tables.bin").write_bytes(b"short")
     with pytest.raises(InputError, match="has 5 bytes"):
         ServedTables(SCHEMA, config, precision, tmp_path / "tables.bin")
 
 
-LIMITED = """
+LOOK_UP_WITH_LIMITED_MEMORY = """
 import resource, sys, numpy as np, torch
 from pathlib import Path
 from asymdiffrec.embeddings.serving_tables import ServedTables
@@ -190,7 +201,7 @@ used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.s
 resource.setrlimit(resource.RLIMIT_DATA, (used + (48 << 20), used + (48 << 20)))
 try:
     np.ones(128 << 20, np.uint8)
-    print("there is no limit")
+    print("the memory limit has no effect")
 except MemoryError:
     tables = ServedTables(LARGE, TablesConfig(embedding_dim=64), "fp32", Path(sys.argv[1]))
     out = tables.operator(torch.tensor([499_999, 3]), torch.tensor([0, 1, 2]))
@@ -198,18 +209,13 @@ except MemoryError:
 """
 
 
-def _large() -> Any:
-    from asymdiffrec.datasets.schema import FieldsConfig
-
-    return FieldsConfig.model_validate({"fields": {"big": {"type": "id", "num_embeddings": 500_000}}}).to_schema()
+LARGE = FieldsConfig.model_validate({"fields": {"big": {"type": "id", "num_embeddings": 500_000}}}).to_schema()
+"""One field whose fp32 table takes 128 MB"""
 
 
-LARGE = _large()
-
-
-def test_a_table_larger_than_the_memory_of_the_process(tmp_path: Path) -> None:
+def test_table_may_be_larger_than_the_memory_of_the_process(tmp_path: Path) -> None:
     weight = torch.arange(500_000, dtype=torch.float32)[:, None].repeat(1, 64)
     write_tables({"big": weight}, LARGE, TablesConfig(embedding_dim=64), "fp32", tmp_path / "tables.bin")
-    command = [sys.executable, "-c", LIMITED, str(tmp_path / "tables.bin")]
+    command = [sys.executable, "-c", LOOK_UP_WITH_LIMITED_MEMORY, str(tmp_path / "tables.bin")]
     result = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
     assert result.stdout.split() == ["499999.0", "3.0", "True"], result.stderr

@@ -1,4 +1,4 @@
-"""What a host finds out before it serves."""
+"""The self-test of an export: a host whose scores differ does not serve."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from asymdiffrec.serving.request_schema import RequestSchema
 from asymdiffrec.serving.self_test import synthetic_samples
 
 
-def off_by_a_hundredth(export: Export) -> None:
-    export.card["check"]["scores"][3] += 0.01
+def change_one_expected_score(export: Export) -> None:
+    export.card["self_test"]["scores"][3] += 0.01
 
 
-def without_a_number(export: Export) -> None:
+def set_a_weight_to_nan(export: Export) -> None:
     with torch.no_grad():
         export.model.diffusion.head[0].bias[0] = torch.nan
 
@@ -28,23 +28,23 @@ def without_a_number(export: Export) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (off_by_a_hundredth, "scores differ by 0.01 from those when it was exported"),
-        (without_a_number, "scores differ by inf"),
-        (lambda export: export.card.pop("check"), "its card has no check that can be made"),
-        (lambda export: export.card["check"].update(samples=[3]), "its card has no check that can be made"),
+        (change_one_expected_score, "self-test failed: scores differ by 0.01 from those at export"),
+        (set_a_weight_to_nan, "self-test failed: scores differ by inf"),
+        (lambda export: export.card.pop("self_test"), "card.json has no self-test that can be run"),
+        (lambda export: export.card["self_test"].update(samples=[3]), "card.json has no self-test that can be run"),
     ],
 )
-def test_a_host_that_scores_otherwise_does_not_serve(
+def test_export_whose_self_test_fails_is_not_served(
     exported: Path, spoil: Callable[[Export], object], message: str
 ) -> None:
     export = load_export(exported)
-    Engine(export).warm()
+    Engine(export).warm_up()
     spoil(export)
     with pytest.raises(InputError, match=message):
-        Engine(export).warm()
+        Engine(export).warm_up()
 
 
-def test_samples_are_made_up_of_any_schema() -> None:
+def test_synthetic_samples_fit_their_schema() -> None:
     fields = {
         "word": {"type": "id", "num_embeddings": 10, "values": "string"},
         "row": {"type": "id", "num_embeddings": 3, "hash": False, "column": "place"},

@@ -1,4 +1,4 @@
-"""`asymdiffrec export`: write the folder that serves by itself."""
+"""`asymdiffrec export`: write a folder with everything that serving a run takes."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="folder to write")],
     tables: Annotated[
         Literal["fp32", "fp16", "int8", "int4"],
-        typer.Option(help="type of the weights of tables; the card says what it costs in AUC"),
+        typer.Option(help="precision of the embedding tables; card.json has the metrics before and after quantisation"),
     ] = "fp32",
     as_json: AsJson = False,
 ) -> None:
-    """A run's best step as a folder that serves by itself: JSON, safetensors, tables to be mapped into memory."""
+    """Export a run's best step to a folder that `serve` and `predict` load without the run."""
     from asymdiffrec.trainer.inference.export import export_run
 
     manifest, card = export_run(run, out, tables, console)
     if as_json:
         print_json({"run": str(run), "out": str(out), "version": manifest.version, "card": card})
         return
-    aucs = [card[which]["test"][0]["auc"] for which in ("trained", "exported")]
+    run_auc, export_auc = (card["metrics"][model]["random_missing"][0]["auc"] for model in ("run", "export"))
     size = manifest.files["tables.bin"].bytes / 1e6
     console.print(
-        f"Version {manifest.version}: {out}, tables of {size:,.3g} MB in {tables}; test AUC {aucs[1]:.4f} "
-        f"({aucs[0]:.4f} as trained)",
+        f"Version {manifest.version}: {out}, tables of {size:,.3g} MB in {tables}; test AUC {export_auc:.4f} "
+        f"(as trained: {run_auc:.4f})",
         soft_wrap=True,
         highlight=False,
     )

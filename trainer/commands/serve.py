@@ -1,4 +1,4 @@
-"""`asymdiffrec serve`: an export behind HTTP."""
+"""`asymdiffrec serve`: serve an export over HTTP."""
 
 from __future__ import annotations
 
@@ -28,123 +28,141 @@ def serve(
         Path,
         typer.Argument(
             metavar="MODEL",
-            help="folder of `export`, or a link to one; what the link is pointed at later is swapped in",
+            help="export folder, or a link to one; a new export in its place is loaded while the server runs",
         ),
     ],
-    host: Annotated[str, typer.Option(help="address to listen on; this machine alone when left out")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
+    host: Annotated[str, typer.Option(help="address to listen on; the default accepts this host only")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port to listen on; 0: any free port")] = 8080,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="threads that score; one for every second core when left out")
+        int | None, typer.Option(min=1, help="threads that score; default: half of the cores, 1 with --ray")
     ] = None,
-    waiting: Annotated[int, typer.Option(min=1, help="requests at once, beyond which they are refused")] = 64,
-    samples: Annotated[int, typer.Option(min=1, help="samples of a request, at most")] = 10_000,
-    body: Annotated[int, typer.Option(min=1, help="MiB of a request, at most")] = 16,
+    max_requests: Annotated[
+        int, typer.Option(min=1, help="requests in progress at a time; more get status 503 at once")
+    ] = 64,
+    max_samples: Annotated[int, typer.Option(min=1, help="samples or candidates in one request")] = 10_000,
+    max_body_mib: Annotated[int, typer.Option(min=1, help="size of one request in MiB")] = 16,
     allow_user_classes: Annotated[
-        bool, typer.Option("--allow-user-classes", help="import the classes of its own that the export names")
+        bool, typer.Option("--allow-user-classes", help="import the user-defined classes that the export names")
     ] = False,
     compile_: Annotated[
         bool,
         typer.Option(
             "--compile",
-            help="compile the dense part for this host, which takes a C++ compiler and half a minute for each version; "
-            "used for small requests where it measures faster",
+            help="compile the dense part for this host and use it for small requests if it is faster; needs a C++ "
+            "compiler, and half a minute for each version",
         ),
     ] = False,
-    ray: Annotated[bool, typer.Option("--ray", help="as replicas under Ray Serve, behind HAProxy")] = False,
+    ray: Annotated[bool, typer.Option("--ray", help="run replicas under Ray Serve, behind HAProxy")] = False,
     address: Annotated[
-        str | None, typer.Option(help="Ray cluster for --ray; one of this machine alone when left out")
+        str | None, typer.Option(help="Ray cluster for --ray; default: a cluster started on this host")
     ] = None,
     replicas: Annotated[
-        str, typer.Option(metavar="N|LEAST:MOST", help="of --ray, with a CPU each; by load between two numbers")
+        str,
+        typer.Option(
+            metavar="N|MIN:MAX", help="number of replicas for --ray, with one CPU each; MIN:MAX scales by load"
+        ),
     ] = "1",
 ) -> None:
-    """Answer POST /v1/score and /v1/rank, JSON or Arrow; also /docs, /ready, /health, /metrics and /v1/model.
+    """Serve an export over HTTP: POST /v1/score and /v1/rank, as JSON or Arrow.
 
-    Where ASYMDIFFREC_TOKEN is set, requests need it: Authorization: Bearer TOKEN. Ctrl-C ends it.
+    Also GET /docs, /openapi.json, /ready, /health, /metrics and /v1/model. If the environment variable
+    ASYMDIFFREC_TOKEN is set, requests must send the header Authorization: Bearer TOKEN. Ctrl-C ends the server.
     """
     from asymdiffrec.serving.app import Limits
     from asymdiffrec.serving.service_config import ServiceConfig, default_threads
 
     token = os.environ.get(TOKEN) or None
     if not ray and (address or replicas != "1"):
-        raise InputError("--replicas and --address are for --ray")
+        raise InputError("--replicas and --address need --ray")
     if ray and port == 0:
-        raise InputError("--port 0: with --ray it has to be a number")
-    # A replica has one core.
-    scoring = threads or (1 if ray else default_threads())
-    limits = Limits(body << 20, samples, waiting)
-    serving = ServiceConfig(
-        model.absolute(), limits, token, scoring, allow_user_classes=allow_user_classes, compiles=compile_
+        raise InputError("--port 0: with --ray, a port from 1 to 65535 is expected")
+    config = ServiceConfig(
+        model.absolute(),
+        Limits(max_body_mib << 20, max_samples, max_requests),
+        token,
+        threads or (1 if ray else default_threads()),
+        allow_user_classes=allow_user_classes,
+        compile_dense=compile_,
     )
     if not token and not _is_loopback(host):
-        _say(f"Whoever reaches {host} may ask: set {TOKEN}")
-    least_and_most = _between(replicas)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what has been started is ended then, too
+        _print_line(f"warning: {host} accepts connections from other machines and no token is set; set {TOKEN}")
+    min_replicas, max_replicas = _replica_range(replicas)
+    # SIGTERM raises KeyboardInterrupt too, so that everything that was started ends.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
         if ray:
-            _under_ray(serving, host, port, address, *least_and_most)
+            _serve_under_ray(config, host, port, address, min_replicas, max_replicas)
         else:
-            _in_this_process(serving, host, port)
+            _serve_in_process(config, host, port)
 
 
-def _in_this_process(serving: ServiceConfig, host: str, port: int) -> None:
+def _serve_in_process(config: ServiceConfig, host: str, port: int) -> None:
     import uvicorn
 
-    service = serving.service(_say)
-    with _listening(host, port) as listening:
-        where = f"http://{host}:{listening.getsockname()[1]}"
-        _say(f"Version {service.live.engine().version} of {serving.folder} at {where}")
-        config = uvicorn.Config(service.application(), log_level="warning")
-        uvicorn.Server(config).run(sockets=[listening])
+    service = config.start(_print_line)
+    with _listen(host, port) as server_socket:
+        address = f"http://{host}:{server_socket.getsockname()[1]}"
+        _print_line(f"Version {service.reloader.engine().version} of {config.folder} at {address}")
+        uvicorn_config = uvicorn.Config(service.application(), log_level="warning")
+        uvicorn.Server(uvicorn_config).run(sockets=[server_socket])
 
 
-def _under_ray(serving: ServiceConfig, host: str, port: int, address: str | None, least: int, most: int) -> None:
+def _serve_under_ray(
+    config: ServiceConfig, host: str, port: int, address: str | None, min_replicas: int, max_replicas: int
+) -> None:
     from asymdiffrec.cluster.errors import ClusterError, last_line
     from asymdiffrec.cluster.launch import stay_on_loopback
     from asymdiffrec.serving.export import load_export
-    from asymdiffrec.serving.ray_serve import configure_haproxy, deployment
+    from asymdiffrec.serving.ray_serve import deployment
+    from asymdiffrec.serving.ray_serve_compat import configure_haproxy
 
-    version = load_export(serving.folder, allow_user_classes=serving.allow_user_classes).manifest.version
-    _listening(host, port).close()
-    configure_haproxy(own_ports=address is None)
+    # An export or a port that cannot be used is an error here, before Ray starts, and not in the log of a replica.
+    version = load_export(config.folder, allow_user_classes=config.allow_user_classes).manifest.version
+    _listen(host, port).close()
+    configure_haproxy(free_ports=address is None)
     if address is None:
         stay_on_loopback()
-    from asymdiffrec.cluster.ray_connection import ray_connection  # Ray takes seconds to import
+    from asymdiffrec.cluster.ray_connection import ray_connection  # late: Ray takes seconds to import
 
     with ExitStack() as stack:
         with console.status("starting replicas"):
-            stack.enter_context(ray_connection(address, most))
+            stack.enter_context(ray_connection(address, max_replicas))
             try:
-                stack.enter_context(deployment(serving, host, port, least, most, alone=address is None))
+                stack.enter_context(
+                    deployment(config, host, port, min_replicas, max_replicas, owns_cluster=address is None)
+                )
             except RuntimeError as error:
                 raise ClusterError(f"Ray Serve does not start: {last_line(error)}") from error
-        _say(f"Version {version} of {serving.folder} at http://{host}:{port}")
-        _say(
-            "Ray Serve's replicas and HAProxy's own ports listen on all addresses of their machines, whatever --host is"
+        _print_line(f"Version {version} of {config.folder} at http://{host}:{port}")
+        _print_line(
+            "warning: Ray Serve's replicas and HAProxy's own ports listen on all network interfaces, whatever --host is"
         )
         threading.Event().wait()
 
 
-def _between(replicas: str) -> tuple[int, int]:
-    least, colon, most = replicas.partition(":")
+def _replica_range(replicas: str) -> tuple[int, int]:
+    """Return the minimum and maximum number of replicas."""
+    first, colon, second = replicas.partition(":")
     try:
-        found = int(least), int(most) if colon else int(least)
+        minimum, maximum = int(first), int(second) if colon else int(first)
     except ValueError:
-        found = (0, 0)
-    if not 1 <= found[0] <= found[1]:
-        raise InputError(f"--replicas {replicas}: expected a number such as 2, or two such as 1:4")
-    return found
+        minimum, maximum = 0, 0
+    if not 1 <= minimum <= maximum:
+        raise InputError(
+            f"--replicas {replicas}: expected a number from 1, such as 2, or a minimum and a maximum, such as 1:4"
+        )
+    return minimum, maximum
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     console.print(line, highlight=False, soft_wrap=True)
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise InputError(f"--host {host} --port {port}: cannot listen there ({error.strerror})") from error
+        raise InputError(f"--host {host} --port {port}: cannot listen on this address ({error.strerror})") from error
 
 
 def _is_loopback(host: str) -> bool:

@@ -17,7 +17,7 @@ from asymdiffrec.datasets.reader import EvaluationReader, WorkerContext
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.diffusion.model import Recommender
-from asymdiffrec.serving.export import Scorer
+from asymdiffrec.serving.scorer import Scorer
 from asymdiffrec.trainer.evaluation.accumulator import MetricAccumulator
 from asymdiffrec.trainer.evaluation.scenarios import Scenario
 from asymdiffrec.trainer.job import Job

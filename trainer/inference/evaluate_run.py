@@ -15,7 +15,7 @@ from asymdiffrec.base import InputError
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.diffusion.model import Recommender
 from asymdiffrec.embeddings.serving_tables import Precision
-from asymdiffrec.serving.export import Scorer
+from asymdiffrec.serving.scorer import Scorer
 from asymdiffrec.trainer.evaluation.evaluate import (
     Scores,
     concatenate_scores,

@@ -1,4 +1,4 @@
-"""From a run to a folder that serves: its best step, with tables rounded, and a card that says what that costs."""
+"""Export a run: its best step with quantised tables, and a card with the metrics before and after quantisation."""
 
 from __future__ import annotations
 
@@ -13,48 +13,53 @@ from rich.console import Console
 
 from asymdiffrec.datasets.files.locations import filesystem_of
 from asymdiffrec.embeddings.serving_tables import Precision
-from asymdiffrec.serving.export import ExportConfig, Manifest, Scorer, write_export
+from asymdiffrec.serving.export import ExportConfig, Manifest, write_export
+from asymdiffrec.serving.scorer import Scorer
 from asymdiffrec.trainer.evaluation import scenarios
 from asymdiffrec.trainer.evaluation.evaluate import evaluate, evaluation_reader
 from asymdiffrec.trainer.inference.quantised import model_weights
 from asymdiffrec.trainer.inference.restore import RestoredRun, restore_run
 from asymdiffrec.trainer.job import Job
 
-SHARES = (0.0, 0.1, 0.3, 0.5)
-"""Of missing fields, that the card tells the metrics for"""
+CARD_MISSING_RATES = (0.0, 0.1, 0.3, 0.5)
+"""Probabilities that a field is missing for which the card has metrics"""
 
 
 def export_run(folder: Path, out: Path, precision: Precision, console: Console) -> tuple[Manifest, Mapping[str, Any]]:
-    """Write the export `out` of a run's best step; its manifest and card.
+    """Write the export `out` of a run's best step, with tables of a precision; return its manifest and card.
 
-    Raises InputError where `out` exists.
+    The card has the metrics on the test split under `metrics`: of the model as trained (`run`) and as exported
+    (`export`), each with fields missing at random (`random_missing`) and with one field or group missing for all
+    samples (`outages`). Raises InputError if `out` exists.
     """
-    with restore_run(folder) as model:
-        statistics = model.schema.statistics
+    with restore_run(folder) as run:
+        statistics = run.schema.statistics
         assert statistics is not None
         package = version("asymdiffrec")
 
-        def card_of(scorer: Scorer) -> dict[str, Any]:
-            with console.status("judging the model as trained, and as exported"):
-                trained, exported = (_judged(model, one) for one in (model.train_state.recommender, scorer))
+        def make_card(scorer: Scorer) -> dict[str, Any]:
+            with console.status("evaluating the model as trained and as exported"):
+                metrics = {
+                    "run": _test_metrics(run, run.train_state.recommender),
+                    "export": _test_metrics(run, scorer),
+                }
             return {
-                "name": model.job.name,
+                "name": run.job.name,
                 "run": str(folder),
-                "step": model.step,
+                "step": run.step,
                 "package": package,
                 "precision": precision,
                 "rows": statistics.rows,
                 "label_rate": statistics.label_rate,
-                "trained": trained,
-                "exported": exported,
-                "profile": _profile(model.job),
+                "metrics": metrics,
+                "profile": _read_profile(run.job),
             }
 
-        config = _config(model.job, precision)
-        return write_export(out, config, statistics, *model_weights(model.train_state), card_of, package)
+        config = _export_config(run.job, precision)
+        return write_export(out, config, statistics, *model_weights(run.train_state), make_card, package)
 
 
-def _config(job: Job, precision: Precision) -> ExportConfig:
+def _export_config(job: Job, precision: Precision) -> ExportConfig:
     return ExportConfig(
         name=job.name,
         data=job.data.model_copy(update={"path": "."}),
@@ -66,22 +71,25 @@ def _config(job: Job, precision: Precision) -> ExportConfig:
     )
 
 
-def _judged(model: RestoredRun, scorer: Any) -> dict[str, Any]:
-    """Metrics of the test split, and the drill."""
-    schema = model.schema
-    asked = [*(scenarios.drop_at_random(share, schema) for share in SHARES), *scenarios.outage_drill(schema)]
-    reader = evaluation_reader(model.job, schema, "test")
+def _test_metrics(run: RestoredRun, scorer: Any) -> dict[str, Any]:
+    """Return the metrics of a model on the test split, with fields missing at random and with outages."""
+    schema = run.schema
+    random_missing = [scenarios.drop_at_random(rate, schema) for rate in CARD_MISSING_RATES]
+    reader = evaluation_reader(run.job, schema, "test")
     with tempfile.TemporaryDirectory(prefix="asymdiffrec-") as spill:
-        found = evaluate(scorer, reader, asked, Path(spill), model.job.train.metric_rows)
-    return {"test": found[: len(SHARES)], "drill": found[len(SHARES) :]}
+        results = evaluate(
+            scorer, reader, [*random_missing, *scenarios.outage_drill(schema)], Path(spill), run.job.train.metric_rows
+        )
+    count = len(random_missing)
+    return {"random_missing": results[:count], "outages": results[count:]}
 
 
-def _profile(job: Job) -> dict[str, Any] | None:
-    """What `prepare` found in the data, where it is beside them."""
-    filesystem, inner = filesystem_of(job.location("profile.json"))
+def _read_profile(job: Job) -> dict[str, Any] | None:
+    """Return the profile of the data that `prepare` wrote beside them; None if it is not there or unreadable."""
+    filesystem, path = filesystem_of(job.location("profile.json"))
     try:
-        with filesystem.open_input_stream(inner) as stream:
-            found: dict[str, Any] = json.loads(stream.read())
+        with filesystem.open_input_stream(path) as stream:
+            profile: dict[str, Any] = json.loads(stream.read())
     except (OSError, ValueError):
         return None
-    return found
+    return profile

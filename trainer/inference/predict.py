@@ -17,7 +17,8 @@ from asymdiffrec.datasets.files.locations import join_location
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.diffusion.model import Recommender
 from asymdiffrec.serving.batch_prediction import predict_shards
-from asymdiffrec.serving.export import Scorer, is_export, load_export
+from asymdiffrec.serving.export import is_export, load_export
+from asymdiffrec.serving.scorer import Scorer
 from asymdiffrec.trainer.evaluation.evaluate import evaluation_batch_size
 from asymdiffrec.trainer.inference.restore import restore_run
 

@@ -11,7 +11,7 @@ from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.embeddings.config import TablesConfig
 from asymdiffrec.embeddings.serving_tables import Precision, ServedTables, write_tables
 from asymdiffrec.embeddings.state import local_blocks, lookup_state
-from asymdiffrec.serving.export import Scorer
+from asymdiffrec.serving.scorer import Scorer
 from asymdiffrec.trainer.build import TrainState
 
 
