@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter, defaultdict
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +33,7 @@ def imports(path: Path, modules: dict[str, Path]) -> set[str]:
     return ours & modules.keys()
 
 
+@cache
 def graph() -> dict[str, set[str]]:
     """Return for each module of ours the modules of ours that it imports."""
     modules = files()

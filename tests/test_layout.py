@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import shutil
 import subprocess
@@ -13,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-BASE = {"base", "field_layout", "json_lines", "torch_compat"}
+from tests.imports import ROOT, cycles, files, graph
+
+MAX_LINES = 350
+"""Lines of a file that is still one idea"""
+BASE = {path.stem for path in (ROOT / "asymdiffrec").glob("*.py") if not path.name.startswith("__")}
 """Modules that every room may import"""
 MAY_IMPORT = {
     "trainer": {"serving", "cluster", "diffusion", "embeddings", "datasets"},
@@ -24,49 +26,97 @@ MAY_IMPORT = {
     "embeddings": {"datasets"},
     "datasets": set(),
 }
+SCHEMA = {"datasets.schema", "datasets.statistics.statistics", "datasets.statistics.lookups"}
+"""Modules of datasets/ that embeddings/ may import"""
+FLOORS = {
+    "trainer": [
+        ["trainer"],
+        ["trainer.checkpoints", "trainer.evaluation", "trainer.planning"],
+        ["trainer.fit"],
+        ["trainer.inference"],
+        ["trainer.experiments"],
+        ["trainer.commands"],
+    ],
+    "datasets": [
+        ["datasets.files", "datasets.statistics.vocabulary"],
+        ["datasets.statistics.lookups"],
+        ["datasets.statistics.statistics"],
+        ["datasets.schema", "datasets.shards"],
+        ["datasets.decoding"],
+        ["datasets.batching"],
+        ["datasets"],
+        ["datasets.statistics"],
+        ["datasets.prepare"],
+    ],
+}
+"""Folders and files inside a room, the lowest first: a file imports from its own folder and from lower floors only"""
 
 
-def modules(room: str) -> list[str]:
-    files = sorted((ROOT / room).rglob("*.py"))
-    return [".".join(("asymdiffrec", *file.relative_to(ROOT).with_suffix("").parts)) for file in files]
+def module_names(room: str) -> list[str]:
+    return [f"asymdiffrec.{name}" for name in files(room)]
 
 
-def imports(file: Path) -> set[str]:
-    """Every module of ours that a file names in an import, at any depth."""
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: relative import"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name for name in found if name.startswith("asymdiffrec.")}
+def box_of(module: str, boxes: list[str]) -> str:
+    """Return the longest of `boxes` that is the module or a folder above it."""
+    return max((box for box in boxes if f"{module}.".startswith(f"{box}.")), key=len)
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)
 def test_imports_point_down(room: str) -> None:
-    for file in (ROOT / room).rglob("*.py"):
-        for name in imports(file):
-            other = name.split(".")[1]
-            assert other in {room} | BASE | MAY_IMPORT[room], f"{file.relative_to(ROOT)} imports {name}"
+    edges = graph()
+    for name in files(room):
+        for other in edges[name]:
+            assert other.split(".")[0] in {room} | BASE | MAY_IMPORT[room], f"{name} imports {other}"
 
 
-def test_embeddings_know_the_schema_alone() -> None:
-    names = {name for file in (ROOT / "embeddings").rglob("*.py") for name in imports(file)}
-    datasets = {name for name in names if name.startswith("asymdiffrec.datasets")}
-    assert datasets
-    defining = (
-        "asymdiffrec.datasets.schema.",
-        "asymdiffrec.datasets.statistics.lookups.",
-        "asymdiffrec.datasets.statistics.statistics.",
-    )  # what was learned of a field is there
-    assert all(name.startswith(defining) for name in datasets)
+@pytest.mark.parametrize("room", FLOORS)
+def test_imports_inside_a_room_point_down(room: str) -> None:
+    floor = {box: level for level, boxes in enumerate(FLOORS[room]) for box in boxes}
+    for name, others in graph().items():
+        for other in others if name.startswith(room) else ():
+            if other.startswith(f"{room}."):
+                here, there = box_of(name, list(floor)), box_of(other, list(floor))
+                assert here == there or floor[there] < floor[here], f"{name} imports {other}"
+
+
+def test_every_floor_is_a_folder_or_a_file_that_exists() -> None:
+    modules = files()
+    for boxes in FLOORS.values():
+        for box in (box for level in boxes for box in level):
+            assert any(f"{name}.".startswith(f"{box}.") for name in modules), box
+
+
+def test_modules_import_each_other_in_no_cycle() -> None:
+    assert cycles(graph()) == []
+
+
+def test_cycles_are_found() -> None:
+    assert cycles({"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set()}) == [["a", "b", "c"]]
+
+
+def test_base_modules_import_no_room() -> None:
+    edges = graph()
+    assert all(edges[name] <= BASE for name in BASE)
+
+
+def test_embeddings_import_only_schema_and_statistics_of_datasets() -> None:
+    edges = graph()
+    imported = {other for name in files("embeddings") for other in edges[name] if other.startswith("datasets")}
+    assert imported
+    assert imported <= SCHEMA
+
+
+def test_no_file_is_longer_than_350_lines() -> None:
+    paths = [path for folder in (*MAY_IMPORT, "benchmarks", "tests") for path in (ROOT / folder).rglob("*.py")]
+    lines = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in paths}
+    assert len(lines) > len(files())
+    assert {name: count for name, count in lines.items() if count > MAX_LINES} == {}
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)
 def test_rooms_are_importable_by_the_project_name(room: str) -> None:
-    assert modules(room)
-    for name in modules(room):
+    assert module_names(room)
+    for name in module_names(room):
         spec = importlib.util.find_spec(name)
         assert spec is not None, name
         assert spec.origin is not None
@@ -111,7 +161,7 @@ def test_wheel_holds_every_module_and_runs_elsewhere(tmp_path: Path) -> None:
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
 
     elsewhere.mkdir()
-    names = [name for room in MAY_IMPORT for name in modules(room)]
+    names = [name for room in MAY_IMPORT for name in module_names(room)]
     code = f"import importlib; [print(importlib.import_module(name).__file__) for name in {names}]"
     result = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True, cwd=elsewhere)
     origins = [Path(line) for line in result.stdout.splitlines()]

@@ -23,7 +23,7 @@ from asymdiffrec.trainer.commands import (
     train,
     tune,
 )
-from asymdiffrec.trainer.commands.console import console
+from asymdiffrec.trainer.console import console
 
 app = typer.Typer(
     name="asymdiffrec",

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asymdiffrec.trainer.commands.console import console, output, print_json, progress
 from asymdiffrec.trainer.commands.options import (
     AsInTraining,
     AsJson,
@@ -20,6 +19,7 @@ from asymdiffrec.trainer.commands.options import (
     Unseen,
     parse_shares,
 )
+from asymdiffrec.trainer.console import console, output, print_json, progress
 
 if TYPE_CHECKING:
     from asymdiffrec.trainer.experiments.running import Failure

@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import typer
 
-from asymdiffrec.trainer.commands.console import print_json
 from asymdiffrec.trainer.commands.options import AsJson
+from asymdiffrec.trainer.console import print_json
 
 TOGETHER = {"torch": "2.13.0", "torchrec": "1.8.0"}
 RAY = "2.60.0"

@@ -10,8 +10,8 @@ import typer
 from rich.table import Table
 
 from asymdiffrec.base import InputError
-from asymdiffrec.trainer.commands.console import console, output, print_json
 from asymdiffrec.trainer.commands.options import AsInTraining, AsJson, Outages, RunFolder, Unseen, parse_shares
+from asymdiffrec.trainer.console import console, output, print_json
 
 if TYPE_CHECKING:
     from asymdiffrec.datasets.schema import Schema

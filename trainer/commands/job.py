@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asymdiffrec.trainer.commands.console import console, print_json
 from asymdiffrec.trainer.commands.options import AsJson
+from asymdiffrec.trainer.console import console, print_json
 
 if TYPE_CHECKING:
     from asymdiffrec.cluster.ray_jobs import JobDetails

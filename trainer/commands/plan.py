@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 
 from asymdiffrec.base import InputError
-from asymdiffrec.trainer.commands.console import console, print_json
 from asymdiffrec.trainer.commands.options import AsJson, Overrides
+from asymdiffrec.trainer.console import console, print_json
 from asymdiffrec.trainer.planning.text import show_advice, show_plan, show_sweep, show_unfit
 
 if TYPE_CHECKING:

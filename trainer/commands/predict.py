@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from asymdiffrec.trainer.commands.console import console, print_json
 from asymdiffrec.trainer.commands.options import AsJson
+from asymdiffrec.trainer.console import console, print_json
 
 
 def predict(

@@ -9,9 +9,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from asymdiffrec.trainer.commands.console import console, print_json, progress
 from asymdiffrec.trainer.commands.options import AsJson
 from asymdiffrec.trainer.commands.recipe_options import lay, lay_common, lay_fields, names, recipe_of
+from asymdiffrec.trainer.console import console, print_json, progress
 
 if TYPE_CHECKING:
     from asymdiffrec.datasets.prepare.table.recipe import Recipe

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from asymdiffrec.base import InputError
-from asymdiffrec.trainer.commands.console import console
+from asymdiffrec.trainer.console import console
 
 if TYPE_CHECKING:
     from asymdiffrec.serving.service_config import ServiceConfig

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asymdiffrec.trainer.commands.console import console, print_json
 from asymdiffrec.trainer.commands.job import Address, job_document, ray_jobs
 from asymdiffrec.trainer.commands.options import AsJson, Overrides
+from asymdiffrec.trainer.console import console, print_json
 
 if TYPE_CHECKING:
     from asymdiffrec.trainer.job import Job

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from asymdiffrec.json_lines import read_json_lines
-from asymdiffrec.trainer.commands.console import console
+from asymdiffrec.trainer.console import console
 
 LINES = 5
 """Of the losses, of the validations and of what was said"""

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from asymdiffrec.base import InputError
-from asymdiffrec.trainer.commands.console import console, print_json
 from asymdiffrec.trainer.commands.options import AsJson, JobFile, Overrides
+from asymdiffrec.trainer.console import console, print_json
 
 PROFILED_STEPS = 5
 """Steps that --profile traces"""

@@ -11,8 +11,8 @@ import typer
 from rich.table import Table
 
 from asymdiffrec.base import InputError
-from asymdiffrec.trainer.commands.console import console, output, print_json
 from asymdiffrec.trainer.commands.options import AsJson, JobFile, Overrides, parse_shares
+from asymdiffrec.trainer.console import console, output, print_json
 
 SECONDS_OF_UNIT = {"s": 1, "m": 60, "h": 3600}
 

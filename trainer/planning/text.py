@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from asymdiffrec.trainer.commands.console import output
+from asymdiffrec.trainer.console import output
 
 MOST_TABLES, MOST_RANKS = 40, 16
 GB = 1e9
