@@ -20,7 +20,7 @@ from asymdiffrec.diffusion.layers import mlp
 from asymdiffrec.embeddings.config import TablesConfig
 from asymdiffrec.embeddings.planner.dense import DenseWork, dense_work
 from asymdiffrec.embeddings.planner.devices import DEVICES, Cluster, Device
-from asymdiffrec.embeddings.planner.search_planner import plan_fast
+from asymdiffrec.embeddings.planner.search_planner import plan_by_search
 from asymdiffrec.embeddings.planner.step_time import StepTime, step_time, table_times
 from asymdiffrec.embeddings.sharder import TableSharder
 from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
@@ -115,10 +115,10 @@ def predicted(published: Published, **figures: float) -> StepTime:
     """The step of our plan for the cluster; `figures` are other ones of its device."""
     device = published.cluster.device.model_copy(update=figures)
     cluster, tables = replace(published.cluster, device=device), dcn()
-    topology, model, batch_size = cluster.topology(RESERVED), tables.model(), published.batch_size // cluster.ranks
+    topology, model, batch_size = cluster.topology(RESERVED), tables.model(), published.batch_size // cluster.world_size
     sharder = TableSharder(TablesConfig(communication="fp16"), "cuda")
-    _, options = plan_fast(model, tables.planned(model), topology, batch_size, sharder)
-    times = table_times(options, cluster.ranks)
+    _, options = plan_by_search(model, tables.planned(model), topology, batch_size, sharder)
+    times = table_times(options, cluster.world_size)
     return step_time(times, dense_dcn(batch_size), cluster, published.batch_size)
 
 

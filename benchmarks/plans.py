@@ -13,12 +13,12 @@ from torchrec.distributed.planner.types import ShardingOption
 from torchrec.distributed.planner.utils import build_sharder_data
 
 from asymdiffrec.embeddings.config import TablesConfig
-from asymdiffrec.embeddings.planner.costs import LAUNCH, costs
-from asymdiffrec.embeddings.planner.devices import Cluster, device_of
+from asymdiffrec.embeddings.planner.costs import SHARD_LAUNCH_MILLISECONDS, table_costs
+from asymdiffrec.embeddings.planner.devices import Cluster, find_device
 from asymdiffrec.embeddings.planner.packing import Capacity
 from asymdiffrec.embeddings.planner.search import lower_bound
-from asymdiffrec.embeddings.planner.search_planner import plan_fast
-from asymdiffrec.embeddings.planner.sharding_options import ways
+from asymdiffrec.embeddings.planner.search_planner import plan_by_search
+from asymdiffrec.embeddings.planner.sharding_choices import sharding_choices
 from asymdiffrec.embeddings.planner.step_time import shard_milliseconds
 from asymdiffrec.embeddings.planner.torchrec_planner import plan_by_torchrec
 from asymdiffrec.embeddings.sharder import TableSharder
@@ -39,18 +39,18 @@ def milliseconds(options: Sequence[ShardingOption], ranks: int) -> np.ndarray:
 
 
 def compare(tables: TableSet, nodes: int, with_torchrec: bool) -> Iterator[Result]:
-    topology = Cluster(device_of("h100"), nodes, PER_NODE).topology(reserved=RESERVED)
+    topology = Cluster(find_device("h100"), nodes, PER_NODE).topology(reserved=RESERVED)
     ranks, sharder = topology.world_size, TableSharder(TablesConfig(), "cuda")
     name = f"{tables.name}, {ranks} ranks"
     start = time.perf_counter()
     model = tables.model()
     planned = tables.planned(model)
-    ours = milliseconds(plan_fast(model, planned, topology, BATCH, sharder)[1], ranks)
+    ours = milliseconds(plan_by_search(model, planned, topology, BATCH, sharder)[1], ranks)
     seconds = time.perf_counter() - start
 
-    cost = costs(planned, ways(("fused",)), topology, BATCH, build_sharder_data(sharder))
+    cost = table_costs(planned, sharding_choices(("fused",)), topology, BATCH, build_sharder_data(sharder))
     storage = topology.devices[0].storage
-    cost = replace(cost, time=cost.time - LAUNCH)  # the figures are TorchRec's, which counts none
+    cost = replace(cost, time=cost.time - SHARD_LAUNCH_MILLISECONDS)  # the figures are TorchRec's, which counts none
     bound = lower_bound(cost, Capacity(ranks, PER_NODE, storage.hbm, storage.ddr))
     yield Result(name, ours.max(), "ms", "lower bound", bound, "at most 1.15 of it", bool(ours.max() <= 1.15 * bound))
     used = float((ours > 0).sum())

@@ -21,9 +21,9 @@ from asymdiffrec.diffusion.forward import Patterns
 from asymdiffrec.diffusion.model import Recommender, method_class
 from asymdiffrec.embeddings.optimizers import dense_parameters, tables_optimizer
 from asymdiffrec.embeddings.planner.dense import dense_work
-from asymdiffrec.embeddings.planner.devices import Cluster, Device, device_of, local_cluster
+from asymdiffrec.embeddings.planner.devices import Cluster, Device, find_device, local_cluster
 from asymdiffrec.embeddings.planner.plan import Problem, solve
-from asymdiffrec.embeddings.planner.plan_document import plan_document, solve_as
+from asymdiffrec.embeddings.planner.plan_document import plan_document, solve_from_document
 from asymdiffrec.embeddings.sharding import run_on_rank_0, shard
 from asymdiffrec.embeddings.tables import FieldTables
 from asymdiffrec.trainer.job import Job
@@ -108,7 +108,7 @@ def recommender(job: Job, schema: Schema, device: torch.device) -> Recommender:
 
 def problem(job: Job, schema: Schema, model: Recommender, cluster: Cluster) -> Problem:
     """What a plan of the model's tables on a cluster depends on."""
-    batch = max(1, job.train.batch_size // cluster.ranks)
+    batch = max(1, job.train.batch_size // cluster.world_size)
     layout = model.diffusion.layout
     clean = torch.empty(batch, layout.total_width, device="meta", requires_grad=True)
     missing = torch.empty(batch, layout.num_fields, dtype=torch.bool, device="meta")
@@ -127,11 +127,11 @@ def _require_compiler(device: torch.device) -> None:
 def _plan(
     job: Job, schema: Schema, model: Recommender, device: torch.device, plan: Mapping[str, Any] | None
 ) -> tuple[ShardingPlan, dict[str, Any]]:
-    known = device_of(job.cluster.device) if job.cluster.device else None
+    known = find_device(job.cluster.device) if job.cluster.device else None
     if plan and known is None and plan.get("device", {}).get("kind") == device.type:
         known = validate(Device, plan["device"], "device of the plan")  # what was planned with is what is compared with
     here = problem(job, schema, model, local_cluster(device.type, known, dist.get_world_size()))
-    solution = solve_as(here, plan) if plan else solve(here)
+    solution = solve_from_document(here, plan) if plan else solve(here)
     return solution.plan, plan_document(solution)
 
 

@@ -1,4 +1,4 @@
-"""What the dense part of one training step costs on one rank, counted on the meta device, where nothing is computed."""
+"""Costs of the dense part of one training step on one rank, counted on the meta device without computing anything."""
 
 from __future__ import annotations
 
@@ -15,48 +15,51 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 MASTER_BYTES = 4
-"""Of an element of a parameter and of its optimizer's state, as an optimizer updates them"""
+"""Bytes of an element of a parameter and of its optimizer's state during an update, which is in fp32."""
 
 
 @dataclass(frozen=True)
 class DenseWork:
-    """One step of the dense part on one rank; counts of one device, whatever the number of ranks."""
+    """Work of one step of the dense part on one device; it does not depend on the number of ranks."""
 
     parameters: int
-    """Trained ones, each on every rank"""
+    """Number of trained parameters; every rank has all of them"""
     flops: float
-    """Of the matrix products of the forward and the backward pass"""
+    """Operations of the matrix products of the forward and the backward pass"""
     bytes: float
-    """Read and written in the device's memory, by both passes and the update"""
+    """Bytes read and written in the device's memory, by both passes and the update"""
     activations: int
-    """Bytes that the forward pass keeps for the backward pass, beside the parameters; inputs are among them"""
+    """Bytes that the forward pass keeps for the backward pass, with the inputs and without the parameters"""
     gradients: int
-    """Bytes of the parameters' gradients, which ranks add up"""
+    """Bytes of the parameters' gradients, which are all-reduced"""
     moments: int
     """Values that the optimizer keeps for each parameter"""
 
 
 def dense_work(module: nn.Module, inputs: Sequence[Tensor], moments: int = 1) -> DenseWork:
-    """The work of `module(*inputs)`, of its backward pass and of an optimizer with `moments` values a parameter.
+    """Return the work of `module(*inputs)`, its backward pass, and an optimizer with `moments` values per parameter.
 
-    The module gives the loss, or a tuple that starts with it; it and the inputs may be on any device and stay as they
-    are: only shapes, types and which inputs require a gradient matter. `inputs` are those of one rank. Bytes follow
-    the rule of `Traffic`, and an update in fp32 reads each gradient, and reads and writes each parameter and moment.
-    Matrix products are counted by torch's FlopCounterMode, pointwise arithmetic is not: memory bounds it.
+    The module returns the loss, or a tuple that starts with it. The module and the inputs of one rank can be on any
+    device and do not change: only shapes, types and which inputs require a gradient matter. Bytes follow the rule of
+    `Traffic`. An update in fp32 reads each gradient, and reads and writes each parameter and moment. Matrix products
+    are counted by torch's FlopCounterMode; pointwise arithmetic is not counted, because memory bounds it.
+
+    >>> dense_work(nn.Sequential(nn.Linear(8, 1), nn.Flatten(0), nn.Softmax(0)), [torch.empty(1, 8)]).parameters
+    9
     """
     module, inputs = on_meta(module), [_meta(value) for value in inputs]
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    held = {_storage(value) for value in (*module.parameters(), *module.buffers())}
-    kept: dict[int, Tensor] = {}
+    of_module = {_storage(value) for value in (*module.parameters(), *module.buffers())}
+    activations: dict[int, Tensor] = {}
 
-    def keep(value: Tensor) -> Tensor:
-        if _storage(value) not in held:
-            kept[_storage(value)] = value
+    def record(value: Tensor) -> Tensor:
+        if _storage(value) not in of_module:
+            activations[_storage(value)] = value
         return value
 
     traffic = Traffic()
     with FlopCounterMode(display=False) as counter, traffic:
-        with saved_tensors_hooks(keep, lambda value: value):
+        with saved_tensors_hooks(record, lambda value: value):
             output = module(*inputs)
         loss = output[0] if isinstance(output, tuple) else output
         loss.backward()
@@ -67,14 +70,14 @@ def dense_work(module: nn.Module, inputs: Sequence[Tensor], moments: int = 1) ->
         parameters=parameters,
         flops=float(counter.get_total_flops()),
         bytes=float(traffic.bytes + update),
-        activations=sum(value.untyped_storage().nbytes() for value in kept.values()),
+        activations=sum(value.untyped_storage().nbytes() for value in activations.values()),
         gradients=gradients,
         moments=moments,
     )
 
 
 def on_meta(module: nn.Module) -> nn.Module:
-    """A copy of a module with its parameters and buffers on the meta device: no memory is taken, none is read."""
+    """Return a copy of a module with its parameters and buffers on the meta device, without allocating memory."""
     values: Iterable[Tensor] = (*module.parameters(), *module.buffers())
     return copy.deepcopy(module, {id(value): _meta(value) for value in values})
 
@@ -86,37 +89,38 @@ def _meta(value: Tensor) -> Tensor:
 
 @dataclass(eq=False)
 class _Value:
-    """What one kernel made of a tensor, or an input: who reads how many bytes of it."""
+    """The content of a tensor after one kernel, or an input: which kernels read how many bytes of it."""
 
     size: int
-    maker: int | None
+    writer: int | None
     readers: dict[int, int] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
-        others = {kernel: size for kernel, size in self.readers.items() if kernel != self.maker}
-        is_written = self.maker is not None and (others or not self.readers)
+        others = {kernel: size for kernel, size in self.readers.items() if kernel != self.writer}
+        is_written = self.writer is not None and (others or not self.readers)
         return sum(others.values()) + (self.size if is_written else 0)
 
 
 class Traffic(TorchDispatchMode):
     """Counts the bytes that a good implementation must move between memory and arithmetic units.
 
-    A matrix product, a concatenation, a gather is a kernel of its own. Pointwise operations and reductions are fused
-    into the kernel that made the latest of their operands. A value is written once if another kernel reads it (or if
-    nothing does: it is a result), and each other kernel reads it once. Views are free.
+    A matrix product, a concatenation or a gather is a kernel of its own. Pointwise operations and reductions are fused
+    into the kernel that wrote the latest of their operands. A value is written once if another kernel reads it, or if
+    no kernel does, because then it is a result. Each other kernel reads it once. Views are free.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._values: list[_Value] = []
         self._current: dict[int, _Value] = {}
-        # So that no address is used again; not the tensors, whose gradients autograd copies where others hold them.
+        # Keeps addresses from being reused. It holds storages, not tensors: autograd copies gradients that others hold.
         self._alive: list[torch.UntypedStorage] = []
         self._kernels = 0
 
     @property
     def bytes(self) -> int:
+        """Bytes moved so far."""
         return sum(value.bytes for value in self._values)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -131,9 +135,9 @@ class Traffic(TorchDispatchMode):
 
     def _record(self, operands: list[Tensor], results: list[Tensor], fused: bool) -> None:
         read = [(self._value(operand), operand.nbytes) for operand in operands]
-        makers = [value.maker for value, _ in read if value.maker is not None]
-        if fused and makers:
-            kernel = max(makers)
+        writers = [value.writer for value, _ in read if value.writer is not None]
+        if fused and writers:
+            kernel = max(writers)
         else:
             kernel, self._kernels = self._kernels, self._kernels + 1
         for value, size in read:
@@ -144,8 +148,8 @@ class Traffic(TorchDispatchMode):
     def _value(self, operand: Tensor) -> _Value:
         return self._current.get(_storage(operand)) or self._add(operand, None)
 
-    def _add(self, tensor: Tensor, maker: int | None) -> _Value:
-        value = _Value(tensor.untyped_storage().nbytes(), maker)
+    def _add(self, tensor: Tensor, writer: int | None) -> _Value:
+        value = _Value(tensor.untyped_storage().nbytes(), writer)
         self._current[_storage(tensor)] = value
         self._values.append(value)
         return value

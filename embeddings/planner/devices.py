@@ -1,4 +1,4 @@
-"""Devices that can be rented, and clusters of them, with the few figures that a plan depends on."""
+"""Devices and clusters of them, with the few figures that a plan depends on; they need not be at hand."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ GB = 10**9
 
 
 class Device(Config):
-    """One accelerator with its share of the machine around it. Bandwidths are those of one direction."""
+    """One accelerator with its share of its host. Bandwidths are those of one direction."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
     name: str
     kind: Literal["cuda", "cpu"] = "cuda"
-    memory: float = Field(gt=0, description="GB; of a CPU worker, its share of the machine's")
-    bandwidth: float = Field(gt=0, description="GB/s of its memory")
-    flops: float = Field(gt=0, description="dense TFLOP/s, in bf16 where it has that")
-    link: float = Field(gt=0, description="GB/s to the other devices of its machine")
-    nic: float = Field(gt=0, description="GB/s to other machines")
-    host_memory: float = Field(0.0, ge=0, description="GB of the machine's memory that are its share")
-    host_link: float = Field(32.0, gt=0, description="GB/s to the machine's memory")
+    memory: float = Field(gt=0, description="memory in GB; for a CPU worker its share of the host's memory")
+    bandwidth: float = Field(gt=0, description="memory bandwidth in GB/s")
+    flops: float = Field(gt=0, description="dense TFLOP/s, in bf16 if the device has it")
+    link: float = Field(gt=0, description="GB/s to the other devices of its host")
+    nic: float = Field(gt=0, description="GB/s to other hosts")
+    host_memory: float = Field(0.0, ge=0, description="its share of the host's memory in GB")
+    host_link: float = Field(32.0, gt=0, description="GB/s to the host's memory")
     efficiency: float = Field(
         default_factory=lambda figures: 0.630 if figures.get("kind") == "cuda" else 1.0,
         gt=0,
         le=1,
-        description="what of the figures above a step reaches; 1 where they were measured",
+        description="share of the figures above that a step reaches; 1 if the figures were measured",
     )
     overhead: float = Field(
         default_factory=lambda figures: 0.696 if figures.get("kind") == "cuda" else 0.0,
         ge=0,
-        description="ms that a step takes however small it is",
+        description="milliseconds that a step takes however small it is",
     )
 
 
@@ -58,23 +58,28 @@ DEVICES = {
         Device(name="cpu", kind="cpu", memory=64, bandwidth=50, flops=1, link=5, nic=1.25),
     )
 }
-"""From NVIDIA's data sheets: memory, bandwidth and dense bf16 of the SXM modules and of the cards L4 and L40; NVLink 3,
-4 and 5 at half of their bidirectional 600, 900 and 1,800 GB/s, PCIe 4 x16 where there is none. The machines are DGX
-A100 (1 and 2 TB, HDR), DGX H100, H200 and B200 (2 TB, NDR, PCIe 5), a NIC for each module; for L4 and L40 a common
-server is assumed, with 100 and 200 Gbit/s a card. `cpu` is a guess at a worker on 16 cores of a server with Ethernet.
-Efficiency and overhead of GPUs are from two published MLPerf figures, as `benchmarks/plan_world.py` says; for CPUs none
-are published.
+"""Built-in devices, by name.
+
+The figures are from NVIDIA's data sheets: memory, bandwidth and dense bf16 of the SXM modules and of the cards L4 and
+L40; NVLink 3, 4 and 5 at half of their bidirectional 600, 900 and 1,800 GB/s, PCIe 4 x16 for cards without NVLink. The
+hosts are DGX A100 (1 and 2 TB, HDR), DGX H100, H200 and B200 (2 TB, NDR, PCIe 5), with one NIC for each module; for L4
+and L40 a common server is assumed, with 100 and 200 Gbit/s for each card. `cpu` is a guess at a worker on 16 cores of a
+server with Ethernet. Efficiency and overhead of GPUs are fitted to two published MLPerf figures, see
+`benchmarks/plan_world.py`; no figures are published for CPUs.
 """
 
 
-def device_of(name: str) -> Device:
-    """The device of a name in DEVICES, or of a YAML file with a Device's keys. Raises InputError for anything else."""
+def find_device(name: str) -> Device:
+    """Return a device of DEVICES by name, or the device that a YAML file describes with the keys of `Device`.
+
+    Raises InputError if `name` is neither.
+    """
     if name in DEVICES:
         return DEVICES[name]
     file = Path(name)
     if not file.is_file():
         raise InputError(
-            f"{name}: no such device; known are {', '.join(DEVICES)}, or a YAML file with a device's figures"
+            f"{name}: no such device; allowed are {', '.join(DEVICES)}, or a YAML file with a device's figures"
         )
     try:
         return Device.model_validate({"name": file.stem, **yaml.safe_load(file.read_text())})
@@ -87,61 +92,70 @@ def device_of(name: str) -> Device:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Machines with `per_node` devices each. Raises ValueError where that makes none."""
+    """`nodes` hosts with `local_world_size` devices each, one rank for each device.
+
+    Raises InputError if either number is below 1.
+
+    >>> Cluster(DEVICES["h100"], nodes=2, local_world_size=8).world_size
+    16
+    """
 
     device: Device
     nodes: int
-    per_node: int
+    local_world_size: int
 
     def __post_init__(self) -> None:
-        if self.nodes < 1 or self.per_node < 1:
-            raise ValueError(f"{self.nodes} nodes of {self.per_node} GPUs: at least one of each is needed")
+        if self.nodes < 1 or self.local_world_size < 1:
+            raise InputError(f"{self.nodes} nodes with {self.local_world_size} GPUs each: both must be at least 1")
 
     @property
-    def ranks(self) -> int:
-        return self.nodes * self.per_node
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.nodes * self.local_world_size
 
     def topology(self, reserved: float) -> Topology:
-        """TorchRec's topology, whose devices lack `reserved` bytes of their memory."""
+        """Return TorchRec's topology of the cluster; `reserved` bytes of each device's memory are left out."""
         device, free = self.device, max(0, int(self.device.memory * GB - reserved))
         on_cpu = device.kind == "cpu"
         return TopologyFactory.create_topology(
-            TrainerConfig(world_size=self.ranks, local_world_size=self.per_node),
+            TrainerConfig(world_size=self.world_size, local_world_size=self.local_world_size),
             HardwareConfig(
                 hbm_cap_bytes=0 if on_cpu else free,
                 ddr_cap_bytes=free if on_cpu else int(device.host_memory * GB),
-                intra_host_bw=_per_millisecond(device.link),
-                inter_host_bw=_per_millisecond(device.nic),
-                hbm_mem_bw=_per_millisecond(device.bandwidth),
-                ddr_mem_bw=_per_millisecond(device.bandwidth),
-                hbm_to_ddr_mem_bw=_per_millisecond(device.host_link),
+                intra_host_bw=_bytes_per_millisecond(device.link),
+                inter_host_bw=_bytes_per_millisecond(device.nic),
+                hbm_mem_bw=_bytes_per_millisecond(device.bandwidth),
+                ddr_mem_bw=_bytes_per_millisecond(device.bandwidth),
+                hbm_to_ddr_mem_bw=_bytes_per_millisecond(device.host_link),
             ),
-            # Without the flag the bandwidths are ignored in silence.
+            # Without the flag TorchRec silently ignores the bandwidths.
             KernelConfig(compute_device=device.kind, use_hardware_based_bandwidth=True),
         )
 
 
-def _per_millisecond(gigabytes_per_second: float) -> float:
-    """TorchRec counts bandwidths in bytes a millisecond."""
+def _bytes_per_millisecond(gigabytes_per_second: float) -> float:
+    """Convert a bandwidth to TorchRec's unit."""
     return gigabytes_per_second * GB / 1000
 
 
-def local_cluster(device: str, known: Device | None, world_size: int) -> Cluster:
-    """Ranks like this one, on machines like this one; `known` has its rates, or None for those of what is found.
+def local_cluster(device: str, rates: Device | None, world_size: int) -> Cluster:
+    """Return the cluster of the running process group, if all its hosts are like this one.
 
-    Memory is that of the GPU, or for `cpu` the rank's share of the machine's.
+    `rates` has the rates of its devices; if it is None they are those of the built-in device with a similar name. The
+    memory is measured: the GPU's, or for `cpu` the rank's share of the host's memory.
     """
-    local = get_local_size(world_size)
+    local_world_size = get_local_size(world_size)
     if device == "cpu":
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / local
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / local_world_size
     else:
         memory = torch.cuda.get_device_properties(device).total_memory
-    found = known or _likely_device(device)
-    return Cluster(found.model_copy(update={"memory": memory / GB}), world_size // local, local)
+    assumed = rates or _similar_device(device)
+    local = assumed.model_copy(update={"memory": memory / GB})
+    return Cluster(local, world_size // local_world_size, local_world_size)
 
 
-def _likely_device(device: str) -> Device:
-    """The known device that this one is called like; the most common GPU where it is like none."""
+def _similar_device(device: str) -> Device:
+    """Return the built-in device whose name is part of this GPU's name, or the most common GPU if there is none."""
     if device == "cpu":
         return DEVICES["cpu"]
     words = torch.cuda.get_device_name(device).lower()

@@ -1,4 +1,4 @@
-"""TorchRec's estimators of time and memory, asked once for equal shards, and told of the memory that they leave out."""
+"""TorchRec's estimators of time and memory: called once for equal shards, and with the memory that they leave out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torchrec.distributed.planner.estimator.estimator import (
     get_embedding_perf_sharding_evaluator,
 )
 from torchrec.distributed.planner.estimator.types import ShardPerfContext
-from torchrec.distributed.planner.shard_estimators import EmbeddingStorageEstimator, _get_optimizer_multipler
+from torchrec.distributed.planner.shard_estimators import EmbeddingStorageEstimator
 from torchrec.distributed.planner.types import (
     ParameterConstraints,
     Perf,
@@ -23,22 +23,25 @@ from torchrec.distributed.planner.types import (
     Topology,
 )
 
-STATE_BYTES = 4
-"""Of an element of the optimizer's state, which FBGEMM keeps in fp32 whatever the weights are"""
+from asymdiffrec.embeddings.torchrec_compat import optimizer_state_elements
+
+STATE_ELEMENT_BYTES = 4
+"""Bytes of one value of the optimizer's state: FBGEMM keeps it in fp32 for weights of any type."""
 
 
 def estimators(topology: Topology, constraints: dict[str, ParameterConstraints]) -> list[ShardEstimator]:
-    """Estimators of time and of memory for TorchRec's enumerators."""
+    """Return the estimators of time and of memory for TorchRec's enumerators."""
     return [OncePerfEstimator(topology, constraints), StateStorageEstimator(topology, constraints)]
 
 
 class OncePerfEstimator(EmbeddingPerfEstimator):
-    """TorchRec's estimate, made once for all shards of a table that are of one size: most of a thousand are."""
+    """TorchRec's estimate of time, made once for all shards of a table with the same size: most of a thousand have."""
 
     def __init__(self, topology: Topology, constraints: dict[str, ParameterConstraints]) -> None:
         super().__init__(topology, constraints, config=EmbeddingPerfEstimatorConfig())
 
     def estimate(self, sharding_options: list[ShardingOption], sharder_data_map: SharderDataMap) -> None:
+        """Set the `perf` of every shard of the options."""
         for option in sharding_options:
             sizes = {tuple(shard.size) for shard in option.shards}
             contexts = ShardPerfContext.build_shard_perf_contexts(
@@ -50,9 +53,9 @@ class OncePerfEstimator(EmbeddingPerfEstimator):
                 sharder_data=sharder_data_map[option.module_type_key],
             )
             option.is_weighted = contexts[0].is_weighted
-            found = {size: self._perf(context) for size, context in zip(sizes, contexts, strict=True)}
+            perf_of_size = {size: self._perf(context) for size, context in zip(sizes, contexts, strict=True)}
             for shard in option.shards:
-                shard.perf = found[tuple(shard.size)]
+                shard.perf = perf_of_size[tuple(shard.size)]
 
     def _perf(self, context: ShardPerfContext) -> Perf:
         evaluator = get_embedding_perf_sharding_evaluator(sharding_type=context.sharding_type, is_inference=False)
@@ -60,9 +63,10 @@ class OncePerfEstimator(EmbeddingPerfEstimator):
 
 
 class StateStorageEstimator(EmbeddingStorageEstimator):
-    """TorchRec's estimate with what it leaves out: it counts the optimizer's state in the type of the weights."""
+    """TorchRec's estimate of memory plus what it leaves out: it counts optimizer state in the type of the weights."""
 
     def estimate(self, sharding_options: list[ShardingOption], sharder_data_map: SharderDataMap) -> None:
+        """Set the `storage` of every shard of the options."""
         super().estimate(sharding_options, sharder_data_map)
         for option in sharding_options:
             for shard in option.shards:
@@ -72,26 +76,21 @@ class StateStorageEstimator(EmbeddingStorageEstimator):
                     )
 
 
-def state_elements(weight: torch.Tensor, elements: int) -> float:
-    """What the optimizer keeps for so many elements of a table's weights, which are marked with it."""
-    (optimizer,) = getattr(weight, "_optimizer_classes", [None])
-    return float(elements * _get_optimizer_multipler(optimizer, weight.shape))
-
-
-def bytes_beside(weight: torch.Tensor, rows: int) -> int:
-    """Of the ids that a managed table keeps of some of its rows."""
-    return int(rows * getattr(weight, "bytes_beside_row", 0))
+def managed_id_bytes(weight: torch.Tensor, rows: int) -> int:
+    """Return the bytes that a managed table keeps for the ids of `rows` rows; 0 for other tables."""
+    return int(rows * getattr(weight, "id_bytes_per_row", 0))
 
 
 def bytes_beyond_estimate(weight: torch.Tensor, size: Sequence[int], device: str, kernel: str) -> Storage:
-    """Bytes of a shard of `size` that TorchRec's estimate leaves out, where they lie.
+    """Return the bytes of a shard of `size` that TorchRec's estimate leaves out, on the device or on the host.
 
-    They are of the optimizer's state, of the ids of managed rows, and the gradient of a table on every rank, which is
-    as large as the table: the other kernels update rows in the backward pass and never hold it.
+    They are the optimizer's state beyond the type of the weights, the ids of managed rows, and the gradient of a
+    data-parallel table, which is as large as the table: other kernels update rows in the backward pass without it.
     """
     elements = math.prod(size)
-    beyond = math.ceil(state_elements(weight, elements)) * (STATE_BYTES - weight.element_size())
-    beyond += bytes_beside(weight, size[0])
+    state = math.ceil(optimizer_state_elements(weight, elements))
+    beyond = state * (STATE_ELEMENT_BYTES - weight.element_size())
+    beyond += managed_id_bytes(weight, size[0])
     if kernel == "dense":
         beyond += elements * weight.element_size()
     on_device = device != "cpu" and kernel in ("fused", "dense")

@@ -1,7 +1,7 @@
-"""Ranks for the shards of tables that have chosen their ways, so that the slowest rank is fast: arithmetic alone.
+"""Assign shards to ranks so that the slowest rank is fast, for tables whose sharding is chosen: arithmetic only.
 
-Shards that every rank has are laid first, then those that all ranks of a machine have, then single ones, the longest
-first, each on the rank that has the least to do.
+Shards that every rank has come first, then those that all ranks of a host have, then single shards, the longest first,
+each on the rank with the least load.
 """
 
 from __future__ import annotations
@@ -11,91 +11,94 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-EVERY, MACHINES, RANKS, ONE_MACHINE = range(4)
-"""Where the shards of a table go: one to every rank, one to every rank of some machines, each to a rank of its own, or
-each to a rank of its own on one machine"""
+EVERY_RANK, WHOLE_HOSTS, ANY_RANKS, ONE_HOST = range(4)
+"""Ranks that the shards of a table go to: one shard to every rank, one to every rank of some hosts, each to any rank of
+its own, or each to a rank of its own on one host."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What W ways cost for T tables, for the largest shard of each."""
+    """Costs of C sharding choices for T tables, of the largest shard of each table."""
 
     time: np.ndarray
-    """Milliseconds of a step, [W, T]; infinite where a way is not open to a table"""
+    """Milliseconds of a step, [C, T]; infinite if a table does not allow a choice"""
     memory: np.ndarray
-    """Bytes on the device, [W, T]"""
-    host: np.ndarray
-    """Bytes in the memory of the machine, [W, T]"""
+    """Bytes on the device, [C, T]"""
+    host_memory: np.ndarray
+    """Bytes in the memory of the host, [C, T]"""
     shards: np.ndarray
-    """How many shards there are, [W, T]"""
-    place: np.ndarray
-    """EVERY, MACHINES, RANKS or ONE_MACHINE, [W]"""
+    """Number of shards, [C, T]"""
+    ranks_of_shards: np.ndarray
+    """EVERY_RANK, WHOLE_HOSTS, ANY_RANKS or ONE_HOST, [C]"""
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """Ranks, `local` of them on each machine, with bytes for tables on the device and in the machine's memory."""
+    """Number of ranks, in all and on each host, and bytes for tables on each device and in its share of host memory."""
 
     ranks: int
-    local: int
+    local_ranks: int
     memory: float
-    host: float
+    host_memory: float
 
 
 @dataclass(frozen=True)
 class Placement:
-    """A way for each table, the ranks of its shards, and what they cost each rank."""
+    """A sharding choice for each table, the ranks of its shards, and the load of each rank."""
 
     choice: np.ndarray
-    """[T]"""
+    """Index of the choice of each table, [T]"""
     ranks: list[np.ndarray]
-    """Of each table's shards, in their order"""
+    """Ranks of each table's shards, in the order of the shards"""
     time: np.ndarray
-    """[ranks]"""
+    """Milliseconds of each rank, [ranks]"""
     memory: np.ndarray
-    """[ranks]"""
+    """Bytes on the device of each rank, [ranks]"""
 
     @property
     def slowest(self) -> float:
+        """Milliseconds of the slowest rank."""
         return float(self.time.max())
 
 
 def pack(costs: Costs, capacity: Capacity, choice: np.ndarray, weight: float = 0.0) -> Placement | None:
-    """Ranks for the shards of tables that have chosen their ways; None where they do not fit.
+    """Return a placement of the shards of tables with the sharding `choice` [T]; None if they do not fit.
 
-    The rank with the least to do is told by its time and `weight` times its memory.
+    The load of a rank is its time plus `weight` times its memory.
     """
     tables = np.arange(len(choice))
-    time, memory, host = (cost[choice, tables] for cost in (costs.time, costs.memory, costs.host))
-    shards, place = costs.shards[choice, tables].astype(np.int64), costs.place[choice]
-    placed = np.where(place == EVERY, 0, shards)
-    first = np.concatenate([[0], np.cumsum(placed)])
+    time, memory, host = (cost[choice, tables] for cost in (costs.time, costs.memory, costs.host_memory))
+    shards, kinds = costs.shards[choice, tables].astype(np.int64), costs.ranks_of_shards[choice]
+    first = np.concatenate([[0], np.cumsum(np.where(kinds == EVERY_RANK, 0, shards))])
     ranks = np.empty(first[-1], np.int64)
     order = np.argsort(-(time + weight * memory), kind="stable")
     fits, load, used = _pack(
-        order, time, memory, host, shards, place, first, ranks,
-        capacity.ranks, capacity.local, capacity.memory, capacity.host, weight,
+        order, time, memory, host, shards, kinds, first, ranks,
+        capacity.ranks, capacity.local_ranks, capacity.memory, capacity.host_memory, weight,
     )  # fmt: skip
     if not fits:
         return None
     every = np.arange(capacity.ranks)
-    of_table = [every if kind == EVERY else np.sort(ranks[first[t] : first[t + 1]]) for t, kind in enumerate(place)]
+    of_table = [
+        every if kind == EVERY_RANK else np.sort(ranks[first[t] : first[t + 1]]) for t, kind in enumerate(kinds)
+    ]
     return Placement(choice, of_table, load, used)
 
 
 @numba.njit(cache=True)
-def _pack(order, time, memory, host, shards, place, first, placed, ranks, local, most, most_host, weight):  # type: ignore[no-untyped-def]
-    """Fills `placed`, from first[t] on the ranks of table t's shards; gives whether they fit, and each rank's load.
+def _pack(order, time, memory, host, shards, kinds, first, placed, ranks, local, most, most_host, weight):  # type: ignore[no-untyped-def]
+    """Write the ranks of table t's shards to `placed` from first[t] on; return whether all fit, and each rank's load.
 
-    Sorting is left to the caller, and the least is looked for by going through all: so this compiles in a second.
+    The caller sorts, and the minimum is found by a plain loop: so this compiles in a second. `most` and `most_host` are
+    the bytes of a device and of its share of host memory.
     """
     load, used, used_host = np.zeros(ranks), np.zeros(ranks), np.zeros(ranks)
     taken = np.zeros(ranks, np.bool_)
-    for kind in (EVERY, MACHINES, ONE_MACHINE, RANKS):
+    for kind in (EVERY_RANK, WHOLE_HOSTS, ONE_HOST, ANY_RANKS):
         for t in order:
-            if place[t] != kind:
+            if kinds[t] != kind:
                 continue
-            if kind == EVERY:
+            if kind == EVERY_RANK:
                 for rank in range(ranks):
                     load[rank] += time[t]
                     used[rank] += memory[t]
@@ -103,23 +106,23 @@ def _pack(order, time, memory, host, shards, place, first, placed, ranks, local,
                     if used[rank] > most or used_host[rank] > most_host:
                         return False, load, used
                 continue
-            # Shards go to groups of ranks: `together` of them at once, to ranks that stand together.
-            together = local if kind != RANKS else 1
+            # Shards go to groups of neighbouring ranks, `group_size` shards at once.
+            group_size = local if kind != ANY_RANKS else 1
             start, stop = 0, ranks
-            if kind == ONE_MACHINE:
-                start = _least(load, used, used_host, taken, local, 0, ranks, 0.0, 0.0, most, most_host, weight)
+            if kind == ONE_HOST:
+                start = _least_loaded(load, used, used_host, taken, local, 0, ranks, 0.0, 0.0, most, most_host, weight)
                 if start < 0:
                     return False, load, used
-                together, stop = 1, start + local
-            for part in range(shards[t] // together):
-                found = _least(
-                    load, used, used_host, taken, together, start, stop, memory[t], host[t], most, most_host, weight
+                group_size, stop = 1, start + local
+            for part in range(shards[t] // group_size):
+                group = _least_loaded(
+                    load, used, used_host, taken, group_size, start, stop, memory[t], host[t], most, most_host, weight
                 )
-                if found < 0:
+                if group < 0:
                     return False, load, used
-                taken[found] = True
-                for rank in range(found, found + together):
-                    placed[first[t] + part * together + rank - found] = rank
+                taken[group] = True
+                for rank in range(group, group + group_size):
+                    placed[first[t] + part * group_size + rank - group] = rank
             for part in range(shards[t]):
                 rank = placed[first[t] + part]
                 taken[rank] = False
@@ -130,15 +133,15 @@ def _pack(order, time, memory, host, shards, place, first, placed, ranks, local,
 
 
 @numba.njit(cache=True)
-def _least(load, used, used_host, taken, together, start, stop, memory, host, most, most_host, weight):  # type: ignore[no-untyped-def]
-    """The first rank of the group of `together` ranks, from `start` to `stop`, that has the least to do, has room, and
-    is not taken; -1 where there is none."""
+def _least_loaded(load, used, used_host, taken, size, start, stop, memory, host, most, most_host, weight):  # type: ignore[no-untyped-def]
+    """Return the first rank of the group of `size` ranks in [start, stop) with the least load that has room and is not
+    taken; -1 if there is none."""
     best, least = -1, np.inf
-    for group in range(start, stop, together):
+    for group in range(start, stop, size):
         if taken[group]:
             continue
         key = 0.0
-        for rank in range(group, group + together):
+        for rank in range(group, group + size):
             key += load[rank] + weight * used[rank]
             if used[rank] + memory > most or used_host[rank] + host > most_host:
                 key = np.inf
@@ -147,21 +150,21 @@ def _least(load, used, used_host, taken, together, start, stop, memory, host, mo
     return best
 
 
-def balanced(placement: Placement, costs: Costs, capacity: Capacity) -> Placement:
-    """The placement with single shards of the slowest rank moved to others, or swapped with theirs, while it helps."""
+def balance(placement: Placement, costs: Costs, capacity: Capacity) -> Placement:
+    """Return the placement after moving or swapping single shards of the slowest rank for as long as that helps."""
     tables = np.arange(len(placement.choice))
-    time, memory, host = (cost[placement.choice, tables] for cost in (costs.time, costs.memory, costs.host))
-    single = costs.place[placement.choice] == RANKS
+    time, memory, host = (cost[placement.choice, tables] for cost in (costs.time, costs.memory, costs.host_memory))
+    single = costs.ranks_of_shards[placement.choice] == ANY_RANKS
     table_of = np.concatenate([np.full(len(placement.ranks[t]) if single[t] else 0, t) for t in tables])
     rank_of = np.concatenate([placement.ranks[t] if single[t] else np.empty(0, np.int64) for t in tables])
     used_host = np.zeros(capacity.ranks)
     for t, ranks in enumerate(placement.ranks):
         used_host[ranks] += host[t]
     load, used = placement.time.copy(), placement.memory.copy()
-    there = np.zeros((len(tables), capacity.ranks), np.bool_)
-    there[table_of, rank_of] = True
+    has_shard = np.zeros((len(tables), capacity.ranks), np.bool_)
+    has_shard[table_of, rank_of] = True
     _balance(
-        table_of, rank_of, time, memory, host, there, load, used, used_host, capacity.memory, capacity.host,
+        table_of, rank_of, time, memory, host, has_shard, load, used, used_host, capacity.memory, capacity.host_memory,
     )  # fmt: skip
     ends = np.cumsum(np.where(single, [len(ranks) for ranks in placement.ranks], 0))
     moved = [
@@ -172,8 +175,8 @@ def balanced(placement: Placement, costs: Costs, capacity: Capacity) -> Placemen
 
 
 @numba.njit(cache=True)
-def _balance(table_of, rank_of, time, memory, host, there, load, used, used_host, most, most_host):  # type: ignore[no-untyped-def]
-    """Moves and swaps shards in place, the best one each time, until none makes the slowest rank faster."""
+def _balance(table_of, rank_of, time, memory, host, has_shard, load, used, used_host, most, most_host):  # type: ignore[no-untyped-def]
+    """Move and swap shards in place, the best one each time, until none makes the slowest rank faster."""
     while True:
         slow = np.argmax(load)
         best, mine, other, target = load[slow] * (1 - 1e-6), -1, -1, -1
@@ -184,13 +187,13 @@ def _balance(table_of, rank_of, time, memory, host, there, load, used, used_host
             for rank in range(len(load)):
                 peak = max(load[slow] - time[a], load[rank] + time[a])
                 room = used[rank] + memory[a] <= most and used_host[rank] + host[a] <= most_host
-                if peak < best and room and not there[a, rank]:
+                if peak < best and room and not has_shard[a, rank]:
                     best, mine, other, target = peak, i, -1, rank
             for j in range(len(rank_of)):
                 b, rank = table_of[j], rank_of[j]
                 less = time[a] - time[b]
                 peak = max(load[slow] - less, load[rank] + less)
-                if less <= 0 or rank == slow or peak >= best or there[a, rank] or there[b, slow]:
+                if less <= 0 or rank == slow or peak >= best or has_shard[a, rank] or has_shard[b, slow]:
                     continue
                 more, more_host = memory[a] - memory[b], host[a] - host[b]
                 room = used[rank] + more <= most and used[slow] - more <= most
@@ -202,7 +205,7 @@ def _balance(table_of, rank_of, time, memory, host, there, load, used, used_host
             if shard >= 0:
                 t = table_of[shard]
                 rank_of[shard] = end
-                there[t, start], there[t, end] = False, True
+                has_shard[t, start], has_shard[t, end] = False, True
                 load[start], load[end] = load[start] - time[t], load[end] + time[t]
                 used[start], used[end] = used[start] - memory[t], used[end] + memory[t]
                 used_host[start], used_host[end] = used_host[start] - host[t], used_host[end] + host[t]

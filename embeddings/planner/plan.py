@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,36 +20,38 @@ from asymdiffrec.embeddings.config import TablesConfig
 from asymdiffrec.embeddings.optimizers import check_device
 from asymdiffrec.embeddings.planner.dense import DenseWork
 from asymdiffrec.embeddings.planner.devices import GB, Cluster
-from asymdiffrec.embeddings.planner.estimators import STATE_BYTES, state_elements
-from asymdiffrec.embeddings.planner.plan_check import check_plan
+from asymdiffrec.embeddings.planner.estimators import STATE_ELEMENT_BYTES
+from asymdiffrec.embeddings.planner.plan_validation import validate_plan
 from asymdiffrec.embeddings.planner.planned_tables import PlannedTable, planned_tables, table_configs
 from asymdiffrec.embeddings.planner.rank_memory import TableMemory, table_memory
 from asymdiffrec.embeddings.planner.search import TooLargeError
-from asymdiffrec.embeddings.planner.search_planner import plan_fast
-from asymdiffrec.embeddings.planner.sharding_options import ways
+from asymdiffrec.embeddings.planner.search_planner import plan_by_search
+from asymdiffrec.embeddings.planner.sharding_choices import sharding_choices
 from asymdiffrec.embeddings.planner.step_time import StepTime, TableTimes, shard_milliseconds, step_time, table_times
-from asymdiffrec.embeddings.planner.torchrec_planner import plan_by_torchrec
 from asymdiffrec.embeddings.sharder import TableSharder
+from asymdiffrec.embeddings.torchrec_compat import optimizer_state_elements
 
-RESERVED = 0.15
-"""Share of a rank's memory that nothing is planned for: batches in flight, libraries, the allocator's loss."""
+RESERVED_MEMORY_SHARE = 0.15
+"""Share of a rank's memory that nothing is planned for: batches on their way, libraries, the allocator's loss."""
 
 DENSE_COPIES = 4
-"""What a dense parameter costs beside its optimizer's moments, in parameters: itself, its gradient, and buckets to
+"""Memory of a dense parameter besides its optimizer's moments, in parameters: itself, its gradient, and buckets to
 reduce gradients."""
 
-Planner: TypeAlias = Callable[..., tuple[ShardingPlan, list[ShardingOption]]]
+MAX_NAMED_TABLES = 3
+"""Tables that an error message names."""
 
-PLANNERS: Mapping[str, Planner] = {"fast": plan_fast, "torchrec": plan_by_torchrec}
+Planner: TypeAlias = Callable[..., tuple[ShardingPlan, list[ShardingOption]]]
+"""A function with the arguments of `plan_by_search` and its result."""
 
 
 class DoesNotFitError(InputError):
-    """The tables have no place on the ranks, as the job allows them to be sharded."""
+    """The tables do not fit into the memory of the ranks, sharded as the job allows."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """All that a plan depends on. `model` holds a `FieldTables` that is not sharded; `batch_size` is of all ranks."""
+    """Everything that a plan depends on; `model` holds an unsharded `FieldTables`, `batch_size` counts all ranks."""
 
     model: nn.Module
     schema: Schema
@@ -59,63 +61,69 @@ class Problem:
     dense: DenseWork
 
     @property
-    def samples(self) -> int:
-        """Of one rank"""
-        return max(1, self.batch_size // self.cluster.ranks)
+    def samples_per_rank(self) -> int:
+        """Samples of one rank in a step."""
+        return max(1, self.batch_size // self.cluster.world_size)
 
     @property
     def dense_bytes(self) -> int:
-        """On every rank: parameters with all that is kept for each of them, and activations"""
+        """Bytes of the dense part on every rank: parameters with everything kept for each of them, and activations."""
         return 4 * (DENSE_COPIES + self.dense.moments) * self.dense.parameters + self.dense.activations
 
     @property
     def reserved_bytes(self) -> int:
-        return round(RESERVED * self.cluster.device.memory * GB)
+        """Bytes of every rank that nothing is planned for."""
+        return round(RESERVED_MEMORY_SHARE * self.cluster.device.memory * GB)
 
     @cached_property
     def topology(self) -> Topology:
+        """TorchRec's topology, with the memory that is left for tables."""
         return self.cluster.topology(self.dense_bytes + self.reserved_bytes)
 
     @cached_property
     def sharder(self) -> TableSharder:
+        """TorchRec's sharder with the choices that the job allows."""
         return TableSharder(self.config, self.cluster.device.kind)
 
     @cached_property
     def tables(self) -> list[PlannedTable]:
-        """Raises InputError where a sharding that the job fixes would leave ranks without rows."""
-        kinds = self.kinds
-        tables = planned_tables(self.model, self.schema, self.config, self.cluster.device.kind, self.batch_size, kinds)
+        """The tables to plan. Raises InputError if a sharding that the job fixes would leave ranks without rows."""
+        tables = planned_tables(
+            self.model, self.schema, self.config, self.cluster.device.kind, self.batch_size, self.sharding_types
+        )
         for table in tables:
-            self._check_has_way(table, kinds)
+            self._check_is_possible(table)
         return tables
 
     @property
-    def kinds(self) -> list[str]:
-        """Sharding types that mean something on these ranks."""
-        if self.cluster.ranks == 1:
+    def sharding_types(self) -> list[str]:
+        """Sharding types that differ from each other on this number of ranks and hosts."""
+        if self.cluster.world_size == 1:
             return ["table_wise"]
-        several = self.cluster.nodes > 1
-        useless = {"table_column_wise"} if several else {"table_column_wise", "grid_shard", "table_row_wise"}
+        useless = {"table_column_wise"}
+        if self.cluster.nodes == 1:
+            useless |= {"grid_shard", "table_row_wise"}
         return [kind for kind in self.sharder.sharding_types(self.cluster.device.kind) if kind not in useless]
 
-    def _check_has_way(self, table: PlannedTable, kinds: list[str]) -> None:
-        if self._has_way(table):
+    def _check_is_possible(self, table: PlannedTable) -> None:
+        if self._is_possible(table):
             return
-        if table.block > 1:
-            whole = table.block * self.cluster.ranks
+        world_size, rows = self.cluster.world_size, table.num_embeddings
+        if table.rows_per_block > 1:
+            multiple = table.rows_per_block * world_size
             raise InputError(
-                f"tables.per_table.{table.name}: {table.rows} rows; with collision: managed on {self.cluster.ranks} "
-                f"ranks a table needs a multiple of {whole}, such as {-(-table.rows // whole) * whole}"
+                f"tables.per_table.{table.name}: {rows} rows; with collision: managed on {world_size} ranks a table "
+                f"needs a multiple of {multiple}, such as {-(-rows // multiple) * multiple}"
             )
-        asked = " or ".join(table.sharding) + (f" on {table.parts} ranks" if table.parts else "")
-        free = [kind for kind in kinds if self._has_way(replace(table, sharding=[kind]))]
+        required = " or ".join(table.sharding_types) + (f" on {table.num_ranks} ranks" if table.num_ranks else "")
+        possible = [kind for kind in self.sharding_types if self._is_possible(replace(table, sharding_types=[kind]))]
         raise InputError(
-            f"tables.per_table.{table.name}: {asked} cannot divide {table.rows} rows of {table.dim} columns so that "
-            f"each of {self.cluster.ranks} ranks has a part; use {', '.join(free) or 'another number of ranks'}"
+            f"tables.per_table.{table.name}: {required} cannot divide {rows} rows of {table.embedding_dim} columns so "
+            f"that each of {world_size} ranks has a part; use {', '.join(possible) or 'another number of ranks'}"
         )
 
-    def _has_way(self, table: PlannedTable) -> bool:
-        return any(way.is_open(table, self.topology) for way in ways(table.kernels))
+    def _is_possible(self, table: PlannedTable) -> bool:
+        return any(choice.is_allowed(table, self.topology) for choice in sharding_choices(table.compute_kernels))
 
 
 @dataclass(frozen=True)
@@ -130,81 +138,85 @@ class Solution:
 
     @cached_property
     def memory(self) -> TableMemory:
+        """Bytes of tables on each rank."""
         return table_memory(self.options, self.problem.topology)
 
     @cached_property
     def times(self) -> TableTimes:
-        return table_times(self.options, self.problem.cluster.ranks)
+        """Milliseconds of tables on each rank, at the device's nominal rates."""
+        return table_times(self.options, self.problem.cluster.world_size)
 
     @cached_property
     def step(self) -> StepTime:
+        """The time of a step, by part."""
         problem = self.problem
-        return step_time(self.times, problem.dense, problem.cluster, problem.samples * problem.cluster.ranks)
+        batch_size = problem.samples_per_rank * problem.cluster.world_size
+        return step_time(self.times, problem.dense, problem.cluster, batch_size)
 
     @cached_property
-    def slowest(self) -> int:
-        """The rank whose tables take the longest."""
+    def slowest_rank(self) -> int:
+        """The rank whose tables take longest."""
         return int(self.times.milliseconds.argmax())
 
     @cached_property
-    def milliseconds_on_slowest(self) -> dict[str, float]:
-        """What each table takes on the slowest rank."""
-        return {option.name: shard_milliseconds(option).get(self.slowest, 0.0) for option in self.options}
+    def milliseconds_on_slowest_rank(self) -> dict[str, float]:
+        """Milliseconds that each table takes on the slowest rank, by table name."""
+        return {option.name: shard_milliseconds(option).get(self.slowest_rank, 0.0) for option in self.options}
 
 
-def solve(problem: Problem, planner: str = "fast") -> Solution:
-    """A plan by one of PLANNERS; needs no process group and no memory for the tables.
+def solve(problem: Problem, planner: Planner = plan_by_search, name: str = "search") -> Solution:
+    """Return a plan; needs no process group and no memory for the tables.
 
-    InputError, in one line, where the device lacks the optimizer or a sharding that the job fixes would leave ranks
-    without rows; DoesNotFitError where the tables do not fit.
+    `name` is that of the planner. Raises InputError if the device lacks the optimizer or a sharding that the job fixes
+    would leave ranks without rows, and DoesNotFitError if the tables do not fit.
     """
-    return solve_by(problem, planner, PLANNERS[planner])
-
-
-def solve_by(problem: Problem, name: str, planner: Planner) -> Solution:
-    """As `solve`, by any planner, which is told as `name`."""
     check_device(problem.config.optimizer, problem.cluster.device.kind)
     start = time.perf_counter()
-    with _telling_what_matters():
+    with _without_sharding_spec_warnings():
         try:
-            plan, options = planner(problem.model, problem.tables, problem.topology, problem.samples, problem.sharder)
+            plan, options = planner(
+                problem.model, problem.tables, problem.topology, problem.samples_per_rank, problem.sharder
+            )
         except TooLargeError as error:
-            raise DoesNotFitError(_too_large(problem, error.tables)) from error
-    check_plan(plan, table_configs(problem.model), problem.cluster.ranks)
+            raise DoesNotFitError(_does_not_fit(problem, error.tables)) from error
+    validate_plan(plan, table_configs(problem.model), problem.cluster.world_size)
     return Solution(problem, plan, options, name, time.perf_counter() - start)
 
 
 @contextmanager
-def _telling_what_matters() -> Iterator[None]:
-    """Without the planner's warning for every data-parallel table, which rightly has no sharding spec."""
+def _without_sharding_spec_warnings() -> Iterator[None]:
+    """Suppress TorchRec's warning for every data-parallel table; such a table has no sharding spec on purpose."""
 
-    def worth_telling(record: logging.LogRecord) -> bool:
+    def is_useful(record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith("Sharding spec not found")
 
     root = logging.getLogger()
-    root.addFilter(worth_telling)
+    root.addFilter(is_useful)
     try:
         yield
     finally:
-        root.removeFilter(worth_telling)
+        root.removeFilter(is_useful)
 
 
-def _too_large(problem: Problem, homeless: list[int]) -> str:
-    """Which tables do not fit, and by how much."""
-    sizes = {
-        table.name: (table.weight.nbytes + STATE_BYTES * state_elements(table.weight, table.weight.numel())) / GB
-        for table in problem.tables
-    }
-    shown = homeless or sorted(range(len(sizes)), key=lambda place: -list(sizes.values())[place])[:3]
+def _does_not_fit(problem: Problem, too_large: list[int]) -> str:
+    """Return the error message: how much does not fit, and which tables; `too_large` fit on no rank even alone."""
+    tables = problem.tables
+    sizes = [
+        (table.weight.nbytes + STATE_ELEMENT_BYTES * optimizer_state_elements(table.weight, table.weight.numel())) / GB
+        for table in tables
+    ]
+    named = too_large or sorted(range(len(sizes)), key=lambda index: -sizes[index])[:MAX_NAMED_TABLES]
     names = ", ".join(
-        f"{table.name} ({table.rows} x {table.dim}, {sizes[table.name]:.3g} GB)"
-        for table in (problem.tables[place] for place in shown[:3])
-    ) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
+        f"{tables[index].name} ({tables[index].num_embeddings} x {tables[index].embedding_dim}, {sizes[index]:.3g} GB)"
+        for index in named[:MAX_NAMED_TABLES]
+    )
+    if len(named) > MAX_NAMED_TABLES:
+        names += f" and {len(named) - MAX_NAMED_TABLES} more"
     free = problem.cluster.device.memory - (problem.reserved_bytes + problem.dense_bytes) / GB
-    total, ranks = sum(sizes.values()), problem.cluster.ranks
-    lacking = total - max(0.0, free) * ranks
-    reason = f"{lacking:.3g} GB too much" if lacking > 0 else "too much as sharded"
+    total, ranks = sum(sizes), problem.cluster.world_size
+    excess = total - max(0.0, free) * ranks
+    reason = f"{excess:.3g} GB too much" if excess > 0 else "too much as sharded"
     return (
         f"tables: {total:.3g} GB of weights and optimizer state do not fit into {max(free, 0):.3g} GB on each of "
-        f"{ranks} ranks ({reason}); {'they fit nowhere:' if homeless else 'the largest are'} {names}"
+        f"{ranks} ranks ({reason}); {'these fit on no rank:' if too_large else 'the largest are'} {names}"
     )

@@ -1,4 +1,4 @@
-"""A plan as `plan.json` has it and as `plan --json` prints it: written, and read again."""
+"""A plan as a JSON document: what `plan --json` prints, `plan.json` of a run holds and `train --plan` reads."""
 
 from __future__ import annotations
 
@@ -9,29 +9,54 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torchrec.distributed.planner.types import ShardingOption
 
 from asymdiffrec.base import InputError
-from asymdiffrec.embeddings.planner.devices import GB, Cluster
-from asymdiffrec.embeddings.planner.plan import Problem, Solution, solve_by
-from asymdiffrec.embeddings.planner.plan_check import InvalidPlanError
+from asymdiffrec.embeddings.planner.devices import GB, Cluster, Device
+from asymdiffrec.embeddings.planner.plan import Problem, Solution, solve
+from asymdiffrec.embeddings.planner.plan_validation import InvalidPlanError
 from asymdiffrec.embeddings.planner.planned_tables import PlannedTable, table_configs
 from asymdiffrec.embeddings.planner.rank_memory import shard_bytes
-from asymdiffrec.embeddings.planner.search_planner import pinned
-from asymdiffrec.embeddings.planner.sharding_options import Way
+from asymdiffrec.embeddings.planner.search_planner import build_plan
+from asymdiffrec.embeddings.planner.sharding_choices import ShardingChoice
 from asymdiffrec.embeddings.planner.step_time import shard_milliseconds
 
-TABLE_KEYS = {"name", "rows", "dim", "sharding", "kernel", "ranks", "shard_columns", "cached"}
-"""What a plan is read from, of each table"""
+
+class PlanFileTable(BaseModel):
+    """The keys of a table in a plan file that `train --plan` reads; other keys are allowed and ignored."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    name: str
+    num_embeddings: int
+    embedding_dim: int
+    sharding: str
+    kernel: str
+    ranks: list[int]
+    shard_embedding_dim: int = Field(gt=0)
+    cache_load_factor: float | None
+
+
+class PlanFile(BaseModel):
+    """The keys of a plan file that `train --plan` reads; other keys are allowed and ignored."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    world_size: int
+    local_world_size: int
+    device: Device
+    tables: list[PlanFileTable]
 
 
 def plan_document(solution: Solution) -> dict[str, Any]:
-    """`fits`, `world_size`, the `cluster`, the step's time in `step_milliseconds` and by its parts in `step`,
-    `samples_per_second`, what each of `ranks` holds and does, what each of `tables` is and costs, and what `binds`.
+    """Return the plan as a document that can be written as JSON.
 
-    Times are milliseconds and sizes are bytes. A rank's `step_milliseconds` are the step's without its waiting for
-    ranks whose tables take longer, its `..._ms` what its tables take at the device's nominal figures; its
-    `memory_bytes` are all that a step needs there, with what is held in reserve.
+    It has `fits`, `world_size`, the `cluster`, the step's time in `step_milliseconds` and by part in `step`,
+    `samples_per_second`, the memory and the time of each of `ranks`, the sharding and the costs of each of `tables`,
+    and the `bottleneck`. Times are milliseconds and sizes are bytes. A rank's `step_milliseconds` are those of the step
+    without its waiting for slower ranks. A rank's other `..._milliseconds` are those of its tables at the device's
+    nominal figures. Its `memory_bytes` are all that a step needs there, with the reserve.
     """
     problem, step, memory, times = solution.problem, solution.step, solution.memory, solution.times
     cluster, device = problem.cluster, problem.cluster.device
@@ -39,9 +64,9 @@ def plan_document(solution: Solution) -> dict[str, Any]:
     working = step.milliseconds - _waiting(solution)
     return {
         "fits": True,
-        "world_size": cluster.ranks,
-        "local_world_size": cluster.per_node,
-        "cluster": _described_cluster(cluster),
+        "world_size": cluster.world_size,
+        "local_world_size": cluster.local_world_size,
+        "cluster": _cluster_document(cluster),
         "batch_size": step.batch_size,
         "planner": solution.planner,
         "planner_seconds": solution.seconds,
@@ -59,49 +84,47 @@ def plan_document(solution: Solution) -> dict[str, Any]:
                 "memory_bytes": round(float(memory.device[rank])) + shared,
                 "step_milliseconds": float(working[rank]),
                 **{f"{name}_bytes": round(float(values[rank])) for name, values in vars(memory).items()},
-                **{f"{name}_ms": float(values[rank]) for name, values in vars(times).items()},
+                **{f"{name}_milliseconds": float(values[rank]) for name, values in vars(times).items()},
             }
-            for rank in range(cluster.ranks)
+            for rank in range(cluster.world_size)
         ],
-        "tables": [
-            described | costs for described, costs in zip(describe_plan(solution), _table_costs(solution), strict=True)
-        ],
-        "binds": what_binds(solution),
+        "tables": [entry | costs for entry, costs in zip(table_entries(solution), _table_costs(solution), strict=True)],
+        "bottleneck": bottleneck(solution),
     }
 
 
 def unfit_document(cluster: Cluster, why: str) -> dict[str, Any]:
-    """What there is to say where the tables have no place on a cluster."""
-    return {"fits": False, "world_size": cluster.ranks, "cluster": _described_cluster(cluster), "why": why}
+    """Return the document for tables that do not fit on a cluster; `why` is the reason, in one line."""
+    return {"fits": False, "world_size": cluster.world_size, "cluster": _cluster_document(cluster), "why": why}
 
 
-def _described_cluster(cluster: Cluster) -> dict[str, Any]:
-    return {"nodes": cluster.nodes, "gpus_per_node": cluster.per_node, "gpu": cluster.device.name}
+def _cluster_document(cluster: Cluster) -> dict[str, Any]:
+    return {"nodes": cluster.nodes, "gpus_per_node": cluster.local_world_size, "gpu": cluster.device.name}
 
 
-def describe_plan(solution: Solution) -> list[dict[str, Any]]:
-    """What `plan.json` keeps of each table; `ranks` are those of its shards, in their order."""
+def table_entries(solution: Solution) -> list[dict[str, Any]]:
+    """Return the size and the sharding of each table; `ranks` are those of its shards, in the order of the shards."""
     tables = table_configs(solution.problem.model)
     options = {option.name: option for option in solution.options}
-    return [_described(table.num_embeddings, table.embedding_dim, options[name]) for name, table in tables.items()]
+    return [_table_entry(table.num_embeddings, table.embedding_dim, options[name]) for name, table in tables.items()]
 
 
-def _described(rows: int, dim: int, option: ShardingOption) -> dict[str, Any]:
+def _table_entry(num_embeddings: int, embedding_dim: int, option: ShardingOption) -> dict[str, Any]:
     return {
         "name": option.name,
-        "rows": rows,
-        "dim": dim,
+        "num_embeddings": num_embeddings,
+        "embedding_dim": embedding_dim,
         "dtype": {2: "fp16", 4: "fp32"}[option.tensor.element_size()],
         "sharding": option.sharding_type,
         "kernel": option.compute_kernel,
         "ranks": [shard.rank for shard in option.shards],
-        "shard_columns": max(shard.size[1] for shard in option.shards),
-        "cached": option.cache_params.load_factor if option.cache_params else None,
+        "shard_embedding_dim": max(shard.size[1] for shard in option.shards),
+        "cache_load_factor": option.cache_params.load_factor if option.cache_params else None,
     }
 
 
 def _waiting(solution: Solution) -> np.ndarray:
-    """Milliseconds of a step that each rank waits for others, [ranks]: what it takes less than the slowest, summed."""
+    """Return the milliseconds of a step that each rank waits for the slowest rank, summed over the phases, [ranks]."""
     step, times = solution.step, solution.times
     phases = (times.forward, times.backward, times.forward_communication, times.backward_communication)
     slack = sum((phase.max() - phase for phase in phases), start=np.zeros_like(times.forward))
@@ -110,99 +133,125 @@ def _waiting(solution: Solution) -> np.ndarray:
 
 
 def _table_costs(solution: Solution) -> list[dict[str, Any]]:
-    """Of each table: bytes of weights and state over all ranks, and milliseconds on the rank that it takes longest."""
+    """Return for each table the bytes of weights and state on all ranks, and the milliseconds on its slowest rank."""
     device = solution.problem.cluster.device.kind
     options = {option.name: option for option in solution.options}
-    found = []
+    costs = []
     for table in solution.problem.tables:
         sizes = [shard_bytes(options[table.name], shard, device) for shard in options[table.name].shards]
-        found.append(
+        costs.append(
             {
-                "pooling_factors": list(table.pooling),
+                "pooling_factors": list(table.pooling_factors),
                 "bytes": round(sum(weights + state for weights, state, _, _ in sizes)),
                 "host_bytes": round(sum(host for *_, host in sizes)),
                 "milliseconds": max(shard_milliseconds(options[table.name]).values()),
             }
         )
-    return found
+    return costs
 
 
-def what_binds(solution: Solution) -> dict[str, Any]:
-    """The rank that makes the step as long as it is, its most costly table, and the resource that it needs most of;
-    and the rank whose memory is fullest, and the share of it that is taken."""
+def bottleneck(solution: Solution) -> dict[str, Any]:
+    """Return the slowest rank, its most expensive table and the resource that takes most of the step.
+
+    Also return the rank with the fullest memory, and the share of its memory that is in use.
+    """
     problem, step = solution.problem, solution.step
-    costs = solution.milliseconds_on_slowest
+    costs = solution.milliseconds_on_slowest_rank
     table = max(costs, key=lambda name: costs[name])
-    several = problem.cluster.nodes > 1
+    network = "bandwidth between hosts" if problem.cluster.nodes > 1 else "bandwidth between GPUs"
     parts = {
         "memory bandwidth for look-ups": step.forward + step.backward,
-        "bandwidth between machines" if several else "bandwidth between GPUs": step.communication,
+        network: step.communication,
         "the dense part": step.dense,
         "the all-reduce of dense gradients": step.all_reduce,
         "the distribution of ids": step.input_distribution,
-        "the fixed cost of a step": step.overhead,
+        "the fixed time of a step": step.overhead,
     }
-    held = solution.memory.device + problem.dense_bytes + problem.reserved_bytes
+    used = solution.memory.device + problem.dense_bytes + problem.reserved_bytes
     return {
-        "rank": solution.slowest,
+        "rank": solution.slowest_rank,
         "table": table,
         "table_milliseconds": costs[table],
         "resource": max(parts, key=lambda name: parts[name]),
-        "fullest_rank": int(held.argmax()),
-        "memory_share": float(held.max() / (problem.cluster.device.memory * GB)),
+        "fullest_rank": int(used.argmax()),
+        "memory_share": float(used.max() / (problem.cluster.device.memory * GB)),
     }
 
 
 def parse_plan(text: bytes) -> dict[str, Any]:
-    """The document in a `plan.json`. Raises InputError where there is none of a plan that fits."""
+    """Return the document of a plan file. Raises InputError if it is not a plan that fits, as `plan --json` prints."""
     try:
         document = json.loads(text)
     except ValueError as error:
         raise InputError(f"not JSON ({error})") from error
-    tables = document.get("tables") if isinstance(document, dict) else None
-    if not isinstance(tables, list) or not all(isinstance(one, dict) and one.keys() >= TABLE_KEYS for one in tables):
-        raise InputError("not a plan, as `plan --json` prints one that fits")
-    return document
+    _parse(document)
+    plan: dict[str, Any] = document
+    return plan
 
 
-def solve_as(problem: Problem, document: Mapping[str, Any]) -> Solution:
-    """The plan that was written down in `document`, with the estimates of the problem's cluster.
-
-    Raises InputError where it is none for this problem: for other ranks or tables, or against what the job says.
-    """
-    chosen, ranks = _read(problem, document)
+def _parse(document: Any) -> PlanFile:
     try:
-        return solve_by(problem, "file", partial(pinned, chosen=chosen, ranks=ranks))
+        return PlanFile.model_validate(document)
+    except ValidationError as error:
+        (first, *_) = error.errors()
+        path = ".".join(map(str, first["loc"]))
+        reason = f"{path}: {first['msg'].lower()}" if path else first["msg"].lower()
+        raise InputError(f"not a plan that fits, as `asymdiffrec plan JOB --json` prints it ({reason})") from error
+
+
+def world_size_mismatch(document: Mapping[str, Any], smallest: int, largest: int) -> str | None:
+    """Return one line that says why a plan is not for `smallest` to `largest` ranks, or None if it is."""
+    ranks = document["world_size"]
+    if smallest <= ranks <= largest:
+        return None
+    available = f"{smallest}" if smallest == largest else f"{smallest} to {largest}"
+    return f"the plan is for {ranks} ranks; there are {available}"
+
+
+def solve_from_document(problem: Problem, document: Mapping[str, Any]) -> Solution:
+    """Return the plan of a document, with estimates for the cluster of the problem.
+
+    Raises InputError if it is not a plan for this problem: other ranks, other tables, or a sharding that the job does
+    not allow.
+    """
+    choices, ranks = _choices(problem, document)
+    try:
+        return solve(problem, partial(build_plan, choices=choices, ranks=ranks), "file")
     except InvalidPlanError as error:
         raise InputError(str(error)) from error
 
 
-def _read(problem: Problem, document: Mapping[str, Any]) -> tuple[list[Way], list[list[int]]]:
-    """The way and the ranks of each table of the problem, from what `describe_plan` gave."""
-    ranks = problem.cluster.ranks
-    if document.get("world_size") != ranks:
-        raise InputError(f"the plan is for {document.get('world_size')} ranks; there are {ranks}")
-    if document.get("local_world_size", ranks) != problem.cluster.per_node:
+def _choices(problem: Problem, document: Mapping[str, Any]) -> tuple[list[ShardingChoice], list[list[int]]]:
+    """Return the sharding choice and the ranks of each table of the problem, from the document's tables."""
+    cluster, plan = problem.cluster, _parse(document)
+    if reason := world_size_mismatch(document, cluster.world_size, cluster.world_size):
+        raise InputError(reason)
+    if plan.local_world_size != cluster.local_world_size:
         raise InputError(
-            f"the plan is for machines of {document['local_world_size']} ranks; here are {problem.cluster.per_node}"
+            f"the plan is for {plan.local_world_size} ranks on each host; there are {cluster.local_world_size}"
         )
-    entries = {entry["name"]: entry for entry in document["tables"]}
+    entries = {entry.name: entry for entry in plan.tables}
     names = [table.name for table in problem.tables]
     if difference := sorted(set(entries) ^ set(names)):
-        holder = "the plan" if difference[0] in entries else "the job"
-        raise InputError(f"the plan is of other tables: {difference[0]} is in {holder} alone")
-    ways = [_read_way(problem, table, entries[table.name]) for table in problem.tables]
-    return ways, [entries[name]["ranks"] for name in names]
+        owner = "plan" if difference[0] in entries else "job"
+        raise InputError(f"the plan is for other tables: only the {owner} has the table {difference[0]}")
+    choices = [_choice(problem, table, entries[table.name]) for table in problem.tables]
+    return choices, [entries[name].ranks for name in names]
 
 
-def _read_way(problem: Problem, table: PlannedTable, entry: Mapping[str, Any]) -> Way:
-    if [entry["rows"], entry["dim"]] != [table.rows, table.dim]:
+def _choice(problem: Problem, table: PlannedTable, entry: PlanFileTable) -> ShardingChoice:
+    if (entry.num_embeddings, entry.embedding_dim) != (table.num_embeddings, table.embedding_dim):
         raise InputError(
-            f"the plan is of other tables: {table.name} is {entry['rows']} x {entry['dim']} there, and "
-            f"{table.rows} x {table.dim} in the job"
+            f"the plan is for other tables: {table.name} is {entry.num_embeddings} x {entry.embedding_dim} in the plan "
+            f"and {table.num_embeddings} x {table.embedding_dim} in the job"
         )
-    way = Way(entry["sharding"], entry["kernel"], table.dim // entry["shard_columns"], entry["cached"])
-    here = [rank for rank in entry["ranks"] if rank in range(problem.cluster.ranks)]
-    if not way.is_open(replace(table, split=True), problem.topology) or len(here) != way.shards(problem.topology):
-        raise InputError(f"the plan shards {table.name} {way.sharding} ({way.kernel}), which the job does not allow")
-    return way
+    column_parts = table.embedding_dim // entry.shard_embedding_dim
+    choice = ShardingChoice(entry.sharding, entry.kernel, column_parts, entry.cache_load_factor)
+    ranks = [rank for rank in entry.ranks if rank in range(problem.cluster.world_size)]
+    is_allowed = choice.is_allowed(replace(table, allow_narrow_shards=True), problem.topology)
+    if not is_allowed or len(ranks) != choice.num_shards(problem.topology):
+        raise InputError(
+            f"the plan shards {table.name} {choice.sharding_type} ({choice.compute_kernel}) on ranks {entry.ranks}, "
+            "which the job does not allow"
+        )
+    return choice

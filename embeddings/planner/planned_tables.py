@@ -1,4 +1,4 @@
-"""The tables of a job as a planner sees them: their sizes, how they are looked up, and what the job allows."""
+"""The tables of a job as a planner sees them: their sizes, their look-ups, and the shardings that the job allows."""
 
 from __future__ import annotations
 
@@ -21,41 +21,44 @@ from asymdiffrec.embeddings.torchrec_compat import table_name
 
 @dataclass(frozen=True)
 class PlannedTable:
-    """A table as a planner sees it."""
+    """A table with everything that a planner has to know about it."""
 
     name: str
     weight: nn.Parameter
-    """[rows, dim], on the meta device, marked with its optimizer"""
-    pooling: Sequence[float]
-    """Mean number of ids of each field that shares the table"""
-    sharding: Sequence[str]
-    """Sharding types that it may have"""
-    kernels: Sequence[str] = ("fused",)
-    """Kernels that it may have where it is not data-parallel"""
-    parts: int | None = None
-    """How many ranks its shards are to be on"""
-    split: bool = False
-    """Whether it is asked to be split in columns, however narrow"""
-    weighted: bool = False
+    """[num_embeddings, embedding_dim] on the meta device, marked with its optimizer"""
+    pooling_factors: Sequence[float]
+    """Mean number of ids per sample of each field that shares the table"""
+    sharding_types: Sequence[str]
+    """Allowed sharding types"""
+    compute_kernels: Sequence[str] = ("fused",)
+    """Allowed kernels if the table is not data-parallel"""
+    num_ranks: int | None = None
+    """Number of ranks that must hold its shards; None: any"""
+    allow_narrow_shards: bool = False
+    """Whether the job asks for a split in columns, however narrow the shards are"""
+    is_weighted: bool = False
     """Whether its ids come with weights"""
-    cache: CacheStatistics | None = None
-    """How well its rows can be cached; unknown where there was no data"""
-    block: int = 1
-    """Rows that stay together: a part has a multiple of these"""
+    cache_statistics: CacheStatistics | None = None
+    """How well its rows can be cached; None without data"""
+    rows_per_block: int = 1
+    """Rows that must stay together: a shard has a multiple of this number"""
 
     @property
-    def rows(self) -> int:
+    def num_embeddings(self) -> int:
+        """Number of rows."""
         return int(self.weight.shape[0])
 
     @property
-    def dim(self) -> int:
+    def embedding_dim(self) -> int:
+        """Number of columns."""
         return int(self.weight.shape[1])
 
 
-class Reuse(CacheStatistics):
-    """How well a table's rows can be cached, from how often the ids of its fields come in `samples` samples of a step.
+class RowReuse(CacheStatistics):
+    """How well a table's rows can be cached, computed from how often the ids of its fields occur in one step.
 
-    A cache that holds a share of the rows is taken to hold those that are looked up the most.
+    `samples` are the samples of a step. A cache that holds a share of the rows is assumed to hold those that are looked
+    up most often.
     """
 
     def __init__(self, fields: Iterable[Lookups], rows: int, samples: int) -> None:
@@ -66,8 +69,8 @@ class Reuse(CacheStatistics):
         return sum(field.per_sample for field in self._fields)
 
     @cached_property
-    def _together(self) -> Lookups:
-        """The fields' ids as if they were of one field: look-ups counted in proportion to how often a field has one."""
+    def _combined(self) -> Lookups:
+        """The ids of all fields as those of one field; counts are scaled by how often a sample has an id of a field."""
         repeats: list[tuple[float, float]] = []
         for field in self._fields:
             total = sum(count * ids for count, ids in field.repeats) or 1.0
@@ -76,23 +79,23 @@ class Reuse(CacheStatistics):
 
     @cached_property
     def expected_lookups(self) -> float:
-        """Distinct rows of a step, at most those that there are"""
-        return min(self._rows, self._together.expected_distinct(self._samples * self._per_sample))
+        """Expected number of distinct rows in a step, at most the number of rows."""
+        return min(self._rows, self._combined.expected_distinct(self._samples * self._per_sample))
 
     def expected_miss_rate(self, clf: float) -> float:
-        """Share of a step's distinct rows that are not in a cache of `clf` of the table."""
-        drawn = self._samples * self._per_sample
-        cold = self._together.expected_distinct(drawn, without=clf * self._rows)
-        return min(1.0, cold / max(self.expected_lookups, 1e-9))
+        """Return the share of a step's distinct rows that a cache of `clf` of the table does not hold."""
+        lookups = self._samples * self._per_sample
+        misses = self._combined.expected_distinct(lookups, without=clf * self._rows)
+        return min(1.0, misses / max(self.expected_lookups, 1e-9))
 
     @property
     def cacheability(self) -> float:
-        """The misses of a cache of a tenth of the rows"""
+        """The miss rate of a cache of a tenth of the rows."""
         return self.expected_miss_rate(0.1)
 
 
 def pooling_factors(schema: Schema, fields: Iterable[str]) -> list[float]:
-    """Mean number of ids of a sample in each field: of the data, or else what the job says, or else 1."""
+    """Return the mean number of ids of a sample in each field: from the statistics, else from the job, else 1."""
     statistics = schema.statistics.lookups if schema.statistics else {}
     factors = []
     for name in fields:
@@ -102,58 +105,58 @@ def pooling_factors(schema: Schema, fields: Iterable[str]) -> list[float]:
     return factors
 
 
-def reuse(schema: Schema, fields: Sequence[str], rows: int, samples: int) -> Reuse | None:
-    """How often rows of a table come again in a step of `samples`; None where there was no data."""
+def row_reuse(schema: Schema, fields: Sequence[str], rows: int, samples: int) -> RowReuse | None:
+    """Return how often the rows of a table repeat in a step of `samples` samples; None without statistics."""
     statistics = schema.statistics.lookups if schema.statistics else {}
     if not all(name in statistics for name in fields):
         return None
-    return Reuse([statistics[name] for name in fields], rows, samples)
+    return RowReuse([statistics[name] for name in fields], rows, samples)
 
 
 def table_configs(model: nn.Module) -> dict[str, EmbeddingBagConfig]:
-    """The tables of a model that is not sharded yet, by name."""
+    """Return the tables of a model that is not sharded yet, by name."""
     collections = [module for module in model.modules() if isinstance(module, EmbeddingBagCollection)]
     return {table.name: table for collection in collections for table in collection.embedding_bag_configs()}
 
 
 def planned_tables(
-    model: nn.Module, schema: Schema, config: TablesConfig, device: str, samples: int, kinds: Sequence[str]
+    model: nn.Module, schema: Schema, config: TablesConfig, device: str, samples: int, sharding_types: Sequence[str]
 ) -> list[PlannedTable]:
-    """The tables of `model` with what the job allows of the sharding types `kinds`, for steps of `samples` samples.
+    """Return the tables of `model` with what the job allows of `sharding_types`, for steps of `samples` samples.
 
-    Raises InputError where a table asks for a kernel that the device does not have.
+    Raises InputError if the job asks for a kernel that the device does not have.
     """
-    weights = {table_name(name): weight for name, weight in model.named_parameters() if weight.is_meta}
+    weights = {table_name(key): weight for key, weight in model.named_parameters() if weight.is_meta}
     return [
-        _planned(table, weights[name], schema, config, device, samples, kinds)
+        _planned_table(table, weights[name], schema, config, device, samples, sharding_types)
         for name, table in table_configs(model).items()
     ]
 
 
-def _planned(
+def _planned_table(
     table: EmbeddingBagConfig,
     weight: nn.Parameter,
     schema: Schema,
     config: TablesConfig,
     device: str,
     samples: int,
-    kinds: Sequence[str],
+    sharding_types: Sequence[str],
 ) -> PlannedTable:
-    asked = config.for_table(table.name)
-    managed = asked.collision == "managed"
-    kernels = [asked.kernel] if asked.kernel else ["fused"] if managed else list(config.kernels)
+    settings = config.for_table(table.name)
+    managed = settings.collision == "managed"
+    kernels = [settings.kernel] if settings.kernel else ["fused"] if managed else list(config.kernels)
     if device == "cpu" and kernels != ["fused"]:
-        where = f"per_table.{table.name}.kernel" if asked.kernel else "kernels"
-        raise InputError(f"tables.{where}: {', '.join(kernels)} is for GPUs; on cpu there is fused alone")
+        path = f"per_table.{table.name}.kernel" if settings.kernel else "kernels"
+        raise InputError(f"tables.{path}: found {', '.join(kernels)}, which needs GPUs; on cpu only fused is allowed")
     return PlannedTable(
         table.name,
         weight,
         pooling_factors(schema, table.feature_names),
-        asked.sharding or (["row_wise"] if managed else kinds),
+        settings.sharding or (["row_wise"] if managed else sharding_types),
         kernels,
-        asked.ranks,
-        split=any(kind in COLUMN_SPLITS for kind in asked.sharding),
-        weighted=schema.weighted,
-        cache=reuse(schema, table.feature_names, table.num_embeddings, samples),
-        block=WAYS if managed else 1,
+        settings.ranks,
+        allow_narrow_shards=any(kind in COLUMN_SPLITS for kind in settings.sharding),
+        is_weighted=schema.weighted,
+        cache_statistics=row_reuse(schema, table.feature_names, table.num_embeddings, samples),
+        rows_per_block=WAYS if managed else 1,
     )

@@ -1,4 +1,4 @@
-"""What a plan gives each rank to hold, by TorchRec's estimates of its shards."""
+"""Memory that a plan needs on each rank, from TorchRec's estimates of its shards."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from torchrec.distributed.planner.types import Shard, ShardingOption, Topology
 
-from asymdiffrec.embeddings.planner.estimators import STATE_BYTES, bytes_beside, state_elements
+from asymdiffrec.embeddings.planner.estimators import STATE_ELEMENT_BYTES, managed_id_bytes
+from asymdiffrec.embeddings.torchrec_compat import optimizer_state_elements
+
+DEFAULT_CACHE_LOAD_FACTOR = 0.2
+"""TorchRec's default share of rows in the cache of a fused_uvm_caching table."""
 
 
 @dataclass(frozen=True)
@@ -18,19 +22,20 @@ class TableMemory:
 
     weights: np.ndarray
     state: np.ndarray
-    """Of the optimizer, and the ids of managed rows"""
+    """State of the optimizer, and ids of managed rows"""
     activations: np.ndarray
-    """Ids and embeddings in flight"""
+    """Ids and embeddings on their way between ranks"""
     host: np.ndarray
-    """In the memory of the machine; the others are on the device"""
+    """In the memory of the host; the others are on the device"""
 
     @property
     def device(self) -> np.ndarray:
+        """Bytes on the device, [ranks]."""
         return self.weights + self.state + self.activations
 
 
 def table_memory(options: Iterable[ShardingOption], topology: Topology) -> TableMemory:
-    """The memory of a plan whose shards have their ranks and estimates, as `plan_fast` gives them."""
+    """Return the memory of a plan; its shards have ranks and estimates, as `plan_by_search` returns them."""
     memory = TableMemory(*np.zeros((4, topology.world_size)))
     for option in options:
         for shard in option.shards:
@@ -43,23 +48,23 @@ def table_memory(options: Iterable[ShardingOption], topology: Topology) -> Table
 
 
 def shard_bytes(option: ShardingOption, shard: Shard, device: str) -> tuple[float, float, float, float]:
-    """Bytes of one shard, in the order of TableMemory."""
+    """Return the bytes of one shard, in the order of the fields of TableMemory."""
     storage = shard.storage
     assert storage is not None
     elements = math.prod(shard.size)
     share = _share_on_device(option)
     weights = elements * option.tensor.element_size() * share
-    state = state_elements(option.tensor, elements) * STATE_BYTES * share
-    state += bytes_beside(option.tensor, shard.size[0])
+    state = optimizer_state_elements(option.tensor, elements) * STATE_ELEMENT_BYTES * share
+    state += managed_id_bytes(option.tensor, shard.size[0])
     total = storage.ddr if device == "cpu" else storage.hbm
     return weights, state, max(0.0, total - weights - state), 0 if device == "cpu" else storage.ddr
 
 
 def _share_on_device(option: ShardingOption) -> float:
-    """Of a table's rows"""
+    """Return the share of a table's rows that is in device memory."""
     if option.compute_kernel == "fused_uvm":
         return 0.0
     if option.compute_kernel == "fused_uvm_caching":
         load_factor = option.cache_params.load_factor if option.cache_params else None
-        return load_factor or 0.2  # TorchRec's default
+        return load_factor or DEFAULT_CACHE_LOAD_FACTOR
     return 1.0

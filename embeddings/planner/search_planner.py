@@ -1,4 +1,4 @@
-"""Our planner: `search` over what TorchRec's estimators say, its outcome built and checked by TorchRec's planner."""
+"""Our planner: `search` over the costs of TorchRec's estimators; TorchRec's planner builds and checks the result."""
 
 from __future__ import annotations
 
@@ -21,79 +21,83 @@ from torchrec.distributed.planner.utils import build_sharder_data
 from torchrec.distributed.types import CacheParams, ModuleSharder, ShardingPlan
 
 from asymdiffrec.embeddings.managed.lookup import ManagedSharder
-from asymdiffrec.embeddings.planner.costs import costs
+from asymdiffrec.embeddings.planner.costs import table_costs
 from asymdiffrec.embeddings.planner.estimators import estimators
 from asymdiffrec.embeddings.planner.packing import Capacity
 from asymdiffrec.embeddings.planner.planned_tables import PlannedTable
 from asymdiffrec.embeddings.planner.search import search
-from asymdiffrec.embeddings.planner.sharding_options import Way, ways
+from asymdiffrec.embeddings.planner.sharding_choices import ShardingChoice, sharding_choices
+from asymdiffrec.embeddings.torchrec_compat import plan_with_options
 
 
-def plan_fast(
+def plan_by_search(
     model: nn.Module,
     tables: Sequence[PlannedTable],
     topology: Topology,
     batch_size: int,
     sharder: ModuleSharder[Any],
 ) -> tuple[ShardingPlan, list[ShardingOption]]:
-    """A plan for the tables of `model`, and the same with TorchRec's estimates of each shard.
+    """Return a plan for the tables of `model`, and its options with TorchRec's estimates of each shard.
 
-    Raises TooLargeError where nothing was found that fits into the memory of the topology's devices.
+    `batch_size` is that of one rank. Raises TooLargeError if no plan is found that fits into the memory of the
+    topology's devices.
     """
-    options = ways(_kernels(tables))
+    kernels = list(dict.fromkeys(kernel for table in tables for kernel in table.compute_kernels))
+    choices = sharding_choices(kernels)
     storage = topology.devices[0].storage
-    memory, host = (storage.ddr, 0) if topology.compute_device == "cpu" else (storage.hbm, storage.ddr)
-    cost = costs(tables, options, topology, batch_size, build_sharder_data(sharder))
-    placement = search(cost, Capacity(topology.world_size, topology.local_world_size, memory, host))
-    chosen, ranks = [options[way] for way in placement.choice], [ranks.tolist() for ranks in placement.ranks]
-    return pinned(model, tables, topology, batch_size, sharder, chosen, ranks)
+    memory, host_memory = (storage.ddr, 0) if topology.compute_device == "cpu" else (storage.hbm, storage.ddr)
+    costs = table_costs(tables, choices, topology, batch_size, build_sharder_data(sharder))
+    placement = search(costs, Capacity(topology.world_size, topology.local_world_size, memory, host_memory))
+    chosen = [choices[index] for index in placement.choice]
+    ranks = [ranks_of_shards.tolist() for ranks_of_shards in placement.ranks]
+    return build_plan(model, tables, topology, batch_size, sharder, chosen, ranks)
 
 
-def _kernels(tables: Sequence[PlannedTable]) -> list[str]:
-    return list(dict.fromkeys(kernel for table in tables for kernel in table.kernels))
-
-
-def pinned(
+def build_plan(
     model: nn.Module,
     tables: Sequence[PlannedTable],
     topology: Topology,
     batch_size: int,
     sharder: ModuleSharder[Any],
-    chosen: Sequence[Way],
+    choices: Sequence[ShardingChoice],
     ranks: Sequence[list[int]],
 ) -> tuple[ShardingPlan, list[ShardingOption]]:
-    """TorchRec's plan of ways with the ranks of their shards, built by its planner, which is left nothing to choose."""
-    constraints = {table.name: _only(table, way) for table, way in zip(tables, chosen, strict=True)}
+    """Return TorchRec's plan with the given sharding choice of each table, and the given ranks of its shards.
+
+    TorchRec's planner builds it, with constraints that leave it nothing to choose.
+    """
+    constraints = {table.name: _constraints(table, choice) for table, choice in zip(tables, choices, strict=True)}
     planner = EmbeddingShardingPlanner(
         topology=topology,
         batch_size=batch_size,
         enumerator=EmbeddingEnumerator(topology, batch_size, constraints, estimators(topology, constraints)),
         constraints=constraints,
         proposer=_OneProposal(),
-        partitioner=_Placed({table.name: where for table, where in zip(tables, ranks, strict=True)}),
+        partitioner=_GivenRanks({table.name: of_table for table, of_table in zip(tables, ranks, strict=True)}),
         storage_reservation=FixedPercentageStorageReservation(percentage=0.0),
         stats=[],
     )
-    plan = planner.plan(model, [sharder, ManagedSharder(sharder)])
-    assert planner._best_plan is not None
-    return plan, planner._best_plan
+    return plan_with_options(planner, model, [sharder, ManagedSharder(sharder)])
 
 
-def _only(table: PlannedTable, way: Way) -> ParameterConstraints:
-    """Constraints that leave one option."""
-    cache = CacheParams(load_factor=way.cached, stats=table.cache, prefetch_pipeline=table.cache is not None)
+def _constraints(table: PlannedTable, choice: ShardingChoice) -> ParameterConstraints:
+    """Return constraints that leave one option."""
+    statistics = table.cache_statistics
+    cache = CacheParams(
+        load_factor=choice.cache_load_factor, stats=statistics, prefetch_pipeline=statistics is not None
+    )
     return ParameterConstraints(
-        sharding_types=[way.sharding],
-        compute_kernels=[way.kernel],
-        min_partition=table.dim // way.columns,
-        pooling_factors=list(table.pooling),
-        is_weighted=table.weighted,
-        cache_params=cache if way.cached else None,
+        sharding_types=[choice.sharding_type],
+        compute_kernels=[choice.compute_kernel],
+        min_partition=table.embedding_dim // choice.column_parts,
+        pooling_factors=list(table.pooling_factors),
+        is_weighted=table.is_weighted,
+        cache_params=cache if choice.cache_load_factor else None,
     )
 
 
 class _OneProposal(Proposer):
-    """Proposes the whole search space, which has one option for each table, once."""
+    """Proposes the whole search space once; it has one option for each table."""
 
     def load(self, search_space: list[ShardingOption], enumerator: Enumerator | None = None) -> None:
         self._proposal: list[ShardingOption] | None = search_space
@@ -106,7 +110,7 @@ class _OneProposal(Proposer):
         pass
 
 
-class _Placed(Partitioner):
+class _GivenRanks(Partitioner):
     """Puts the shards of each table on given ranks."""
 
     def __init__(self, ranks: dict[str, list[int]]) -> None:

@@ -1,12 +1,16 @@
-"""How long a training step takes: the tables' times by TorchRec, the dense part, and what hides behind what.
+"""Time of a training step: the tables' times by TorchRec, the dense part, and what overlaps with what.
 
-The parts follow one another, in a device's efficiency e, after a fixed time t0: T = S / e + t0, with
+The parts follow one another. With a device's efficiency e and a fixed time t0 the step takes T = S / e + t0, with
 
-    S = look-ups forward + vectors exchanged + dense part + all-reduce + gradients exchanged + look-ups backward
+    S = look-ups forward + embeddings exchanged + dense part + all-reduce + gradients exchanged + look-ups backward
 
-- every exchange makes all ranks wait for the slowest, so each part takes what it takes on the slowest rank;
-- gradients of the dense part are added up while its backward pass, two thirds of it, goes on: what is longer shows;
-- ids of the next batch are distributed during the step, on links that are busy with the rest: what is longer shows.
+- Every exchange makes all ranks wait for the slowest, so each part takes the time of its slowest rank.
+- The all-reduce of dense gradients overlaps with the dense backward pass, two thirds of the dense part; only what takes
+  longer adds to S.
+- Ids of the next batch are distributed during the step, on links that also carry everything else; only what takes
+  longer adds to S.
+
+docs/step-time.md has the derivation and the comparison with published figures.
 """
 
 from __future__ import annotations
@@ -20,36 +24,39 @@ from torchrec.distributed.planner.types import ShardingOption
 from asymdiffrec.embeddings.planner.dense import DenseWork
 from asymdiffrec.embeddings.planner.devices import GB, Cluster
 
-BACKWARD = 2 / 3
-"""Of the dense part: of a layer's three matrix products, two are of the backward pass"""
+BACKWARD_SHARE = 2 / 3
+"""Share of the dense part's time in the backward pass: two of a layer's three matrix products."""
 
-LEAST_NVLINK = 100
-"""GB/s in one direction; the widest PCIe slot has less"""
+MIN_NVLINK_RATE = 100
+"""GB/s in one direction; every PCIe slot has less, every NVLink more."""
+
+MAX_VALIDATED_DOMAIN = 8
+"""GPUs in one NVLink domain, up to which the model was compared with several published figures."""
 
 
 @dataclass(frozen=True)
 class TableTimes:
-    """Milliseconds that each rank's shards take by TorchRec's estimate, each [ranks]."""
+    """Milliseconds of each rank's shards by TorchRec's estimate, each [ranks]."""
 
     forward: np.ndarray
-    """Look-ups, and fetches for caches"""
+    """Look-ups, and fetches into caches"""
     forward_communication: np.ndarray
     backward: np.ndarray
-    """Look-ups and updates"""
+    """Gradients of look-ups, and updates"""
     backward_communication: np.ndarray
     input_distribution: np.ndarray
 
     @property
     def milliseconds(self) -> np.ndarray:
-        """What a rank does while others may wait for it, [ranks]."""
+        """Time of a rank's tables without the distribution of ids, [ranks]; other ranks may wait for it."""
         return self.forward + self.forward_communication + self.backward + self.backward_communication
 
 
 def table_times(options: Iterable[ShardingOption], ranks: int) -> TableTimes:
-    """The times of a plan whose shards have their ranks and estimates, as `plan_fast` gives them.
+    """Return the times of a plan; its shards have ranks and estimates, as `plan_by_search` returns them.
 
-    TorchRec has every shard receive a table's ids; here one that holds a share of the rows receives that share, and a
-    single rank, to which TorchRec gives exchanges too, has nobody to exchange with.
+    Two differences from TorchRec: a shard with a share of a table's rows receives that share of its ids, where TorchRec
+    counts all ids for every shard; and a single rank has no communication, where TorchRec counts some.
     """
     times = TableTimes(*np.zeros((5, ranks)))
     for option in options:
@@ -66,35 +73,37 @@ def table_times(options: Iterable[ShardingOption], ranks: int) -> TableTimes:
 
 
 def shard_milliseconds(option: ShardingOption) -> dict[int, float]:
-    """What a table's shards take on each rank that has one."""
-    found: dict[int, float] = {}
+    """Return the milliseconds of a table's shards on each rank that has one, by rank."""
+    milliseconds: dict[int, float] = {}
     for shard in option.shards:
         assert shard.perf is not None
         assert shard.rank is not None
-        found[shard.rank] = found.get(shard.rank, 0.0) + shard.perf.total
-    return found
+        milliseconds[shard.rank] = milliseconds.get(shard.rank, 0.0) + shard.perf.total
+    return milliseconds
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """Milliseconds of a step by part; of what runs beside something longer only the rest is counted."""
+    """Milliseconds of a step by part; a part that overlaps with others counts only as far as it takes longer."""
 
     forward: float
     """Look-ups on the slowest rank"""
     backward: float
-    """Look-ups and updates on the slowest rank"""
+    """Gradients of look-ups and updates on the slowest rank"""
     communication: float
-    """Of embeddings and their gradients"""
+    """Exchange of embeddings and their gradients"""
     dense: float
+    """Forward pass, backward pass and update of the dense part"""
     all_reduce: float
-    """Beyond the dense part's backward pass"""
+    """All-reduce of dense gradients, beyond the dense part's backward pass"""
     input_distribution: float
-    """Beyond the rest of the step"""
+    """Distribution of ids, beyond the rest of the step"""
     overhead: float
+    """Fixed time of a step"""
     waiting: float
-    """Of forward, backward and communication, what the slowest rank takes more than the mean one"""
+    """Part of forward, backward and communication by which the slowest rank exceeds the mean rank"""
     batch_size: int
-    """Of all ranks"""
+    """Samples of all ranks"""
 
     @property
     def milliseconds(self) -> float:
@@ -104,65 +113,66 @@ class StepTime:
 
     @property
     def samples_per_second(self) -> float:
+        """Samples of all ranks per second."""
         return 1000 * self.batch_size / self.milliseconds
 
     @property
     def imbalance(self) -> float:
-        """Share of the step that is lost because tables do not take all ranks the same time."""
+        """Share of the step that is lost because tables take longer on some ranks than on others."""
         return self.waiting / self.milliseconds
 
 
 def step_time(tables: TableTimes, dense: DenseWork, cluster: Cluster, batch_size: int) -> StepTime:
-    """The time of a step with a global batch of `batch_size`, of which a rank's `dense` has its share."""
-    reached = cluster.device.efficiency
+    """Return the time of a step with `batch_size` samples on all ranks; `dense` is the dense work of one rank."""
+    efficiency = cluster.device.efficiency
     phases = (tables.forward, tables.backward, tables.forward_communication, tables.backward_communication)
     forward, backward, *exchanges = (float(phase.max()) for phase in phases)
     communication = sum(exchanges)
-    reduction, computed = _all_reduce(dense.gradients, cluster), _dense(dense, cluster)
-    exposed = max(0.0, reduction - BACKWARD * computed)
-    links = communication + reduction + float(tables.input_distribution.max())
-    late = max(0.0, links - (forward + backward + communication + computed + exposed))
+    all_reduce, dense_time = _all_reduce_milliseconds(dense.gradients, cluster), _dense_milliseconds(dense, cluster)
+    exposed_all_reduce = max(0.0, all_reduce - BACKWARD_SHARE * dense_time)
+    links = communication + all_reduce + float(tables.input_distribution.max())
+    exposed_input = max(0.0, links - (forward + backward + communication + dense_time + exposed_all_reduce))
     waiting = sum(float(phase.max() - phase.mean()) for phase in phases)
     return StepTime(
-        forward=forward / reached,
-        backward=backward / reached,
-        communication=communication / reached,
-        dense=computed / reached,
-        all_reduce=exposed / reached,
-        input_distribution=late / reached,
+        forward=forward / efficiency,
+        backward=backward / efficiency,
+        communication=communication / efficiency,
+        dense=dense_time / efficiency,
+        all_reduce=exposed_all_reduce / efficiency,
+        input_distribution=exposed_input / efficiency,
         overhead=cluster.device.overhead,
-        waiting=waiting / reached,
+        waiting=waiting / efficiency,
         batch_size=batch_size,
     )
 
 
-def doubts(cluster: Cluster) -> list[str]:
-    """Where the model is known to miss on such a cluster, or where little is known, a line each."""
+def step_time_cautions(cluster: Cluster) -> list[str]:
+    """Return one line for each reason why the model may be wrong on this cluster; docs/step-time.md has the details."""
     device = cluster.device
-    found: list[str] = []
-    if device.kind != "cuda" or cluster.per_node == 1:
-        return found
-    if device.link < LEAST_NVLINK:
-        found.append(
-            f"{device.name}: where cards share a PCIe switch a step takes longer than this, published ones 1.2 to 3.4 "
-            "times as long; plan --calibrate measures the link (docs/step-time.md)"
+    cautions: list[str] = []
+    if device.kind != "cuda" or cluster.local_world_size == 1:
+        return cautions
+    if device.link < MIN_NVLINK_RATE:
+        cautions.append(
+            f"{device.name}: a step takes longer than planned if cards share a PCIe switch; published steps took 1.2 "
+            "to 3.4 times as long; plan --calibrate measures the link (docs/step-time.md)"
         )
-    if cluster.per_node > 8:
-        found.append(
-            f"{cluster.per_node} GPUs in one NVLink domain: one published figure is known there, so little tells how "
-            "good this is (docs/step-time.md)"
+    if cluster.local_world_size > MAX_VALIDATED_DOMAIN:
+        cautions.append(
+            f"{cluster.local_world_size} GPUs in one NVLink domain: the step time was compared with one published "
+            "figure only, so its error is not known (docs/step-time.md)"
         )
-    return found
+    return cautions
 
 
-def _dense(work: DenseWork, cluster: Cluster) -> float:
-    """Milliseconds at the device's figures; matrix products do not overlap with what is bound by memory."""
+def _dense_milliseconds(work: DenseWork, cluster: Cluster) -> float:
+    """Return the time at the device's figures; matrix products do not overlap with memory-bound operations."""
     device = cluster.device
     return 1000 * (work.flops / (device.flops * 1e12) + work.bytes / (device.bandwidth * GB))
 
 
-def _all_reduce(size: int, cluster: Cluster) -> float:
-    """Milliseconds for `size` bytes on each rank: in rings within machines, then of like ranks across machines."""
-    within, across = ((count - 1) / count for count in (cluster.per_node, cluster.nodes))
+def _all_reduce_milliseconds(size: int, cluster: Cluster) -> float:
+    """Return the time for `size` bytes per rank: rings within hosts, then rings of equal local ranks across hosts."""
+    within, across = ((count - 1) / count for count in (cluster.local_world_size, cluster.nodes))
     device = cluster.device
-    return 1000 * 2 * size / GB * (within / device.link + across / (cluster.per_node * device.nic))
+    return 1000 * 2 * size / GB * (within / device.link + across / (cluster.local_world_size * device.nic))

@@ -1,4 +1,4 @@
-"""TorchRec's own planner, for comparison: greedy proposals over all its options."""
+"""TorchRec's own planner, for comparison in benchmarks: greedy proposals over all its options."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from asymdiffrec.embeddings.managed.lookup import ManagedSharder
 from asymdiffrec.embeddings.planner.estimators import StateStorageEstimator
 from asymdiffrec.embeddings.planner.planned_tables import PlannedTable
 from asymdiffrec.embeddings.planner.search import TooLargeError
+from asymdiffrec.embeddings.torchrec_compat import plan_with_options
 
-PATIENCE = 60
-"""Seconds that it may make proposals for"""
+TIMEOUT_SECONDS = 60
+"""Time in which TorchRec's planner may make proposals."""
 
 
 def plan_by_torchrec(
@@ -29,18 +30,18 @@ def plan_by_torchrec(
     batch_size: int,
     sharder: ModuleSharder[Any],
 ) -> tuple[ShardingPlan, list[ShardingOption]]:
-    """A plan for the tables of `model` by TorchRec's planner, told what a job fixes and nothing else but the pooling.
+    """Return a plan for the tables of `model` by TorchRec's planner, with the arguments of `plan_by_search`.
 
-    It takes the estimate of memory that ours does, so that what it says fits does. Raises TooLargeError where it finds
-    no plan.
+    Its constraints are what the job fixes and the pooling factors. It uses our estimate of memory, so that a plan that
+    fits by its estimate does fit. Raises TooLargeError if it finds no plan.
     """
     constraints = {
         table.name: ParameterConstraints(
-            pooling_factors=list(table.pooling),
-            sharding_types=list(table.sharding) if table.parts or table.split or len(table.sharding) == 1 else None,
-            compute_kernels=["dense", *table.kernels],
-            is_weighted=table.weighted,
-            cache_params=CacheParams(stats=table.cache) if table.cache else None,
+            pooling_factors=list(table.pooling_factors),
+            sharding_types=list(table.sharding_types) if _is_constrained(table) else None,
+            compute_kernels=["dense", *table.compute_kernels],
+            is_weighted=table.is_weighted,
+            cache_params=CacheParams(stats=table.cache_statistics) if table.cache_statistics else None,
         )
         for table in tables
     }
@@ -52,11 +53,13 @@ def plan_by_torchrec(
         enumerator=EmbeddingEnumerator(topology, batch_size, constraints, estimators),
         storage_reservation=FixedPercentageStorageReservation(percentage=0.0),
         stats=[],
-        timeout_seconds=PATIENCE,
+        timeout_seconds=TIMEOUT_SECONDS,
     )
     try:
-        plan = planner.plan(model, [sharder, ManagedSharder(sharder)])
+        return plan_with_options(planner, model, [sharder, ManagedSharder(sharder)])
     except PlannerError as error:
         raise TooLargeError([]) from error
-    assert planner._best_plan is not None
-    return plan, planner._best_plan
+
+
+def _is_constrained(table: PlannedTable) -> bool:
+    return bool(table.num_ranks) or table.allow_narrow_shards or len(table.sharding_types) == 1

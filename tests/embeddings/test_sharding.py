@@ -19,7 +19,7 @@ from asymdiffrec.datasets.schema import FieldsConfig
 from asymdiffrec.embeddings import initial_weights as initial
 from asymdiffrec.embeddings.config import TablesConfig
 from asymdiffrec.embeddings.optimizers import dense_parameters
-from asymdiffrec.embeddings.sharding import shard
+from asymdiffrec.embeddings.sharding import run_on_rank_0, shard
 from asymdiffrec.embeddings.state import local_blocks, table_state, table_weights
 from asymdiffrec.embeddings.tables import FieldTables
 from tests.embeddings.ranks import run_ranks
@@ -75,6 +75,10 @@ def run_rank(rank: int, folder: Path) -> None:
         make(TablesConfig.model_validate({"optimizer": {"name": "adam"}}))
     except InputError as error:
         report["error"] = str(error)
+    try:
+        run_on_rank_0(lambda: 1 // 0)
+    except (RuntimeError, ZeroDivisionError) as error:
+        report["bug"] = str(error)
     (folder / f"rank{rank}.json").write_text(json.dumps(report))
     dist.destroy_process_group()
 
@@ -177,6 +181,10 @@ def test_state_has_the_same_keys_everywhere(two_ranks):
 
 def test_an_error_of_the_planner_reaches_every_rank(two_ranks):
     assert two_ranks["error"].startswith("tables.optimizer.name: adam")
+
+
+def test_any_exception_of_rank_0_reaches_every_rank(two_ranks):
+    assert two_ranks["bug"] == "integer division or modulo by zero"
 
 
 @pytest.mark.parametrize("kind", ["planned", "mixed", "row_wise"])

@@ -1,4 +1,4 @@
-"""`asymdiffrec plan`: what the user asks, and how it is answered."""
+"""`asymdiffrec plan`: plan the sharding of a job's tables, on a cluster that need not be at hand."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from asymdiffrec.base import InputError
 from asymdiffrec.trainer.commands.options import AsJson, Overrides
 from asymdiffrec.trainer.console import console, print_json
-from asymdiffrec.trainer.planning.text import show_advice, show_plan, show_sweep, show_unfit
+from asymdiffrec.trainer.planning.terminal import show_advice, show_plan, show_sweep, show_unfit
 
 if TYPE_CHECKING:
     from asymdiffrec.datasets.statistics.statistics import Statistics
@@ -28,105 +28,85 @@ DEFAULT_GPU = "h100"
 
 def plan(
     job: Annotated[
-        Path | None, typer.Argument(metavar="JOB", help="job file; its data need not be there", show_default=False)
+        Path | None, typer.Argument(metavar="JOB", help="job file; its data need not exist yet", show_default=False)
     ] = None,
     overrides: Overrides = None,
     nodes: Annotated[
-        int | None, typer.Option(help="machines; where --gpus-per-node is left out too: the fewest that do")
+        int | None, typer.Option(help="number of hosts; without it and --gpus-per-node the smallest that fits is found")
     ] = None,
-    gpus_per_node: Annotated[int | None, typer.Option(help="GPUs of a machine; 8 when left out")] = None,
+    gpus_per_node: Annotated[int | None, typer.Option(help="GPUs of a host; 8 when left out")] = None,
     gpu: Annotated[
         str | None,
         typer.Option(
             metavar="NAME|FILE",
-            help="a100-40, a100-80, h100, h200, b200, l4, l40, cpu, or a YAML file with a device's figures; several "
-            "with --sweep. Left out: cluster.device of the job, else h100",
+            help="a100-40, a100-80, h100, h200, b200, l4, l40, cpu, or a YAML file with a device's figures; several, "
+            "separated by commas, with --sweep. When left out: cluster.device of the job, or else h100",
         ),
     ] = None,
-    planner: Annotated[Literal["fast", "torchrec"], typer.Option(help="ours, or TorchRec's own")] = "fast",
     sweep: Annotated[
-        str | None, typer.Option(metavar="gpus=N,N,…", help="compare clusters of so many GPUs side by side")
+        str | None, typer.Option(metavar="gpus=N,N,…", help="compare clusters with these numbers of GPUs")
     ] = None,
-    rows_from_data: Annotated[
+    num_embeddings_from_data: Annotated[
         float | None,
-        typer.Option(metavar="SHARE", help="rows of hashed tables for this share of ids that share their row"),
+        typer.Option(metavar="SHARE", help="size hashed tables so that this share of their ids share a row"),
     ] = None,
-    advise: Annotated[bool, typer.Option(help="try changes to the job and say what they would do")] = True,
-    rehearse: Annotated[
-        bool, typer.Option("--rehearse", help="let TorchRec shard the slowest and the fullest rank, without memory")
+    advise: Annotated[bool, typer.Option(help="try changes to the job and show their effect")] = True,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="let TorchRec shard the slowest and the fullest rank, without using memory"),
     ] = False,
     calibrate: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="measure this machine; write a file for --gpu and cluster.device"),
+        typer.Option(metavar="FILE", help="measure this host and write a file for --gpu and cluster.device"),
     ] = None,
-    page: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="write a page with pictures")] = None,
+    page: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="write a page with charts")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Plan how a job's tables are sharded, on a cluster that need not be here: does it fit, how fast, what would help.
+    """Plan how a job's tables are sharded: does it fit, how fast is a step, what would help.
 
-    Needs no GPU and no memory for the tables. Without --nodes and --gpus-per-node it looks for the smallest cluster.
-    `plan --json > plan.json` is what `train --plan plan.json` takes.
+    Needs no GPU, no cluster and no memory for the tables. Without --nodes and --gpus-per-node it finds the smallest
+    cluster that fits. `plan --json > plan.json` writes a file for `train --plan plan.json`.
     """
-    # Looking for garbage takes a third of the time, in imports and at the end, and there is little.
+    # Garbage collection takes a third of the time, in imports and at the end, and finds little.
     gc.disable()
     atexit.register(gc.freeze)
     with _without_torchscript():
-        from asymdiffrec.embeddings.planner.plan import DoesNotFitError
-        from asymdiffrec.embeddings.planner.plan_document import plan_document, unfit_document
         from asymdiffrec.trainer.job import read_job
-        from asymdiffrec.trainer.planning import what_if
+        from asymdiffrec.trainer.planning.what_if import DEFAULT_GPUS_PER_NODE
 
     for name, file in (("--html", page), ("--calibrate", calibrate)):
         if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
-            raise InputError(f"{name} {file}: no file can be written there")
-    if sweep is not None and (page or rehearse or nodes):
-        raise InputError("--sweep goes with none of --html, --rehearse and --nodes")
+            raise InputError(f"{name} {file}: not a path where a file can be written")
+    if sweep is not None and (page or verify or nodes):
+        raise InputError("--sweep cannot be combined with --html, --verify or --nodes")
     if calibrate is not None:
         _calibrate(calibrate, as_json)
         return
     if job is None:
-        raise InputError("plan: which job? name its file, or a file for --calibrate")
+        raise InputError("plan: the job file is missing; name it, or use --calibrate FILE")
     for name, value in (("--nodes", nodes), ("--gpus-per-node", gpus_per_node)):
         if value is not None and value < 1:
-            raise InputError(f"{name} {value}: at least one is needed")
+            raise InputError(f"{name} {value}: must be at least 1")
     config = read_job(job, overrides or ())
     devices = _devices(gpu or config.cluster.device or DEFAULT_GPU)
-    config, statistics, notes = _informed(config, rows_from_data)
-    per_node = gpus_per_node or what_if.PER_NODE
+    config, statistics, notes = _with_statistics(config, num_embeddings_from_data)
+    per_node = gpus_per_node or DEFAULT_GPUS_PER_NODE
     if sweep is not None:
-        _sweep(config, statistics, sweep, devices, per_node, planner, as_json)
+        _sweep(config, statistics, sweep, devices, per_node, as_json)
         return
     if len(devices) > 1:
-        raise InputError(f"--gpu {gpu}: several GPUs are compared with --sweep gpus=8,16")
-    size = (nodes or 1) * per_node if nodes or gpus_per_node else None
-    try:
-        solution = _solved(config, statistics, devices[0], size, per_node, planner)
-    except DoesNotFitError as error:
-        cluster = what_if.cluster_of(devices[0], size or what_if.LARGEST, per_node)
-        for name in ["--html"] * bool(page) + ["--rehearse"] * rehearse:
-            console.print(f"{name}: nothing to do without a plan", highlight=False)
-        _refuse(unfit_document(cluster, str(error)), _advice(config, statistics, cluster, None, advise), as_json)
-    if size is None:
-        notes.append("the smallest cluster that fits; --nodes and --gpus-per-node name another size")
-    document = plan_document(solution)
-    document["notes"] = notes + _cautions(config, solution) + ([_rehearsed(solution)] if rehearse else [])
-    if not as_json:
-        show_plan(document)
-    document["advice"] = _advice(config, statistics, solution.problem.cluster, solution, advise)
-    if page is not None:
-        from asymdiffrec.trainer.planning.page import write_page
-
-        write_page(document, config.name, page)
-        console.print(f"Page: {page}", soft_wrap=True)
-    if as_json:
-        print_json(document)
-    elif document["advice"]:
-        show_advice(document)
+        raise InputError(f"--gpu {gpu}: several GPUs can only be compared with --sweep, such as --sweep gpus=8,16")
+    gpus = (nodes or 1) * per_node if nodes or gpus_per_node else None
+    solution = _solution_or_exit(config, statistics, devices[0], gpus, per_node, advise, as_json)
+    if gpus is None:
+        notes.append("this is the smallest cluster that fits; set --nodes and --gpus-per-node for another size")
+    notes += _cautions(config, solution) + ([_verification(solution)] if verify else [])
+    _show(config, statistics, solution, notes, advise, page, as_json)
 
 
 @contextmanager
 def _without_torchscript() -> Iterator[None]:
-    """Nothing here uses it, and torch's optimizers are compiled by it as they are imported: a tenth of the time."""
+    """Switch TorchScript off during imports: torch's optimizers compile with it, which is a tenth of the time."""
     before = os.environ.get("PYTORCH_JIT")
     os.environ["PYTORCH_JIT"] = "0"
     try:
@@ -143,7 +123,7 @@ def _calibrate(file: Path, as_json: bool) -> None:
     from asymdiffrec.embeddings.planner.calibrate import calibrate
 
     with console.status("measuring") as status:
-        device = calibrate(file.stem, lambda what: status.update(f"measuring {what}"))
+        device = calibrate(file.stem, lambda step: status.update(f"measuring {step}"))
     figures = device.model_dump()
     file.write_text(yaml.safe_dump(figures, sort_keys=False))
     if as_json:
@@ -154,67 +134,65 @@ def _calibrate(file: Path, as_json: bool) -> None:
         if isinstance(value, float) and value:
             console.print(f"{name} {value:.4g} {units.get(name, 'GB/s')}", highlight=False)
     if device.kind == "cpu":
-        console.print("memory is the whole machine's: divide it among the workers of one", highlight=False)
+        console.print("memory is the whole host's: divide it by the number of workers on a host", highlight=False)
     console.print(f"Use it with: asymdiffrec plan JOB --gpu {file}", soft_wrap=True)
 
 
 def _devices(names: str) -> list[Device]:
-    from asymdiffrec.embeddings.planner.devices import device_of
+    from asymdiffrec.embeddings.planner.devices import find_device
 
     try:
-        return [device_of(name.strip()) for name in names.split(",")]
+        return [find_device(name.strip()) for name in names.split(",")]
     except InputError as error:
         raise InputError(f"--gpu {error}") from error
 
 
-def _informed(job: Job, rows_for: float | None) -> tuple[Job, Statistics | None, list[str]]:
-    """The job, with rows from the data for a share of ids `rows_for` if it is given; what was learned of the data,
-    where they are prepared; and what is to be said of both."""
+def _with_statistics(job: Job, collisions: float | None) -> tuple[Job, Statistics | None, list[str]]:
+    """Return the job, the statistics of its data if they exist, and notes for the user.
+
+    If `collisions` is given, the job's hashed tables are sized for this share of ids that share a row.
+    """
     from asymdiffrec.datasets.files.locations import location_exists
     from asymdiffrec.trainer.job import read_statistics
-    from asymdiffrec.trainer.planning.what_if import rows_from_data
+    from asymdiffrec.trainer.planning.what_if import num_embeddings_from_data
 
     if not location_exists(job.location("statistics.yaml")):
-        if rows_for is not None:
+        if collisions is not None:
             raise InputError(
-                "--rows-from-data: there is no statistics.yaml beside the job's data yet; prepare them first"
+                f"--num-embeddings-from-data: {job.location('statistics.yaml')} does not exist; prepare the data first"
             )
-        lengths = "no data beside the job: ids are taken to come once a sample, or expected_length times in a list"
-        return job, None, [lengths]
+        note = (
+            "there are no statistics of the data: a list is assumed to have expected_length ids in a sample, every "
+            "other sparse field one"
+        )
+        return job, None, [note]
     statistics = read_statistics(job)
-    if rows_for is None:
+    if collisions is None:
         return job, statistics, []
-    job, rows = rows_from_data(job, statistics, rows_for)
-    counts = ", ".join(f"{table} {count:,}" for table, count in rows.items())
-    return job, statistics, [f"rows from the data, for {rows_for:.1%} of ids that share one: {counts}"]
+    job, sizes = num_embeddings_from_data(job, statistics, collisions)
+    text = ", ".join(f"{table} {size:,}" for table, size in sizes.items())
+    return job, statistics, [f"num_embeddings from the data, so that {collisions:.1%} of ids share a row: {text}"]
 
 
 def _sweep(
     job: Job,
     statistics: Statistics | None,
-    asked: str,
+    option: str,
     devices: list[Device],
-    per_node: int,
-    planner: str,
+    gpus_per_node: int,
     as_json: bool,
 ) -> None:
-    from asymdiffrec.embeddings.planner.step_time import doubts
+    from asymdiffrec.embeddings.planner.step_time import step_time_cautions
     from asymdiffrec.trainer.planning import what_if
 
-    name, equals, text = asked.partition("=")
-    try:
-        sizes = [int(part) for part in text.split(",")]
-    except ValueError:
-        sizes = []
-    if name != "gpus" or not equals or not sizes or min(sizes) < 1:
-        raise InputError(f"--sweep {asked}: expected numbers of GPUs, such as gpus=8,16,32")
+    sizes = _sweep_sizes(option)
     rows: list[dict[str, Any]] = []
     notes: dict[str, None] = {}
     with console.status("planning") as status:
-        for device, ranks, solution, why in what_if.sweep(job, statistics, devices, sizes, per_node, planner):
-            row = {"gpu": device.name, "gpus": ranks, "fits": solution is not None}
-            rows.append(row | (_figures(solution) if solution else {"why": why}))
-            notes |= dict.fromkeys(doubts(solution.problem.cluster) if solution else ())
+        for device, gpus, solution, why in what_if.sweep(job, statistics, devices, sizes, gpus_per_node):
+            row = {"gpu": device.name, "gpus": gpus, "fits": solution is not None}
+            rows.append(row | (_sweep_figures(solution) if solution else {"why": why}))
+            notes |= dict.fromkeys(step_time_cautions(solution.problem.cluster) if solution else ())
             status.update(f"planned {len(rows)} of {len(devices) * len(sizes)}")
     document = {"clusters": rows, "notes": list(notes)}
     if as_json:
@@ -223,73 +201,132 @@ def _sweep(
         show_sweep(document)
 
 
-def _figures(solution: Solution) -> dict[str, Any]:
-    from asymdiffrec.embeddings.planner.plan_document import what_binds
+def _sweep_sizes(option: str) -> list[int]:
+    """Return the numbers of GPUs in `gpus=N,N,...`. Raises InputError if it is something else."""
+    name, equals, text = option.partition("=")
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        sizes = []
+    if name != "gpus" or not equals or not sizes or min(sizes) < 1:
+        raise InputError(f"--sweep {option}: expected numbers of GPUs, such as gpus=8,16,32")
+    return sizes
+
+
+def _sweep_figures(solution: Solution) -> dict[str, Any]:
+    from asymdiffrec.embeddings.planner.plan_document import bottleneck
 
     rate = solution.step.samples_per_second
     return {
         "step_milliseconds": solution.step.milliseconds,
         "samples_per_second": rate,
-        "gpu_hours_per_billion": solution.problem.cluster.ranks * 1e9 / rate / 3600,
-        "memory_share": what_binds(solution)["memory_share"],
+        "gpu_hours_per_billion": solution.problem.cluster.world_size * 1e9 / rate / 3600,
+        "memory_share": bottleneck(solution)["memory_share"],
     }
 
 
-def _solved(
-    job: Job, statistics: Statistics | None, device: Device, size: int | None, per_node: int, planner: str
+def _solution_or_exit(
+    job: Job,
+    statistics: Statistics | None,
+    device: Device,
+    gpus: int | None,
+    gpus_per_node: int,
+    advise: bool,
+    as_json: bool,
 ) -> Solution:
-    """The plan for so many GPUs, or for the fewest that do. Raises DoesNotFitError."""
+    """Return the plan for a number of GPUs, or for the smallest number that fits if it is None.
+
+    If the tables do not fit, print why and what would help, and exit with status 2.
+    """
+    from asymdiffrec.embeddings.planner.plan import DoesNotFitError
+    from asymdiffrec.embeddings.planner.plan_document import unfit_document
     from asymdiffrec.trainer.planning import what_if
 
-    with console.status("planning"):
-        if size is None:
-            return what_if.smallest(job, statistics, device, per_node, planner)
-        return what_if.plan(job, statistics, what_if.cluster_of(device, size, per_node), planner)
+    try:
+        with console.status("planning"):
+            if gpus is None:
+                return what_if.smallest(job, statistics, device, gpus_per_node)
+            return what_if.plan(job, statistics, what_if.cluster_of(device, gpus, gpus_per_node))
+    except DoesNotFitError as error:
+        cluster = what_if.cluster_of(device, gpus or what_if.MAX_GPUS, gpus_per_node)
+        document = unfit_document(cluster, str(error))
+        document["advice"] = _advice(job, statistics, cluster, None, advise)
+        _exit_unfit(document, as_json)
 
 
-def _advice(
-    job: Job, statistics: Statistics | None, cluster: Cluster, solution: Solution | None, wanted: bool
-) -> list[dict[str, Any]]:
-    """Changes that would help, with their effects; none unless `wanted`."""
-    from asymdiffrec.trainer.planning.advice import advice, describe_change
-
-    if not wanted:
-        return []
-    with console.status("trying changes") as status:
-        changes = advice(job, statistics, cluster, solution, lambda what: status.update(f"trying {what}"))
-    return [describe_change(change, solution) for change in changes]
-
-
-def _rehearsed(solution: Solution) -> str:
-    """What is said of the ranks that were sharded on meta tensors and hold what the plan says."""
-    from asymdiffrec.embeddings.planner.plan_document import what_binds
-    from asymdiffrec.embeddings.planner.rehearsal import rehearse
-
-    binds, problem = what_binds(solution), solution.problem
-    ranks = sorted({binds["rank"], binds["fullest_rank"]})
-    cluster = problem.cluster
-    with console.status("rehearsing"):
-        rehearse(problem.model, solution.plan, problem.sharder, cluster.ranks, cluster.per_node, ranks)
-    return f"rehearsed: TorchRec shards rank {' and '.join(map(str, ranks))} as planned"
-
-
-def _cautions(job: Job, solution: Solution) -> list[str]:
-    """Where the plan is not what training would do, or may be wrong."""
-    from asymdiffrec.embeddings.planner.step_time import doubts
-
-    ranks, found = solution.problem.cluster.ranks, []
-    if job.data.lanes % ranks:
-        found.append(f"to train on {ranks} ranks, data.lanes must be a multiple of them; it is {job.data.lanes}")
-    if left := job.train.batch_size - solution.step.batch_size:
-        found.append(f"train.batch_size is no multiple of {ranks} ranks: {left} samples fewer are planned with")
-    return found + doubts(solution.problem.cluster)
-
-
-def _refuse(document: dict[str, Any], advice: list[dict[str, Any]], as_json: bool) -> NoReturn:
-    """The tables do not fit: exit status 2."""
-    document["advice"] = advice
+def _exit_unfit(document: dict[str, Any], as_json: bool) -> NoReturn:
     if as_json:
         print_json(document)
         raise InputError(document["why"])
     show_unfit(document)
     raise typer.Exit(2)
+
+
+def _show(
+    job: Job,
+    statistics: Statistics | None,
+    solution: Solution,
+    notes: list[str],
+    advise: bool,
+    page: Path | None,
+    as_json: bool,
+) -> None:
+    """Print the plan and the advice, as JSON or for people, and write the page if one is asked for."""
+    from asymdiffrec.embeddings.planner.plan_document import plan_document
+
+    document = plan_document(solution)
+    document["notes"] = notes
+    if not as_json:
+        show_plan(document)  # before the advice, which takes longer
+    document["advice"] = _advice(job, statistics, solution.problem.cluster, solution, advise)
+    if page is not None:
+        from asymdiffrec.trainer.planning.html_page import write_page
+
+        write_page(document, job.name, page)
+        console.print(f"Page: {page}", soft_wrap=True)
+    if as_json:
+        print_json(document)
+    elif document["advice"]:
+        show_advice(document)
+
+
+def _advice(
+    job: Job, statistics: Statistics | None, cluster: Cluster, solution: Solution | None, advise: bool
+) -> list[dict[str, Any]]:
+    """Return the changes that would help, with their effects; none if `advise` is false."""
+    from asymdiffrec.trainer.planning.advice import advice, change_document
+
+    if not advise:
+        return []
+    with console.status("trying changes") as status:
+        changes = advice(job, statistics, cluster, solution, lambda change: status.update(f"trying {change}"))
+    return [change_document(change, solution) for change in changes]
+
+
+def _verification(solution: Solution) -> str:
+    """Let TorchRec shard the slowest and the fullest rank, and return a note that they hold what the plan says."""
+    from asymdiffrec.embeddings.planner.plan_document import bottleneck
+    from asymdiffrec.embeddings.planner.verification import verify_plan
+
+    limits, problem = bottleneck(solution), solution.problem
+    ranks = sorted({limits["rank"], limits["fullest_rank"]})
+    cluster = problem.cluster
+    with console.status("verifying"):
+        verify_plan(problem.model, solution.plan, problem.sharder, cluster.world_size, cluster.local_world_size, ranks)
+    return f"verified: TorchRec shards rank {' and '.join(map(str, ranks))} as planned"
+
+
+def _cautions(job: Job, solution: Solution) -> list[str]:
+    """Return reasons why training would not follow the plan, or why the step time may be wrong."""
+    from asymdiffrec.embeddings.planner.step_time import step_time_cautions
+
+    ranks, cautions = solution.problem.cluster.world_size, []
+    if job.data.lanes % ranks:
+        cautions.append(
+            f"training on {ranks} ranks needs data.lanes to be a multiple of {ranks}; it is {job.data.lanes}"
+        )
+    if left := job.train.batch_size - solution.step.batch_size:
+        cautions.append(
+            f"train.batch_size is not a multiple of {ranks} ranks: the plan is for {left} samples less per step"
+        )
+    return cautions + step_time_cautions(solution.problem.cluster)

@@ -46,7 +46,7 @@ class ResourceUsage:
         if not self.step_seconds:
             return None
         planned = [rank["memory_bytes"] - plan["reserved_bytes"] for rank in plan["ranks"]]
-        lookup_times = [rank["forward_ms"] + rank["backward_ms"] for rank in plan["ranks"]]
+        lookup_times = [rank["forward_milliseconds"] + rank["backward_milliseconds"] for rank in plan["ranks"]]
         cpu_times = [seconds for _, seconds in usages]
         return {
             "step_milliseconds": {

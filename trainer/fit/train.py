@@ -26,6 +26,7 @@ from asymdiffrec.datasets.reader import TrainingReader, WorkerContext
 from asymdiffrec.datasets.shards import Shards, added_files, open_shards
 from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.embeddings.managed.ids import WAYS
+from asymdiffrec.embeddings.planner.plan_document import world_size_mismatch
 from asymdiffrec.trainer.checkpoints.init_from import plan_init
 from asymdiffrec.trainer.checkpoints.store import Checkpoints
 from asymdiffrec.trainer.errors import TrainingError
@@ -129,9 +130,8 @@ def train_job(
     """
     steps, shards = check_job(job, statistics, run.training_files())
     fewest, most = job.cluster.worker_range.min, job.cluster.worker_range.max
-    if plan and plan.get("world_size") not in range(fewest, most + 1):
-        workers = fewest if fewest == most else f"{fewest} to {most}"
-        raise InputError(f"the plan is for {plan.get('world_size')} ranks; the job has {workers}")
+    if plan and (mismatch := world_size_mismatch(plan, fewest, most)):
+        raise InputError(mismatch)
     if added := added_files(job.location("train"), shards.record):
         console.print(describe_unused_files(added), highlight=False, soft_wrap=True)
     init = None

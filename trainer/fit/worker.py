@@ -14,6 +14,7 @@ from asymdiffrec.cluster.errors import HostLeavingError
 from asymdiffrec.datasets.reader import TrainingReader, WorkerContext
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.datasets.statistics.statistics import Statistics
+from asymdiffrec.embeddings.planner.plan_document import world_size_mismatch
 from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
 from asymdiffrec.trainer.build import build, worker_device
 from asymdiffrec.trainer.checkpoints.init_from import load_init
@@ -69,9 +70,7 @@ def train_worker(arguments: Mapping[str, Any], cluster: ClusterContext) -> None:
 
 def _plan_for(world_size: int, plan: Mapping[str, Any] | None, notes: list[str]) -> Mapping[str, Any] | None:
     """Return the plan given by the user, or None, with a note, if the number of workers has changed since."""
-    if plan and plan.get("world_size") != world_size:
-        notes.append(
-            f"the given plan is for {plan.get('world_size')} workers, not for {world_size}: the tables are planned anew"
-        )
+    if plan and (mismatch := world_size_mismatch(plan, world_size, world_size)):
+        notes.append(f"{mismatch}; the tables are planned again")
         return None
     return plan

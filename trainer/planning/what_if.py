@@ -1,4 +1,4 @@
-"""Plans of a job for clusters that need not be here: one, several side by side, and the smallest."""
+"""Plans of a job for clusters that need not be at hand: for one, for several, and for the smallest that fits."""
 
 from __future__ import annotations
 
@@ -19,114 +19,114 @@ from asymdiffrec.embeddings.tables import FieldTables
 from asymdiffrec.trainer.build import problem, recommender
 from asymdiffrec.trainer.job import Job, apply_override, validate
 
-PER_NODE = 8
-"""GPUs of a machine, where nothing else is said"""
-LARGEST = 4096
-"""GPUs of the largest cluster that is looked at"""
+DEFAULT_GPUS_PER_NODE = 8
+MAX_GPUS = 4096
+"""GPUs of the largest cluster that is planned for."""
 
 
-def plan(
-    job: Job, statistics: Statistics | None, cluster: Cluster, planner: str = "fast", like: Solution | None = None
-) -> Solution:
-    """The plan of a job's tables. `like` is that of a job with the `same_dense` part, which is not counted anew.
+def plan(job: Job, statistics: Statistics | None, cluster: Cluster, like: Solution | None = None) -> Solution:
+    """Return the plan of a job's tables on a cluster.
 
-    Raises DoesNotFitError, which is an InputError, or another InputError where the job is wrong in another way.
+    `like` is the plan of a job with the same dense part, see `same_dense`; its dense work is not counted again. Raises
+    DoesNotFitError if the tables do not fit, and another InputError if the job is wrong in another way.
     """
-    if job.train.batch_size < cluster.ranks:
-        raise InputError(f"train.batch_size: {job.train.batch_size} samples are too few for {cluster.ranks} ranks")
+    if job.train.batch_size < cluster.world_size:
+        raise InputError(
+            f"train.batch_size: {job.train.batch_size} samples are too few for {cluster.world_size} ranks; "
+            "each rank needs at least one"
+        )
     schema = job.to_schema(statistics)
     if like is None:
-        stated = problem(job, schema, recommender(job, schema, torch.device("meta")), cluster)
-    else:
-        model = Recommender(FieldTables(schema, job.tables), cast(Recommender, like.problem.model).diffusion)
-        stated = replace(like.problem, model=model, schema=schema, config=job.tables, cluster=cluster)
-    return solve(stated, planner)
+        return solve(problem(job, schema, recommender(job, schema, torch.device("meta")), cluster))
+    model = Recommender(FieldTables(schema, job.tables), cast(Recommender, like.problem.model).diffusion)
+    return solve(replace(like.problem, model=model, schema=schema, config=job.tables, cluster=cluster))
 
 
-def smallest(job: Job, statistics: Statistics | None, device: Device, per_node: int, planner: str = "fast") -> Solution:
-    """The plan for the smallest cluster of the device that the tables fit: a power of two of GPUs of one machine, or
-    whole machines, in as much as a larger cluster fits what a smaller one does.
+def smallest(job: Job, statistics: Statistics | None, device: Device, gpus_per_node: int) -> Solution:
+    """Return the plan for the smallest cluster of a device that the tables fit on.
 
-    Raises DoesNotFitError where LARGEST are too few.
+    On one host the number of GPUs is a power of two; beyond, all hosts are whole. The search assumes that a larger
+    cluster fits what a smaller one fits. Raises DoesNotFitError if MAX_GPUS are too few.
     """
 
-    def planned(ranks: int) -> Solution:
-        return plan(job, statistics, cluster_of(device, ranks, per_node), planner)
+    def plan_for(gpus: int) -> Solution:
+        return plan(job, statistics, cluster_of(device, gpus, gpus_per_node))
 
-    small, large = 0, 1
+    too_small, large_enough = 0, 1
     while True:
         try:
-            found = planned(large)
+            best = plan_for(large_enough)
             break
         except DoesNotFitError:
-            if large >= min(LARGEST, job.train.batch_size):
+            if large_enough >= min(MAX_GPUS, job.train.batch_size):
                 raise
-            # From a machine on, in whole ones
-            small, large = large, min(2 * large, per_node) if large < per_node else 2 * large
-    while large - small > per_node:
-        middle = (small + large) // 2 // per_node * per_node
+            too_small = large_enough
+            is_one_host = large_enough < gpus_per_node
+            large_enough = min(2 * large_enough, gpus_per_node) if is_one_host else 2 * large_enough
+    while large_enough - too_small > gpus_per_node:
+        middle = (too_small + large_enough) // 2 // gpus_per_node * gpus_per_node
         try:
-            found, large = planned(middle), middle
+            best, large_enough = plan_for(middle), middle
         except DoesNotFitError:
-            small = middle
-    return found
+            too_small = middle
+    return best
 
 
-def cluster_of(device: Device, ranks: int, per_node: int) -> Cluster:
-    """So many ranks on machines of `per_node`, or on a part of one.
+def cluster_of(device: Device, gpus: int, gpus_per_node: int) -> Cluster:
+    """Return a cluster of whole hosts with `gpus_per_node` GPUs each, or of one host with fewer.
 
-    InputError where they do not fill machines, or are more than LARGEST.
+    Raises InputError if the GPUs do not fill the hosts or are more than MAX_GPUS.
     """
-    if ranks > LARGEST:
-        raise InputError(f"{ranks:,} GPUs: at most {LARGEST:,} are planned for")
-    if ranks > per_node and ranks % per_node:
-        raise InputError(f"{ranks} GPUs do not fill machines of {per_node}; give a multiple, or --gpus-per-node")
-    return Cluster(device, max(1, ranks // per_node), min(ranks, per_node))
+    if gpus > MAX_GPUS:
+        raise InputError(f"{gpus:,} GPUs: at most {MAX_GPUS:,} are allowed")
+    if gpus > gpus_per_node and gpus % gpus_per_node:
+        raise InputError(
+            f"{gpus} GPUs do not fill hosts with {gpus_per_node} GPUs; use a multiple, or set --gpus-per-node"
+        )
+    return Cluster(device, max(1, gpus // gpus_per_node), min(gpus, gpus_per_node))
 
 
 def sweep(
-    job: Job,
-    statistics: Statistics | None,
-    devices: Sequence[Device],
-    sizes: Sequence[int],
-    per_node: int,
-    planner: str,
+    job: Job, statistics: Statistics | None, devices: Sequence[Device], sizes: Sequence[int], gpus_per_node: int
 ) -> Iterator[tuple[Device, int, Solution | None, str]]:
-    """The plan for each number of each device, or None and why there is none."""
-    for device, ranks in product(devices, sizes):
+    """Yield each device with each number of GPUs, its plan, and "", or None and the reason why there is no plan."""
+    for device, gpus in product(devices, sizes):
         try:
-            yield device, ranks, plan(job, statistics, cluster_of(device, ranks, per_node), planner), ""
+            yield device, gpus, plan(job, statistics, cluster_of(device, gpus, gpus_per_node)), ""
         except InputError as error:
-            yield device, ranks, None, str(error)
+            yield device, gpus, None, str(error)
 
 
-def changed(job: Job, settings: Sequence[str]) -> Job:
-    """The job with `PATH=VALUE` settings laid over it."""
+def with_overrides(job: Job, overrides: Sequence[str]) -> Job:
+    """Return the job with `PATH=VALUE` overrides applied."""
     document = job.model_dump(mode="json")
-    for setting in settings:
-        apply_override(document, setting)
+    for override in overrides:
+        apply_override(document, override)
     return validate(Job, document, "the changed job")
 
 
 def same_dense(job: Job, other: Job) -> bool:
-    """Whether the dense part of one is that of the other: they differ in their tables alone, and not in their width."""
+    """Return whether two jobs have the same dense part: they differ in `tables` only, and not in the embedding_dim."""
     tables = other.tables
     return job.model_copy(update={"tables": tables}) == other and job.tables.embedding_dim == tables.embedding_dim
 
 
-def rows_from_data(job: Job, statistics: Statistics, collisions: float) -> tuple[Job, dict[str, int]]:
-    """The job with each hashed table's rows chosen for a share of ids that share their row with another.
+def num_embeddings_from_data(job: Job, statistics: Statistics, collisions: float) -> tuple[Job, dict[str, int]]:
+    """Return the job with sizes of hashed tables for a share of ids that collide, and the sizes by table name.
 
-    n ids that are hashed to R rows: one of them is alone with probability (1 - 1/R)^(n-1), about exp(-n / R). The n of
-    a table are the largest of its fields' cardinalities, which mostly have the same ids. Raises InputError for a share
-    that is none.
+    Of n ids hashed to R rows, one is alone in its row with probability (1 - 1/R)^(n-1), about exp(-n / R). The n of a
+    table is the largest cardinality of its fields, which mostly have the same ids. Raises InputError if `collisions` is
+    not between 0 and 1.
     """
     if not 0 < collisions < 1:
-        raise InputError(f"--rows-from-data {collisions:g}: expected a share between 0 and 1, such as 0.05")
-    rows, settings = {}, []
+        raise InputError(
+            f"--num-embeddings-from-data {collisions:g}: expected a share of ids between 0 and 1, such as 0.05"
+        )
+    sizes: dict[str, int] = {}
+    overrides = []
     for table in job.to_schema().tables.values():
-        known = [statistics.cardinalities[name] for name in table.fields if name in statistics.cardinalities]
-        if table.hash and known:
-            rows[table.name] = max(2, math.ceil(-max(known) / math.log1p(-collisions)))
-            settings += [f"fields.{name}.num_embeddings={rows[table.name]}" for name in table.fields]
-    return changed(job, settings), rows
+        cardinalities = [statistics.cardinalities[name] for name in table.fields if name in statistics.cardinalities]
+        if table.hash and cardinalities:
+            sizes[table.name] = max(2, math.ceil(-max(cardinalities) / math.log1p(-collisions)))
+            overrides += [f"fields.{name}.num_embeddings={sizes[table.name]}" for name in table.fields]
+    return with_overrides(job, overrides), sizes

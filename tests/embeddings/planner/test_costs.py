@@ -1,4 +1,4 @@
-"""The costs of ways are what TorchRec's own enumerator and estimators say of them."""
+"""The costs of all sharding choices at once are those of TorchRec's own enumerator and estimators, one by one."""
 
 import numpy as np
 import pytest
@@ -13,12 +13,12 @@ from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from asymdiffrec.embeddings.config import TablesConfig
-from asymdiffrec.embeddings.planner.costs import LAUNCH, PLACES, costs
-from asymdiffrec.embeddings.planner.devices import Cluster, device_of
+from asymdiffrec.embeddings.planner.costs import RANKS_OF_SHARDS, SHARD_LAUNCH_MILLISECONDS, table_costs
+from asymdiffrec.embeddings.planner.devices import Cluster, find_device
 from asymdiffrec.embeddings.planner.estimators import estimators
 from asymdiffrec.embeddings.planner.planned_tables import PlannedTable
-from asymdiffrec.embeddings.planner.search_planner import _only
-from asymdiffrec.embeddings.planner.sharding_options import Way, ways
+from asymdiffrec.embeddings.planner.search_planner import _constraints
+from asymdiffrec.embeddings.planner.sharding_choices import ShardingChoice, sharding_choices
 from asymdiffrec.embeddings.sharder import TableSharder
 
 SIZES = [(100_000, 128, [3.5]), (1000, 64, [1.0, 0.25]), (30_000_001, 256, [20.0]), (33, 32, [0.5])]
@@ -27,7 +27,7 @@ BATCH = 96
 
 
 class Skewed:
-    """A cache of a quarter of the rows has nine in ten look-ups."""
+    """Cache statistics in which a quarter of the rows has nine in ten look-ups."""
 
     expected_lookups = 5000.0
     cacheability = 0.2
@@ -41,13 +41,13 @@ def tables(
 ) -> tuple[nn.Module, list[PlannedTable]]:
     configs = [
         EmbeddingBagConfig(
-            name=f"t{place}",
+            name=f"t{index}",
             num_embeddings=rows,
             embedding_dim=dim,
-            feature_names=[f"t{place}_{feature}" for feature in range(len(pooling))],
+            feature_names=[f"t{index}_{feature}" for feature in range(len(pooling))],
             data_type=dtype,
         )
-        for place, (rows, dim, pooling) in enumerate(SIZES)
+        for index, (rows, dim, pooling) in enumerate(SIZES)
     ]
     model = nn.Module()
     model.tables = EmbeddingBagCollection(configs, is_weighted=weighted, device=torch.device("meta"))
@@ -55,23 +55,29 @@ def tables(
     weights = dict(model.tables.embedding_bags.named_parameters())
     return model, [
         PlannedTable(
-            f"t{place}", weights[f"t{place}.weight"], pooling, list(PLACES), KERNELS, weighted=weighted, cache=cache
+            f"t{index}",
+            weights[f"t{index}.weight"],
+            pooling,
+            list(RANKS_OF_SHARDS),
+            KERNELS,
+            is_weighted=weighted,
+            cache_statistics=cache,
         )
-        for place, (_, _, pooling) in enumerate(SIZES)
+        for index, (_, _, pooling) in enumerate(SIZES)
     ]
 
 
 def enumerated(
-    model: nn.Module, table: PlannedTable, way: Way, topology: Topology, sharder: TableSharder, ours: bool
+    model: nn.Module, table: PlannedTable, choice: ShardingChoice, topology: Topology, sharder: TableSharder, ours: bool
 ) -> ShardingOption:
-    constraints = {table.name: _only(table, way)}
+    constraints = {table.name: _constraints(table, choice)}
     enumerator = EmbeddingEnumerator(topology, BATCH, constraints, estimators(topology, constraints) if ours else None)
-    (option,) = [found for found in enumerator.enumerate(model, [sharder]) if found.name == table.name]
+    (option,) = [option for option in enumerator.enumerate(model, [sharder]) if option.name == table.name]
     return option
 
 
 class OneSharder(TableSharder):
-    """Offers the tables of a model one at a time, with every kernel."""
+    """A sharder that offers one table of a model, with every kernel."""
 
     def __init__(self, table: str) -> None:
         super().__init__(TablesConfig(), "cuda")
@@ -94,28 +100,31 @@ class OneSharder(TableSharder):
         ("cpu", 2, DataType.FP16, torchrec.optim.SGD, False, None),
     ],
 )
-def test_costs_are_torchrecs_own(device, nodes, dtype, optimizer, weighted, cache, ours) -> None:
-    topology = Cluster(device_of(device), nodes, 4).topology(reserved=0)
+def test_costs_equal_those_of_torchrec(device, nodes, dtype, optimizer, weighted, cache, ours) -> None:
+    topology = Cluster(find_device(device), nodes, 4).topology(reserved=0)
     model, planned = tables(optimizer, dtype, weighted, cache)
     kernels = ("fused",) if device == "cpu" else KERNELS
-    options = ways(kernels)
-    found = costs(planned, options, topology, BATCH, build_sharder_data(TableSharder(TablesConfig(), "cuda")))
+    choices = sharding_choices(kernels)
+    costs = table_costs(planned, choices, topology, BATCH, build_sharder_data(TableSharder(TablesConfig(), "cuda")))
     compared = 0
-    for number, way in enumerate(options):
-        for place, table in enumerate(planned):
-            if not np.isfinite(found.time[number, place]):
+    for number, choice in enumerate(choices):
+        for index, table in enumerate(planned):
+            if not np.isfinite(costs.time[number, index]):
                 continue
-            option = enumerated(model, table, way, topology, OneSharder(table.name), ours)
-            assert len(option.shards) == found.shards[number, place]
+            option = enumerated(model, table, choice, topology, OneSharder(table.name), ours)
+            assert len(option.shards) == costs.shards[number, index]
             slowest = max(shard.perf.total for shard in option.shards)
-            assert found.time[number, place] == pytest.approx(slowest + LAUNCH, rel=1e-12), (way, table.name)
+            assert costs.time[number, index] == pytest.approx(slowest + SHARD_LAUNCH_MILLISECONDS, rel=1e-12), (
+                choice,
+                table.name,
+            )
             memory = max(shard.storage.ddr if device == "cpu" else shard.storage.hbm for shard in option.shards)
             if ours:
-                assert found.memory[number, place] == memory
+                assert costs.memory[number, index] == memory
                 if device != "cpu":
-                    assert found.host[number, place] == max(shard.storage.ddr for shard in option.shards)
+                    assert costs.host_memory[number, index] == max(shard.storage.ddr for shard in option.shards)
             elif dtype == DataType.FP32:
-                gradient = table.weight.nbytes if way.kernel == "dense" else 0
-                assert found.memory[number, place] == memory + gradient
+                gradient = table.weight.nbytes if choice.compute_kernel == "dense" else 0
+                assert costs.memory[number, index] == memory + gradient
             compared += 1
     assert compared > 20

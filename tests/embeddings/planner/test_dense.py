@@ -1,4 +1,4 @@
-"""The dense part's work against counts made by hand, and its copy on meta against the module it is of."""
+"""The work of the dense part, counted by hand and by `dense_work`, and copies of modules on the meta device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PRODUCTS = sum(inputs * outputs for inputs, outputs in pairwise(SIZES))
 FIELDS, WIDTH = 6, 8
 
 
-class Perceptron(nn.Module):
+class Mlp(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         layers = [nn.Linear(inputs, outputs) for inputs, outputs in pairwise(SIZES)]
@@ -31,7 +31,7 @@ class Perceptron(nn.Module):
 
 
 class Product(nn.Module):
-    """x W, summed: one matrix product, whose traffic can be counted by hand."""
+    """sum(x W): one matrix product with traffic that can be counted by hand."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -42,14 +42,14 @@ class Product(nn.Module):
 
 
 class Activated(Product):
-    """The same, with pointwise operations before the sum."""
+    """The same product with pointwise operations before the sum."""
 
     def forward(self, x: Tensor) -> Tensor:
         return ((x @ self.weight) * 2 + 1).exp().sum()
 
 
 class Frozen(nn.Module):
-    """One layer that is trained after one that is not."""
+    """A frozen layer and a trained one; it returns values for the log besides the loss."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,24 +62,24 @@ class Frozen(nn.Module):
 
 
 def moved(work: DenseWork) -> float:
-    """The bytes of the two passes alone, with one moment."""
+    """Return the bytes of the two passes only, for work with one moment."""
     return work.bytes - work.gradients - 4 * MASTER_BYTES * work.parameters
 
 
-def test_flops_of_a_perceptron_are_six_a_weight_and_sample_where_the_input_has_a_gradient() -> None:
-    work = dense_work(Perceptron(), [torch.empty(BATCH, SIZES[0], requires_grad=True)])
+def test_flops_of_an_mlp_are_six_per_weight_and_sample_if_the_input_has_a_gradient() -> None:
+    work = dense_work(Mlp(), [torch.empty(BATCH, SIZES[0], requires_grad=True)])
     assert work.flops == 6 * BATCH * PRODUCTS
     assert work.parameters == PRODUCTS + sum(SIZES[1:])
     assert work.gradients == 4 * work.parameters
 
 
-def test_an_input_without_gradient_saves_the_first_layers_product_with_it() -> None:
-    work = dense_work(Perceptron(), [torch.empty(BATCH, SIZES[0])])
+def test_an_input_without_gradient_saves_one_product_of_the_first_layer() -> None:
+    work = dense_work(Mlp(), [torch.empty(BATCH, SIZES[0])])
     assert work.flops == 6 * BATCH * PRODUCTS - 2 * BATCH * SIZES[0] * SIZES[1]
 
 
-def test_activations_of_a_perceptron_are_its_input_and_what_its_hidden_layers_give() -> None:
-    work = dense_work(Perceptron(), [torch.empty(BATCH, SIZES[0], requires_grad=True)])
+def test_activations_of_an_mlp_are_its_input_and_the_outputs_of_hidden_layers() -> None:
+    work = dense_work(Mlp(), [torch.empty(BATCH, SIZES[0], requires_grad=True)])
     assert work.activations == 4 * BATCH * sum(SIZES[:-1])
 
 
@@ -90,23 +90,23 @@ def test_bytes_of_a_matrix_product_are_its_operands_and_results() -> None:
     assert moved(work) == pytest.approx(4 * (3 * x + 3 * w), abs=4 * 6)
 
 
-def test_pointwise_operations_after_a_product_move_nothing_but_what_backward_reads() -> None:
+def test_pointwise_operations_after_a_product_move_only_the_bytes_that_backward_reads() -> None:
     plain, activated = (
         dense_work(module(16, 4), [torch.empty(BATCH, 16, requires_grad=True)]) for module in (Product, Activated)
     )
-    # exp's gradient reads what exp gave; it and the chain before it are otherwise parts of the products' kernels.
+    # The gradient of exp reads its output; everything else is part of the kernels of the matrix products.
     assert moved(activated) - moved(plain) <= 4 * 5 * BATCH * 4
     assert activated.flops == plain.flops
 
 
 def test_the_update_reads_and_writes_each_moment() -> None:
-    none, two = (dense_work(Perceptron(), [torch.empty(BATCH, SIZES[0])], moments=count) for count in (0, 2))
+    none, two = (dense_work(Mlp(), [torch.empty(BATCH, SIZES[0])], moments=count) for count in (0, 2))
     assert two.bytes - none.bytes == 2 * 2 * MASTER_BYTES * none.parameters
 
 
 def test_half_precision_halves_bytes_and_activations_and_leaves_flops() -> None:
     whole, half = (
-        dense_work(Perceptron().to(dtype), [torch.empty(BATCH, SIZES[0], dtype=dtype, requires_grad=True)])
+        dense_work(Mlp().to(dtype), [torch.empty(BATCH, SIZES[0], dtype=dtype, requires_grad=True)])
         for dtype in (torch.float32, torch.float16)
     )
     assert half.activations == whole.activations / 2
@@ -115,28 +115,28 @@ def test_half_precision_halves_bytes_and_activations_and_leaves_flops() -> None:
     assert half.flops == whole.flops
 
 
-def test_frozen_parameters_are_not_counted_and_the_loss_may_come_with_values_for_the_log() -> None:
+def test_frozen_parameters_are_not_counted_and_the_loss_can_come_with_other_values() -> None:
     work = dense_work(Frozen(), [torch.empty(BATCH, 8)])
     assert work.parameters == 9
     assert work.flops == 2 * BATCH * 8 * 8 + 2 * 2 * BATCH * 8  # forward of both, dW of the second
 
 
-def test_the_copy_on_meta_has_the_modules_shapes_and_leaves_it_alone() -> None:
+def test_the_copy_on_meta_has_the_same_shapes_and_does_not_change_the_module() -> None:
     module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).half()
     module[0].bias.requires_grad_(False)
     module[1].weight = module[1].bias  # shared ones stay shared
-    twin = on_meta(module)
-    assert all(value.is_meta for value in twin.state_dict().values())
+    meta_copy = on_meta(module)
+    assert all(value.is_meta for value in meta_copy.state_dict().values())
     assert not any(value.is_meta for value in module.state_dict().values())
-    assert twin[1].weight is twin[1].bias
-    for ours, theirs in zip(module.parameters(), twin.parameters(), strict=True):
+    assert meta_copy[1].weight is meta_copy[1].bias
+    for ours, theirs in zip(module.parameters(), meta_copy.parameters(), strict=True):
         assert (ours.shape, ours.dtype, ours.requires_grad) == (theirs.shape, theirs.dtype, theirs.requires_grad)
 
 
 @pytest.mark.parametrize("pattern", ["uniform", "outage", "empirical"])
 @pytest.mark.parametrize("method", ["base", "dropout", "augment", "asymdiff"])
 @pytest.mark.parametrize("extractor", EXTRACTORS)
-def test_every_model_of_ours_is_counted(extractor: str, method: str, pattern: str) -> None:
+def test_the_work_of_every_extractor_and_method_can_be_counted(extractor: str, method: str, pattern: str) -> None:
     model = AsymmetricDiffusion(
         FieldLayout.from_widths([WIDTH] * FIELDS, ["user", "item"] * (FIELDS // 2)),
         ModelConfig.model_validate({"extractor": {"name": extractor, "latent": 16}, "head": [8]}),
@@ -148,10 +148,10 @@ def test_every_model_of_ours_is_counted(extractor: str, method: str, pattern: st
     weights = sum(weight.numel() for weight in model.parameters())
     assert once.parameters == weights
     assert twice.flops == 2 * once.flops
-    # All is of the samples, but for the parameters and constants.
+    # Everything grows with the number of samples, except parameters and constants.
     assert once.activations < twice.activations <= 2 * once.activations
     assert once.bytes < twice.bytes < 2 * once.bytes
-    # Each weight of a matrix takes part at least once, and its first layer may not need the gradient of its input.
+    # Each weight is used at least once; the first layer may not need the gradient of its input.
     matrices = sum(weight.numel() for weight in model.extractor.parameters() if weight.ndim == 2)
     assert once.flops >= 4 * BATCH * matrices
 
@@ -175,7 +175,7 @@ def test_a_second_view_costs_a_second_pass() -> None:
 
 
 def samples(batch: int) -> list[Tensor]:
-    """clean, missing, label, weight, sample_index"""
+    """Return clean, missing, label, weight and sample_index."""
     clean = torch.empty(batch, FIELDS * WIDTH, requires_grad=True)
     missing = torch.empty(batch, FIELDS, dtype=torch.bool)
     return [clean, missing, torch.empty(batch), torch.empty(batch), torch.empty(batch, dtype=torch.int64)]

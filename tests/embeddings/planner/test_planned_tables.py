@@ -1,4 +1,4 @@
-"""What the data say about look-ups, as a planner is told of it."""
+"""Look-up statistics of the data, as a planner uses them."""
 
 import itertools
 
@@ -8,32 +8,32 @@ import pytest
 from asymdiffrec.datasets.schema import FieldsConfig
 from asymdiffrec.datasets.statistics.lookups import Lookups
 from asymdiffrec.datasets.statistics.statistics import Statistics
-from asymdiffrec.embeddings.planner.planned_tables import Reuse, pooling_factors, reuse
+from asymdiffrec.embeddings.planner.planned_tables import RowReuse, pooling_factors, row_reuse
 
 USER = Lookups(per_sample=0.9, repeats=[(1, 1000), (50, 20)])
 SEEN = Lookups(per_sample=3.0, repeats=[(2, 500), (400, 5)])
 
 
-def test_a_cache_of_all_rows_misses_nothing_and_none_misses_all() -> None:
-    found = Reuse([USER], 1020, 10_000)
-    assert found.expected_miss_rate(0.0) == pytest.approx(1.0)
-    assert found.expected_miss_rate(1.0) == 0.0
-    rates = [found.expected_miss_rate(share) for share in np.linspace(0, 1, 30)]
+def test_a_cache_of_all_rows_misses_none_and_an_empty_cache_misses_all() -> None:
+    reuse = RowReuse([USER], 1020, 10_000)
+    assert reuse.expected_miss_rate(0.0) == pytest.approx(1.0)
+    assert reuse.expected_miss_rate(1.0) == 0.0
+    rates = [reuse.expected_miss_rate(share) for share in np.linspace(0, 1, 30)]
     assert all(more >= less for more, less in itertools.pairwise(rates))
 
 
-def test_distinct_rows_of_a_step_are_those_that_a_draw_finds() -> None:
+def test_distinct_rows_of_a_step_match_random_draws() -> None:
     shares = np.repeat([1.0, 50.0], [1000, 20])
     rng = np.random.default_rng(0)
     for samples in (100, 2000):
         draws = [len(set(rng.choice(1020, round(0.9 * samples), p=shares / shares.sum()))) for _ in range(50)]
-        assert Reuse([USER], 1020, samples).expected_lookups == pytest.approx(np.mean(draws), rel=0.03)
+        assert RowReuse([USER], 1020, samples).expected_lookups == pytest.approx(np.mean(draws), rel=0.03)
 
 
-def test_fields_that_share_a_table_count_together() -> None:
-    both, one = Reuse([USER, SEEN], 10**6, 4000), Reuse([USER], 10**6, 4000)
+def test_fields_that_share_a_table_share_its_cache() -> None:
+    both, one = RowReuse([USER, SEEN], 10**6, 4000), RowReuse([USER], 10**6, 4000)
     assert one.expected_lookups < both.expected_lookups <= 1525
-    assert Reuse([USER, SEEN], 100, 4000).expected_lookups == 100
+    assert RowReuse([USER, SEEN], 100, 4000).expected_lookups == 100
 
 
 def schema(statistics: Statistics | None):
@@ -44,9 +44,9 @@ def schema(statistics: Statistics | None):
     return FieldsConfig.model_validate({"fields": fields}).to_schema(statistics)
 
 
-def test_data_come_before_what_the_job_expects() -> None:
+def test_statistics_take_precedence_over_expected_length() -> None:
     assert pooling_factors(schema(None), ["user", "seen"]) == [1.0, 7.0]
-    assert reuse(schema(None), ["user"], 1000, 64) is None
+    assert row_reuse(schema(None), ["user"], 1000, 64) is None
     statistics = Statistics(rows={"train": 9}, label_rate=0.5, lookups={"user": USER, "seen": SEEN})
     assert pooling_factors(schema(statistics), ["user", "seen"]) == [0.9, 3.0]
-    assert reuse(schema(statistics), ["user"], 1000, 64) is not None
+    assert row_reuse(schema(statistics), ["user"], 1000, 64) is not None

@@ -1,4 +1,4 @@
-"""The step's time: by hand on small numbers, and what no change of a cluster or a plan may do to it."""
+"""The time of a step: computed by hand for small numbers, and properties that hold for every cluster and plan."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torchrec.distributed.planner.types import Perf, Shard, ShardingOption
 
 from asymdiffrec.embeddings.planner.dense import DenseWork
 from asymdiffrec.embeddings.planner.devices import DEVICES, Cluster, Device
-from asymdiffrec.embeddings.planner.step_time import TableTimes, doubts, step_time, table_times
+from asymdiffrec.embeddings.planner.step_time import TableTimes, step_time, step_time_cautions, table_times
 
 # A millisecond is 10^9 operations, 10^6 bytes of memory, of a link and of a NIC.
 UNIT = Device(name="unit", memory=1, bandwidth=1, flops=1, link=1, nic=1, efficiency=1, overhead=0)
@@ -38,7 +38,7 @@ def idle(ranks: int = 4) -> TableTimes:
     return TableTimes(*np.zeros((5, ranks)))
 
 
-def test_each_part_is_that_of_its_slowest_rank() -> None:
+def test_each_part_takes_the_time_of_its_slowest_rank() -> None:
     tables = TableTimes(
         forward=np.array([1.0, 3.0]),
         forward_communication=np.array([2.0, 4.0]),
@@ -54,31 +54,31 @@ def test_each_part_is_that_of_its_slowest_rank() -> None:
     assert step.samples_per_second == pytest.approx(50 * 1000 / 18)
 
 
-def test_dense_part_is_arithmetic_and_bytes_one_after_the_other() -> None:
+def test_the_dense_part_takes_its_arithmetic_plus_its_memory_traffic() -> None:
     work = replace(NOTHING, flops=3e9, bytes=5e6)
     assert step_time(idle(), work, Cluster(UNIT, 1, 4), 1).dense == pytest.approx(3 + 5)
 
 
 @pytest.mark.parametrize(
-    ("nodes", "per_node", "expected"),
+    ("nodes", "local_world_size", "expected"),
     [(1, 1, 0), (1, 4, 2 * 3 / 4), (4, 1, 2 * 3 / 4), (2, 2, 2 * 1 / 2 + 2 * 1 / 2 / 2)],
 )
-def test_all_reduce_goes_in_rings_within_machines_and_across(nodes: int, per_node: int, expected: float) -> None:
+def test_all_reduce_is_rings_within_hosts_and_across_hosts(nodes: int, local_world_size: int, expected: float) -> None:
     work = replace(NOTHING, gradients=10**6)
-    step = step_time(idle(nodes * per_node), work, Cluster(UNIT, nodes, per_node), 1)
+    step = step_time(idle(nodes * local_world_size), work, Cluster(UNIT, nodes, local_world_size), 1)
     assert step.all_reduce == pytest.approx(expected)
 
 
-def test_all_reduce_hides_behind_the_dense_backward_pass() -> None:
+def test_all_reduce_overlaps_with_the_dense_backward_pass() -> None:
     cluster, work = Cluster(UNIT, 1, 4), replace(NOTHING, flops=3e9)
-    hidden = step_time(idle(), replace(work, gradients=10**6), cluster, 1)  # 1.5 ms behind 2 ms
+    hidden = step_time(idle(), replace(work, gradients=10**6), cluster, 1)  # 1.5 ms overlap with 2 ms
     assert hidden.all_reduce == 0
     assert hidden.milliseconds == pytest.approx(3)
-    longer = step_time(idle(), replace(work, gradients=4 * 10**6), cluster, 1)  # 6 ms behind 2 ms
+    longer = step_time(idle(), replace(work, gradients=4 * 10**6), cluster, 1)  # 2 of 6 ms overlap
     assert longer.all_reduce == pytest.approx(4)
 
 
-def test_input_distribution_shows_where_links_are_busy_longer_than_the_step() -> None:
+def test_input_distribution_counts_if_links_are_busy_longer_than_the_step() -> None:
     cluster = Cluster(UNIT, 1, 4)
     busy = replace(idle(), forward=np.full(4, 10.0), forward_communication=np.full(4, 2.0))
     hidden = step_time(replace(busy, input_distribution=np.full(4, 9.0)), NOTHING, cluster, 1)
@@ -89,7 +89,7 @@ def test_input_distribution_shows_where_links_are_busy_longer_than_the_step() ->
 
 
 @given(table_sets, works, clusters)
-def test_parts_sum_to_the_whole_and_none_is_negative(tables, work, cluster) -> None:
+def test_parts_add_up_to_the_step_and_none_is_negative(tables, work, cluster) -> None:
     step = step_time(tables, work, cluster, 8)
     parts = [getattr(step, part) for part in PARTS]
     assert min(parts) >= 0
@@ -124,16 +124,16 @@ def test_a_better_device_never_makes_a_slower_step(tables, work, figure, factor)
     assert after.milliseconds <= before.milliseconds * (1 + 1e-12)
 
 
-def test_equal_ranks_lose_nothing_to_imbalance() -> None:
+def test_equal_ranks_have_no_imbalance() -> None:
     tables = TableTimes(*np.ones((5, 4)))
     assert step_time(tables, NOTHING, Cluster(UNIT, 1, 4), 8).imbalance == 0
 
 
-def test_doubts_are_of_cards_on_pcie_and_of_large_domains() -> None:
-    assert "PCIe" in doubts(Cluster(DEVICES["l40"], 1, 8))[0]
-    assert "one NVLink domain" in doubts(Cluster(DEVICES["b200"], 1, 72))[0]
+def test_cautions_name_cards_on_pcie_and_large_nvlink_domains() -> None:
+    assert "PCIe" in step_time_cautions(Cluster(DEVICES["l40"], 1, 8))[0]
+    assert "one NVLink domain" in step_time_cautions(Cluster(DEVICES["b200"], 1, 72))[0]
     known = [Cluster(DEVICES["h100"], 16, 8), Cluster(DEVICES["l40"], 1, 1), Cluster(DEVICES["cpu"], 1, 16)]
-    assert not any(doubts(cluster) for cluster in known)
+    assert not any(step_time_cautions(cluster) for cluster in known)
 
 
 def test_table_times_add_up_by_rank_and_split_ids_by_rows() -> None:

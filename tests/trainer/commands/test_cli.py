@@ -33,7 +33,7 @@ def test_run_directory_holds_what_the_design_says(trained: Path) -> None:
 
     assert list((trained / "events").iterdir())
     plan = json.loads((trained / "plan.json").read_text())
-    assert {"name", "rows", "dim", "sharding", "kernel", "ranks"} <= plan["tables"][0].keys()
+    assert {"name", "num_embeddings", "embedding_dim", "sharding", "kernel", "ranks"} <= plan["tables"][0].keys()
     job = yaml.safe_load((trained / "job.yaml").read_text())
     assert job["train"]["batch_size"] == 256
     assert f"step-{best['step']}" in {folder.name for folder in (trained / "checkpoints").iterdir()}

@@ -1,4 +1,4 @@
-"""A plan for people, on a page with pictures."""
+"""A plan as an HTML page with charts."""
 
 from __future__ import annotations
 
@@ -10,30 +10,34 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from asymdiffrec.trainer.html import html_table, page, svg
-from asymdiffrec.trainer.planning.text import (
+from asymdiffrec.trainer.planning.terminal import (
     ADVICE_HEADINGS,
     GB,
     TABLE_HEADINGS,
     advice_rows,
-    held,
     summary,
     table_rows,
+    total_bytes,
 )
+
+MAX_BAR_RANKS = 64
+"""Ranks that are drawn as bars; more are drawn as areas."""
+MAX_CHART_TABLES = 20
 
 
 def write_page(document: Mapping[str, Any], name: str, file: Path) -> None:
-    """A page that needs nothing but itself: the step, memory and time of every rank, tables by size."""
+    """Write a self-contained page: the step, memory and time of every rank, and the tables by size."""
     headline, *lines = summary(document)
     advice = advice_rows(document)
-    pictures = map(svg, (*_pictures_of_ranks(document), _picture_of_tables(document)))
-    more = [html_table("What would help", ADVICE_HEADINGS, advice)] if advice else []
+    charts = map(svg, (*_rank_charts(document), _table_chart(document)))
+    advice_table = [html_table("What would help", ADVICE_HEADINGS, advice)] if advice else []
     tables = html_table("Tables", TABLE_HEADINGS, table_rows(document))
     lines = [*lines, *document["notes"]]
-    file.write_text(page(f"Sharding plan of {name}", headline, lines, *pictures, *more, tables))
+    file.write_text(page(f"Sharding plan of {name}", headline, lines, *charts, *advice_table, tables))
 
 
-def _pictures_of_ranks(document: Mapping[str, Any]) -> list[Figure]:
-    """The memory of each, and the time of its tables."""
+def _rank_charts(document: Mapping[str, Any]) -> list[Figure]:
+    """Return charts of the memory of each rank and of the time of its tables."""
     ranks = document["ranks"]
     shared = {"dense": document["dense_bytes"], "reserve": document["reserved_bytes"]}
     memory = {
@@ -43,25 +47,27 @@ def _pictures_of_ranks(document: Mapping[str, Any]) -> list[Figure]:
         **{name: [size / GB] * len(ranks) for name, size in shared.items()},
     }
     time = {
-        "forward": [rank["forward_ms"] for rank in ranks],
-        "backward": [rank["backward_ms"] for rank in ranks],
-        "communication": [rank["forward_communication_ms"] + rank["backward_communication_ms"] for rank in ranks],
+        "forward": [rank["forward_milliseconds"] for rank in ranks],
+        "backward": [rank["backward_milliseconds"] for rank in ranks],
+        "communication": [
+            rank["forward_communication_milliseconds"] + rank["backward_communication_milliseconds"] for rank in ranks
+        ],
     }
     return [
-        _stacked("Memory of each rank", "GB", memory, document["device_bytes"] / GB),
-        _stacked("What the tables take on each rank, at nominal speed", "ms", time),
+        _stacked_chart("Memory of each rank", "GB", memory, document["device_bytes"] / GB),
+        _stacked_chart("Time of the tables on each rank, at the device's nominal figures", "ms", time),
     ]
 
 
-def _stacked(title: str, unit: str, parts: Mapping[str, Sequence[float]], limit: float | None = None) -> Figure:
-    """Parts [ranks] on top of each other, and a line where the device's memory ends if that is the `limit`."""
+def _stacked_chart(title: str, unit: str, parts: Mapping[str, Sequence[float]], limit: float | None = None) -> Figure:
+    """Return a chart of parts [ranks] on top of each other, with a line at the device's memory if `limit` is given."""
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     axes = figure.subplots()
     count = len(next(iter(parts.values())))
     bottom = [0.0] * count
     for label, values in parts.items():
         top = [low + value for low, value in zip(bottom, values, strict=True)]
-        if count <= 64:
+        if count <= MAX_BAR_RANKS:
             axes.bar(range(count), values, bottom=bottom, label=label, width=0.8)
         else:
             axes.fill_between(range(count), bottom, top, label=label, step="mid", linewidth=0)
@@ -75,11 +81,11 @@ def _stacked(title: str, unit: str, parts: Mapping[str, Sequence[float]], limit:
     return figure
 
 
-def _picture_of_tables(document: Mapping[str, Any]) -> Figure:
-    largest = sorted(document["tables"], key=held)[-20:]
+def _table_chart(document: Mapping[str, Any]) -> Figure:
+    largest = sorted(document["tables"], key=total_bytes)[-MAX_CHART_TABLES:]
     figure = Figure(figsize=(11, 1 + 0.26 * len(largest)), layout="constrained")
     axes = figure.subplots()
-    sizes = [held(table) / GB for table in largest]
+    sizes = [total_bytes(table) / GB for table in largest]
     bars = axes.barh([table["name"] for table in largest], sizes)
     labels = [f"{size:.3g} GB, {table['sharding']}" for size, table in zip(sizes, largest, strict=True)]
     axes.bar_label(bars, labels, padding=4)
