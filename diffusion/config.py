@@ -14,71 +14,73 @@ from asymdiffrec.diffusion.forward import ForwardConfig
 from asymdiffrec.diffusion.user_classes import CLASS_PATH
 
 METHODS = ("base", "dropout", "augment", "asymdiff")
+"""Methods that need no class of the user"""
 
 
-def _method(name: str) -> str:
+def _check_method(name: str) -> str:
     if name not in METHODS and not CLASS_PATH.fullmatch(name):
         raise ValueError(f"found {name!r}, allowed are {', '.join(METHODS)} and package.module:Class")
     return name
 
 
 class ModelConfig(Config):
-    """The base model, which every method shares."""
+    """The base model, which is the same for every method."""
 
     extractor: AnyExtractorConfig = Field(
-        default=MLPConfig(), description="from the fields to the latent representation"
+        default=MLPConfig(), description="from the field vectors to the latent representation"
     )
-    head: Sizes = Field(default=(32,), description="widths of the hidden layers from the latent to the logit")
+    head: Sizes = Field(default=(32,), description="widths of the hidden layers between the latent and the logit")
 
 
 class LossWeights(Config):
-    """Weights of the parts of the objective; a method uses those of the parts that it has."""
+    """Weights of the terms of the loss; a method uses the weights of the terms that it has."""
 
-    main: NonNegativeFloat = Field(default=1.0, description="prediction from the sample as it is")
+    main: NonNegativeFloat = Field(default=1.0, description="prediction from the original sample")
     recon: NonNegativeFloat = Field(
         default=0.0,
-        description="squared error of what was denoised; published with 1, but it costs AUC: docs/evidence.md",
+        description="squared error of the denoised latent; 1 as published, but that costs AUC: docs/evidence.md",
     )
-    aux: NonNegativeFloat = Field(default=1.0, description="prediction from the sample with fields dropped")
+    aux: NonNegativeFloat = Field(default=1.0, description="prediction from the masked sample")
     distil: NonNegativeFloat = Field(
-        default=1.0, description="divergence of that prediction from the one on the sample as it is"
+        default=1.0,
+        description="KL divergence of the prediction from the masked sample from that from the original sample",
     )
 
 
 class DiffusionConfig(Config):
     """How the model is made robust to missing fields."""
 
-    method: Annotated[str, AfterValidator(_method)] = Field(
+    method: Annotated[str, AfterValidator(_check_method)] = Field(
         default="asymdiff",
-        description="base: it is not; dropout: trained on samples with fields dropped; augment: on those and on "
-        "the samples as they are, told which fields are there; asymdiff: augment with a denoiser (AsymDiffRec); "
+        description="base: no robustness method; dropout: train on masked samples only; augment: train on the original "
+        "and a masked view, and give the mask to the model; asymdiff: augment with a denoiser (AsymDiffRec); "
         "package.module:Class: a subclass of AsymmetricDiffusion that Python can import",
     )
-    options: dict[str, Any] = Field(default={}, description="for a method of one's own")
-    forward: ForwardConfig = Field(default=ForwardConfig(), description="how fields are dropped in training")
-    weights: LossWeights = Field(default=LossWeights(), description="weights of the parts of the objective")
+    options: dict[str, Any] = Field(default={}, description="settings of a user's own method")
+    forward: ForwardConfig = Field(default=ForwardConfig(), description="which fields are dropped in training")
+    weights: LossWeights = Field(default=LossWeights(), description="weights of the terms of the loss")
     fill: Literal["zero", "mean"] = Field(
-        default="zero", description="what stands for the vector of a missing field: zeros, or the mean of those there"
+        default="zero", description="vector of a missing field: zeros, or the field's mean vector"
     )
     mask_in_extractor: bool | None = Field(
-        default=None,
-        description="tell the extractor which fields are missing or dropped; null: in augment and asymdiff",
+        default=None, description="give the mask to the extractor; null: only for augment and asymdiff"
     )
     noise: Literal["fields", "gaussian"] = Field(
         default="fields",
-        description="of asymdiff: fields are dropped; or the latent of the sample as it is gets normal noise (DiffRec)",
+        description="for asymdiff: fields drops fields; gaussian adds normal noise to the latent of the original "
+        "sample (DiffRec)",
     )
     space: Literal["latent", "fields"] = Field(
-        default="latent", description="of asymdiff: what is denoised, the latent or the vectors of the fields"
+        default="latent", description="for asymdiff: denoise the latent, or the field vectors"
     )
     denoiser_hidden: PositiveInt = Field(default=64, description="width of the denoiser's hidden layer")
-    mask_in_denoiser: bool = Field(default=True, description="tell the denoiser which fields are missing or dropped")
+    mask_in_denoiser: bool = Field(default=True, description="give the mask to the denoiser")
     fields_in_denoiser: bool = Field(
         default=True,
-        description="show the denoiser of a latent the vectors of the fields that are there, too; false: as published",
+        description="give the field vectors to a denoiser of the latent as well; false: as published",
     )
-    gate: bool = Field(default=True, description="the denoiser passes on a complete sample as it is")
+    gate: bool = Field(default=True, description="the denoiser returns complete samples unchanged")
     detach_reconstruction: bool = Field(
         default=True,
-        description="a reconstruction loss trains the denoiser alone; false: the extractor, too (may diverge)",
+        description="the reconstruction loss trains only the denoiser; false: also the extractor (may diverge)",
     )

@@ -1,36 +1,46 @@
-"""The reverse process: one step, from what is noisy to an estimate of what it was."""
+"""The reverse process in one step: from the noisy latent to an estimate of the clean one."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from asymdiffrec.diffusion.layers import MaskMLP, Vectors, product
+from asymdiffrec.diffusion.layers import MaskMLP, Vectors, linear
 
 
 class Denoiser(nn.Module):
-    """g([s, z, x]) = z + any(s) * MLP([s, z, x]), two layers, the last one started at zero.
+    """g([s, z, x]) = z + any(s) MLP([s, z, x]), with two layers, the last one initialised to zero.
 
-    So a sample with every field is passed on exactly, always, and at first every sample is. Without the gate any(s) it
-    is 1, and told nothing the MLP gets no s. columns: of x, the vectors of the fields that z was made of; 0: the MLP
-    does not get x, as published.
+    Thus z of a sample without missing fields is always returned unchanged, and at first z of every sample is.
+
+    num_fields: N; latent_dim: Z; hidden: width of the hidden layer.
+    field_width: columns of x, the field vectors from which z was computed; 0: the MLP does not read x, as published.
+    gate: False replaces the factor any(s) by 1.
+    sees_mask: False hides s from the MLP.
     """
 
     def __init__(
-        self, num_fields: int, latent_dim: int, hidden: int, *, columns: int = 0, gate: bool = True, told: bool = True
+        self,
+        num_fields: int,
+        latent_dim: int,
+        hidden: int,
+        *,
+        field_width: int = 0,
+        gate: bool = True,
+        sees_mask: bool = True,
     ) -> None:
         super().__init__()
         self.gate = gate
-        self.mask_width = num_fields if told else 0
+        self.mask_width = num_fields if sees_mask else 0
         self.change = MaskMLP(latent_dim, self.mask_width, [hidden], latent_dim)
-        self.fields = nn.Linear(columns, hidden, bias=False) if columns else None
+        self.fields = nn.Linear(field_width, hidden, bias=False) if field_width else None
         for parameter in self.change.rest.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, s: Tensor, z: Tensor, x: Vectors) -> Tensor:
-        """z'_0 [B, Z] of s [B, N], in [0, 1], z [B, Z] and x [B, columns]."""
-        hidden = self.change.first(z, s[:, : self.mask_width])
+    def forward(self, mask: Tensor, z: Tensor, x: Vectors) -> Tensor:
+        """Return z'_0 [B, Z] for mask [B, N] with values in [0, 1], z [B, Z] and x [B, field_width]."""
+        hidden = self.change.first(z, mask[:, : self.mask_width])
         if self.fields is not None:
-            hidden = hidden + product(self.fields, x)
+            hidden = hidden + linear(self.fields, x)
         change = self.change.rest(hidden.relu_())
-        return torch.addcmul(z, s.amax(dim=1, keepdim=True), change) if self.gate else z + change
+        return torch.addcmul(z, mask.amax(dim=1, keepdim=True), change) if self.gate else z + change

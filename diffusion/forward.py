@@ -1,10 +1,11 @@
-"""The forward process: fields of a sample are dropped at random, and then look exactly like missing ones.
+"""The forward process: it drops fields of a sample at random; a dropped field looks exactly like a missing one.
 
-Field n has an absorption time tau_n ~ U(0, 1) and is dropped when tau_n < rate_n. With rate_n = t for every field and
-t ~ U(0, 1), the number of dropped fields is uniform on {0..N} and every subset of that size is equally likely: the
-process of Zhu et al. (CIKM 2025), one random field a step, in continuous time and without a sort.
+Field n has an absorption time tau_n ~ U(0, 1) and is dropped if tau_n < rate_n. With rate_n = t for every field and
+t ~ U(0, 1), the number of dropped fields is uniform on {0..N} and every subset of that size is equally likely. This is
+the process of Zhu et al. (CIKM 2025), which drops one random field per step, in continuous time and without a sort.
 
-Randomness is `philox.uniforms`: lane 0 word 0 is t, lane 0 word 1 picks a pattern, lane 1 + n // 4 word n % 4 is tau_n.
+Random numbers come from `philox.uniforms`: word 0 of lane 0 gives t, word 1 of lane 0 draws a pattern, and word n % 4
+of lane 1 + n // 4 is tau_n.
 """
 
 from __future__ import annotations
@@ -35,16 +36,18 @@ class UniformTime(Config):
         return self
 
     def quantiles(self) -> Tensor:
+        """Return the quantile function of t, see `DropLaw`."""
         return torch.tensor([self.low, self.high])
 
 
 class PointTime(Config):
-    """t = value: each field is dropped independently with that probability."""
+    """t = value: each field is dropped independently with this probability."""
 
     law: Literal["point"]
-    value: float = Field(ge=0, le=1, description="the one t")
+    value: float = Field(ge=0, le=1, description="value of t")
 
     def quantiles(self) -> Tensor:
+        """Return the quantile function of t, see `DropLaw`."""
         return torch.tensor([self.value, self.value])
 
 
@@ -56,14 +59,17 @@ class BetaTime(Config):
     b: float = Field(gt=0, description="second shape parameter; small values favour many dropped fields")
 
     def quantiles(self) -> Tensor:
+        """Return the quantile function of t on BETA_CELLS + 1 points, see `DropLaw`."""
         from scipy.special import betaincinv  # only this law needs scipy
 
-        return torch.as_tensor(
-            betaincinv(self.a, self.b, torch.linspace(0, 1, 4097, dtype=torch.float64).numpy())
-        ).float()
+        grid = torch.linspace(0, 1, BETA_CELLS + 1, dtype=torch.float64)
+        return torch.as_tensor(betaincinv(self.a, self.b, grid.numpy())).float()
 
 
-ALWAYS = PointTime(law="point", value=1)
+BETA_CELLS = 4096
+"""Cells of the grid on which the quantile function of a beta distribution is interpolated; a power of two"""
+FULL_TIME = PointTime(law="point", value=1)
+"""At t = 1 every field of the drawn pattern is dropped"""
 
 
 def _law(value: Any) -> str:
@@ -71,37 +77,45 @@ def _law(value: Any) -> str:
 
 
 class ForwardConfig(Config):
-    """How fields are dropped in training."""
+    """Which fields the forward process drops in training."""
 
     pattern: Literal["uniform", "empirical", "outage"] = Field(
         default="uniform",
-        description="uniform: every field alike, to the extent t; empirical: the fields that are missing together in a "
-        "sample drawn from the data; outage: one whole group of fields, each group equally often",
+        description="uniform: every field with the same probability t; empirical: the fields that are missing together "
+        "in a sample drawn from the training data; outage: one whole group of fields, each group with the same "
+        "probability",
     )
     time: Annotated[
         Annotated[UniformTime, Tag("uniform")] | Annotated[BetaTime, Tag("beta")] | Annotated[PointTime, Tag("point")],
         Discriminator(_law),
     ] = Field(
         default=UniformTime(),
-        description="law of t, how far the process has run; the patterns empirical and outage act at t = 1",
+        description="distribution of the noise level t; the patterns empirical and outage use t = 1",
     )
 
 
-class Patterns(NamedTuple):
-    """Which fields are missing together in the data, and how often."""
+class MissingPatterns(NamedTuple):
+    """Which fields are missing together in the training data, and how often."""
 
     missing: Tensor
-    """[P, N] bool, distinct rows"""
+    """[P, N] bool, distinct rows; one of them may be the pattern without missing fields"""
     counts: Tensor
-    """[P] int64, samples with that row; the complete ones count too"""
+    """[P] int64, number of samples with each pattern"""
 
 
 class ForwardProcess(nn.Module):
-    """`drop_fields` for one layout of fields and one config; built once, keeps nothing from call to call.
+    """The forward process of one field layout: `drop_fields` with the distribution that a config describes.
 
-    seed: key of the random numbers; drops: a factor >= 0 a field (default 1), smaller for fields that should be dropped
-    less often; patterns: for the pattern empirical. The pattern outage drops the layout's groups. Raises ValueError
-    when an argument does not fit the others, and InputError for the pattern empirical without patterns.
+    seed: key of the random numbers.
+    drop_factors: a factor >= 0 for the drop rate of each field, by default 1.
+    patterns: needed for the pattern empirical. The pattern outage drops the groups of the layout.
+
+    Raises ValueError if the arguments do not fit each other, and InputError for the pattern empirical without patterns.
+
+    >>> process = ForwardProcess(FieldLayout.from_widths([2, 2]), ForwardConfig(), seed=1)
+    >>> noisy, mask = process(torch.ones(3, 4), torch.zeros(3, 2, dtype=torch.bool), torch.arange(3))
+    >>> noisy.shape, mask.shape
+    (torch.Size([3, 4]), torch.Size([3, 2]))
     """
 
     def __init__(
@@ -110,64 +124,73 @@ class ForwardProcess(nn.Module):
         config: ForwardConfig,
         *,
         seed: int,
-        drops: Sequence[float] | None = None,
-        patterns: Patterns | None = None,
+        drop_factors: Sequence[float] | None = None,
+        patterns: MissingPatterns | None = None,
     ) -> None:
         super().__init__()
         self.seed = seed
         num_fields = layout.num_fields
-        factors = torch.ones(num_fields) if drops is None else torch.tensor(drops, dtype=torch.float32)
+        factors = torch.ones(num_fields) if drop_factors is None else torch.tensor(drop_factors, dtype=torch.float32)
         if len(factors) != num_fields or not (factors >= 0).all():
-            raise ValueError(f"drop factors: found {drops}, allowed is one number >= 0 for each of {num_fields} fields")
+            raise ValueError(
+                f"drop factors: found {drop_factors}, allowed is one number >= 0 for each of {num_fields} fields"
+            )
         match config.pattern:
             case "uniform":
                 time, patterns = config.time, _group_patterns([""] * num_fields)
             case "outage":
-                time, patterns = ALWAYS, _group_patterns(layout.groups)
+                time, patterns = FULL_TIME, _group_patterns(layout.groups)
             case "empirical":
-                time, patterns = ALWAYS, _checked(patterns, num_fields)
-        law = DropLaw(time.quantiles(), _reach(patterns.counts), patterns.missing * factors)
+                time, patterns = FULL_TIME, _checked_patterns(patterns, num_fields)
+        law = DropLaw(time.quantiles(), _cdf(patterns.counts), patterns.missing * factors)
         for name, value in (law._asdict() | ColumnChunks.of(layout)._asdict()).items():
             self.register_buffer(name, value, persistent=False)
 
     @classmethod
     def at_rates(cls, layout: FieldLayout, rates: Sequence[float], seed: int) -> ForwardProcess:
-        """Every present field n dropped independently with probability rates_n, as evaluation with missing fields does.
+        """Return the process that drops each field n independently with probability rates_n, as evaluation does.
 
-        What is dropped at some rate is among what is dropped at any higher one, so that rates compare on like samples.
+        A field that is dropped from a sample at some rate is also dropped at every higher rate, so that results at
+        different rates compare the same samples.
         """
-        return cls(layout, ForwardConfig(time=ALWAYS), seed=seed, drops=rates)
+        return cls(layout, ForwardConfig(time=FULL_TIME), seed=seed, drop_factors=rates)
 
     def forward(
         self, clean: Tensor, missing: Tensor, sample_index: Tensor, *, both_as: torch.dtype | None = None
     ) -> tuple[Tensor, Tensor]:
-        """`drop_fields` of clean [B, sum D_n], missing [B, N] bool and sample_index [B] int64."""
+        """Return noisy [B, sum D_n] and mask [B, N] for clean [B, sum D_n], missing [B, N] and sample_index [B] int64.
+
+        `both_as` returns both views, see `drop_fields`.
+        """
         law = DropLaw(*(self.get_buffer(name) for name in DropLaw._fields))
         chunks = ColumnChunks(*(self.get_buffer(name) for name in ColumnChunks._fields))
         return drop_fields(clean, missing, sample_index, self.seed, law, chunks, both_as=both_as)
 
 
-def _reach(counts: Tensor) -> Tensor:
-    """The patterns' cumulated shares [P], rounded up to multiples of 2**-24.
+def _cdf(counts: Tensor) -> Tensor:
+    """Return the cumulative probabilities [P] of patterns, rounded up to multiples of 2**-24.
 
-    fp32 holds these, and uniforms are made of them: the draw has no rounding.
+    Uniforms are such multiples as well and fp32 represents them, so that comparisons with uniforms are exact.
     """
     return (-(-counts.cumsum(0) * 2**24 // counts.sum())).float() * 2.0**-24
 
 
-def _group_patterns(groups: Sequence[str]) -> Patterns:
+def _group_patterns(groups: Sequence[str]) -> MissingPatterns:
     names = list(dict.fromkeys(groups))
     rows = [[group == name for group in groups] for name in names]
-    return Patterns(torch.tensor(rows), torch.ones(len(names), dtype=torch.int64))
+    return MissingPatterns(torch.tensor(rows), torch.ones(len(names), dtype=torch.int64))
 
 
-def _checked(patterns: Patterns | None, num_fields: int) -> Patterns:
+def _checked_patterns(patterns: MissingPatterns | None, num_fields: int) -> MissingPatterns:
     if patterns is None:
-        raise InputError("pattern empirical needs the patterns of missing fields of the data, found none")
+        raise InputError(
+            "diffusion.forward.pattern: empirical needs the patterns of missing fields in statistics.yaml, found none; "
+            "prepare the data again, or use uniform or outage"
+        )
     missing, counts = patterns
     if missing.shape != (len(counts), num_fields) or not (counts >= 0).all() or not counts.sum() > 0:
         raise ValueError(
-            f"patterns: found shape {list(missing.shape)} and {len(counts)} counts, {int(counts.sum())} in all; "
-            f"allowed are rows of {num_fields} fields and a count each, not all 0"
+            f"patterns: found shape {list(missing.shape)} and {len(counts)} counts with sum {int(counts.sum())}; "
+            f"allowed are rows of {num_fields} fields with one count >= 0 each, not all 0"
         )
     return patterns

@@ -1,4 +1,4 @@
-"""The dense layers that extractors, denoiser and head are made of."""
+"""Dense layers of which extractors, denoiser and head consist."""
 
 from __future__ import annotations
 
@@ -13,48 +13,53 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Candidates:
-    """x [B, C] of samples of Q queries, those of a query differing in some columns alone: what is linear in x needs the
-    common part once."""
+    """x [B, C] of B candidates of Q queries that share most columns; the shared part is stored once per query.
 
-    common: Tensor
-    """[Q, C], zero in the columns that differ"""
+    A linear layer then multiplies the shared part once per query, see `linear`.
+    """
+
+    shared: Tensor
+    """[Q, C], zero in the columns that differ between candidates"""
     query: Tensor
-    """[B] int64, whose each is"""
-    own: Tensor
-    """[B, the columns that differ]"""
+    """[B] int64, the query of each candidate"""
+    values: Tensor
+    """[B, K], the columns that differ"""
     columns: Tensor
-    """Which these are, int64"""
+    """[K] int64, index of each of these columns in x"""
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.own.dtype
+        """Type of x."""
+        return self.values.dtype
 
-    def whole(self) -> Tensor:
-        """x [B, C]"""
-        return self.common.index_select(0, self.query).index_copy_(1, self.columns, self.own)
+    def expand(self) -> Tensor:
+        """Return x [B, C]."""
+        return self.shared.index_select(0, self.query).index_copy_(1, self.columns, self.values)
 
 
 Vectors = Tensor | Candidates
-"""x [B, C], whole or in parts"""
+"""x [B, C]: one tensor, or candidates with shared columns"""
 
 
-def whole(x: Vectors) -> Tensor:
-    return x.whole() if isinstance(x, Candidates) else x
+def expanded(x: Vectors) -> Tensor:
+    """Return x as one tensor [B, C]."""
+    return x.expand() if isinstance(x, Candidates) else x
 
 
-def product(layer: nn.Linear, x: Vectors) -> Tensor:
-    """The layer of x, [B, outputs]."""
+def linear(layer: nn.Linear, x: Vectors) -> Tensor:
+    """Return layer(x) [B, outputs]; shared columns of candidates are multiplied once per query."""
     if not isinstance(x, Candidates):
         result: Tensor = layer(x)
         return result
-    of_query = layer(x.common).index_select(0, x.query)
-    return torch.addmm(of_query, x.own, layer.weight.t().index_select(0, x.columns))
+    shared = layer(x.shared).index_select(0, x.query)
+    return torch.addmm(shared, x.values, layer.weight.t().index_select(0, x.columns))
 
 
 def mlp(sizes: Sequence[int]) -> nn.Sequential:
-    """Linear layers from sizes[0] to sizes[-1] with a ReLU between each two; none after the last.
+    """Return linear layers from sizes[0] to sizes[-1] with a ReLU between each two, and none after the last.
 
-    In place: the backward pass of a linear layer needs its input, that of a ReLU its result, which are one tensor.
+    The ReLUs work in place: the backward pass of a linear layer needs its input and that of a ReLU its output, which
+    are the same tensor.
     """
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
@@ -63,9 +68,10 @@ def mlp(sizes: Sequence[int]) -> nn.Sequential:
 
 
 class MaskLinear(nn.Module):
-    """W [x, s] + b without the concatenation: W_x x + W_s s + b; x [B, inputs], s [B, mask_width] -> [B, outputs].
+    """W [x, s] + b, computed as W_x x + W_s s + b without concatenating.
 
-    Started as one `nn.Linear` of inputs + mask_width columns would be.
+    x [B, inputs] and the mask s [B, mask_width] give [B, outputs]. The initial weights have the distribution of one
+    `nn.Linear` with inputs + mask_width columns.
     """
 
     def __init__(self, inputs: int, mask_width: int, outputs: int) -> None:
@@ -76,19 +82,21 @@ class MaskLinear(nn.Module):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
-    def forward(self, x: Vectors, s: Tensor) -> Tensor:
-        of_x = product(self.x, x)
-        return of_x if self.s is None else torch.addmm(of_x, s, self.s.weight.t())
+    def forward(self, x: Vectors, mask: Tensor) -> Tensor:
+        """Return [B, outputs] for x [B, inputs] and mask [B, mask_width]."""
+        outputs = linear(self.x, x)
+        return outputs if self.s is None else torch.addmm(outputs, mask, self.s.weight.t())
 
 
 class MaskMLP(nn.Module):
-    """[x, s] through hidden layers with ReLU; x [B, inputs], s [B, mask_width] -> [B, outputs], linear at the end."""
+    """An MLP of [x, s]: hidden layers with ReLU, then a linear layer."""
 
     def __init__(self, inputs: int, mask_width: int, hidden: Sequence[int], outputs: int) -> None:
         super().__init__()
         self.first = MaskLinear(inputs, mask_width, hidden[0])
         self.rest = mlp([*hidden, outputs])
 
-    def forward(self, x: Vectors, s: Tensor) -> Tensor:
-        hidden: Tensor = self.rest(self.first(x, s).relu_())
-        return hidden
+    def forward(self, x: Vectors, mask: Tensor) -> Tensor:
+        """Return [B, outputs] for x [B, inputs] and mask [B, mask_width]."""
+        outputs: Tensor = self.rest(self.first(x, mask).relu_())
+        return outputs

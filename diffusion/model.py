@@ -1,4 +1,4 @@
-"""The model: extractor, head and, by method, forward process, denoiser and objective; and `Recommender` around it."""
+"""The model: extractor and head and, depending on the method, forward process and denoiser; `Recommender` around it."""
 
 from __future__ import annotations
 
@@ -13,28 +13,36 @@ from asymdiffrec.base import InputError
 from asymdiffrec.diffusion.config import METHODS, DiffusionConfig, ModelConfig
 from asymdiffrec.diffusion.denoiser import Denoiser
 from asymdiffrec.diffusion.extractors.build import build_extractor
-from asymdiffrec.diffusion.forward import ForwardProcess, Patterns
+from asymdiffrec.diffusion.forward import ForwardProcess, MissingPatterns
 from asymdiffrec.diffusion.gaussian import GaussianProcess
-from asymdiffrec.diffusion.layers import Candidates, Vectors, mlp, whole
+from asymdiffrec.diffusion.layers import Candidates, Vectors, expanded, mlp
 from asymdiffrec.diffusion.objective import distillation_loss, prediction_loss, reconstruction_loss
 from asymdiffrec.diffusion.user_classes import load_class
 from asymdiffrec.field_layout import FieldLayout
 
 V = TypeVar("V", Tensor, Vectors)
 
-TOLD = ("augment", "asymdiff")
-"""Variants whose extractor gets s where the settings do not say"""
+MASK_IN_EXTRACTOR = ("augment", "asymdiff")
+"""Methods whose extractor gets the mask if `diffusion.mask_in_extractor` is null"""
 
 
 class AsymmetricDiffusion(nn.Module):
     """Every method, from field vectors to losses and logits.
 
-    layout: the fields of x; seed: key of the forward process; drops, patterns: see `ForwardProcess`;
-    precision: what autocast makes the products in while it learns, where it is not that of the weights. Initial weights
-    are drawn from torch's generator. Raises InputError where the settings do not fit each other or the fields.
+    layout: the fields of x.
+    model, diffusion: the sections of the job file.
+    seed: key of the forward process; drop_factors, patterns: see `ForwardProcess`.
+    precision: autocast dtype for training, or None for the dtype of the weights.
 
-    A method of one's own is a subclass with `parts` and, where it scores otherwise than the extractor and the head do,
-    `score`; what it adds to `__init__` it finds its settings for in `config.options`.
+    Initial weights are drawn from torch's generator. Raises InputError if the settings do not fit each other or the
+    fields.
+
+    A user's own method is a subclass that defines `parts`. It overrides `score` if it does not score with extractor and
+    head alone, and reads its settings from `self.config.options`.
+
+    >>> model = AsymmetricDiffusion(FieldLayout.from_widths([4, 4]), ModelConfig(), DiffusionConfig(), seed=1)
+    >>> model.score(torch.ones(3, 8), torch.zeros(3, 2, dtype=torch.bool)).shape
+    torch.Size([3])
     """
 
     def __init__(
@@ -44,8 +52,8 @@ class AsymmetricDiffusion(nn.Module):
         diffusion: DiffusionConfig,
         *,
         seed: int,
-        drops: Sequence[float] | None = None,
-        patterns: Patterns | None = None,
+        drop_factors: Sequence[float] | None = None,
+        patterns: MissingPatterns | None = None,
         precision: torch.dtype | None = None,
     ) -> None:
         super().__init__()
@@ -54,69 +62,74 @@ class AsymmetricDiffusion(nn.Module):
         self.weights: dict[str, float] = diffusion.weights.model_dump()
         self.layout = layout
         num_fields, total_width = layout.num_fields, layout.total_width
-        told = diffusion.mask_in_extractor
-        self.mask_width = num_fields if (diffusion.method in TOLD if told is None else told) else 0
+        sees_mask = diffusion.mask_in_extractor
+        if sees_mask is None:
+            sees_mask = diffusion.method in MASK_IN_EXTRACTOR
+        self.mask_width = num_fields if sees_mask else 0
         self.extractor = build_extractor(model.extractor, list(layout.widths), self.mask_width)
         latent_dim = self.extractor.latent_dim
         self.head = mlp([latent_dim, *model.head, 1])
         if diffusion.method == "asymdiff":
-            of_fields, sees = diffusion.space == "fields", diffusion.fields_in_denoiser and diffusion.noise == "fields"
+            in_fields = diffusion.space == "fields"
+            sees_fields = diffusion.fields_in_denoiser and diffusion.noise == "fields" and not in_fields
             self.denoiser = Denoiser(
                 num_fields,
-                total_width if of_fields else latent_dim,
+                total_width if in_fields else latent_dim,
                 diffusion.denoiser_hidden,
-                columns=total_width if sees and not of_fields else 0,
+                field_width=total_width if sees_fields else 0,
                 gate=diffusion.gate,
-                told=diffusion.mask_in_denoiser,
+                sees_mask=diffusion.mask_in_denoiser,
             )
         if diffusion.fill == "mean":
-            self.fill = Fill(layout)
+            self.fill = MeanFill(layout)
         if diffusion.noise == "gaussian":
             if diffusion.method != "asymdiff" or diffusion.space != "latent":
-                raise InputError("diffusion.noise: gaussian is for method asymdiff in the latent space")
+                raise InputError("diffusion.noise: gaussian is allowed only for method asymdiff with space latent")
             self.gaussian = GaussianProcess(diffusion.forward.time.quantiles(), seed)
         elif diffusion.method != "base":
-            with torch.device("cpu"):  # its law is checked and worked out, also where the weights are on meta
-                self.process = ForwardProcess(layout, diffusion.forward, seed=seed, drops=drops, patterns=patterns)
+            with torch.device("cpu"):  # also if the weights are on meta: the process checks the values of its tensors
+                self.process = ForwardProcess(
+                    layout, diffusion.forward, seed=seed, drop_factors=drop_factors, patterns=patterns
+                )
 
     def forward(
         self, clean: Tensor, missing: Tensor, label: Tensor, weight: Tensor, sample_index: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss to minimise, and it and its unweighted parts by name, detached, for the log.
+        """Return the loss to minimise, and by name the loss and its unweighted terms, detached, for the log.
 
         clean: [B, sum D_n], zero where a field is missing; missing: [B, N] bool; label: [B], 0 or 1; weight: [B];
-        sample_index: [B] int64, the samples' places in the run.
+        sample_index: [B] int64, index of each sample in the run.
         """
-        rounds = self.precision is not None and not clean.is_meta  # which autocast does not know
-        with torch.autocast(clean.device.type, self.precision) if rounds else nullcontext():
+        uses_autocast = self.precision is not None and not clean.is_meta  # autocast does not know the meta device
+        with torch.autocast(clean.device.type, self.precision) if uses_autocast else nullcontext():
             parts = self.parts(clean, missing, label, weight, sample_index)
             if self.config.fill == "mean":
                 parts["fill"] = self.fill.loss(clean, missing, weight)
-        # Of these a weight of 0 multiplies, it does not skip: workers in step expect a gradient for every parameter.
+        # A term with weight 0 is still computed: DDP needs a gradient for every parameter on every rank.
         loss = sum((self.weights.get(name, 1.0) * part for name, part in parts.items()), start=clean.new_zeros(()))
         return loss, {"loss": loss.detach(), **{f"loss_{name}": part.detach() for name, part in parts.items()}}
 
     def score(self, x: Tensor, missing: Tensor) -> Tensor:
-        """Logits [B] of samples with whatever they lack: f(g([m, h(x), x])); x [B, sum D_n], missing [B, N] bool."""
+        """Return logits f(g([m, h(x), x])) [B] for x [B, sum D_n] and missing [B, N] bool."""
         return self._score(x, missing)
 
     def score_candidates(self, x: Candidates, missing: Tensor) -> Tensor:
-        """As `score`, of samples that have fields in common; where the model allows it their part is computed once."""
-        shares = type(self) is AsymmetricDiffusion and self.extractor.takes_candidates
-        plain = self.config.fill == "zero" and self.config.space == "latent"
-        return self._score(x, missing) if shares and plain else self.score(x.whole(), missing)
+        """Return the logits of `score`; if the model allows it, the shared part of x is computed once per query."""
+        uses_shared = type(self) is AsymmetricDiffusion and self.extractor.takes_candidates
+        reads_x_linearly = self.config.fill == "zero" and self.config.space == "latent"
+        return self._score(x, missing) if uses_shared and reads_x_linearly else self.score(x.expand(), missing)
 
     def _score(self, x: Vectors, missing: Tensor) -> Tensor:
         if self.config.method != "asymdiff":
             return self.logit(self.latent(x, missing))
-        filled, s = self._filled(x, missing), missing.to(x.dtype)
-        noisy = self._extracted(filled, missing) if self.config.space == "latent" else whole(filled)
-        return self._logit_of_denoised(self.denoiser(s, noisy, filled), missing)
+        filled = self._fill_missing(x, missing)
+        noisy = self._extract(filled, missing) if self.config.space == "latent" else expanded(filled)
+        return self._logit_of_denoised(self.denoiser(missing.to(x.dtype), noisy, filled), missing)
 
     def parts(
         self, clean: Tensor, missing: Tensor, label: Tensor, weight: Tensor, sample_index: Tensor
     ) -> dict[str, Tensor]:
-        """The parts of the loss by name; those of `LossWeights` are weighted by it, any others by 1."""
+        """Return the terms of the loss by name; the weight of a name that is not in `LossWeights` is 1."""
         method = self.config.method
         if method == "base":
             return {"main": prediction_loss(self.logit(self.latent(clean, missing)), label, weight)}
@@ -129,79 +142,84 @@ class AsymmetricDiffusion(nn.Module):
                 "main": prediction_loss(self.logit(clean_latent), label, weight),
                 "aux": prediction_loss(self.logit(noisy_latent), label, weight),
             }
-        clean_latent, origin, noisy, s, x = self._noised(clean, missing, sample_index)
+        clean_latent, target, noisy, mask, x = self._noised(clean, missing, sample_index)
         clean_logit = self.logit(clean_latent)
-        denoised = self.denoiser(s, noisy, x)
-        denoised_logit = self._logit_of_denoised(denoised, s)
-        found = {
+        denoised = self.denoiser(mask, noisy, x)
+        denoised_logit = self._logit_of_denoised(denoised, mask)
+        parts = {
             "main": prediction_loss(clean_logit, label, weight),
             "aux": prediction_loss(denoised_logit, label, weight),
             "distil": distillation_loss(clean_logit, denoised_logit, weight),
         }
         if not self.weights["recon"]:
-            return found
+            return parts
         if self.config.detach_reconstruction:
-            # L_aux and L_distil go on to the extractor, so the denoiser, small beside it, runs twice.
-            denoised, origin = self.denoiser(s, noisy.detach(), x.detach()), origin.detach()
-        return {**found, "recon": reconstruction_loss(denoised, origin, weight)}
+            # L_aux and L_distil also train the extractor. The denoiser, which is small beside it, runs a second time.
+            denoised, target = self.denoiser(mask, noisy.detach(), x.detach()), target.detach()
+        return {**parts, "recon": reconstruction_loss(denoised, target, weight)}
 
     def _noised(
         self, clean: Tensor, missing: Tensor, sample_index: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """z_0, what the denoiser is to restore, it with noise, s [B, N] in [0, 1], and x_t."""
+        """Return z_0, the denoiser's target and its noisy version, the mask [B, N] in [0, 1], and x_t."""
         if self.config.noise == "gaussian":
             clean_latent = self.latent(clean, missing)
             noisy, t = self.gaussian(clean_latent, sample_index)
             return clean_latent, clean_latent, noisy, torch.maximum(missing.to(clean.dtype), t[:, None]), clean
         if self.config.space == "fields":
-            noisy, step = self.process(clean, missing, sample_index)
-            filled = self._filled(noisy, step)
-            return self.latent(clean, missing), self._filled(clean, missing), filled, step.to(clean.dtype), filled
-        clean_latent, noisy_latent, step, noisy = self.both_latents(clean, missing, sample_index)
-        return clean_latent, clean_latent, noisy_latent, step.to(clean.dtype), noisy
+            noisy, mask = self.process(clean, missing, sample_index)
+            filled = self._fill_missing(noisy, mask)
+            target = self._fill_missing(clean, missing)
+            return self.latent(clean, missing), target, filled, mask.to(clean.dtype), filled
+        clean_latent, noisy_latent, mask, noisy = self.both_latents(clean, missing, sample_index)
+        return clean_latent, clean_latent, noisy_latent, mask.to(clean.dtype), noisy
 
     def both_latents(
         self, clean: Tensor, missing: Tensor, sample_index: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """z_0 and z_t [B, Z], s [B, N] bool, and x_t [B, sum D_n]."""
-        if _goes_as_one_batch(clean):
-            views, step = self.process(clean, missing, sample_index, both_as=_computed_in(clean))
-            views = self._filled(views, both := torch.cat([missing, step]))
-            clean_latent, noisy_latent = self._extracted(views, both).chunk(2)
-            return clean_latent, noisy_latent, step, views.chunk(2)[1]
-        noisy, step = self.process(clean, missing, sample_index)
-        noisy = self._filled(noisy, step)
-        return self.latent(clean, missing), self._extracted(noisy, step), step, noisy
+        """Return z_0 and z_t [B, Z], the mask [B, N] bool, and x_t [B, sum D_n]."""
+        if _views_in_one_batch(clean):
+            views, mask = self.process(clean, missing, sample_index, both_as=_linear_dtype(clean))
+            both_masks = torch.cat([missing, mask])
+            views = self._fill_missing(views, both_masks)
+            clean_latent, noisy_latent = self._extract(views, both_masks).chunk(2)
+            return clean_latent, noisy_latent, mask, views.chunk(2)[1]
+        noisy, mask = self.process(clean, missing, sample_index)
+        noisy = self._fill_missing(noisy, mask)
+        return self.latent(clean, missing), self._extract(noisy, mask), mask, noisy
 
-    def latent(self, x: Vectors, step: Tensor) -> Tensor:
-        """h [B, Z] of vectors of fields [B, sum D_n], zero where step [B, N] says that a field is missing."""
-        return self._extracted(self._filled(x, step), step)
+    def latent(self, x: Vectors, mask: Tensor) -> Tensor:
+        """Return h [B, Z] for field vectors [B, sum D_n] that are zero where the mask [B, N] is true."""
+        return self._extract(self._fill_missing(x, mask), mask)
 
     def logit(self, latent: Tensor) -> Tensor:
-        """f [B] of latents [B, Z]"""
+        """Return f [B] for latents [B, Z]."""
         return self.head(latent).squeeze(1).float()
 
-    def _extracted(self, x: Vectors, step: Tensor) -> Tensor:
-        return self.extractor(x, step[:, : self.mask_width].to(x.dtype))
+    def _extract(self, x: Vectors, mask: Tensor) -> Tensor:
+        return self.extractor(x, mask[:, : self.mask_width].to(x.dtype))
 
-    def _filled(self, x: V, step: Tensor) -> V:
-        return self.fill(whole(x), step) if self.config.fill == "mean" else x
+    def _fill_missing(self, x: V, mask: Tensor) -> V:
+        return self.fill(expanded(x), mask) if self.config.fill == "mean" else x
 
-    def _logit_of_denoised(self, denoised: Tensor, step: Tensor) -> Tensor:
-        return self.logit(self._extracted(denoised, step) if self.config.space == "fields" else denoised)
+    def _logit_of_denoised(self, denoised: Tensor, mask: Tensor) -> Tensor:
+        return self.logit(self._extract(denoised, mask) if self.config.space == "fields" else denoised)
 
 
 def method_class(method: str) -> type[AsymmetricDiffusion]:
-    """The class of a method, ours or a user's own. Raises InputError where there is none."""
+    """Return the class of a method, of this project or the user's own. Raises InputError if there is no such class."""
     if method in METHODS:
         return AsymmetricDiffusion
-    own: type[AsymmetricDiffusion] = load_class(method, AsymmetricDiffusion, "method")
-    return own
+    user_class: type[AsymmetricDiffusion] = load_class(method, AsymmetricDiffusion, "method")
+    return user_class
 
 
-class Fill(nn.Module):
-    """The mean vector of each field over the samples that have it, as a parameter that follows it: so it is the same
-    on all workers, and is kept with the others."""
+class MeanFill(nn.Module):
+    """The mean vector of each field over the samples that have it, put in place of missing fields.
+
+    The means are a parameter, trained by a loss of their own: thus they are equal on all workers and stored in
+    checkpoints.
+    """
 
     field_of_column: Tensor
 
@@ -210,33 +228,33 @@ class Fill(nn.Module):
         self.mean = nn.Parameter(torch.zeros(layout.total_width))
         self.register_buffer("field_of_column", layout.field_of_column, persistent=False)
 
-    def forward(self, x: Tensor, step: Tensor) -> Tensor:
-        """x [B, sum D_n] with the means where step [B, N] bool says that a field is missing."""
-        return torch.where(step[:, self.field_of_column], self.mean.detach().to(x.dtype), x)
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Return x [B, sum D_n] with the means in the fields of the mask [B, N] bool."""
+        return torch.where(mask[:, self.field_of_column], self.mean.detach().to(x.dtype), x)
 
     def loss(self, clean: Tensor, missing: Tensor, weight: Tensor) -> Tensor:
-        """What the means are the minimum of."""
-        there = ~missing[:, self.field_of_column]
-        return (weight[:, None] * there * (self.mean - clean.detach()).square()).mean()
+        """Return the squared error of which the weighted means are the minimum."""
+        present = ~missing[:, self.field_of_column]
+        return (weight[:, None] * present * (self.mean - clean.detach()).square()).mean()
 
 
-def _goes_as_one_batch(clean: Tensor) -> bool:
-    """Whether the extractor gets both views at once.
+def _views_in_one_batch(clean: Tensor) -> bool:
+    """Return whether the extractor gets both views as one batch.
 
-    On CUDA they are written, cast, and their gradients added in one pass each, and its products are half as many and
-    twice as large; on CPU the copy of the clean view would only cost.
+    On CUDA both views are then written and cast in one pass, their gradients are added in one pass, and the extractor
+    runs half as many matrix products of twice the size. On CPU the copy of the clean view costs more than it saves.
     """
     return clean.is_cuda
 
 
-def _computed_in(x: Tensor) -> torch.dtype:
-    """What a linear layer would cast x to."""
+def _linear_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype to which a linear layer would cast x."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
-class Labelled(Protocol):
-    """What `Recommender` reads of a batch; the rest is between the batch and the tables."""
+class LabelledBatch(Protocol):
+    """What `Recommender` itself reads of a batch; the tables read the rest."""
 
     label: Tensor
     weight: Tensor
@@ -249,17 +267,16 @@ class Recommender(nn.Module):
     tables: a module that maps a batch to clean [B, sum D_n] and missing [B, N] bool.
     """
 
-    def __init__(self, tables: nn.Module, diffusion: AsymmetricDiffusion, precision: torch.dtype | None = None) -> None:
+    def __init__(self, tables: nn.Module, diffusion: AsymmetricDiffusion) -> None:
         super().__init__()
         self.tables = tables
         self.diffusion = diffusion
-        self.precision = precision
 
-    def forward(self, batch: Labelled) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of the batch, and the values for the log: see `AsymmetricDiffusion.forward`."""
+    def forward(self, batch: LabelledBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of the batch and the values for the log, see `AsymmetricDiffusion.forward`."""
         clean, missing = self.tables(batch)
         return self.diffusion(clean, missing, batch.label, batch.weight, batch.sample_index)
 
-    def score(self, batch: Labelled) -> Tensor:
-        """Logits [B]: see `AsymmetricDiffusion.score`."""
+    def score(self, batch: LabelledBatch) -> Tensor:
+        """Return the logits [B] of the batch, see `AsymmetricDiffusion.score`."""
         return self.diffusion.score(*self.tables(batch))

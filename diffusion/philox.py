@@ -1,11 +1,12 @@
-"""Random numbers that depend on (seed, sample, lane) alone: not on the batch, the number of workers or the device.
+"""Random numbers that depend only on (seed, sample, lane), not on the batch, the number of workers or the device.
 
-Philox4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011): a bijection of a 128-bit
-counter under a 64-bit key.
+Philox4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011) maps a 128-bit counter to 128
+random bits, under a 64-bit key.
 
-In int64 without overflow: the two multipliers M are above 2**31, so a product with a word c is taken with M - 2**32
-instead, which fits, and c * M = c * (M - 2**32) + c * 2**32 gives its halves. Letting it wrap would be right in eager
-mode, but overflow of signed integers is undefined in the C++ of `torch.compile`, and gave other words there.
+The arithmetic is int64 without overflow. The two multipliers M are above 2**31, so that c * M of a 32-bit word c does
+not fit; c * (M - 2**32) does, and c * M = c * (M - 2**32) + c * 2**32 gives both halves of the product. Wrapping
+products are right in eager mode, but signed overflow is undefined in the C++ code of `torch.compile`, which gave other
+words.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Words = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def philox4x32(counter: Words, key: int) -> Words:
-    """The four 32-bit words that Philox4x32-10 makes of `counter`, as int64 in [0, 2**32).
+    """Return the four 32-bit words of Philox4x32-10 for a counter, as int64 in [0, 2**32).
 
     counter: four int64 tensors in [0, 2**32) that broadcast together, low word first; key: 64 bits, low word first.
     """
@@ -41,10 +42,10 @@ def philox4x32(counter: Words, key: int) -> Words:
 
 
 def uniforms(seed: int, sample_index: Tensor, lanes: int) -> Tensor:
-    """[B, lanes, 4] fp32 uniforms on [0, 1): word w of lane l under the counter (sample low, sample high, 0, l).
+    """Return fp32 uniforms on [0, 1), [B, lanes, 4]: word w of lane l has the counter (sample low, sample high, 0, l).
 
-    seed: the 64-bit key; sample_index: [B] int64. A uniform is (word >> 8) * 2**-24, exact in fp32, so that comparing
-    two of them gives the same answer everywhere.
+    seed: the 64-bit key; sample_index: [B] int64. A uniform is (word >> 8) * 2**-24, which is exact in fp32, so that a
+    comparison of two uniforms has the same result on every device.
     """
     low, high = (sample_index & _WORD)[:, None], ((sample_index >> 32) & _WORD)[:, None]
     lane = torch.arange(lanes, device=sample_index.device)[None, :]

@@ -17,7 +17,7 @@ from torchrec.optim.keyed import CombinedOptimizer
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.files.documents import validate
 from asymdiffrec.datasets.schema import Schema
-from asymdiffrec.diffusion.forward import Patterns
+from asymdiffrec.diffusion.forward import MissingPatterns
 from asymdiffrec.diffusion.model import Recommender, method_class
 from asymdiffrec.embeddings.optimizers import dense_parameters, tables_optimizer
 from asymdiffrec.embeddings.planner.dense import dense_work
@@ -98,7 +98,7 @@ def recommender(job: Job, schema: Schema, device: torch.device) -> Recommender:
             job.model,
             job.diffusion,
             seed=job.train.seed,
-            drops=[field.drop for field in schema.fields.values()],
+            drop_factors=[field.drop for field in schema.fields.values()],
             patterns=missing_patterns(schema),
             precision=PRECISIONS[job.train.precision],
         )
@@ -135,10 +135,10 @@ def _plan(
     return solution.plan, plan_document(solution)
 
 
-def missing_patterns(schema: Schema) -> Patterns | None:
+def missing_patterns(schema: Schema) -> MissingPatterns | None:
     """The missingness patterns of the training data, fields in the schema's order; None where nothing was learned."""
     if schema.statistics is None or not schema.statistics.missing_patterns:
         return None
     patterns = schema.statistics.missing_patterns
     rows = [[name in pattern.missing for name in schema.names] for pattern in patterns]
-    return Patterns(torch.tensor(rows), torch.tensor([pattern.rows for pattern in patterns]))
+    return MissingPatterns(torch.tensor(rows), torch.tensor([pattern.rows for pattern in patterns]))

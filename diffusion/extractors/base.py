@@ -1,4 +1,4 @@
-"""What an extractor is, and the settings that all of ours share."""
+"""The interface of an extractor, and the settings that all extractors of this project share."""
 
 from __future__ import annotations
 
@@ -12,36 +12,52 @@ from torch import Tensor, nn
 from asymdiffrec.base import Config, InputError
 
 Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+"""Widths of one or more hidden layers"""
 
 
 class Extractor(nn.Module, ABC):
     """h: a base model up to its latent representation.
 
-    A subclass takes (widths, mask_width, **options): D_n of each field, the number of columns of s, and its own
-    settings by keyword; and sets `latent_dim` (Z). What it makes of a row must not depend on the other rows, which may
-    be samples and the same samples with fields dropped.
+    A subclass is built from (widths, mask_width, **options): the width D_n of each field, the number of columns of the
+    mask, and its own settings by keyword. It sets `latent_dim` (Z). The latent of a row must not depend on other rows,
+    because a batch may hold both views of the same samples.
+
+    >>> class Sum(Extractor):
+    ...     def __init__(self, widths, mask_width):
+    ...         super().__init__()
+    ...         self.latent_dim = 1
+    ...
+    ...     def forward(self, x, mask):
+    ...         return x.sum(1, keepdim=True)
     """
 
     latent_dim: int
     takes_candidates = False
-    """Whether x may come as `Candidates`, where samples have columns in common"""
+    """Whether `forward` accepts `Candidates` as x"""
 
     @abstractmethod
-    def forward(self, x: Tensor, s: Tensor) -> Tensor:
-        """z [B, Z], linear at the end, of x [B, sum D_n] and s [B, mask_width], 0 wide where a method gives none."""
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Return the latent [B, Z], without an activation at the end, for x [B, sum D_n] and mask [B, mask_width].
+
+        mask_width is 0 if the method does not give the mask to the extractor.
+        """
 
 
 class ExtractorConfig(Config):
-    """Settings of every extractor of ours."""
+    """Settings of every extractor of this project."""
 
     latent: PositiveInt = Field(default=64, description="width Z of the latent representation")
 
 
 def common_width(widths: Sequence[int], name: str) -> int:
-    """The D that all fields share, for an extractor that multiplies one field's vector with another's."""
+    """Return the width D that all fields share, for an extractor that multiplies the vectors of two fields.
+
+    Raises InputError if the widths differ; `name` is the extractor's.
+    """
     for width in widths:
         if width != widths[0]:
             raise InputError(
-                f"extractor {name}: found fields of widths {widths[0]} and {width}, allowed is one width for all"
+                f"extractor {name}: found fields of widths {widths[0]} and {width}, allowed is one width for all "
+                "fields; remove embedding_dim from the fields, or use extractor mlp or dcn"
             )
     return widths[0]

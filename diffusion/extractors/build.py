@@ -1,4 +1,4 @@
-"""From the settings of an extractor to the extractor, ours or a user's own."""
+"""Build the extractor that a config names, one of this project or the user's own class."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ EXTRACTORS: dict[str, type[Extractor]] = {"mlp": MLP, "dcn": DCN, "deepfm": Deep
 
 
 class UserExtractorConfig(Config):
-    """A class of the user's own."""
+    """An extractor class of the user."""
 
     name: str = Field(description="package.module:Class, a subclass of Extractor that Python can import")
-    options: dict[str, Any] = Field(default={}, description="handed to the class by keyword")
+    options: dict[str, Any] = Field(default={}, description="settings of the class, passed by keyword")
 
     @field_validator("name")
     @classmethod
-    def _names_a_class(cls, name: str) -> str:
+    def _check_class_path(cls, name: str) -> str:
         if not CLASS_PATH.fullmatch(name):
             raise ValueError(f"found {name!r}, allowed are {', '.join(EXTRACTORS)} and package.module:Class")
         return name
@@ -35,7 +35,7 @@ class UserExtractorConfig(Config):
 
 def _tag(value: Any) -> str:
     name = value.get("name", "mlp") if isinstance(value, dict) else getattr(value, "name", None)
-    return name if name in EXTRACTORS else "own"
+    return name if name in EXTRACTORS else "user"
 
 
 AnyExtractorConfig = Annotated[
@@ -43,24 +43,24 @@ AnyExtractorConfig = Annotated[
     | Annotated[DCNConfig, Tag("dcn")]
     | Annotated[DeepFMConfig, Tag("deepfm")]
     | Annotated[DLRMConfig, Tag("dlrm")]
-    | Annotated[UserExtractorConfig, Tag("own")],
+    | Annotated[UserExtractorConfig, Tag("user")],
     Discriminator(_tag),
 ]
 
 
 def build_extractor(config: AnyExtractorConfig, widths: Sequence[int], mask_width: int) -> Extractor:
-    """The extractor of `config` for fields of `widths` columns (D_n) and s of `mask_width`, freshly initialised.
+    """Return a new extractor for fields of `widths` columns (D_n) and a mask of `mask_width` columns.
 
-    Raises InputError when the class cannot be found or used, or the widths do not suit it.
+    Raises InputError if the class cannot be imported or built, or does not accept the widths.
     """
     if not isinstance(config, UserExtractorConfig):
         return EXTRACTORS[config.name](widths, mask_width, **config.model_dump(exclude={"name"}))
-    extractor_class: type[Extractor] = load_class(config.name, Extractor, "extractor")
+    user_class: type[Extractor] = load_class(config.name, Extractor, "extractor")
     try:
-        inspect.signature(extractor_class).bind(widths, mask_width, **config.options)
+        inspect.signature(user_class).bind(widths, mask_width, **config.options)
     except TypeError as error:
         raise InputError(f"extractor {config.name}: does not take (widths, mask_width, **options): {error}") from error
-    extractor = extractor_class(widths, mask_width, **config.options)
+    extractor = user_class(widths, mask_width, **config.options)
     if not isinstance(getattr(extractor, "latent_dim", None), int):
-        raise InputError(f"extractor {config.name}: sets no latent_dim, the number of columns of its latent")
+        raise InputError(f"extractor {config.name}: __init__ must set latent_dim, the width of its latent")
     return extractor

@@ -14,36 +14,37 @@ from asymdiffrec.diffusion.layers import mlp
 
 
 class DCNConfig(ExtractorConfig):
-    """DCN-v2: explicit crosses of bounded degree, then a multilayer perceptron."""
+    """DCN-v2: explicit crosses of bounded degree, then an MLP."""
 
     name: Literal["dcn"]
     cross_layers: PositiveInt = Field(
-        default=3, description="number of cross layers; L of them reach crosses of degree L + 1"
+        default=3, description="number of cross layers; L layers reach crosses of degree L + 1"
     )
     rank: PositiveInt | None = Field(
         default=64,
-        description="rank of each cross matrix, far below the columns of x; null: full matrices, columns squared each",
+        description="rank of each cross matrix, far below the width of x; null: full matrices of width x width",
     )
-    hidden: Sizes = Field(default=(128,), description="widths of the hidden layers after the crosses")
+    hidden: Sizes = Field(default=(128,), description="widths of the hidden layers after the cross layers")
 
 
 class Cross(nn.Module):
-    """x_{l+1} = x_0 * (W x_l + b) + x_l, elementwise, with W = U V of a given rank or full; x_0, x_l [B, C]."""
+    """Cross layer x_{l+1} = x_0 * (W x_l + b) + x_l, elementwise; W is U V of a given rank, or a full matrix."""
 
-    def __init__(self, columns: int, rank: int | None) -> None:
+    def __init__(self, width: int, rank: int | None) -> None:
         super().__init__()
         self.weight = (
-            nn.Linear(columns, columns)
+            nn.Linear(width, width)
             if rank is None
-            else nn.Sequential(nn.Linear(columns, rank, bias=False), nn.Linear(rank, columns))
+            else nn.Sequential(nn.Linear(width, rank, bias=False), nn.Linear(rank, width))
         )
 
     def forward(self, x_0: Tensor, x_l: Tensor) -> Tensor:
+        """Return x_{l+1} [B, C] for x_0 and x_l [B, C]."""
         return torch.addcmul(x_l, x_0, self.weight(x_l))
 
 
 class DCN(Extractor):
-    """z = MLP(x_L), x_0 = [x, s]: whether a field is there is crossed with what the others hold."""
+    """z = MLP(x_L) with x_0 = [x, s]: the mask is crossed with the field vectors."""
 
     def __init__(
         self,
@@ -57,12 +58,13 @@ class DCN(Extractor):
     ) -> None:
         super().__init__()
         self.latent_dim = latent
-        columns = sum(widths) + mask_width
-        self.crosses = nn.ModuleList(Cross(columns, rank) for _ in range(cross_layers))
-        self.deep = mlp([columns, *hidden, latent])
+        width = sum(widths) + mask_width
+        self.crosses = nn.ModuleList(Cross(width, rank) for _ in range(cross_layers))
+        self.deep = mlp([width, *hidden, latent])
 
-    def forward(self, x: Tensor, s: Tensor) -> Tensor:
-        x_0 = torch.cat([x, s], dim=1)
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """See `Extractor.forward`."""
+        x_0 = torch.cat([x, mask], dim=1)
         crossed = x_0
         for cross in self.crosses:
             crossed = cross(x_0, crossed)

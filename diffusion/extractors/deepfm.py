@@ -9,11 +9,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from asymdiffrec.diffusion.extractors.base import Extractor, ExtractorConfig, Sizes, common_width
-from asymdiffrec.diffusion.layers import MaskLinear, MaskMLP, Vectors, whole
+from asymdiffrec.diffusion.layers import MaskLinear, MaskMLP, Vectors, expanded
 
 
 class DeepFMConfig(ExtractorConfig):
-    """DeepFM: first-order terms, products of every two fields and a perceptron, added. Fields of one width."""
+    """DeepFM: the sum of first-order terms, products of every two fields and an MLP. All fields have one width."""
 
     name: Literal["deepfm"]
     hidden: Sizes = Field(default=(128,), description="widths of the hidden layers of the deep part")
@@ -22,8 +22,8 @@ class DeepFMConfig(ExtractorConfig):
 class DeepFM(Extractor):
     """z = first([x, s]) + second(FM(x)) + deep([x, s]): the paper's sum of three parts, with Z outputs in place of one.
 
-    The paper's first-order weight of an id is here a linear function of its vector, and its sum over the D products of
-    FM is here weighed for each output (the paper's is the case of all ones).
+    Two differences from the paper: the first-order weight of an id is a linear function of its vector, and the D
+    products of FM are combined with learned weights for each output instead of summed (the paper has weights of 1).
     """
 
     takes_candidates = True
@@ -36,13 +36,16 @@ class DeepFM(Extractor):
         self.second = nn.Linear(self.width, latent, bias=False)
         self.deep = MaskMLP(sum(widths), mask_width, hidden, latent)
 
-    def forward(self, x: Vectors, s: Tensor) -> Tensor:
-        pairs = pair_products(whole(x).unflatten(1, (-1, self.width)))
-        return self.first(x, s) + self.second(pairs) + self.deep(x, s)
+    def forward(self, x: Vectors, mask: Tensor) -> Tensor:
+        """See `Extractor.forward`."""
+        pairs = pair_products(expanded(x).unflatten(1, (-1, self.width)))
+        return self.first(x, mask) + self.second(pairs) + self.deep(x, mask)
 
 
 def pair_products(vectors: Tensor) -> Tensor:
-    """Sum over pairs i < j of v_i * v_j, elementwise: ((sum v)^2 - sum v^2) / 2; vectors [B, N, D] -> [B, D].
+    """Return the sum over pairs i < j of v_i * v_j, elementwise: [B, D] for vectors [B, N, D].
+
+    It equals ((sum v)^2 - sum v^2) / 2.
 
     Source: Rendle, "Factorization Machines" (ICDM 2010), lemma 3.1.
     """

@@ -10,22 +10,22 @@ from pydantic import Field
 from torch import Tensor
 
 from asymdiffrec.diffusion.extractors.base import Extractor, ExtractorConfig, Sizes, common_width
-from asymdiffrec.diffusion.layers import MaskMLP, Vectors, mlp, whole
+from asymdiffrec.diffusion.layers import MaskMLP, Vectors, expanded, mlp
 
 
 class DLRMConfig(ExtractorConfig):
-    """DLRM: dot products of every two fields, and a multilayer perceptron below and above them. Fields of one width."""
+    """DLRM: dot products of every two fields, with an MLP below and above them. All fields have one width."""
 
     name: Literal["dlrm"]
-    bottom: Sizes = Field(default=(128,), description="widths of the hidden layers of the bottom perceptron")
-    top: Sizes = Field(default=(128,), description="widths of the hidden layers of the top perceptron")
+    bottom: Sizes = Field(default=(128,), description="widths of the hidden layers of the bottom MLP")
+    top: Sizes = Field(default=(128,), description="widths of the hidden layers of the top MLP")
 
 
 class DLRM(Extractor):
     """z = top([d, dot products of every two of d, v_1 .. v_N]), d = bottom([x, s]).
 
-    The paper's bottom perceptron reads the numbers alone. Here a number is a field with a vector, like the others, so
-    it reads all of x, and s.
+    The paper's bottom MLP reads only the numeric fields, which have no vectors there. Here they have vectors like the
+    others, and the bottom MLP reads all of x and the mask.
     """
 
     takes_candidates = True
@@ -40,14 +40,15 @@ class DLRM(Extractor):
         self.bottom = MaskMLP(sum(widths), mask_width, bottom, self.width)
         self.top = mlp([self.width + vectors * (vectors - 1) // 2, *top, latent])
 
-    def forward(self, x: Vectors, s: Tensor) -> Tensor:
-        dense = self.bottom(x, s)
-        vectors = torch.cat([dense, whole(x)], dim=1).unflatten(1, (-1, self.width))
+    def forward(self, x: Vectors, mask: Tensor) -> Tensor:
+        """See `Extractor.forward`."""
+        dense = self.bottom(x, mask)
+        vectors = torch.cat([dense, expanded(x)], dim=1).unflatten(1, (-1, self.width))
         return self.top(torch.cat([dense, pair_dots(vectors)], dim=1))
 
 
 def pair_dots(vectors: Tensor) -> Tensor:
-    """v_i . v_j for every i < j; vectors [B, N, D] -> [B, N (N - 1) / 2]."""
+    """Return the dot products v_i . v_j of every i < j: [B, N (N - 1) / 2] for vectors [B, N, D]."""
     count = vectors.shape[1]
     first, second = torch.triu_indices(count, count, offset=1, device=vectors.device)
     return (vectors @ vectors.mT).flatten(1).index_select(1, first * count + second)

@@ -1,4 +1,4 @@
-"""A multilayer perceptron of all fields."""
+"""An MLP of all fields."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from asymdiffrec.diffusion.layers import MaskMLP, Vectors
 
 
 class MLPConfig(ExtractorConfig):
-    """A multilayer perceptron."""
+    """An MLP of all field vectors and the mask."""
 
     name: Literal["mlp"] = "mlp"
     hidden: Sizes = Field(default=(128,), description="widths of the hidden layers before the latent")
@@ -29,5 +29,6 @@ class MLP(Extractor):
         self.latent_dim = latent
         self.deep = MaskMLP(sum(widths), mask_width, hidden, latent)
 
-    def forward(self, x: Vectors, s: Tensor) -> Tensor:
-        return self.deep(x, s)
+    def forward(self, x: Vectors, mask: Tensor) -> Tensor:
+        """See `Extractor.forward`."""
+        return self.deep(x, mask)

@@ -1,7 +1,7 @@
-"""The forward process as one operator of torch: which fields a sample loses, and its vectors without them.
+"""The forward process as one operator of torch: it draws which fields are dropped, and sets their vectors to zero.
 
-Autograd, `torch.compile` and export see one operator. On CUDA it is one Triton kernel each way, elsewhere plain torch;
-both draw the same bits. What a sample loses depends on (seed, sample index) alone.
+Autograd, `torch.compile` and export see a single operator. On CUDA it is one Triton kernel in each direction, on other
+devices plain torch; all draw the same bits. Which fields a sample loses depends only on (seed, sample index).
 """
 
 from __future__ import annotations
@@ -15,39 +15,42 @@ from torch import Tensor
 from asymdiffrec.diffusion.kernels import drop_fields_eager as eager
 from asymdiffrec.field_layout import FieldLayout
 
-GROUP = 8
-"""Fields whose bits share a byte of the mask that is kept for the backward pass."""
+FIELDS_PER_BYTE = 8
+"""Fields whose bits share a byte of the packed mask, which is kept for the backward pass"""
 
 
 class DropLaw(NamedTuple):
-    """rate_n = min(1, t * factor_pn) of field n, with t = Q(u_0) and p drawn by u_1.
+    """Distribution of the drop rates: field n is dropped with probability min(1, t factor_pn).
 
-    quantiles: [K + 1], Q on an even grid, interpolated linearly between. Exact for a uniform law of t (K = 1); for any
-    other no probability is off by more than 1 / K. With K a power of two the place in the grid is not rounded.
-    reach: [P], pattern p is drawn when u_1 is below reach_p and not below the one before; the last is 1.
-    factors: [P, N], at least 0.
+    The noise level is t = Q(u_0), and the uniform u_1 draws the pattern p.
     """
 
     quantiles: Tensor
-    reach: Tensor
+    """[K + 1], the quantile function Q on an even grid, interpolated linearly. Exact for a uniform distribution of t
+    (K = 1); for others no probability is off by more than 1 / K. With K a power of two the position in the grid is not
+    rounded."""
+    pattern_cdf: Tensor
+    """[P], cumulative probabilities: pattern p is drawn if u_1 is below pattern_cdf_p and not below the one before it.
+    The last is 1."""
     factors: Tensor
+    """[P, N], at least 0"""
 
 
 class ColumnChunks(NamedTuple):
     """The columns of a `FieldLayout` in the two forms that the kernels read."""
 
     chunk_field: Tensor
-    """[K] int64, the field of each of K chunks of gcd(D_1 .. D_N) columns: with equal widths one chunk is one field"""
-    group_start: Tensor
-    """[G + 1] int32, the first column of every group of 8 fields, and sum D_n"""
+    """[K] int64, the field of each of K chunks of gcd(D_1 .. D_N) columns; with equal widths one chunk is one field"""
+    byte_start: Tensor
+    """[ceil(N / 8) + 1] int32, the first column of every 8 fields, then sum D_n"""
 
     @classmethod
     def of(cls, layout: FieldLayout) -> ColumnChunks:
         """Return the chunks of a layout."""
-        group_start = [*layout.offsets[:-1:GROUP], layout.total_width]
+        byte_start = [*layout.offsets[:-1:FIELDS_PER_BYTE], layout.total_width]
         return cls(
             layout.field_of_column[:: math.gcd(*layout.widths)].contiguous(),
-            torch.tensor(group_start, dtype=torch.int32),
+            torch.tensor(byte_start, dtype=torch.int32),
         )
 
 
@@ -61,16 +64,17 @@ def drop_fields(
     *,
     both_as: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """x_t and s of x_0 and m: step_n = missing_n or tau_n < rate_n, and the columns of such fields become +0.
+    """Return x_t and the mask s for x_0 and m: s_n = missing_n or tau_n < rate_n; columns of masked fields become +0.
 
-    clean: [B, sum D_n]; missing: [B, N] bool; sample_index: [B] int64, the sample's place in the run; seed: 64 bits.
-    Returns noisy [B, sum D_n] and step [B, N] bool; with both_as, instead of noisy, the rows of clean and then those of
-    noisy, [2 B, sum D_n] of that dtype, which costs one pass over them, and so does their gradient.
+    clean: [B, sum D_n]; missing: [B, N] bool; sample_index: [B] int64, index of the sample in the run; seed: 64 bits.
+
+    Returns noisy [B, sum D_n] and mask [B, N] bool. With `both_as` noisy is replaced by the rows of clean followed by
+    those of noisy, [2 B, sum D_n] of that dtype, written in a single pass; their gradient takes a single pass as well.
     """
-    views, step, _ = _drop_fields(
+    views, mask, _ = _drop_fields(
         clean, missing, sample_index, seed, *law, *chunks, both_as or clean.dtype, both_as is not None
     )
-    return views, step
+    return views, mask
 
 
 @torch.library.custom_op("asymdiffrec::drop_fields", mutates_args=())
@@ -80,30 +84,30 @@ def _drop_fields(
     sample_index: Tensor,
     seed: int,
     quantiles: Tensor,
-    reach: Tensor,
+    pattern_cdf: Tensor,
     factors: Tensor,
     chunk_field: Tensor,
-    group_start: Tensor,
+    byte_start: Tensor,
     dtype: torch.dtype,
     both: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The views, the step and its bits [B, G] uint8: field n is bit n % 8 of byte n // 8."""
+    """Return views, mask and packed mask [B, ceil(N / 8)] uint8: field n is bit n % 8 of byte n // 8."""
     return eager.forward(
-        clean, missing, sample_index, seed, quantiles, reach, factors, chunk_field, dtype=dtype, both=both
+        clean, missing, sample_index, seed, quantiles, pattern_cdf, factors, chunk_field, dtype=dtype, both=both
     )
 
 
 @torch.library.custom_op("asymdiffrec::drop_fields_backward", mutates_args=())
 def _drop_fields_backward(
-    gradient: Tensor, bits: Tensor, chunk_field: Tensor, group_start: Tensor, dtype: torch.dtype, both: bool
+    gradient: Tensor, packed: Tensor, chunk_field: Tensor, byte_start: Tensor, dtype: torch.dtype, both: bool
 ) -> Tensor:
-    """The gradient [B, sum D_n] of clean, from that of the views."""
-    return eager.backward(gradient, bits, chunk_field, dtype=dtype, both=both)
+    """Return the gradient of clean [B, sum D_n] for that of the views."""
+    return eager.backward(gradient, packed, chunk_field, dtype=dtype, both=both)
 
 
 @_drop_fields.register_kernel("cuda")
 def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    from asymdiffrec.diffusion.kernels import drop_fields_triton  # comes with torch's CUDA builds alone
+    from asymdiffrec.diffusion.kernels import drop_fields_triton  # only torch's CUDA builds bring triton
 
     return drop_fields_triton.forward(*arguments)
 
@@ -117,25 +121,25 @@ def _(*arguments: Any) -> Tensor:
 
 @_drop_fields.register_fake
 def _(clean: Tensor, missing: Tensor, sample_index: Tensor, seed: int, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *_, group_start, dtype, both = rest
+    *_, byte_start, dtype, both = rest
     batch, columns = clean.shape
     return (
         clean.new_empty(2 * batch if both else batch, columns, dtype=dtype),
         missing.new_empty(missing.shape),
-        missing.new_empty(batch, len(group_start) - 1, dtype=torch.uint8),
+        missing.new_empty(batch, len(byte_start) - 1, dtype=torch.uint8),
     )
 
 
 @_drop_fields_backward.register_fake
-def _(gradient: Tensor, bits: Tensor, *rest: Any) -> Tensor:
-    return gradient.new_empty(len(bits), gradient.shape[1], dtype=rest[2])
+def _(gradient: Tensor, packed: Tensor, *rest: Any) -> Tensor:
+    return gradient.new_empty(len(packed), gradient.shape[1], dtype=rest[2])
 
 
-def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    clean, *_, chunk_field, group_start, _, both = inputs
-    _, step, bits = output
-    ctx.mark_non_differentiable(step, bits)
-    ctx.save_for_backward(bits, chunk_field, group_start)
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    clean, *_, chunk_field, byte_start, _, both = inputs
+    _, mask, packed = output
+    ctx.mark_non_differentiable(mask, packed)
+    ctx.save_for_backward(packed, chunk_field, byte_start)
     ctx.dtype, ctx.both = clean.dtype, both
 
 
@@ -143,4 +147,4 @@ def _backward(ctx: Any, gradient: Tensor, *_: None) -> tuple[Tensor | None, ...]
     return _drop_fields_backward(gradient, *ctx.saved_tensors, ctx.dtype, ctx.both), *[None] * 10
 
 
-_drop_fields.register_autograd(_backward, setup_context=_keep_for_backward)
+_drop_fields.register_autograd(_backward, setup_context=_save_for_backward)

@@ -1,3 +1,7 @@
+"""Every extractor: shapes, gradients, its equations, and the user's own classes."""
+
+from __future__ import annotations
+
 from pathlib import Path
 
 import pytest
@@ -29,7 +33,7 @@ def _seeded() -> None:
 
 @pytest.mark.parametrize("mask_width", [0, FIELDS])
 @pytest.mark.parametrize("name", EXTRACTORS)
-def test_shape_and_a_gradient_for_every_parameter(name: str, mask_width: int) -> None:
+def test_latent_has_its_width_and_every_parameter_a_gradient(name: str, mask_width: int) -> None:
     extractor = build({"name": name, "latent": 6}, mask_width=mask_width)
     x = torch.randn(BATCH, WIDTH * FIELDS, requires_grad=True)
     z = extractor(x, torch.ones(BATCH, mask_width))
@@ -43,7 +47,7 @@ def test_shape_and_a_gradient_for_every_parameter(name: str, mask_width: int) ->
 
 
 @pytest.mark.parametrize("name", EXTRACTORS)
-def test_step_makes_a_difference(name: str) -> None:
+def test_latent_depends_on_the_mask(name: str) -> None:
     extractor, x = build({"name": name}), torch.randn(BATCH, WIDTH * FIELDS)
     assert not torch.equal(extractor(x, torch.zeros(BATCH, FIELDS)), extractor(x, torch.ones(BATCH, FIELDS)))
 
@@ -55,12 +59,12 @@ def test_fields_of_unequal_widths(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["deepfm", "dlrm"])
-def test_products_of_fields_need_one_width(name: str) -> None:
+def test_products_of_fields_require_one_width(name: str) -> None:
     with pytest.raises(InputError, match=f"{name}: found fields of widths 8 and 16"):
         build({"name": name}, widths=[8, 8, 16], mask_width=0)
 
 
-def test_step_linear_is_a_linear_layer_of_the_concatenation() -> None:
+def test_mask_linear_is_a_linear_layer_of_the_concatenation() -> None:
     layer, x, s = MaskLinear(8, 3, 5), torch.randn(BATCH, 8), torch.rand(BATCH, 3)
     weight = torch.cat([layer.x.weight, layer.s.weight], 1)
     torch.testing.assert_close(layer(x, s), nn.functional.linear(torch.cat([x, s], 1), weight, layer.x.bias))
@@ -80,14 +84,14 @@ def test_cross_layer_element_by_element(rank: int | None) -> None:
             torch.testing.assert_close(cross(x_0, x_l)[b, i], expected)
 
 
-def test_fm_identity_against_the_loop_over_pairs() -> None:
+def test_fm_identity_equals_the_loop_over_pairs() -> None:
     vectors = torch.randn(BATCH, FIELDS, WIDTH).double()
     pairs = sum(vectors[:, i] * vectors[:, j] for i in range(FIELDS) for j in range(i))
     torch.testing.assert_close(pair_products(vectors), pairs)
 
 
-def test_deepfm_with_ones_is_the_papers_sum() -> None:
-    """With all ones after FM each latent is first order + sum over pairs of <v_i, v_j> + deep part."""
+def test_deepfm_with_weights_of_one_is_the_paper_s_sum() -> None:
+    """With weights of 1 after FM each latent is first order + sum over pairs of <v_i, v_j> + deep part."""
     extractor = build({"name": "deepfm", "latent": 2})
     assert isinstance(extractor, DeepFM)
     nn.init.ones_(extractor.second.weight)
@@ -96,7 +100,7 @@ def test_deepfm_with_ones_is_the_papers_sum() -> None:
     torch.testing.assert_close(extractor(x, s), extractor.first(x, s) + order_two + extractor.deep(x, s))
 
 
-def test_dlrm_interactions_against_the_loop_over_pairs() -> None:
+def test_dlrm_interactions_equal_the_loop_over_pairs() -> None:
     vectors = torch.randn(BATCH, FIELDS, WIDTH)
     pairs = [(vectors[:, i] * vectors[:, j]).sum(1) for i in range(FIELDS) for j in range(i + 1, FIELDS)]
     torch.testing.assert_close(pair_dots(vectors), torch.stack(pairs, 1))
@@ -108,7 +112,7 @@ def test_dlrm_interactions_against_the_loop_over_pairs() -> None:
     torch.testing.assert_close(extractor(x, s), extractor.top(torch.cat([dense, torch.stack(to_dense + pairs, 1)], 1)))
 
 
-OWN = """
+USER_MODULE = """
 import torch
 from asymdiffrec.diffusion.extractors.base import Extractor
 
@@ -117,8 +121,8 @@ class Sum(Extractor):
         super().__init__()
         self.latent_dim, self.scale = 1, scale
 
-    def forward(self, x, s):
-        return self.scale * (x.sum(1, keepdim=True) + s.sum(1, keepdim=True))
+    def forward(self, x, mask):
+        return self.scale * (x.sum(1, keepdim=True) + mask.sum(1, keepdim=True))
 
 class NoLatent(Sum):
     def __init__(self, widths, mask_width):
@@ -132,36 +136,36 @@ def function(widths, mask_width): ...
 
 
 @pytest.fixture
-def _own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "own_extractors.py").write_text(OWN)
-    (tmp_path / "own_needs.py").write_text("import a_module_that_is_not_there")
+def _user_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "user_extractors.py").write_text(USER_MODULE)
+    (tmp_path / "broken_import.py").write_text("import a_module_that_is_not_there")
     monkeypatch.syspath_prepend(tmp_path)
 
 
-@pytest.mark.usefixtures("_own")
-def test_a_class_of_the_users_own() -> None:
-    extractor = build({"name": "own_extractors:Sum", "options": {"scale": 2.0}})
+@pytest.mark.usefixtures("_user_modules")
+def test_user_class() -> None:
+    extractor = build({"name": "user_extractors:Sum", "options": {"scale": 2.0}})
     x, s = torch.randn(BATCH, WIDTH * FIELDS), torch.ones(BATCH, FIELDS)
     torch.testing.assert_close(extractor(x, s), 2 * (x.sum(1, keepdim=True) + FIELDS))
 
 
-@pytest.mark.usefixtures("_own")
+@pytest.mark.usefixtures("_user_modules")
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"name": "own_extractor:Sum"}, "cannot import own_extractor: No module named"),
-        ({"name": "own_needs:Sum"}, "No module named 'a_module_that_is_not_there'"),
-        ({"name": "own_extractors:Mean"}, "found None, allowed is a subclass"),
+        ({"name": "user_extractor:Sum"}, "cannot import user_extractor: No module named"),
+        ({"name": "broken_import:Sum"}, "No module named 'a_module_that_is_not_there'"),
+        ({"name": "user_extractors:Mean"}, "found None, allowed is a subclass"),
         (
-            {"name": "own_extractors:function"},
+            {"name": "user_extractors:function"},
             "allowed is a subclass of asymdiffrec.diffusion.extractors.base.Extractor",
         ),
-        ({"name": "own_extractors:NoForward"}, "has no forward"),
-        ({"name": "own_extractors:NoLatent"}, "sets no latent_dim"),
-        ({"name": "own_extractors:Sum", "options": {"scala": 2.0}}, "unexpected keyword argument 'scala'"),
+        ({"name": "user_extractors:NoForward"}, "does not define forward"),
+        ({"name": "user_extractors:NoLatent"}, "must set latent_dim"),
+        ({"name": "user_extractors:Sum", "options": {"scala": 2.0}}, "unexpected keyword argument 'scala'"),
     ],
 )
-def test_a_class_that_cannot_be_used(config: dict, message: str) -> None:
+def test_unusable_user_classes_are_refused(config: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         build(config)
 
@@ -176,13 +180,13 @@ def test_a_class_that_cannot_be_used(config: dict, message: str) -> None:
         ({"hidden": [-1]}, "hidden"),
     ],
 )
-def test_wrong_settings(config: dict, message: str) -> None:
+def test_wrong_values_are_refused(config: dict, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         build(config)
 
 
-def test_settings_survive_writing_and_reading() -> None:
+def test_config_survives_writing_and_reading() -> None:
     adapter: TypeAdapter = TypeAdapter(AnyExtractorConfig)
-    for config in ({}, {"name": "dcn", "rank": None}, {"name": "own_extractors:Sum", "options": {"scale": 1}}):
+    for config in ({}, {"name": "dcn", "rank": None}, {"name": "user_extractors:Sum", "options": {"scale": 1}}):
         read = adapter.validate_python(config)
         assert adapter.validate_json(adapter.dump_json(read)) == read

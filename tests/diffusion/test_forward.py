@@ -1,3 +1,7 @@
+"""The forward process: which fields it drops, how often, and what dropped fields look like."""
+
+from __future__ import annotations
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +11,7 @@ from scipy import stats
 from torch import Tensor
 
 from asymdiffrec.base import InputError
-from asymdiffrec.diffusion.forward import BetaTime, ForwardConfig, ForwardProcess, Patterns
+from asymdiffrec.diffusion.forward import BetaTime, ForwardConfig, ForwardProcess, MissingPatterns
 from asymdiffrec.diffusion.kernels import drop_fields_eager
 from asymdiffrec.diffusion.philox import uniforms
 from asymdiffrec.field_layout import FieldLayout
@@ -22,36 +26,38 @@ def process(num_fields: int, config: dict, groups: list[str] | None = None, **op
 
 
 def dropped(process: ForwardProcess, num_fields: int, samples: int) -> Tensor:
+    """Return which fields [samples, num_fields] the process drops from complete samples."""
     present = torch.zeros(samples, num_fields, dtype=torch.bool)
     return process(torch.ones(samples, num_fields), present, torch.arange(samples))[1]
 
 
 def bits(x: Tensor) -> Tensor:
+    """Return the bytes of a tensor, by which -0 and +0 differ and NaN equals itself."""
     return x.contiguous().view(torch.uint8)
 
 
-def test_number_of_dropped_fields_is_uniform_and_every_subset_of_a_size_equally_likely() -> None:
-    """All 2^N subsets against 1 / ((N + 1) binomial(N, k)): both statements at once."""
+def test_number_of_dropped_fields_is_uniform_and_subsets_of_a_size_are_equally_likely() -> None:
+    """The probability of each of the 2^N subsets is 1 / ((N + 1) binomial(N, k)), which implies both statements."""
     num_fields, samples = 5, 120_000
     drop = dropped(process(num_fields, FULL_RANGE), num_fields, samples)
-    found = torch.bincount((drop * 2 ** torch.arange(num_fields)).sum(1), minlength=2**num_fields)
+    counts = torch.bincount((drop * 2 ** torch.arange(num_fields)).sum(1), minlength=2**num_fields)
     sizes = torch.tensor([subset.bit_count() for subset in range(2**num_fields)])
     expected = samples / (num_fields + 1) / torch.bincount(sizes)[sizes]
-    assert stats.chisquare(found.numpy(), expected.numpy()).pvalue > 0.01
+    assert stats.chisquare(counts.numpy(), expected.numpy()).pvalue > 0.01
 
 
 @settings(deadline=None, derandomize=True)
 @given(st.integers(1, 13), st.integers(-(2**63), 2**63 - 1), st.data())
-def test_step_by_the_contract_of_lanes_and_words(num_fields: int, seed: int, data: st.DataObject) -> None:
+def test_mask_follows_the_contract_of_lanes_and_words(num_fields: int, seed: int, data: st.DataObject) -> None:
     drops = data.draw(st.lists(st.sampled_from([0.0, 0.25, 1.0, 2.0]), min_size=num_fields, max_size=num_fields))
     samples = torch.tensor(data.draw(st.lists(st.integers(0, 2**62), min_size=1, max_size=9)))
     missing = torch.rand(len(samples), num_fields, generator=torch.Generator().manual_seed(len(samples))) < 0.2
-    forward = ForwardProcess(FieldLayout.from_widths([1] * num_fields), ForwardConfig(), seed=seed, drops=drops)
-    _, step = forward(torch.ones(len(samples), num_fields), missing, samples)
+    forward = ForwardProcess(FieldLayout.from_widths([1] * num_fields), ForwardConfig(), seed=seed, drop_factors=drops)
+    _, mask = forward(torch.ones(len(samples), num_fields), missing, samples)
     draws = uniforms(seed, samples, lanes=5)
     for n in range(num_fields):
         time, tau = draws[:, 0, 0] * torch.tensor(0.8), draws[:, 1 + n // 4, n % 4]
-        assert torch.equal(step[:, n], missing[:, n] | (tau < (drops[n] * time).clamp(max=1)))
+        assert torch.equal(mask[:, n], missing[:, n] | (tau < (drops[n] * time).clamp(max=1)))
 
 
 @settings(deadline=None, derandomize=True)
@@ -60,7 +66,7 @@ def test_step_by_the_contract_of_lanes_and_words(num_fields: int, seed: int, dat
     st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),
 )
 def test_dropped_looks_like_missing_bit_for_bit(widths: list[int], dtype: torch.dtype) -> None:
-    """Whatever stood there (NaN, infinity, -0), and the kept columns are untouched."""
+    """A dropped column becomes +0 even if it is NaN, infinite or -0; other columns do not change."""
     generator = torch.Generator().manual_seed(sum(widths))
     batch, columns = 17, sum(widths)
     odd = torch.tensor([float("nan"), float("inf"), -0.0, 1.5, -2.0], dtype=dtype)
@@ -68,20 +74,20 @@ def test_dropped_looks_like_missing_bit_for_bit(widths: list[int], dtype: torch.
     missing = torch.rand(batch, len(widths), generator=generator) < 0.3
     layout = FieldLayout.from_widths(widths)
     forward = ForwardProcess(layout, ForwardConfig.model_validate(FULL_RANGE), seed=SEED)
-    noisy, step = forward(clean, missing, torch.arange(batch))
-    assert (step | ~missing).all()
-    expected = clean.masked_fill(step.repeat_interleave(torch.tensor(widths), 1), 0.0)
+    noisy, mask = forward(clean, missing, torch.arange(batch))
+    assert (mask | ~missing).all()
+    expected = clean.masked_fill(mask.repeat_interleave(torch.tensor(widths), 1), 0.0)
     assert torch.equal(bits(noisy), bits(expected))
-    again, same_step = ForwardProcess.at_rates(layout, [0.0] * len(widths), SEED)(clean, step, torch.arange(batch))
+    again, same_mask = ForwardProcess.at_rates(layout, [0.0] * len(widths), SEED)(clean, mask, torch.arange(batch))
     assert torch.equal(bits(noisy), bits(again))
-    assert torch.equal(step, same_step)
+    assert torch.equal(mask, same_mask)
 
 
-def test_an_empty_batch_and_a_strided_one() -> None:
+def test_empty_and_strided_batches() -> None:
     forward = ForwardProcess(FieldLayout.from_widths([2, 4]), ForwardConfig(), seed=SEED)
-    noisy, step = forward(torch.empty(0, 6), torch.empty(0, 2, dtype=torch.bool), torch.empty(0, dtype=torch.int64))
+    noisy, mask = forward(torch.empty(0, 6), torch.empty(0, 2, dtype=torch.bool), torch.empty(0, dtype=torch.int64))
     assert noisy.shape == (0, 6)
-    assert step.shape == (0, 2)
+    assert mask.shape == (0, 2)
     clean, missing, samples = torch.randn(6, 20).t(), torch.zeros(2, 20, dtype=torch.bool).t(), torch.arange(40)[::2]
     strided = forward(clean, missing, samples)
     packed = forward(clean.contiguous(), missing.contiguous(), samples.contiguous())
@@ -90,7 +96,7 @@ def test_an_empty_batch_and_a_strided_one() -> None:
 
 @settings(deadline=None, derandomize=True)
 @given(st.permutations(range(12)), st.integers(0, 12))
-def test_what_a_sample_loses_depends_neither_on_the_split_nor_on_the_order(order: list[int], cut: int) -> None:
+def test_mask_of_a_sample_depends_neither_on_the_batch_nor_on_the_order(order: list[int], cut: int) -> None:
     widths = [3, 5, 4]
     layout = FieldLayout.from_widths(widths)
     forward = ForwardProcess(layout, ForwardConfig.model_validate(FULL_RANGE), seed=SEED)
@@ -101,33 +107,33 @@ def test_what_a_sample_loses_depends_neither_on_the_split_nor_on_the_order(order
     )
     whole = forward(clean, missing, samples)
     for part in (torch.tensor(order[:cut], dtype=torch.int64), torch.tensor(order[cut:], dtype=torch.int64)):
-        for found, expected in zip(forward(clean[part], missing[part], samples[part]), whole, strict=True):
-            assert torch.equal(found, expected[part])
+        for result, expected in zip(forward(clean[part], missing[part], samples[part]), whole, strict=True):
+            assert torch.equal(result, expected[part])
 
 
-def test_gradient_is_that_of_the_kept_columns() -> None:
+def test_only_columns_that_are_not_masked_get_a_gradient() -> None:
     forward = ForwardProcess(FieldLayout.from_widths([4, 2, 4]), ForwardConfig.model_validate(FULL_RANGE), seed=SEED)
     x = torch.randn(9, 10, dtype=torch.float64, requires_grad=True)
     missing, samples = torch.rand(9, 3, generator=torch.Generator().manual_seed(0)) < 0.3, torch.arange(9)
-    noisy, step = forward(x, missing, samples)
-    upstream = torch.where(step.repeat_interleave(torch.tensor([4, 2, 4]), 1), float("nan"), 3.0).double()
+    noisy, mask = forward(x, missing, samples)
+    upstream = torch.where(mask.repeat_interleave(torch.tensor([4, 2, 4]), 1), float("nan"), 3.0).double()
     noisy.backward(upstream)
     assert torch.equal(x.grad, upstream.nan_to_num(0.0))
     assert torch.autograd.gradcheck(lambda x: forward(x, missing, samples)[0], x)
 
 
-def test_drop_factors_thin() -> None:
+def test_drop_factors_scale_the_rate() -> None:
     """A field is dropped with probability min(1, drop * t)."""
     samples, drops = 40_000, [0.0, 0.5, 1.0, 3.0]
     point = {"time": {"law": "point", "value": 0.6}}
-    drop = dropped(process(4, point, drops=drops), 4, samples)
+    drop = dropped(process(4, point, drop_factors=drops), 4, samples)
     assert drop[:, 0].sum() == 0
     assert drop[:, 3].all()
     for n, rate in ((1, 0.3), (2, 0.6)):
         assert stats.binomtest(int(drop[:, n].sum()), samples, rate).pvalue > 0.01
 
 
-def test_rates_of_evaluation_are_nested() -> None:
+def test_higher_rates_drop_the_fields_of_lower_rates_and_more() -> None:
     layout = FieldLayout.from_widths([1] * 9)
     at = {rate: dropped(ForwardProcess.at_rates(layout, [rate] * 9, SEED), 9, 2_000) for rate in (0.0, 0.1, 0.5, 1.0)}
     assert not at[0.0].any()
@@ -147,28 +153,30 @@ def test_outage_drops_exactly_one_whole_group() -> None:
     assert all(drop[i, groups.index(names[pick[i]])] for i in range(0, 30_000, 100))
 
 
-def test_outage_with_drop_factors_spares_some_of_the_group() -> None:
-    drop = dropped(process(4, {"pattern": "outage"}, groups=["a", "a", "b", "b"], drops=[1, 0.5, 1, 0]), 4, 20_000)
+def test_drop_factors_apply_to_outages() -> None:
+    drop = dropped(
+        process(4, {"pattern": "outage"}, groups=["a", "a", "b", "b"], drop_factors=[1, 0.5, 1, 0]), 4, 20_000
+    )
     assert torch.equal(drop[:, 0], ~drop[:, 2])
     assert not drop[:, 3].any()
     assert stats.binomtest(int(drop[:, 1].sum()), int(drop[:, 0].sum()), 0.5).pvalue > 0.01
 
 
-def test_empirical_patterns_come_as_often_as_in_the_data() -> None:
-    patterns = Patterns(
+def test_empirical_patterns_are_as_frequent_as_in_the_data() -> None:
+    patterns = MissingPatterns(
         torch.tensor([[0, 0, 0], [1, 0, 1], [1, 1, 1], [0, 1, 0]]).bool(), torch.tensor([60, 25, 0, 15])
     )
     drop = dropped(process(3, {"pattern": "empirical"}, patterns=patterns), 3, 50_000)
-    found = [(drop == pattern).all(1).sum().item() for pattern in patterns.missing]
-    assert found[2] == 0
-    assert sum(found) == 50_000
-    assert stats.chisquare([found[0], found[1], found[3]], [30_000, 12_500, 7_500]).pvalue > 0.01
+    counts = [(drop == pattern).all(1).sum().item() for pattern in patterns.missing]
+    assert counts[2] == 0
+    assert sum(counts) == 50_000
+    assert stats.chisquare([counts[0], counts[1], counts[3]], [30_000, 12_500, 7_500]).pvalue > 0.01
 
 
 @pytest.mark.parametrize(("a", "b"), [(0.3, 0.5), (1.0, 3.0), (5.0, 1.2), (20.0, 20.0)])
-def test_beta_law_is_within_a_cell_of_scipys(a: float, b: float) -> None:
+def test_beta_law_is_within_a_cell_of_scipy_s(a: float, b: float) -> None:
     uniform = uniforms(SEED, torch.arange(20_000), 1)[:, 0, 0]
-    time = drop_fields_eager.time(BetaTime(law="beta", a=a, b=b).quantiles(), uniform)
+    time = drop_fields_eager.noise_level(BetaTime(law="beta", a=a, b=b).quantiles(), uniform)
     assert abs(stats.beta(a, b).cdf(time.double().numpy()) - uniform.double().numpy()).max() <= 1 / 4096
     assert stats.kstest(time.double().numpy(), stats.beta(a, b).cdf).pvalue > 0.01
 
@@ -176,22 +184,22 @@ def test_beta_law_is_within_a_cell_of_scipys(a: float, b: float) -> None:
 @pytest.mark.parametrize(
     ("config", "options", "message"),
     [
-        ({}, {"drops": [1.0, 1.0]}, "one number >= 0 for each of 3 fields"),
-        ({}, {"drops": [1.0, -1.0, 1.0]}, "one number >= 0 for each of 3 fields"),
-        ({}, {"drops": [1.0, float("nan"), 1.0]}, "one number >= 0 for each of 3 fields"),
+        ({}, {"drop_factors": [1.0, 1.0]}, "one number >= 0 for each of 3 fields"),
+        ({}, {"drop_factors": [1.0, -1.0, 1.0]}, "one number >= 0 for each of 3 fields"),
+        ({}, {"drop_factors": [1.0, float("nan"), 1.0]}, "one number >= 0 for each of 3 fields"),
         (
             {"pattern": "empirical"},
-            {"patterns": Patterns(torch.zeros(2, 4, dtype=torch.bool), torch.tensor([1, 1]))},
+            {"patterns": MissingPatterns(torch.zeros(2, 4, dtype=torch.bool), torch.tensor([1, 1]))},
             "rows of 3 fields",
         ),
         (
             {"pattern": "empirical"},
-            {"patterns": Patterns(torch.zeros(1, 3, dtype=torch.bool), torch.tensor([0]))},
+            {"patterns": MissingPatterns(torch.zeros(1, 3, dtype=torch.bool), torch.tensor([0]))},
             "not all 0",
         ),
     ],
 )
-def test_arguments_that_do_not_fit(config: dict, options: dict, message: str) -> None:
+def test_arguments_that_do_not_fit_are_refused(config: dict, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         process(3, config, **options)
 
@@ -212,6 +220,6 @@ def test_the_pattern_empirical_needs_patterns_of_the_data() -> None:
         {"patern": "uniform"},
     ],
 )
-def test_settings_out_of_range(config: dict) -> None:
+def test_values_out_of_range_are_refused(config: dict) -> None:
     with pytest.raises(ValidationError):
         TypeAdapter(ForwardConfig).validate_python(config)

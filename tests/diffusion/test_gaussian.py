@@ -1,4 +1,4 @@
-"""The normal noise of DiffRec."""
+"""The normal noise of DiffRec on the latent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scipy import stats
 from asymdiffrec.diffusion.gaussian import GaussianProcess
 
 
-def test_noise_is_normal_preserves_the_variance_and_belongs_to_the_sample() -> None:
+def test_noise_is_normal_keeps_the_variance_and_depends_only_on_the_sample() -> None:
     process = GaussianProcess(torch.tensor([0.3, 0.3]), seed=3)
     z, index = torch.randn(20_000, 6, generator=torch.Generator().manual_seed(0)), torch.arange(20_000) + 2**33
     noisy, t = process(z, index)

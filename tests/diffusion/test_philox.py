@@ -1,3 +1,7 @@
+"""Philox random numbers against known answers and Python integers."""
+
+from __future__ import annotations
+
 import shutil
 
 import pytest
@@ -11,7 +15,7 @@ words = st.integers(0, 2**32 - 1)
 
 
 def reference(counter: list[int], key: int) -> list[int]:
-    """Philox4x32-10 in Python's unbounded integers, as the paper writes it."""
+    """Return the words of Philox4x32-10 in Python's unbounded integers, by the equations of the paper."""
     c, k = list(counter), [key % 2**32, (key >> 32) % 2**32]
     for _ in range(10):
         (high0, low0), (high1, low1) = divmod(0xD2511F53 * c[0], 2**32), divmod(0xCD9E8D57 * c[2], 2**32)
@@ -50,10 +54,10 @@ def test_equals_unbounded_integer_arithmetic(counter: list[int], key: int) -> No
 @settings(deadline=None, derandomize=True)
 @given(st.integers(0, 2**63 - 1), st.integers(-(2**63), 2**63 - 1), st.integers(1, 5))
 def test_uniforms_are_the_top_24_bits_of_the_words_under_sample_and_lane(sample: int, seed: int, lanes: int) -> None:
-    found = uniforms(seed, torch.tensor([sample]), lanes)
+    result = uniforms(seed, torch.tensor([sample]), lanes)
     expected = [[w >> 8 for w in reference([sample % 2**32, sample >> 32, 0, lane], seed)] for lane in range(lanes)]
-    assert found.dtype == torch.float32
-    assert (found * 2**24).tolist() == [expected]
+    assert result.dtype == torch.float32
+    assert (result * 2**24).tolist() == [expected]
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from asymdiffrec.diffusion.config import DiffusionConfig, ModelConfig
 from asymdiffrec.diffusion.extractors.build import EXTRACTORS
-from asymdiffrec.diffusion.forward import Patterns
+from asymdiffrec.diffusion.forward import MissingPatterns
 from asymdiffrec.diffusion.model import AsymmetricDiffusion
 from asymdiffrec.embeddings.planner.dense import MASTER_BYTES, DenseWork, dense_work, on_meta
 from asymdiffrec.field_layout import FieldLayout
@@ -142,7 +142,7 @@ def test_the_work_of_every_extractor_and_method_can_be_counted(extractor: str, m
         ModelConfig.model_validate({"extractor": {"name": extractor, "latent": 16}, "head": [8]}),
         DiffusionConfig.model_validate({"method": method, "forward": {"pattern": pattern}}),
         seed=1,
-        patterns=Patterns(torch.eye(FIELDS, dtype=torch.bool), torch.ones(FIELDS, dtype=torch.int64)),
+        patterns=MissingPatterns(torch.eye(FIELDS, dtype=torch.bool), torch.ones(FIELDS, dtype=torch.int64)),
     )
     once, twice = (dense_work(model, samples(count)) for count in (BATCH, 2 * BATCH))
     weights = sum(weight.numel() for weight in model.parameters())
