@@ -16,7 +16,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from asymdiffrec.datasets.decoding.hashing import hash_ids
 from asymdiffrec.datasets.decoding.string_hash import string_ids
-from asymdiffrec.datasets.prepare.output import write_files
+from asymdiffrec.datasets.prepare.write_dataset import write_files
 from asymdiffrec.datasets.schema import FieldsConfig, Schema, table_seed
 
 TABLE_ROWS = 1_000_000

@@ -23,10 +23,10 @@ import pyarrow.parquet as pq
 from asymdiffrec.cluster.parallel_tasks import run_in_parallel
 from asymdiffrec.datasets.files.documents import read_yaml
 from asymdiffrec.datasets.prepare.movielens.dataset import prepare_movielens
-from asymdiffrec.datasets.prepare.output import write_dataset
 from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
 from asymdiffrec.datasets.prepare.table.dataset import prepare_table
 from asymdiffrec.datasets.prepare.table.recipe import Recipe
+from asymdiffrec.datasets.prepare.write_dataset import write_dataset
 from asymdiffrec.datasets.statistics.statistics import MAX_KNOTS
 from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
 from asymdiffrec.trainer.evaluation.scenarios import ScenarioOptions
@@ -111,7 +111,7 @@ STUDIES = {
     "movielens": Study("MovieLens-100K, random split", _movielens, outages=("user", "item")),
     "movielens-temporal": Study(
         "MovieLens-100K, the latest ratings to be predicted",
-        partial(_movielens, split="temporal"),
+        partial(_movielens, split="time"),
         FEW,
         seeds=8,
         unseen=("user_id",),

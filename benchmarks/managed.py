@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from rich.console import Console
 
-from asymdiffrec.datasets.prepare.output import write_dataset
+from asymdiffrec.datasets.prepare.write_dataset import write_dataset
 from asymdiffrec.embeddings.managed.ids import WAYS, ManagedConfig, id_bytes
 from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
 from asymdiffrec.trainer.fit.train import train_job

@@ -19,7 +19,7 @@ import yaml
 from rich.console import Console
 from scipy.stats import spearmanr
 
-from asymdiffrec.datasets.prepare.output import write_dataset
+from asymdiffrec.datasets.prepare.write_dataset import write_dataset
 from asymdiffrec.embeddings.planner.calibrate import calibrate
 from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
 from asymdiffrec.trainer.fit.train import train_job

@@ -87,7 +87,7 @@ def main() -> None:
                 prepare_movielens(data, input=options.data, seed=seed)
             else:
                 profile = prepare_synthetic(data, rows=5_000 if options.quick else 400_000, seed=seed)
-                ceilings.append(profile["ceiling"]["auc_observed"])
+                ceilings.append(profile["optimal_auc"]["observed"])
             for variant, found in aucs.items():
                 found.append(measure(data, Path(temporary) / variant, variant, seed, settings))
     base, ours = (np.array(found) for found in aucs.values())

@@ -11,9 +11,9 @@ import numpy as np
 from scipy.special import logit
 
 from asymdiffrec.base import InputError
-from asymdiffrec.datasets.prepare.synthetic.ceiling import observed_probability
-from asymdiffrec.datasets.prepare.synthetic.dataset import logs
-from asymdiffrec.datasets.prepare.synthetic.world import World, make_world
+from asymdiffrec.datasets.prepare.synthetic.click_model import ClickModel, make_click_model
+from asymdiffrec.datasets.prepare.synthetic.dataset import draw_split
+from asymdiffrec.datasets.prepare.synthetic.optimal_scores import optimal_scores
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.trainer.evaluation.scenarios import Scenario
@@ -27,27 +27,32 @@ def oracle(job: Job, statistics: Statistics, scenarios: Sequence[Scenario], seed
     if told is None:
         raise InputError(f"{job.data.path}: not made by `prepare synthetic`, so that nobody knows the best")
     schema = job.to_schema(statistics)
-    world, test = make_world(told["seed"]), read(job, schema, "test")
+    model, test = make_click_model(told["seed"]), read(job, schema, "test")
     found = []
     for scenario in scenarios:
         missing = missing_under(scenario, schema, test.missing)
-        dropped, start, parts = _dropping(world, scenario, schema), 0, []
-        for log in logs(world, told["seed"], "test", len(test)):
+        dropped, start, parts = _dropping(model, scenario, schema), 0, []
+        for log in draw_split(model, told["seed"], "test", len(test)):
             stop = start + len(log.label)
             own = {name: missing[start:stop, place] for place, name in enumerate(schema.names)}
-            parts.append(observed_probability(dropped, replace(log, missing=own), np.random.default_rng(0)))
+            parts.append(optimal_scores(dropped, replace(log, missing=own), np.random.default_rng(0)))
             start = stop
         found.append(np.concatenate(parts))
     return logit(np.clip(np.stack(found), 1e-7, 1 - 1e-7))
 
 
-def _dropping(world: World, scenario: Scenario, schema: Schema) -> World:
-    """The world whose fields also go missing as the scenario drops them."""
+def _dropping(model: ClickModel, scenario: Scenario, schema: Schema) -> ClickModel:
+    """Return the click model whose fields also go missing as the scenario drops them."""
     if scenario.uses_patterns:
         raise InputError(f"{scenario.name}: the best is known where fields are dropped independently")
     rates = dict(zip(schema.names, scenario.rates or [0.0] * len(schema.names), strict=True))
     groups = {
-        name: replace(group, missing={field: 1 - (1 - p) * (1 - rates[field]) for field, p in group.missing.items()})
-        for name, group in world.groups.items()
+        name: replace(
+            group,
+            missing_probability={
+                field: 1 - (1 - p) * (1 - rates[field]) for field, p in group.missing_probability.items()
+            },
+        )
+        for name, group in model.groups.items()
     }
-    return replace(world, groups=groups)
+    return replace(model, groups=groups)

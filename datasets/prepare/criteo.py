@@ -1,25 +1,25 @@
-"""Criteo's display advertising logs, Kaggle's and the terabyte: label, 13 numbers, 26 hexadecimal ids, no names."""
+"""The recipe for the Criteo display advertising logs (Kaggle and 1TB): a label, 13 numbers and 26 hexadecimal ids."""
 
 from __future__ import annotations
 
 from asymdiffrec.datasets.prepare.table.recipe import Recipe, RecipeField, TableConfig
 
-NUMBERS = [f"I{place}" for place in range(1, 14)]
-IDS = [f"C{place}" for place in range(1, 27)]
+NUMERIC_FIELDS = [f"I{index}" for index in range(1, 14)]
+ID_FIELDS = [f"C{index}" for index in range(1, 27)]
 MIN_COUNT = 10
-"""Rows that an id is in to count as itself: the custom of FuxiCTR's benchmarks (Zhu et al. 2021) on Kaggle's log"""
+"""Training rows below which an id counts as rare, as in FuxiCTR's benchmarks on the Kaggle log (Zhu et al. 2021)"""
 
 
 def criteo_recipe() -> Recipe:
-    """The recipe of `prepare criteo`, which lacks the files alone.
+    """Return the recipe of `prepare criteo` without the input files.
 
-    Numbers are transformed as log(x)^2 above 2, after the winners of the Kaggle challenge (Juan et al. 2014).
+    Numbers x > 2 are transformed to log(x)^2, as the winners of the Kaggle challenge did (Juan et al. 2014).
     """
-    fields = {name: RecipeField(type="number", transform="log_squared", group="numbers") for name in NUMBERS}
-    fields |= {name: RecipeField(type="id", values="string", group="ids") for name in IDS}
+    fields = {name: RecipeField(type="number", transform="log_squared", group="numbers") for name in NUMERIC_FIELDS}
+    fields |= {name: RecipeField(type="id", values="string", group="ids") for name in ID_FIELDS}
     return Recipe(
         name="criteo",
-        input=TableConfig(format="text", delimiter="\t", columns=["label", *NUMBERS, *IDS]),
+        input=TableConfig(format="text", delimiter="\t", columns=["label", *NUMERIC_FIELDS, *ID_FIELDS]),
         fields=fields,
         missing=[""],
         min_count=MIN_COUNT,

@@ -1,12 +1,12 @@
-"""How long work tells how far it is, without knowing who shows it."""
+"""The callback that reports how far a long computation is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-Progress = Callable[[str, float | None], None]
-"""Called with what is being done and the share of it that is done, which is None where that is not known"""
+ProgressCallback = Callable[[str, float | None], None]
+"""Called with the name of the current phase and its completed share from 0 to 1, or None if the share is unknown"""
 
 
-def silent(doing: str, share: float | None) -> None:
-    """Tells nobody."""
+def no_progress(phase: str, share: float | None) -> None:
+    """Report nothing."""

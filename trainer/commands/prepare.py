@@ -1,7 +1,8 @@
-"""`asymdiffrec prepare`: raw data to Parquet shards and a ready job file, one command for each kind of source."""
+"""`asymdiffrec prepare`: write raw data as Parquet files with a job file; one subcommand for each source."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,58 +11,74 @@ from rich.console import Console
 from rich.markup import escape
 
 from asymdiffrec.trainer.commands.options import AsJson
-from asymdiffrec.trainer.commands.recipe_options import lay, lay_common, lay_fields, names, recipe_of
+from asymdiffrec.trainer.commands.recipe_options import (
+    parse_recipe,
+    set_common_options,
+    set_field_types,
+    set_values,
+    split_names,
+)
 from asymdiffrec.trainer.console import console, print_json, progress
 
 if TYPE_CHECKING:
+    from asymdiffrec.datasets.prepare.movielens.files import Size
+    from asymdiffrec.datasets.prepare.table.layout import SampleLayout
     from asymdiffrec.datasets.prepare.table.recipe import Recipe
-    from asymdiffrec.datasets.prepare.table.samples import SampleLayout
 
 app = typer.Typer(
-    help="Raw data to a ready job file and Parquet shards: OUT/job.yaml, statistics.yaml, profile.json, "
-    "{train,valid,test}/*.parquet.",
+    help="Write raw data as a data set: OUT/job.yaml, statistics.yaml, profile.json, {train,valid,test}/*.parquet.",
     no_args_is_help=True,
 )
 
-Out = Annotated[Path, typer.Argument(metavar="OUT", help="folder to make")]
-SEED = typer.Option(min=0, help="of the split and of the order of the rows")
-Seed = Annotated[int, SEED]
-MaybeSeed = Annotated[int | None, SEED]
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="new folder for the data set")]
+Seed = Annotated[int | None, typer.Option(min=0, help="seed of the random split and the order of the rows; default: 0")]
 Inputs = Annotated[
     list[str] | None,
-    typer.Option("--input", metavar="PATH", help="file, folder, glob or URI (s3://, gs://, hdfs://); repeatable"),
+    typer.Option(
+        "--input", metavar="PATH", help="input file, folder, glob or URI (s3://, gs://, hdfs://, file://); repeatable"
+    ),
 ]
 Valid = Annotated[
-    list[str] | None, typer.Option("--valid", metavar="SHARE|PATH", help="share of the rows, 0.1 if left out; or files")
+    list[str] | None,
+    typer.Option("--valid", metavar="SHARE|PATH", help="validation rows: a share of all rows, or files; default: 0.1"),
 ]
 Test = Annotated[
-    list[str] | None, typer.Option("--test", metavar="SHARE|PATH", help="share of the rows, 0.1 if left out; or files")
+    list[str] | None,
+    typer.Option("--test", metavar="SHARE|PATH", help="test rows: a share of all rows, or files; default: 0.1"),
 ]
 MinCount = Annotated[
-    int | None, typer.Option(min=1, help="ids that are in fewer training rows count as one; sized for the rest")
+    int | None,
+    typer.Option(min=1, help="ids in fewer training rows than this count as one id, and tables are sized without them"),
 ]
-Settings = Annotated[
+RecipeOverrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="any value of the recipe, as output.rows_per_file=500000"),
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="override one value of the recipe, for example output.rows_per_file=500000; repeatable",
+    ),
 ]
-Division = Annotated[
+SplitBy = Annotated[
     Literal["random", "time", "order"] | None,
-    typer.Option(help="random (the default), the latest by time, or the last as the rows stand"),
+    typer.Option(
+        help="random: draw the validation and test rows; time: the latest rows are test rows, the rows before them "
+        "validation rows; order: the same by the order of the input; default: random"
+    ),
 ]
-Bad = Annotated[
+BadRows = Annotated[
     Literal["fail", "skip"] | None,
-    typer.Option(help="at a row that cannot be read: fail (the default), or skip it, count it and report it"),
+    typer.Option(help="fail: stop at the first wrong row; skip: leave wrong rows out and report them; default: fail"),
 ]
 
 
 @app.command()
 def synthetic(
     out: Out,
-    rows: Annotated[int, typer.Option(min=1000, help="samples over all splits")] = 400_000,
-    seed: Seed = 0,
+    rows: Annotated[int, typer.Option(min=1000, help="number of rows in all splits together")] = 400_000,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the click model and of the rows")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """A synthetic click log whose best possible AUC is known."""
+    """Write a synthetic click log. The best AUC that is possible on it is known."""
     from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
 
     with console.status("preparing synthetic data"):
@@ -69,31 +86,35 @@ def synthetic(
     _report(out, profile, as_json)
 
 
-def _movielens(variant: Any) -> None:
-    @app.command(f"movielens-{variant}")
+def _add_movielens_command(size: Size) -> None:
+    help_text = f"Write MovieLens {size.upper()} from GroupLens, with features of earlier ratings."
+
+    @app.command(f"movielens-{size}", help=help_text)
     def movielens(
         out: Out,
         input: Annotated[
-            Path | None, typer.Option(help="folder or zip file with its own files; downloaded when left out")
+            Path | None,
+            typer.Option(help="folder or zip file with the original files; default: download"),
         ] = None,
         split: Annotated[
-            Literal["random", "temporal"], typer.Option(help="how ratings are divided 80/10/10")
+            Literal["random", "time"],
+            typer.Option(
+                help="random: draw 10 % validation and 10 % test rows; time: the latest 10 % are test rows, the 10 % "
+                "before them validation rows"
+            ),
         ] = "random",
-        seed: Annotated[int, typer.Option(min=0, help="of the split")] = 0,
+        seed: Annotated[int, typer.Option(min=0, help="seed of the random split")] = 0,
         as_json: AsJson = False,
     ) -> None:
         from asymdiffrec.datasets.prepare.movielens.dataset import prepare_movielens
 
-        with console.status(f"preparing MovieLens {variant}"):
-            profile = prepare_movielens(out, variant=variant, input=input, split=split, seed=seed)
+        with console.status(f"preparing MovieLens {size}"):
+            profile = prepare_movielens(out, size=size, input=input, split=split, seed=seed)
         _report(out, profile, as_json)
 
-    movielens.__doc__ = f"MovieLens {variant.upper()} (GroupLens), with features of the past."
-    app.registered_commands[-1].help = movielens.__doc__
 
-
-_movielens("100k")
-_movielens("1m")
+_add_movielens_command("100k")
+_add_movielens_command("1m")
 
 
 @app.command()
@@ -102,23 +123,23 @@ def criteo(
     input: Inputs = None,
     valid: Valid = None,
     test: Test = None,
-    split: Division = None,
+    split: SplitBy = None,
     min_count: MinCount = None,
-    seed: MaybeSeed = None,
-    bad_rows: Bad = None,
-    settings: Settings = None,
+    seed: Seed = None,
+    bad_rows: BadRows = None,
+    overrides: RecipeOverrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Criteo's logs (Kaggle or 1TB): tab-separated label, 13 numbers, 26 hexadecimal ids; gzip too.
+    """Write the Criteo logs (Kaggle or 1TB): tab-separated text, also gzip, with a label, 13 numbers and 26 ids.
 
-    Numbers are transformed as log(x)^2, ids in fewer than 10 rows count as one. For the terabyte:
+    Numbers above 2 are transformed to log(x)^2; ids in fewer than 10 training rows count as one id. For the 1TB log:
     `--input day_0.gz … --valid day_22.gz --test day_23.gz`.
     """
     from asymdiffrec.datasets.prepare.criteo import criteo_recipe
 
     document = criteo_recipe().model_dump(exclude_unset=True)
-    lay_common(document, input, valid, test, split, min_count, seed, bad_rows)
-    _prepare_table(out, recipe_of(document, settings, "prepare criteo"), as_json)
+    set_common_options(document, input, valid, test, split, min_count, seed, bad_rows)
+    _prepare_table(out, parse_recipe(document, overrides, "prepare criteo"), as_json)
 
 
 @app.command()
@@ -126,126 +147,155 @@ def table(
     out: Out,
     input: Inputs = None,
     recipe: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="YAML with any of these settings, fields and more; see README")
+        Path | None,
+        typer.Option(metavar="FILE", help="YAML file with these settings and more (see README); options replace it"),
     ] = None,
-    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="0 or 1, unless the next two say more")] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="label column, with 0 and 1; for other values use --positive or --at-least"
+        ),
+    ] = None,
     positive: Annotated[
-        list[str] | None, typer.Option(metavar="VALUE", help="value of the label column that is label 1; repeatable")
+        list[str] | None, typer.Option(metavar="VALUE", help="value of the label column that means label 1; repeatable")
     ] = None,
-    at_least: Annotated[float | None, typer.Option(metavar="NUMBER", help="numbers from here on are label 1")] = None,
-    user: Annotated[str | None, typer.Option(metavar="COLUMN", help="GAUC groups by it")] = None,
-    time: Annotated[str | None, typer.Option(metavar="COLUMN", help="the sample's time, for --split time")] = None,
-    ids: Annotated[list[str] | None, typer.Option("--id", metavar="COLUMN,…", help="fields that are an id")] = None,
+    at_least: Annotated[
+        float | None, typer.Option(metavar="NUMBER", help="numbers of the label column from this one on mean label 1")
+    ] = None,
+    user: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="column with the user, by which GAUC groups the rows")
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="column with the time of a row, for --split time")
+    ] = None,
+    ids: Annotated[
+        list[str] | None, typer.Option("--id", metavar="COLUMN,…", help="columns that become id fields; repeatable")
+    ] = None,
     numbers: Annotated[
-        list[str] | None, typer.Option("--number", metavar="COLUMN,…", help="fields that are a number")
+        list[str] | None,
+        typer.Option("--number", metavar="COLUMN,…", help="columns that become number fields; repeatable"),
     ] = None,
     lists: Annotated[
         list[str] | None,
-        typer.Option("--list", metavar="COLUMN,…", help="fields that are a list of ids; in text with | or ; between"),
+        typer.Option(
+            "--list",
+            metavar="COLUMN,…",
+            help="columns that become id_list fields; in text the ids are separated by | or ; (repeatable)",
+        ),
     ] = None,
-    ignore: Annotated[list[str] | None, typer.Option(metavar="COLUMN,…", help="columns that are not used")] = None,
-    statistics: Annotated[
+    ignore: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN,…", help="columns that become no fields; repeatable")
+    ] = None,
+    count_features: Annotated[
         list[str] | None,
-        typer.Option(metavar="ID,ID*ID,…", help="add how often these ids (or pairs) came before, and with label 1"),
+        typer.Option(
+            metavar="ID,ID*ID,…",
+            help="for these id fields or pairs, add two number fields: how many training rows have the id, and the "
+            "share of label 1 among them; only earlier rows count if there is a time",
+        ),
     ] = None,
     missing: Annotated[
         list[str] | None,
         typer.Option(
             metavar="TEXT",
-            help="string that means missing, in place of ?, NA, N/A, NaN, nan, NULL, null, None, \\N; repeatable",
+            help="string that means missing; repeatable; default: ?, NA, N/A, NaN, nan, NULL, null, None, \\N",
         ),
     ] = None,
     columns: Annotated[
-        str | None, typer.Option(metavar="NAME,…", help="names of the columns of text that has none in its first line")
+        str | None, typer.Option(metavar="NAME,…", help="column names of text files without a header line")
     ] = None,
-    delimiter: Annotated[str | None, typer.Option(help="of text; found out when left out")] = None,
+    delimiter: Annotated[str | None, typer.Option(help="delimiter of text files; default: detected")] = None,
     valid: Valid = None,
     test: Test = None,
-    split: Division = None,
+    split: SplitBy = None,
     min_count: MinCount = None,
-    seed: MaybeSeed = None,
-    bad_rows: Bad = None,
-    settings: Settings = None,
+    seed: Seed = None,
+    bad_rows: BadRows = None,
+    overrides: RecipeOverrides = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="show what the columns would become, write nothing")
+        bool, typer.Option("--dry-run", help="show what each column would become, and write nothing")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Any table: CSV, TSV, gzip of these, or Parquet.
+    """Write any table: CSV, TSV, their gzip files, or Parquet.
 
-    What a column is, is told from what it holds, and shown with the reason, unless you say it. Options win over the
-    recipe.
+    The type of a field is inferred from the content of its column, unless an option or the recipe declares it. The
+    decision on each column is shown with its reason.
     """
     from asymdiffrec.datasets.files.documents import read_yaml
 
     document = read_yaml(str(recipe)) if recipe else {}
-    ignored = names(ignore)
-    lay_fields(document, ids, numbers, lists, ignored)
-    lay(document, "label", column=label, positive=positive, at_least=at_least)
-    lay(document, "input", columns=columns and columns.split(","), delimiter=delimiter)
-    lay(document, user=user, time=time, missing=missing, ignore=ignored or None, statistics=names(statistics) or None)
-    lay_common(document, input, valid, test, split, min_count, seed, bad_rows)
-    _prepare_table(out, recipe_of(document, settings, str(recipe or "prepare table")), as_json, dry_run)
+    ignored = split_names(ignore)
+    set_field_types(document, ids, numbers, lists, ignored)
+    set_values(document, "label", column=label, positive=positive, at_least=at_least)
+    set_values(document, "input", columns=columns and columns.split(","), delimiter=delimiter)
+    set_values(document, user=user, time=time, missing=missing)
+    set_values(document, ignore=ignored or None, count_features=split_names(count_features) or None)
+    set_common_options(document, input, valid, test, split, min_count, seed, bad_rows)
+    _prepare_table(out, parse_recipe(document, overrides, str(recipe or "prepare table")), as_json, dry_run)
 
 
 def _prepare_table(out: Path, recipe: Recipe, as_json: bool, dry_run: bool = False) -> None:
+    """Run a recipe, show the decisions on the columns, and print the report."""
     from asymdiffrec.datasets.prepare.table.dataset import prepare_table
 
-    found: list[SampleLayout] = []
-    with progress() as shown:
+    layouts: list[SampleLayout] = []
+    with progress() as report_progress:
 
-        def tell(samples: SampleLayout) -> None:
-            found.append(samples)
-            _show_choices(samples, Console() if dry_run and not as_json else console)
+        def show_layout(layout: SampleLayout) -> None:
+            layouts.append(layout)
+            _show_choices(layout, Console() if dry_run and not as_json else console)
 
-        profile = prepare_table(out, recipe, progress=shown, tell=tell, write=not dry_run)
+        profile = prepare_table(out, recipe, progress=report_progress, on_layout=show_layout, write=not dry_run)
     if not dry_run:
         _report(out, profile, as_json)
     elif as_json:
-        (samples,) = found
-        print_json({"columns": [choice.__dict__ for choice in samples.choices], "fields": samples.fields})
+        (layout,) = layouts
+        print_json({"columns": [asdict(choice) for choice in layout.choices], "fields": layout.fields})
 
 
-def _show_choices(samples: SampleLayout, where: Console) -> None:
+def _show_choices(layout: SampleLayout, target: Console) -> None:
+    """Print a table with the decision on each column and its reason."""
     from rich.table import Table
 
-    shown = Table(title="what becomes of the columns")
-    for heading in ("column", "becomes", "because"):
-        shown.add_column(heading, overflow="fold")
-    for choice in samples.choices:
-        shown.add_row(escape(choice.column), choice.kind or "-", escape(choice.reason))
-    where.print(shown)
+    rows = Table(title="columns and fields")
+    for heading in ("column", "field type", "reason"):
+        rows.add_column(heading, overflow="fold")
+    for choice in layout.choices:
+        rows.add_row(escape(choice.column), choice.type or "-", escape(choice.reason))
+    target.print(rows)
 
 
 def _report(out: Path, profile: dict[str, Any], as_json: bool) -> None:
+    """Print the profile of a data set: as JSON, or as a table of the fields with notes."""
     if as_json:
         print_json(profile)
         return
     from rich.table import Table
 
-    table = Table(title=f"{out}: {len(profile['fields'])} fields")
+    fields = Table(title=f"{out}: {len(profile['fields'])} fields")
     for heading in ("field", "type", "group"):
-        table.add_column(heading)
+        fields.add_column(heading)
     for heading in ("missing", "distinct ids", "mean length"):
-        table.add_column(heading, justify="right")
+        fields.add_column(heading, justify="right")
     for name, field in profile["fields"].items():
         ids = f"{field['cardinality']:,}" if "cardinality" in field else ""
         length = f"{field['mean_length']:.2f}" if "mean_length" in field else ""
-        table.add_row(escape(name), field["type"], field["group"], f"{field['missing']:.1%}", ids, length)
+        fields.add_row(escape(name), field["type"], field["group"], f"{field['missing']:.1%}", ids, length)
     output = Console()
-    output.print(table)
+    output.print(fields)
     for split, rows in profile["rows"].items():
         output.print(f"{split}: {rows:,} rows, {profile['label_rate'][split]:.1%} with label 1", highlight=False)
     for bad in profile.get("bad_rows", []):
-        output.print(f"left out: {bad['rows']:,} rows, {bad['why']}; such as", highlight=False, markup=False)
+        output.print(f"skipped {bad['rows']:,} rows: {bad['why']}; the first of them:", highlight=False, markup=False)
         for example in bad["examples"]:
             output.print(f"  {example}", highlight=False, markup=False, soft_wrap=True)
     for field in profile["suspicious"]:
-        output.print(f"look at {field['field']}: it {field['why']}", highlight=False, markup=False, soft_wrap=True)
-    if ceiling := profile.get("ceiling"):
+        output.print(f"check field {field['field']}: it {field['why']}", highlight=False, markup=False, soft_wrap=True)
+    if optimal_auc := profile.get("optimal_auc"):
         output.print(
-            f"Best AUC that anyone can reach on the test split: {ceiling['auc_observed']:.4f} from what was recorded, "
-            f"{ceiling['auc_complete']:.4f} if nothing were missing.",
+            f"The best possible AUC on the test split is {optimal_auc['observed']:.4f} given the recorded fields, and "
+            f"{optimal_auc['complete']:.4f} given all fields.",
             highlight=False,
         )
     output.print(f"Train with: asymdiffrec train {out / 'job.yaml'}", highlight=False, soft_wrap=True)

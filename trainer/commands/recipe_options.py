@@ -1,4 +1,4 @@
-"""What the options of `asymdiffrec prepare` say, laid over a recipe as a YAML file has it."""
+"""Turn the options of `asymdiffrec prepare` into a recipe; options replace the values of a recipe file."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ if TYPE_CHECKING:
     from asymdiffrec.datasets.prepare.table.recipe import Recipe
 
 
-def lay(document: dict[str, Any], section: str | None = None, **values: Any) -> None:
-    """Lay the values that are given over a recipe, or over a section of it."""
+def set_values(document: dict[str, Any], section: str | None = None, **values: Any) -> None:
+    """Set the values that are not None in a recipe document, or in a section of it."""
     given = {key: value for key, value in values.items() if value is not None}
     if given:
         (document if section is None else _section(document, section)).update(given)
 
 
 def _section(document: dict[str, Any], name: str) -> dict[str, Any]:
-    """A section to lay options over. Raises InputError where the recipe has a value in its place."""
+    """Return a section of a document; add it if it is absent. Raises InputError if it is a single value."""
     if document.get(name) is None:
         document[name] = {}
     if not isinstance(document[name], dict):
-        raise InputError(f"{name}: found {document[name]!r}; a section with keys is expected")
+        raise InputError(f"{name}: found {document[name]!r}; allowed is a section with keys")
     section: dict[str, Any] = document[name]
     return section
 
 
-def lay_common(
+def set_common_options(
     document: dict[str, Any],
     input: list[str] | None,
     valid: list[str] | None,
@@ -38,67 +38,76 @@ def lay_common(
     seed: int | None,
     bad_rows: str | None,
 ) -> None:
-    """Lay the options that every table has over a recipe."""
-    lay(document, "input", files=input)
-    lay(document, "split", by=split, valid=_part(valid), test=_part(test))
-    lay(document, min_count=min_count, seed=seed, bad_rows=bad_rows)
+    """Set the options that `prepare table` and `prepare criteo` share in a recipe document."""
+    set_values(document, "input", files=input)
+    set_values(document, "split", by=split, valid=_share_or_files(valid), test=_share_or_files(test))
+    set_values(document, min_count=min_count, seed=seed, bad_rows=bad_rows)
 
 
-def _part(given: list[str] | None) -> float | list[str] | None:
-    """A share of the rows, or files."""
-    if given and len(given) == 1:
+def _share_or_files(values: list[str] | None) -> float | list[str] | None:
+    """Return the values of --valid or --test as a share of the rows if there is one number, else as files."""
+    if values and len(values) == 1:
         try:
-            return float(given[0])
+            return float(values[0])
         except ValueError:
-            return given
-    return given or None
+            return values
+    return values or None
 
 
-def lay_fields(
+def set_field_types(
     document: dict[str, Any],
     ids: list[str] | None,
     numbers: list[str] | None,
     lists: list[str] | None,
     ignored: Sequence[str],
 ) -> None:
-    """Lay the columns that options name over the fields of a recipe; one without fields infers those of all others.
+    """Set the types of the columns in --id, --number and --list in the section `fields` of a recipe document.
 
-    Raises InputError where two options name the same column.
+    The other columns are inferred, unless the recipe declares fields. Raises InputError if two options name one column.
     """
-    declared = _declared({"id": ids, "number": numbers, "id_list": lists}, ignored)
-    if declared:
+    types = _types_by_column({"id": ids, "number": numbers, "id_list": lists}, ignored)
+    if types:
         document.setdefault("infer", not document.get("fields"))
         fields = _section(document, "fields")
-        for name, kind in declared.items():
-            lay(fields, name, type=kind)
+        for column, field_type in types.items():
+            set_values(fields, column, type=field_type)
 
 
-def _declared(given: Mapping[str, list[str] | None], ignored: Sequence[str]) -> dict[str, str]:
-    """The kind of each column that an option names."""
+def _types_by_column(columns_by_type: Mapping[str, list[str] | None], ignored: Sequence[str]) -> dict[str, str]:
+    """Return the field type of each column that an option names."""
     options = {"id": "--id", "number": "--number", "id_list": "--list"}
-    pairs = [(name, kind) for kind, columns in given.items() for name in names(columns)]
-    kinds: dict[str, str] = {}
-    for name, kind in pairs:
-        if name in ignored or kinds.get(name, kind) != kind:
-            other = "--ignore" if name in ignored else options[kinds[name]]
-            raise InputError(f"{options[kind]} {name}: {other} names that column too; a column is one thing")
-        kinds[name] = kind
-    return kinds
+    types: dict[str, str] = {}
+    for field_type, columns in columns_by_type.items():
+        for column in split_names(columns):
+            if column in ignored or types.get(column, field_type) != field_type:
+                other = "--ignore" if column in ignored else options[types[column]]
+                raise InputError(
+                    f"{options[field_type]} {column}: {other} names this column too; name it in one of the options"
+                )
+            types[column] = field_type
+    return types
 
 
-def names(given: Sequence[str] | None) -> list[str]:
-    """The columns of an option that takes several, and may be repeated."""
-    return [name for part in given or [] for name in part.split(",")]
+def split_names(values: Sequence[str] | None) -> list[str]:
+    """Return the names in a repeatable option whose values are separated by commas.
+
+    >>> split_names(["city,device", "hour"])
+    ['city', 'device', 'hour']
+    """
+    return [name for value in values or [] for name in value.split(",")]
 
 
-def recipe_of(document: dict[str, Any], settings: Sequence[str] | None, where: str) -> Recipe:
-    """The recipe with `PATH=VALUE` settings laid over it. Raises InputError, which tells `where`, for a wrong value."""
+def parse_recipe(document: dict[str, Any], overrides: Sequence[str] | None, where: str) -> Recipe:
+    """Return the recipe of a document after applying `PATH=VALUE` overrides.
+
+    Raises InputError, which starts with `where`, for a wrong value.
+    """
     from asymdiffrec.datasets.files.documents import apply_override, validate
     from asymdiffrec.datasets.prepare.table.recipe import Recipe
     from asymdiffrec.trainer.job import TrainConfig
 
-    for setting in settings or []:
-        apply_override(document, setting)
+    for path_and_value in overrides or []:
+        apply_override(document, path_and_value)
     recipe = validate(Recipe, document, where)
     validate(TrainConfig, recipe.train, f"{where}: train")
     return recipe

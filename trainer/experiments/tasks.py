@@ -10,7 +10,7 @@ from pathlib import Path
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.files.atomic import replace_file
 from asymdiffrec.datasets.files.documents import first_difference
-from asymdiffrec.datasets.prepare.periods import write_periods
+from asymdiffrec.datasets.prepare.time_periods import write_periods
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.trainer.evaluation.scenarios import Scenario, ScenarioOptions
 from asymdiffrec.trainer.experiments.variants import Variant

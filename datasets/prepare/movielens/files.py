@@ -1,4 +1,4 @@
-"""The files of MovieLens, from a folder, a zip file, or GroupLens itself, as one set of ratings."""
+"""Read the files of MovieLens 100K and 1M from a folder, a zip file or a download."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ import pyarrow.csv as pacsv
 
 from asymdiffrec.base import InputError
 
-Variant = Literal["100k", "1m"]
+Size = Literal["100k", "1m"]
 ARCHIVES = {
     "100k": ("https://files.grouplens.org/datasets/movielens/ml-100k.zip", "0e33842e24a9c977be4e0107933c0723"),
     "1m": ("https://files.grouplens.org/datasets/movielens/ml-1m.zip", "c4d9eecfca2ab87c1945afe126590906"),
 }
-"""Address and MD5 checksum"""
-LARGEST = 1 << 28
+"""URL and MD5 checksum of each archive"""
+MAX_DOWNLOAD_BYTES = 1 << 28
 INT, TEXT = pa.int64(), pa.string()
 RATINGS = {"user": INT, "item": INT, "rating": INT, "time": INT}
-Read = Callable[[str], bytes]
-"""Gives the content of a file by its name"""
+ReadFile = Callable[[str], bytes]
+"""Returns the content of a file, given its name"""
 
 
 @dataclass(frozen=True)
 class Ratings:
-    """R ratings in the order of time, and what is known of users and films."""
+    """R ratings in the order of time, and the tables of users and films."""
 
     user: np.ndarray
     item: np.ndarray
@@ -44,29 +44,29 @@ class Ratings:
     time: np.ndarray
     """[R] seconds since 1970"""
     users: pa.Table
-    """user_id, age, gender, occupation, zip"""
+    """Columns user_id, age, gender, occupation, zip"""
     items: pa.Table
-    """item_id, year (null where the title has none), genres (empty where unknown)"""
+    """Columns item_id, year (null if the title has no year), genres (an empty list if they are unknown)"""
 
     @cached_property
-    def user_place(self) -> np.ndarray:
-        """[R] row of `users`"""
-        return _places(self.user, self.users["user_id"], "user")
+    def user_row(self) -> np.ndarray:
+        """Row of each rating's user in `users`, [R]."""
+        return _row_indices(self.user, self.users["user_id"], "user")
 
     @cached_property
-    def item_place(self) -> np.ndarray:
-        """[R] row of `items`"""
-        return _places(self.item, self.items["item_id"], "film")
+    def item_row(self) -> np.ndarray:
+        """Row of each rating's film in `items`, [R]."""
+        return _row_indices(self.item, self.items["item_id"], "film")
 
 
-def read_ratings(variant: Variant, source: Path | None) -> Ratings:
-    """Read MovieLens from a folder or zip file, or, where `source` is None, from GroupLens' own archive.
+def read_ratings(size: Size, source: Path | None) -> Ratings:
+    """Read MovieLens from a folder or a zip file, or download the archive from GroupLens if `source` is None.
 
-    Raises InputError where there is none of these, a file is lacking or its rows are not those of MovieLens, or the
-    download fails or has another checksum than GroupLens publishes.
+    Raises InputError if the folder or zip file does not exist, a file is missing or does not have the rows of
+    MovieLens, the download fails, or its checksum is not the one that GroupLens publishes.
     """
-    read = _opened(variant, source)
-    ratings, users, films = _read_100k(read) if variant == "100k" else _read_1m(read)
+    read_file = _file_reader(size, source)
+    ratings, users, films = _read_100k(read_file) if size == "100k" else _read_1m(read_file)
     year = pc.struct_field(pc.extract_regex(films["title"], r"\((?P<year>[0-9]{4})\)"), "year").cast(pa.float64())
     order = np.argsort(ratings["time"].to_numpy(), kind="stable")
     return Ratings(
@@ -76,28 +76,31 @@ def read_ratings(variant: Variant, source: Path | None) -> Ratings:
     )
 
 
-def _read_100k(read: Read) -> tuple[pa.Table, pa.Table, pa.Table]:
-    ratings = _table(read, "u.data", "\t", RATINGS)
-    users = _table(read, "u.user", "|", {"user_id": INT, "age": INT, "gender": TEXT, "occupation": TEXT, "zip": TEXT})
-    genres = _table(read, "u.genre", "|", {"name": TEXT, "number": INT})["name"].to_pylist()
+def _read_100k(read_file: ReadFile) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """Return the ratings, users and films of MovieLens 100K."""
+    ratings = _read_table(read_file, "u.data", "\t", RATINGS)
+    user_columns = {"user_id": INT, "age": INT, "gender": TEXT, "occupation": TEXT, "zip": TEXT}
+    users = _read_table(read_file, "u.user", "|", user_columns)
+    genres = _read_table(read_file, "u.genre", "|", {"name": TEXT, "number": INT})["name"].to_pylist()
     text = dict.fromkeys(("title", "released", "released_on_video", "url"), TEXT)
-    films = _table(read, "u.item", "|", {"item_id": INT, **text, **dict.fromkeys(genres, INT)})
+    films = _read_table(read_file, "u.item", "|", {"item_id": INT, **text, **dict.fromkeys(genres, INT)})
     flags = np.stack([(films[genre].to_numpy() == 1) & (genre != "unknown") for genre in genres], axis=1)
     names = pa.array(genres).take(pa.array(np.nonzero(flags)[1]))
     offsets = pa.array(np.concatenate([[0], np.cumsum(flags.sum(axis=1))]), pa.int32())
     return ratings, users, films.append_column("genres", pa.ListArray.from_arrays(offsets, names))
 
 
-def _read_1m(read: Read) -> tuple[pa.Table, pa.Table, pa.Table]:
-    ratings = _table(read, "ratings.dat", "::", RATINGS)
-    heading = {"user_id": INT, "gender": TEXT, "age": INT, "occupation": TEXT, "zip": TEXT}
-    users = _table(read, "users.dat", "::", heading)
-    films = _table(read, "movies.dat", "::", {"item_id": INT, "title": TEXT, "genres": TEXT})
+def _read_1m(read_file: ReadFile) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """Return the ratings, users and films of MovieLens 1M."""
+    ratings = _read_table(read_file, "ratings.dat", "::", RATINGS)
+    user_columns = {"user_id": INT, "gender": TEXT, "age": INT, "occupation": TEXT, "zip": TEXT}
+    users = _read_table(read_file, "users.dat", "::", user_columns)
+    films = _read_table(read_file, "movies.dat", "::", {"item_id": INT, "title": TEXT, "genres": TEXT})
     return ratings, users, films.set_column(2, "genres", pc.split_pattern(films["genres"], "|"))
 
 
-def _table(read: Read, name: str, delimiter: str, columns: dict[str, pa.DataType]) -> pa.Table:
-    content = read(name).replace(delimiter.encode(), b"\t")
+def _read_table(read_file: ReadFile, name: str, delimiter: str, columns: dict[str, pa.DataType]) -> pa.Table:
+    content = read_file(name).replace(delimiter.encode(), b"\t")
     try:
         return pacsv.read_csv(
             io.BytesIO(content),
@@ -106,47 +109,51 @@ def _table(read: Read, name: str, delimiter: str, columns: dict[str, pa.DataType
             pacsv.ConvertOptions(column_types=columns, null_values=[]),
         )
     except pa.ArrowInvalid as error:
-        raise InputError(f"{name}: not a file of MovieLens ({str(error).splitlines()[0]})") from error
-
-
-def _places(ids: np.ndarray, known: pa.ChunkedArray, what: str) -> np.ndarray:
-    places = pc.index_in(pa.array(ids), value_set=known.combine_chunks())
-    if places.null_count:
         raise InputError(
-            f"the ratings name the {what} {ids[places.is_null().to_numpy(False)][0]}, which its own file lacks"
-        )
-    return places.to_numpy()
+            f"{name}: does not have the format of MovieLens ({str(error).splitlines()[0]}); use the files as GroupLens "
+            "publishes them"
+        ) from error
 
 
-def _opened(variant: Variant, source: Path | None) -> Read:
-    """How to read a file of the folder or archive. Archives are read in memory: nothing is unpacked."""
+def _row_indices(ids: np.ndarray, table_ids: pa.ChunkedArray, kind: str) -> np.ndarray:
+    """Return the index of each id in `table_ids`. Raises InputError if an id is not in it."""
+    rows = pc.index_in(pa.array(ids), value_set=table_ids.combine_chunks())
+    if rows.null_count:
+        unknown = ids[rows.is_null().to_numpy(False)][0]
+        raise InputError(f"the ratings contain {kind} {unknown}, which is not in the file of {kind}s")
+    return rows.to_numpy()
+
+
+def _file_reader(size: Size, source: Path | None) -> ReadFile:
+    """Return a function that reads a file of the folder or archive. Archives are read in memory, not unpacked."""
     if source is not None and source.is_dir():
-        return lambda name: _content(lambda: (source / name).read_bytes(), name, source)
+        return lambda name: _read_content(lambda: (source / name).read_bytes(), name, source)
     try:
-        archive = zipfile.ZipFile(io.BytesIO(_download(variant)) if source is None else source)
+        archive = zipfile.ZipFile(io.BytesIO(_download(size)) if source is None else source)
     except (OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{source}: {error}; give the folder or the zip file of MovieLens {variant}") from error
+        raise InputError(f"{source}: {error}; give the folder or the zip file of MovieLens {size}") from error
     members = {PurePosixPath(member).name: member for member in archive.namelist()}
-    return lambda name: _content(lambda: archive.read(members[name]), name, source)
+    return lambda name: _read_content(lambda: archive.read(members[name]), name, source)
 
 
-def _content(read: Callable[[], bytes], name: str, source: Path | None) -> bytes:
+def _read_content(read: Callable[[], bytes], name: str, source: Path | None) -> bytes:
     try:
         return read()
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"{source}: no readable file {name}; give the folder or the zip file of MovieLens") from error
 
 
-def _download(variant: Variant) -> bytes:
-    address, checksum = ARCHIVES[variant]
+def _download(size: Size) -> bytes:
+    """Download the archive from GroupLens. Raises InputError if this fails or the checksum is wrong."""
+    url, expected = ARCHIVES[size]
     try:
-        with urllib.request.urlopen(address, timeout=60) as response:
-            content: bytes = response.read(LARGEST)
+        with urllib.request.urlopen(url, timeout=60) as response:
+            content: bytes = response.read(MAX_DOWNLOAD_BYTES)
     except (OSError, http.client.HTTPException) as error:
         raise InputError(
-            f"{address}: cannot be downloaded ({error}); fetch it elsewhere and give --input FILE"
+            f"{url}: cannot be downloaded ({error}); download it on another host and give --input FILE"
         ) from error
-    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if found != checksum:
-        raise InputError(f"{address}: MD5 checksum {found} of what was downloaded is not {checksum}; try again")
+    checksum = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if checksum != expected:
+        raise InputError(f"{url}: the download has the MD5 checksum {checksum}, expected is {expected}; try again")
     return content

@@ -1,4 +1,4 @@
-"""A synthetic click log whose ground truth is known, so that training can be held against the best possible result."""
+"""Prepare a synthetic click log. Its true click probabilities are known, and so is the best AUC that is possible."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ import pyarrow as pa
 
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.files.atomic import require_absent
-from asymdiffrec.datasets.prepare.output import write_dataset
-from asymdiffrec.datasets.prepare.synthetic.ceiling import auc, observed_probability
-from asymdiffrec.datasets.prepare.synthetic.world import (
+from asymdiffrec.datasets.prepare.synthetic.click_model import (
     BRANDS,
     CATEGORIES,
     DEVICES,
     ITEMS,
     TAGS,
     USERS,
-    Log,
-    World,
+    ClickLog,
+    ClickModel,
     draw_log,
-    make_world,
+    make_click_model,
 )
+from asymdiffrec.datasets.prepare.synthetic.optimal_scores import optimal_scores
+from asymdiffrec.datasets.prepare.write_dataset import write_dataset
+from asymdiffrec.datasets.statistics.auc import roc_auc
 
-FEWEST_ROWS = 1000
+MIN_ROWS = 1000
 BLOCK_ROWS = 131_072
 
 DATA: dict[str, Any] = {"path": ".", "label": "label", "user": "user", "time": "timestamp"}
@@ -48,53 +49,58 @@ FIELDS: dict[str, dict[str, Any]] = {
     "device": {"type": "id", "group": "context", "num_embeddings": DEVICES, "hash": False},
     "position": {"type": "number", "group": "context"},
 }
-SETTINGS: dict[str, Any] = {"train": {"epochs": 8, "log_every": 100}}
+TRAIN: dict[str, Any] = {"train": {"epochs": 8, "log_every": 100}}
 
 
 def prepare_synthetic(out: Path, *, rows: int = 400_000, seed: int = 0) -> dict[str, Any]:
-    """Write a click log of `rows` samples (train, valid and test 80/10/10) to the new folder `out`; gives its profile.
+    """Write a click log of `rows` samples (80/10/10) as a data set to the new folder `out` and return its profile.
 
-    The same `rows` and `seed` give the same log. Its 15 fields come in three groups and are missing at random, missing
-    together (a whole group dark), and missing depending on the sample: income more often of the young and of the rich,
-    history of rare users, price of cheap items, position on one device.
+    The log is a deterministic function of `rows` and `seed`. Its 15 fields form three groups. Fields are missing
+    independently, a whole group at once (an outage), and depending on the sample: income more often for the young and
+    the rich, history for rare users, price for cheap items, position on one device.
 
-    profile["ceiling"] tells what can be reached on the test split: `auc_complete`, of the true click probabilities, and
-    `auc_observed`, of their expectation given what was recorded, which is the one to hold training against.
-    Raises InputError where `out` exists or `rows` is below 1000.
+    profile["optimal_auc"] is the best AUC on the test split: `observed` for models that see the recorded fields, which
+    is the one to compare a trained model with, and `complete` for the true click probabilities.
+
+    Raises InputError if `out` exists or `rows` is below 1000.
     """
     require_absent(out)
-    if rows < FEWEST_ROWS:
-        raise InputError(f"rows: found {rows}; a synthetic log has at least {FEWEST_ROWS}")
-    world = make_world(seed)
+    if rows < MIN_ROWS:
+        raise InputError(f"rows: found {rows}; a synthetic log needs at least {MIN_ROWS} rows")
+    model = make_click_model(seed)
     sizes = {"train": rows - 2 * (rows // 10), "valid": rows // 10, "test": rows // 10}
-    # Samples are independent, so that drawing the splits one after another is splitting at random.
-    splits = {split: map(partial(record, world), logs(world, seed, split, size)) for split, size in sizes.items()}
-    ceiling = _ceiling(world, logs(world, seed, "test", sizes["test"]), seed)
-    job = {"name": "synthetic", "data": DATA, "fields": FIELDS, **SETTINGS}
-    return write_dataset(out, splits, job, profile={"ceiling": ceiling, "generator": {"rows": rows, "seed": seed}})
+    # Samples are independent: drawing one split after the other is the same as splitting at random.
+    splits = {
+        split: map(partial(recorded_table, model), draw_split(model, seed, split, size))
+        for split, size in sizes.items()
+    }
+    optimal_auc = _optimal_auc(model, draw_split(model, seed, "test", sizes["test"]), seed)
+    job = {"name": "synthetic", "data": DATA, "fields": FIELDS, **TRAIN}
+    profile = {"optimal_auc": optimal_auc, "generator": {"rows": rows, "seed": seed}}
+    return write_dataset(out, splits, job, profile=profile)
 
 
-def logs(world: World, seed: int, split: str, rows: int) -> Iterator[Log]:
-    """The samples of a split in the order of its files, in blocks."""
+def draw_split(model: ClickModel, seed: int, split: str, rows: int) -> Iterator[ClickLog]:
+    """Yield the samples of a split in the order of its files, in blocks of up to BLOCK_ROWS."""
     for start in range(0, rows, BLOCK_ROWS):
         rng = np.random.default_rng([seed, 1, *split.encode(), start])
-        yield draw_log(world, min(BLOCK_ROWS, rows - start), rng)
+        yield draw_log(model, min(BLOCK_ROWS, rows - start), rng)
 
 
-def _ceiling(world: World, drawn: Iterator[Log], seed: int) -> dict[str, float]:
+def _optimal_auc(model: ClickModel, blocks: Iterator[ClickLog], seed: int) -> dict[str, float]:
     rng = np.random.default_rng([seed, 2])
-    parts = [(log.label, log.probability, observed_probability(world, log, rng)) for log in drawn]
+    parts = [(log.label, log.probability, optimal_scores(model, log, rng)) for log in blocks]
     label, complete, observed = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return {"auc_observed": auc(label, observed), "auc_complete": auc(label, complete)}
+    return {"observed": roc_auc(label, observed), "complete": roc_auc(label, complete)}
 
 
-def record(world: World, log: Log) -> pa.Table:
-    """What is written of a log. A history that was not recorded is an empty list, any other field null."""
+def recorded_table(model: ClickModel, log: ClickLog) -> pa.Table:
+    """Return the recorded fields of a log. A missing history is an empty list, any other missing field is null."""
     kept = (log.history >= 0) & ~log.missing["history"][:, None]
     offsets = np.concatenate([[0], np.cumsum(kept.sum(axis=1))]).astype(np.int32)
     columns = {"history": pa.ListArray.from_arrays(pa.array(offsets), pa.array(log.history[kept]))}
-    for group, population in world.groups.items():
+    for group, population in model.groups.items():
         for field, values in population.columns.items():
             columns[field] = values.take(pa.array(log.members[group], mask=log.missing[field]))
-    named = {name: columns[name] for name in FIELDS}
-    return pa.table({**named, "user": log.members["user"], "timestamp": log.time, "label": log.label})
+    fields = {name: columns[name] for name in FIELDS}
+    return pa.table({**fields, "user": log.members["user"], "timestamp": log.time, "label": log.label})

@@ -1,4 +1,4 @@
-"""The recipe of `prepare table`: which files, which columns mean what, and how the rows are divided and written."""
+"""The recipe of `prepare table`: the input files, the meaning of the columns, the split and the output."""
 
 from __future__ import annotations
 
@@ -10,142 +10,185 @@ from asymdiffrec.base import Config
 
 MISSING = ("", "?", "NA", "N/A", "NaN", "nan", "NULL", "null", "None", "\\N")
 
-Kind = Literal["id", "id_list", "number"]
+FieldType = Literal["id", "id_list", "number"]
 
 
 def _as_list(value: Any) -> Any:
+    """Accept a single string for a list with one string."""
     return [value] if isinstance(value, str) else value
 
 
 def _as_tab(value: Any) -> Any:
-    """A tab is hard to type in a shell."""
+    """Accept a backslash and a t for a tab, which is hard to type in a shell."""
     return "\t" if value == "\\t" else value
 
 
-Files = Annotated[list[str], BeforeValidator(_as_list)]
+Strings = Annotated[list[str], BeforeValidator(_as_list)]
 
 
 class TableConfig(Config):
-    """The files of one table."""
+    """The files of one input table."""
 
-    files: Files = Field([], description="files, folders, globs or URIs")
-    format: Literal["text", "parquet"] | None = Field(None, description="told by the names of the files when left out")
+    files: Strings = Field([], description="files, folders, globs or URIs")
+    format: Literal["text", "parquet"] | None = Field(None, description="default: by the file names")
     delimiter: Annotated[str | None, BeforeValidator(_as_tab)] = Field(
-        None, min_length=1, max_length=4, description="text: found out when left out"
+        None, min_length=1, max_length=4, description="delimiter of text; default: detected"
     )
-    quote: str = Field('"', max_length=1, description="text: what values with a delimiter in them are wrapped in")
-    columns: list[str] | None = Field(None, min_length=1, description="text: names of the columns of files without any")
-    encoding: Literal["utf-8", "utf-16", "latin-1"] = Field("utf-8", description="of text")
-    hive: bool | None = Field(None, description="whether folders named day=2026-01-31 make a column day")
+    quote: str = Field('"', max_length=1, description="quote around text values that contain a delimiter")
+    columns: list[str] | None = Field(
+        None, min_length=1, description="column names of text without a header line; default: the first line has them"
+    )
+    encoding: Literal["utf-8", "utf-16", "latin-1"] = Field("utf-8", description="encoding of text")
+    hive: bool | None = Field(
+        None,
+        description="whether a folder name like day=2026-01-31 adds a column day; required if there are such folders",
+    )
 
 
 class LabelConfig(Config):
-    """What makes a sample positive; without `positive` and `at_least` the column holds 0 and 1, or false and true."""
+    """Which samples are positive. Without `positive` and `at_least` the column holds 0 and 1, or false and true."""
 
-    column: str | None = Field(None, description="found by its name when left out")
-    positive: Files | None = Field(None, description="the values that are label 1")
-    at_least: float | None = Field(None, description="numbers from here on are label 1")
+    column: str | None = Field(None, description="default: the first column named label, click, clicked, target, ...")
+    positive: Strings | None = Field(None, description="values that mean label 1")
+    at_least: float | None = Field(None, description="numbers from this one on mean label 1")
 
     @model_validator(mode="after")
-    def _one_rule(self) -> Self:
+    def _require_one_rule(self) -> Self:
         if self.positive is not None and self.at_least is not None:
-            raise ValueError("label.positive and label.at_least exclude each other")
+            raise ValueError("label.positive and label.at_least exclude each other; remove one of them")
         return self
 
 
 class RecipeField(Config):
-    """A field as a job file has it, of which everything may be left out, and how its column is read."""
+    """A field of the job file in which every key is optional, and how its raw column is read."""
 
-    type: Kind | None = None
-    column: str | None = None
+    type: FieldType | None = Field(None, description="default: inferred from the content of the column")
+    column: str | None = Field(None, description="column of the input; default: the name of the field")
     group: str | None = None
     drop: float | None = Field(None, ge=0)
     embedding_dim: int | None = Field(None, gt=0)
-    num_embeddings: int | None = Field(None, gt=0)
-    values: Literal["int", "string"] | None = None
+    num_embeddings: int | None = Field(None, gt=0, description="default: by the number of distinct ids")
+    values: Literal["int", "string"] | None = Field(None, description="default: int if all ids are integers")
     hash: bool | None = None
     table: str | None = None
-    min_count: int | None = Field(None, gt=0)
+    min_count: int | None = Field(None, gt=0, description="default: `min_count` of the recipe")
     pooling: Literal["mean", "sum"] | None = None
     weights: str | None = None
     transform: Literal["standardise", "log1p", "log_squared"] | None = None
-    separator: str | None = Field(None, min_length=1, description="id_list in text: what stands between the ids")
-    missing: Files | None = Field(None, description="strings that mean missing here, in place of the recipe's")
+    separator: str | None = Field(
+        None, min_length=1, description="separator of the ids of an id_list in text; default: | or ;, as detected"
+    )
+    missing: Strings | None = Field(
+        None, description="strings that mean missing in this column; default: `missing` of the recipe"
+    )
 
 
 class SplitConfig(Config):
+    """How the rows are divided into train, valid and test."""
+
     by: Literal["random", "time", "order", "column"] = Field(
-        "random", description="time: the latest rows are test, the ones before valid; order: the same, as rows stand"
+        "random",
+        description="random: drawn with the seed; time: the latest rows are test rows, the rows before them validation "
+        "rows; order: the same with the order of the input; column: a column names the split",
     )
-    column: str | None = Field(None, description="by column: it holds train, valid or test")
-    valid: float | Files = Field(0.1, description="share of the rows, or files")
-    test: float | Files = Field(0.1, description="share of the rows, or files")
+    column: str | None = Field(None, description="for `by: column`: column with train, valid or test")
+    valid: float | Strings = Field(0.1, description="share of the rows, or files")
+    test: float | Strings = Field(0.1, description="share of the rows, or files")
 
     @model_validator(mode="after")
-    def _leaves_training_rows(self) -> Self:
+    def _require_training_rows(self) -> Self:
         shares = [share for share in (self.valid, self.test) if isinstance(share, float)]
         if any(not 0 < share < 1 for share in shares) or sum(shares) >= 1:
-            raise ValueError("shares of valid and test are above 0, and together below 1")
+            raise ValueError("the shares of valid and test must be above 0 and together below 1")
         if (self.by == "column") != (self.column is not None):
-            raise ValueError("split.column goes with split.by: column")
+            raise ValueError("split.column is required for split.by: column, and allowed only there")
         return self
 
     @property
     def files(self) -> dict[str, list[str]]:
-        """The files of valid and test, where they have files of their own."""
-        named = {"valid": self.valid, "test": self.test}
-        return {split: files for split, files in named.items() if isinstance(files, list)}
+        """The files of valid and test, if these splits have separate files."""
+        values = {"valid": self.valid, "test": self.test}
+        return {split: files for split, files in values.items() if isinstance(files, list)}
 
 
 class OutputConfig(Config):
+    """How the Parquet files are written."""
+
     rows_per_file: int = Field(1_000_000, gt=0)
     rows_per_group: int = Field(16_384, gt=0)
-    shuffle: bool = Field(True, description="rows are written in a drawn order, so that neighbours have nothing common")
+    shuffle: bool = Field(True, description="write the rows in random order; neighbours in the input are often similar")
 
 
 class Recipe(Config):
-    name: str = Field("table", pattern=r"^[\w.-]+$", description="of the job")
+    """A complete description of how a table becomes a data set.
+
+    >>> recipe = Recipe.model_validate({"input": {"files": "log.csv"}, "fields": {"city": {"type": "id"}}})
+    >>> recipe.input.files, recipe.infers, recipe.split.by
+    (['log.csv'], False, 'random')
+    """
+
+    name: str = Field("table", pattern=r"^[\w.-]+$", description="name of the job")
     input: TableConfig = TableConfig()
-    others: dict[str, TableConfig] = Field({}, description="more tables, for the query")
+    other_tables: dict[str, TableConfig] = Field({}, description="more tables, for the query")
     query: str | None = Field(
-        None, description="SQL (DuckDB) over input and others that gives the samples; getvariable('seed') is the seed"
+        None,
+        description="SQL (DuckDB) over `input` and the other tables that returns the samples; getvariable('seed') is "
+        "the seed",
     )
     label: LabelConfig = LabelConfig()
-    user: str | None = Field(None, description="column that GAUC groups by; found by its name when left out")
-    weight: str | None = Field(None, description="column with the sample's weight")
-    time: str | None = Field(None, description="column with the sample's time; found by its name when left out")
-    fields: dict[str, RecipeField] = Field({}, description="by their names in the job file")
-    infer: bool | None = Field(
-        None, description="whether columns that `fields` lacks become fields; left out: only where it names none"
+    user: str | None = Field(
+        None,
+        description="column that groups the samples for GAUC; default: the column named user_id, userid, user or uid",
     )
-    ignore: list[str] = Field([], description="columns that are not used")
-    missing: Files = Field(list(MISSING), description="strings that mean missing, besides the empty one")
-    min_count: int = Field(1, gt=0, description="of each id and id_list field without one of its own")
-    statistics: list[Annotated[str, Field(pattern=r"^[^*]+(\*[^*]+)?$")]] = Field(
+    weight: str | None = Field(None, description="column with the weight of a sample")
+    time: str | None = Field(
+        None, description="column with the time of a sample; default: the column named timestamp, time, ts, date, ..."
+    )
+    fields: dict[str, RecipeField] = Field({}, description="fields by their names in the job file")
+    infer: bool | None = Field(
+        None, description="whether other columns become fields too; default: only if `fields` is empty"
+    )
+    ignore: list[str] = Field([], description="columns that become no fields")
+    missing: Strings = Field(list(MISSING), description="strings that mean missing, besides the empty string")
+    min_count: int = Field(
+        1,
+        gt=0,
+        description="ids in fewer training rows count as one id; for each sparse field without its own min_count",
+    )
+    count_features: list[Annotated[str, Field(pattern=r"^[^*]+(\*[^*]+)?$")]] = Field(
         [],
-        description="id fields, or pairs as user_id*genre, whose count and rate of label 1 become number fields, from "
-        "earlier training rows where there is a time, else out of fold",
+        description="id fields, or pairs such as user_id*genre. For each, two numeric fields are added: how many "
+        "training rows have the id, and the share of label 1 among them. Only earlier rows count if the data have a "
+        "time; otherwise the rows of other folds",
     )
     split: SplitConfig = SplitConfig()
     output: OutputConfig = OutputConfig()
-    train: dict[str, Any] = Field({}, description="the section `train` of the job file")
-    seed: int = Field(0, ge=0, lt=2**63, description="of the random split and of the order of the rows")
-    bad_rows: Literal["fail", "skip"] = Field("fail", description="skip: rows that cannot be read are counted instead")
+    train: dict[str, Any] = Field({}, description="section `train` of the job file")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of the random split, the folds and the order of the rows")
+    bad_rows: Literal["fail", "skip"] = Field(
+        "fail", description="fail: stop at the first row that is wrong; skip: leave wrong rows out and report them"
+    )
 
     @property
     def infers(self) -> bool:
+        """Whether columns that are not declared become fields."""
         return not self.fields if self.infer is None else self.infer
 
     @model_validator(mode="after")
-    def _query_has_its_tables(self) -> Self:
-        if self.others and not self.query:
-            raise ValueError("others: more tables need a query that puts them together")
+    def _check_tables(self) -> Self:
+        if self.other_tables and not self.query:
+            raise ValueError("other_tables: needs a query that joins the tables")
         if self.query and self.split.by == "order":
-            raise ValueError("split.by: order does not go with a query, whose rows have none; let it give a time")
+            raise ValueError(
+                "split.by: order cannot be used with a query, whose rows have no order; use time or column"
+            )
         if self.split.by == "column" and self.split.files:
-            raise ValueError("split.by: column and files of their own for valid or test exclude each other")
-        if "input" in self.others or "samples" in self.others:
-            raise ValueError("others: input and samples are taken; choose other names")
+            raise ValueError("split.by: column cannot be used with separate files for valid or test")
+        if "input" in self.other_tables or "samples" in self.other_tables:
+            raise ValueError("other_tables: the names input and samples are reserved; choose other names")
         if self.query and self.split.files:
-            raise ValueError("split: files of their own do not go with a query; let it give a column, split.by: column")
+            raise ValueError(
+                "split: separate files for valid or test cannot be used with a query; let the query return a column "
+                "with the split and use split.by: column"
+            )
         return self

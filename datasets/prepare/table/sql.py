@@ -1,22 +1,22 @@
-"""Names and values within SQL."""
+"""Names, strings and lists as SQL text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 
-def quoted(name: str) -> str:
-    """The name of a column or table."""
+def quote_name(name: str) -> str:
+    """Return the name of a column or table as a quoted SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def literal(value: str | bool) -> str:
-    """A value as it stands in SQL."""
+    """Return a string or boolean as an SQL literal."""
     if isinstance(value, bool):
         return str(value).lower()
     return "'" + value.replace("'", "''") + "'"
 
 
-def literals(values: Iterable[str]) -> str:
-    """A list of strings."""
+def list_literal(values: Iterable[str]) -> str:
+    """Return strings as an SQL list."""
     return "[" + ", ".join(map(literal, values)) + "]"

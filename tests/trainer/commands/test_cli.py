@@ -97,7 +97,7 @@ def test_predict_scores_what_evaluate_judges(
 def test_prepare_tells_the_ceiling_and_refuses_an_existing_folder(tmp_path: Path, command: Callable[..., Any]) -> None:
     outcome = command("prepare", "synthetic", tmp_path / "out", "--rows", 2000)
     assert outcome.status == 0
-    ceiling = json.loads((tmp_path / "out" / "profile.json").read_text())["ceiling"]["auc_observed"]
+    ceiling = json.loads((tmp_path / "out" / "profile.json").read_text())["optimal_auc"]["observed"]
     assert f"{ceiling:.4f}" in outcome.out
     again = command("prepare", "synthetic", tmp_path / "out", "--rows", 2000)
     assert (again.status, again.err.count("\n")) == (2, 1)

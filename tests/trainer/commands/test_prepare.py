@@ -1,4 +1,4 @@
-"""`asymdiffrec prepare` as its user runs it: raw files to a job that trains, without writing Python."""
+"""`asymdiffrec prepare` on the command line: raw files become a job that trains."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from asymdiffrec.datasets.prepare.movielens.dataset import features
+from asymdiffrec.datasets.prepare.movielens.dataset import make_samples
 from asymdiffrec.datasets.prepare.movielens.files import read_ratings
 
 Command = Callable[..., Any]
@@ -40,27 +40,28 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "log.csv"
 
 
-def job_of(out: Path) -> dict[str, Any]:
+def read_job(out: Path) -> dict[str, Any]:
+    """Return the job file of a data set."""
     return yaml.safe_load((out / "job.yaml").read_text())  # type: ignore[no-any-return]
 
 
-def test_help_tells_the_sources_and_every_option(command: Command) -> None:
+def test_help_lists_the_sources_and_options(command: Command) -> None:
     outcome = command("prepare", "--help")
     assert outcome.status == 0
     assert all(source in outcome.out for source in ("synthetic", "movielens-100k", "movielens-1m", "criteo", "table"))
-    told = command("prepare", "table", "--help").out
+    help_text = command("prepare", "table", "--help").out
     options = ("input", "recipe", "label", "user", "id", "number", "list", "missing", "split", "bad-rows", "dry-run")
-    assert all(f"--{option}" in told for option in options)
+    assert all(f"--{option}" in help_text for option in options)
 
 
-def test_a_table_from_options_alone(command: Command, log: Path, tmp_path: Path) -> None:
+def test_a_table_with_options_only(command: Command, log: Path, tmp_path: Path) -> None:
     options = ["--label", "rating", "--at-least", "4", "--number", "price", "--id", "word,when", "--min-count", "2"]
     outcome = command("prepare", "table", tmp_path / "out", "--input", log, *options, "--valid", "0.2", "--seed", 3)
     assert outcome.status == 0
-    assert "integers whose name says id" in " ".join(outcome.err.split())
-    assert "as declared" in outcome.err
+    assert "integers in a column named as an id" in " ".join(outcome.err.split())
+    assert "declared" in outcome.err
     assert f"Train with: asymdiffrec train {tmp_path}/out/job.yaml" in outcome.out
-    fields = job_of(tmp_path / "out")["fields"]
+    fields = read_job(tmp_path / "out")["fields"]
     assert {name: field["type"] for name, field in fields.items()} == {
         "user_id": "id",
         "word": "id",
@@ -71,7 +72,7 @@ def test_a_table_from_options_alone(command: Command, log: Path, tmp_path: Path)
     assert pq.read_metadata(next((tmp_path / "out" / "valid").iterdir())).num_rows > 70
 
 
-def test_options_win_over_the_recipe(command: Command, log: Path, tmp_path: Path) -> None:
+def test_options_replace_values_of_the_recipe(command: Command, log: Path, tmp_path: Path) -> None:
     recipe = {
         "name": "mine",
         "input": {"files": "nowhere.csv", "delimiter": ","},
@@ -83,13 +84,13 @@ def test_options_win_over_the_recipe(command: Command, log: Path, tmp_path: Path
     options = ["--recipe", tmp_path / "recipe.yaml", "--input", log, "--at-least", "5", "--number", "when"]
     outcome = command("prepare", "table", tmp_path / "out", *options, "--set", "output.rows_per_group=50", "--json")
     assert outcome.status == 0, outcome.err
-    job, profile = job_of(tmp_path / "out"), outcome.document
+    job, profile = read_job(tmp_path / "out"), outcome.document
     assert job["name"] == "mine"
     assert list(job["fields"]) == ["word", "price", "when"]
     assert job["fields"]["word"] == {"type": "id", "num_embeddings": 55, "values": "string"}
     assert profile["label_rate"]["train"] == pytest.approx(0.2, abs=0.05)
     reasons = {column["column"]: column["reason"] for column in profile["columns"]}
-    assert reasons["user_id"] == "is not among the declared fields"
+    assert reasons["user_id"] == "is not declared as a field"
     footer = pq.read_metadata(min((tmp_path / "out" / "train").iterdir()))
     assert (footer.num_rows, footer.row_group(0).num_rows) == (100, 50)
 
@@ -99,7 +100,7 @@ def test_a_dry_run_writes_nothing(command: Command, log: Path, tmp_path: Path) -
     assert outcome.status == 0
     document = outcome.document
     assert document["fields"]["user_id"]["type"] == "id"
-    assert {column["column"]: column["kind"] for column in document["columns"]}["price"] == "number"
+    assert {column["column"]: column["type"] for column in document["columns"]}["price"] == "number"
     assert not (tmp_path / "out").exists()
 
 
@@ -111,22 +112,28 @@ def test_skipped_rows_are_reported(command: Command, log: Path, tmp_path: Path) 
     assert "log.csv, line 502: Expected Number of Columns: 5 Found: 2: 1,2" in outcome.err
     outcome = command("prepare", "table", tmp_path / "out", *options, "--bad-rows", "skip")
     assert outcome.status == 0
-    assert "left out: 1 rows, no row of the table" in outcome.out
+    assert "skipped 1 rows: the line is not a row of the table" in outcome.out
     assert "line 502" in outcome.out
-    assert "left out: 1 rows, column price: not a number" in outcome.out
-    assert "row 501 of those that could be read, column price: found 'y'" in outcome.out
+    assert "skipped 1 rows: column price: not a number" in outcome.out
+    assert "row 501 of the readable rows, column price: found 'y'" in outcome.out
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--label", "stars"], "label: there is no column stars; the columns are user_id, word, price, when, rating"),
-        ([], "--label: none of the columns is named"),
+        ([], "--label: no column is named"),
         (["--label", "rating"], "log.csv, row 2, column rating: found '2'; allowed is 0 or 1"),
         (["--label", "rating", "--set", "outputs.rows=3"], "outputs: unknown key; did you mean output?"),
-        (["--label", "rating", "--valid", "1.5"], "split: shares of valid and test are above 0, and together below 1"),
+        (
+            ["--label", "rating", "--valid", "1.5"],
+            "split: the shares of valid and test must be above 0",
+        ),
         (["--label", "rating", "--test", "no.csv"], "no.csv: no such file"),
-        (["--label", "rating", "--split", "time"], "--split time: say with --time which column is the time"),
+        (
+            ["--label", "rating", "--split", "time"],
+            "--split time: no column was recognised as the time",
+        ),
     ],
 )
 def test_wrong_input_is_one_line(command: Command, log: Path, tmp_path: Path, options: list[str], message: str) -> None:
@@ -148,7 +155,7 @@ def test_criteo(command: Command, tmp_path: Path) -> None:
     file.write_bytes(gzip.compress("".join(lines).encode()))
     outcome = command("prepare", "criteo", tmp_path / "out", "--input", file, "--split", "order", "--json")
     assert outcome.status == 0, outcome.err
-    fields = job_of(tmp_path / "out")["fields"]
+    fields = read_job(tmp_path / "out")["fields"]
     assert [name for name, field in fields.items() if field["type"] == "number"] == [f"I{k}" for k in range(1, 14)]
     assert all(fields[f"C{k}"]["values"] == "string" and fields[f"C{k}"]["min_count"] == 10 for k in range(1, 27))
     assert fields["I1"]["transform"] == "log_squared"
@@ -160,7 +167,7 @@ def test_criteo(command: Command, tmp_path: Path) -> None:
     )
 
 
-def test_adult_is_learned_from_its_own_files(command: Command, data_folder: Path, tmp_path: Path) -> None:
+def test_adult_trains_from_its_original_files(command: Command, data_folder: Path, tmp_path: Path) -> None:
     files = ["--input", data_folder / "adult" / "adult.data", "--test", data_folder / "adult" / "adult.test"]
     label = ["--label", "classification", "--positive", ">50K", "--positive", ">50K."]
     outcome = command("prepare", "table", tmp_path / "adult", *files, *label, "--json")
@@ -172,7 +179,7 @@ def test_adult_is_learned_from_its_own_files(command: Command, data_folder: Path
     assert records[-1]["test/auc"] > 0.905
 
 
-def test_movielens_by_a_query_has_the_features_that_its_own_program_makes(
+def test_movielens_by_a_query_equals_prepare_movielens(
     command: Command, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(data_folder / "movielens-100k")
@@ -182,8 +189,8 @@ def test_movielens_by_a_query_has_the_features_that_its_own_program_makes(
     parts = [pq.read_table(tmp_path / "out" / split) for split in ("train", "valid", "test")]
     train = {tuple(pair) for pair in zip(*(parts[0][key].to_pylist() for key in keys), strict=True)}
     ratings = read_ratings("100k", data_folder / "movielens-100k")
-    known = np.array([pair in train for pair in zip(ratings.user.tolist(), ratings.item.tolist(), strict=True)])
-    expected = features(ratings, known).sort_by([(key, "ascending") for key in keys])
+    in_train = np.array([pair in train for pair in zip(ratings.user.tolist(), ratings.item.tolist(), strict=True)])
+    expected = make_samples(ratings, in_train).sort_by([(key, "ascending") for key in keys])
     found = pa.concat_tables(parts).sort_by([(key, "ascending") for key in keys])
     assert len(found) == len(expected) == 100_000
     for name in ("gender", "occupation", "zip_prefix", "release_year", "hour", "weekday", "label"):
@@ -199,15 +206,29 @@ def test_movielens_by_a_query_has_the_features_that_its_own_program_makes(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--id", "city", "--number", "city"), "--number city: --id names that column too"),
-        (("--id", "city", "--ignore", "city"), "--id city: --ignore names that column too"),
+        (("--id", "city", "--number", "city"), "--number city: --id names this column too"),
+        (("--id", "city", "--ignore", "city"), "--id city: --ignore names this column too"),
         (("--set", "train.epoch=3"), "train: epoch: unknown key; .*epochs"),
         (("--set", "train.epochs=0"), "train: epochs: found 0"),
     ],
 )
-def test_options_that_make_no_sense_are_refused_before_any_work(
+def test_contradictory_options_are_an_error_before_any_work(
     command: Command, log: Path, tmp_path: Path, options: tuple[str, ...], message: str
 ) -> None:
     outcome = command("prepare", "table", tmp_path / "out", "--input", log, *options)
     assert outcome.status == 2
     assert re.search(message, outcome.err)
+
+
+@pytest.mark.parametrize("source", ["table", "criteo", "movielens-100k", "movielens-1m"])
+def test_all_sources_use_the_same_name_for_a_split_by_time(command: Command, tmp_path: Path, source: str) -> None:
+    outcome = command("prepare", source, tmp_path / "out", "--split", "temporal")
+    assert outcome.status == 2
+    assert "'temporal' is not one of 'random', 'time'" in " ".join(outcome.err.replace("│", " ").split())
+
+
+def test_movielens_split_by_time(command: Command, data_folder: Path, tmp_path: Path) -> None:
+    options = ["--input", data_folder / "movielens-100k", "--split", "time"]
+    assert command("prepare", "movielens-100k", tmp_path / "out", *options).status == 0
+    times = [pq.read_table(tmp_path / "out" / split)["timestamp"].to_numpy() for split in ("train", "valid", "test")]
+    assert times[0].max() < times[1].min() <= times[1].max() < times[2].min()

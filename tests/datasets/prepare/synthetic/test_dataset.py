@@ -1,3 +1,5 @@
+"""The synthetic click log: its optimal scores, missing fields, and the data set that is written."""
+
 from __future__ import annotations
 
 import json
@@ -6,84 +8,89 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
 
 from asymdiffrec.base import InputError
-from asymdiffrec.datasets.prepare.synthetic.ceiling import auc, observed_probability, posterior
-from asymdiffrec.datasets.prepare.synthetic.dataset import FIELDS, prepare_synthetic, record
-from asymdiffrec.datasets.prepare.synthetic.world import Log, World, choose, draw_log, make_world
+from asymdiffrec.datasets.prepare.synthetic.click_model import (
+    ClickLog,
+    ClickModel,
+    draw_categories,
+    draw_log,
+    make_click_model,
+)
+from asymdiffrec.datasets.prepare.synthetic.dataset import FIELDS, prepare_synthetic, recorded_table
+from asymdiffrec.datasets.prepare.synthetic.optimal_scores import member_posterior, optimal_scores
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
-    return make_world(0)
+def model() -> ClickModel:
+    return make_click_model(0)
 
 
 @pytest.fixture(scope="module")
-def log(world: World) -> Log:
-    return draw_log(world, 60_000, np.random.default_rng(1))
+def log(model: ClickModel) -> ClickLog:
+    return draw_log(model, 60_000, np.random.default_rng(1))
 
 
-def test_the_best_prediction_from_the_record_is_calibrated_in_every_slice_of_it(world: World, log: Log) -> None:
-    """E[(p - E[p | record]) g(record)] = 0 for every function g of what was recorded."""
-    rest = log.probability - observed_probability(world, log, np.random.default_rng(2))
-    slices = {f"without {field}": missing for field, missing in log.missing.items()}
-    for group, population in world.groups.items():
-        slices[f"{group} dark"] = np.all([log.missing[field] for field in population.missing], axis=0)
+def test_optimal_scores_are_calibrated_for_every_set_of_samples(model: ClickModel, log: ClickLog) -> None:
+    """E[(p - E[p | recorded fields]) g(recorded fields)] = 0 for every function g."""
+    residual = log.probability - optimal_scores(model, log, np.random.default_rng(2))
+    subsets = {f"without {field}": missing for field, missing in log.missing.items()}
+    for group, population in model.groups.items():
+        subsets[f"{group} outage"] = np.all([log.missing[field] for field in population.missing_probability], axis=0)
     for unknown in ("user_id", "item_id"):
         for field, missing in log.missing.items():
-            slices[f"{unknown} unknown, {field} missing"] = log.missing[unknown] & missing
-            slices[f"{unknown} unknown, {field} recorded"] = log.missing[unknown] & ~missing
-    assert np.abs(rest).max() > 0.1
-    for name, chosen in slices.items():
+            subsets[f"{unknown} unknown, {field} missing"] = log.missing[unknown] & missing
+            subsets[f"{unknown} unknown, {field} recorded"] = log.missing[unknown] & ~missing
+    assert np.abs(residual).max() > 0.1
+    for name, chosen in subsets.items():
         if chosen.sum() > 200:
-            error = rest[chosen].std() / np.sqrt(chosen.sum())
-            assert abs(rest[chosen].mean()) < 4 * error, name
+            error = residual[chosen].std() / np.sqrt(chosen.sum())
+            assert abs(residual[chosen].mean()) < 4 * error, name
 
 
 @pytest.mark.parametrize("group", ["user", "item", "context"])
-def test_the_posterior_is_bayes_rule_member_by_member(world: World, log: Log, group: str) -> None:
-    population = world.groups[group]
-    masks = np.stack([log.missing[field] for field in population.missing], axis=1)
+def test_member_posterior_is_bayes_rule_applied_to_each_member(model: ClickModel, log: ClickLog, group: str) -> None:
+    population = model.groups[group]
+    masks = np.stack([log.missing[field] for field in population.missing_probability], axis=1)
     rows = np.concatenate([np.flatnonzero(masks.any(axis=1))[:20], np.flatnonzero(masks.all(axis=1))[:2]])
     values = {field: column.to_pylist() for field, column in population.columns.items()}
-    found = posterior(world, group, log, rows)
-    assert (found[np.arange(len(rows)), log.members[group][rows]] > 0).all()
-    for row, chances in zip(rows, found, strict=True):
+    posterior = member_posterior(model, group, log, rows)
+    assert (posterior[np.arange(len(rows)), log.members[group][rows]] > 0).all()
+    for row, chances in zip(rows, posterior, strict=True):
         member, mask = log.members[group][row], masks[row]
-        expected = np.zeros(len(population.share))
+        expected = np.zeros(len(population.probability))
         for other in range(len(expected)):
             recorded = 1.0
-            for field, missing in zip(population.missing, mask, strict=True):
-                chance = population.missing[field][other]
+            for field, missing in zip(population.missing_probability, mask, strict=True):
+                chance = population.missing_probability[field][other]
                 recorded *= chance if missing else 1 - chance
                 if missing:
                     continue
                 if field == "history":
                     for item in log.history[row][log.history[row] >= 0]:
-                        recorded *= world.history[population.kind[other], item]
+                        recorded *= model.history[population.cluster[other], item]
                 elif values[field][other] != values[field][member]:
                     recorded = 0.0
-            whole = (1 - population.dark) * recorded + population.dark * mask.all()
-            expected[other] = population.share[other] * whole
+            whole = (1 - population.outage_probability) * recorded + population.outage_probability * mask.all()
+            expected[other] = population.probability[other] * whole
         np.testing.assert_allclose(chances, expected / expected.sum(), rtol=1e-9, atol=1e-15)
 
 
-def test_fields_are_missing_at_random_together_and_depending_on_the_sample(world: World, log: Log) -> None:
-    for group, population in world.groups.items():
-        fields = list(population.missing)
-        dark = np.all([log.missing[field] for field in fields], axis=0)
-        assert dark.mean() == pytest.approx(population.dark, abs=0.005), group
-    lit = ~np.all([log.missing[field] for field in world.groups["user"].missing], axis=0)
-    assert log.missing["gender"][lit].mean() == pytest.approx(0.05, abs=0.01)
-    age = world.groups["user"].columns["age"].to_numpy()[log.members["user"]]
+def test_fields_are_missing_independently_in_outages_and_depending_on_the_sample(
+    model: ClickModel, log: ClickLog
+) -> None:
+    for group, population in model.groups.items():
+        fields = list(population.missing_probability)
+        outage = np.all([log.missing[field] for field in fields], axis=0)
+        assert outage.mean() == pytest.approx(population.outage_probability, abs=0.005), group
+    no_outage = ~np.all([log.missing[field] for field in model.groups["user"].missing_probability], axis=0)
+    assert log.missing["gender"][no_outage].mean() == pytest.approx(0.05, abs=0.01)
+    age = model.groups["user"].columns["age"].to_numpy()[log.members["user"]]
     assert log.missing["income"][age < 24].mean() > 2 * log.missing["income"][(age > 30) & (age < 40)].mean()
 
 
-def test_a_record_is_the_log_less_what_is_missing(world: World, log: Log) -> None:
-    table = record(world, log)
+def test_recorded_table_has_the_values_of_the_log_except_missing_fields(model: ClickModel, log: ClickLog) -> None:
+    table = recorded_table(model, log)
     for field in FIELDS:
         recorded = table[field].combine_chunks()
         if field == "history":
@@ -103,12 +110,12 @@ def test_a_record_is_the_log_less_what_is_missing(world: World, log: Log) -> Non
     assert abs(log.label.mean() - log.probability.mean()) < 0.01
 
 
-def test_the_data_set_tells_its_ceiling_and_its_seed_tells_the_data_set(tmp_path: Path) -> None:
+def test_the_seed_determines_the_data_set_and_the_profile_has_the_optimal_auc(tmp_path: Path) -> None:
     profiles = [
         prepare_synthetic(tmp_path / name, rows=20_000, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2))
     ]
     assert profiles[0]["rows"] == {"train": 16_000, "valid": 2000, "test": 2000}
-    assert 0.7 < profiles[0]["ceiling"]["auc_observed"] < profiles[0]["ceiling"]["auc_complete"] < 0.95
+    assert 0.7 < profiles[0]["optimal_auc"]["observed"] < profiles[0]["optimal_auc"]["complete"] < 0.95
     assert json.loads((tmp_path / "a/profile.json").read_text()) == profiles[0] == profiles[1] != profiles[2]
     tables = [[pq.read_table(tmp_path / name / split) for split in ("train", "test")] for name in "abc"]
     assert tables[0] == tables[1] != tables[2]
@@ -119,21 +126,15 @@ def test_the_data_set_tells_its_ceiling_and_its_seed_tells_the_data_set(tmp_path
             assert cardinality <= config["num_embeddings"]
 
 
-def test_too_few_rows_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="rows: found 999; a synthetic log has at least 1000"):
+def test_too_few_rows_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="rows: found 999; a synthetic log needs at least 1000 rows"):
         prepare_synthetic(tmp_path / "out", rows=999)
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2).filter(lambda x: len({a for a, _ in x}) == 2))
-def test_auc_equals_the_reference_with_ties(samples: list[tuple[bool, int]]) -> None:
-    label, score = (np.array(column) for column in zip(*samples, strict=True))
-    assert auc(label.astype(np.int8), score) == pytest.approx(roc_auc_score(label, score))
-
-
-def test_choose_draws_from_the_distribution_it_is_told() -> None:
+def test_draw_categories_draws_from_the_chosen_distribution() -> None:
     distributions = np.array([[0.0, 0.25, 0.75, 0.0], [0.5, 0.0, 0.0, 0.5]])
     which = np.repeat([0, 1], 40_000)
-    drawn = choose(distributions, which, np.random.default_rng(0))
-    for place in (0, 1):
-        share = np.bincount(drawn[which == place], minlength=4) / 40_000
-        np.testing.assert_allclose(share, distributions[place], atol=0.01)
+    drawn = draw_categories(distributions, which, np.random.default_rng(0))
+    for index in (0, 1):
+        share = np.bincount(drawn[which == index], minlength=4) / 40_000
+        np.testing.assert_allclose(share, distributions[index], atol=0.01)

@@ -1,4 +1,4 @@
-"""A small click log as raw files, and what `prepare table` has made of it."""
+"""A small click log as raw files, and readers for the data set that `prepare table` writes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SPLITS = ("train", "valid", "test")
 
 
 def raw(rows: int = ROWS, start: int = 0) -> pa.Table:
-    """A small click log; `row` numbers its rows."""
+    """Return a small click log; the column `row` numbers its rows from `start`."""
     number = np.arange(start, start + rows)
     return pa.table(
         {
@@ -33,19 +33,23 @@ def raw(rows: int = ROWS, start: int = 0) -> pa.Table:
 
 
 def recipe(files: Path | str | list[str], **settings: Any) -> Recipe:
-    named = [str(file) for file in files] if isinstance(files, list) else str(files)
+    """Return a recipe for the click log with some settings."""
+    names = [str(file) for file in files] if isinstance(files, list) else str(files)
     settings = {"fields": {"row": {"type": "id"}}, "infer": True} | settings
-    return Recipe.model_validate({"input": {"files": named} | settings.pop("input", {})} | settings)
+    return Recipe.model_validate({"input": {"files": names} | settings.pop("input", {})} | settings)
 
 
 def csv(folder: Path, table: pa.Table | None = None, name: str = "log.csv") -> Path:
+    """Write a table, by default the click log, as CSV and return the file."""
     pacsv.write_csv(raw() if table is None else table, folder / name)
     return folder / name
 
 
 def written(out: Path) -> dict[str, pa.Table]:
+    """Return the rows of each split."""
     return {split: pq.read_table(out / split) for split in SPLITS}
 
 
 def rows_of(out: Path) -> dict[str, list[int]]:
+    """Return the row numbers in each split."""
     return {split: table["row"].to_pylist() for split, table in written(out).items()}

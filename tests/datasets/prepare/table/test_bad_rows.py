@@ -1,4 +1,4 @@
-"""A row that cannot be read is named, or counted and left out; none is lost in silence."""
+"""A wrong row is an error that names it, or is counted and left out; no row disappears unreported."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ from tests.datasets.prepare.table.click_log import ROWS, csv, raw, recipe, writt
 BROKEN: dict[str, tuple[bytes, str, int]] = {
     "short": (b"5,1\n", r"log\.csv, line 4: Expected Number of Columns: 3 Found: 2: 5,1", 1),
     "long": (b"5,1,2,3\n", r"log\.csv, line 4: Expected Number of Columns: 3 Found: 4", 1),
-    "not UTF-8": (b"5,caf\xe9,1\n", r"log\.csv, line 4: is not UTF-8; is it encoding: latin-1\?", 1),
+    "not UTF-8": (
+        b"5,caf\xe9,1\n",
+        r"log\.csv, line 4: is not UTF-8; for Latin-1 files add --set",
+        1,
+    ),
     "no number": (b"much,x,1\n", r"log\.csv, row 3, column price: found 'much'; allowed is a number", 1),
     "too large": (b"1e39,x,1\n", r"log\.csv, row 3, column price: found '1e39'; allowed is a number", 1),
     "null label": (
         b"5,x,\n6,x,\n",
-        r"log\.csv, row 3, column label: found nothing; allowed is 0 or 1 .*2 such rows",
+        r"log\.csv, row 3, column label: found nothing; allowed is 0 or 1 .*2 rows are wrong",
         2,
     ),
     "odd label": (b"5,x,2\n", r"log\.csv, row 3, column label: found '2'; allowed is 0 or 1", 1),
@@ -29,7 +33,7 @@ BROKEN: dict[str, tuple[bytes, str, int]] = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_broken_row_is_named_or_counted(tmp_path: Path, kind: str) -> None:
+def test_a_wrong_row_is_named_or_counted(tmp_path: Path, kind: str) -> None:
     line, message, count = BROKEN[kind]
     good = [b"%d,x%d,%d\n" % (row, row % 5, row % 2) for row in range(ROWS)]
     file = tmp_path / "log.csv"
@@ -46,7 +50,7 @@ def test_a_broken_row_is_named_or_counted(tmp_path: Path, kind: str) -> None:
     assert all("log.csv, " in example for example in bad["examples"])
 
 
-def test_a_quote_that_is_not_closed_loses_no_row_in_silence(tmp_path: Path) -> None:
+def test_an_unclosed_quote_loses_no_row_unreported(tmp_path: Path) -> None:
     lines = [f"{row},x{row % 5},{row % 2}" for row in range(ROWS)]
     lines[150] = '150,"oops,0'
     (tmp_path / "log.csv").write_text("price,word,label\n" + "\n".join(lines) + "\n")
@@ -81,7 +85,7 @@ def test_a_quote_that_is_not_closed_loses_no_row_in_silence(tmp_path: Path) -> N
         ([["1"]] * 7 + [["1", "b"]] * 193, {"x": {"type": "id_list", "values": "int"}}, r"row 8, .*integers"),
     ],
 )
-def test_what_training_would_refuse_is_refused_before_it_is_written(
+def test_values_that_training_cannot_use_are_an_error(
     tmp_path: Path, column: list[Any], fields: dict[str, Any], message: str
 ) -> None:
     table = raw().append_column("seen", pa.array([[1, 2]] * ROWS)).append_column("x", pa.array(column))
@@ -90,10 +94,10 @@ def test_what_training_would_refuse_is_refused_before_it_is_written(
         prepare_table(tmp_path / "out", recipe(tmp_path / "a.parquet", fields={"row": {"type": "id"}, **fields}))
 
 
-def test_integers_of_a_query_may_be_wider_than_those_of_a_file(tmp_path: Path) -> None:
-    asked = recipe(
+def test_a_query_can_return_128_bit_integers(tmp_path: Path) -> None:
+    by_query = recipe(
         csv(tmp_path), query="SELECT *, row::HUGEINT * 3 AS wide FROM input", fields={"wide": {"type": "id"}}
     )
-    prepare_table(tmp_path / "out", asked.model_copy(update={"infer": False}))
+    prepare_table(tmp_path / "out", by_query.model_copy(update={"infer": False}))
     whole = pa.concat_tables(written(tmp_path / "out").values())
     assert sorted(whole["wide"].to_pylist()) == list(range(0, 3 * ROWS, 3))

@@ -1,4 +1,4 @@
-"""`prepare table`: each row of the input is in one split once, with its values, or the input is refused by place."""
+"""`prepare table`: each row of the input is in exactly one split with its values, or an error names what is wrong."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from asymdiffrec.base import InputError
-from asymdiffrec.datasets.prepare.table import store
+from asymdiffrec.datasets.prepare.table import database
 from asymdiffrec.datasets.prepare.table.dataset import prepare_table
 from tests.datasets.prepare.table.click_log import ROWS, csv, raw, recipe, rows_of, written
 
@@ -42,28 +42,28 @@ def test_each_row_is_written_once_with_its_values(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rows", [45, 90, 2_000])
-def test_every_epoch_has_a_whole_batch(tmp_path: Path, rows: int) -> None:
+def test_the_batch_size_is_at_most_the_training_rows(tmp_path: Path, rows: int) -> None:
     prepare_table(tmp_path / "out", recipe(csv(tmp_path, raw(rows))))
     batch = yaml.safe_load((tmp_path / "out" / "job.yaml").read_text())["train"]["batch_size"]
     assert batch % 32 == 0
     assert batch <= len(written(tmp_path / "out")["train"])
 
 
-def test_a_query_puts_tables_together(tmp_path: Path) -> None:
+def test_a_query_joins_tables(tmp_path: Path) -> None:
     users = pa.table({"user_id": np.arange(1000, 1017), "age": np.arange(17) + 20})
     csv(tmp_path, users, "users.csv")
-    asked = recipe(
+    by_query = recipe(
         csv(tmp_path),
-        others={"users": {"files": str(tmp_path / "users.csv")}},
+        other_tables={"users": {"files": str(tmp_path / "users.csv")}},
         query="SELECT input.*, age::INT AS age FROM input JOIN users USING (user_id);",
     )
     for name in ("out", "again"):
-        prepare_table(tmp_path / name, asked)
+        prepare_table(tmp_path / name, by_query)
     whole = pa.concat_tables(written(tmp_path / "out").values()).sort_by("row")
     assert whole["age"].to_pylist() == [row % 17 + 20 for row in range(ROWS)]
     assert rows_of(tmp_path / "out") == rows_of(tmp_path / "again")
     with pytest.raises(InputError, match=r"^query: .*nobody"):
-        prepare_table(tmp_path / "other", asked.model_copy(update={"query": "SELECT nobody FROM input"}))
+        prepare_table(tmp_path / "other", by_query.model_copy(update={"query": "SELECT nobody FROM input"}))
 
 
 @pytest.mark.parametrize(
@@ -72,22 +72,25 @@ def test_a_query_puts_tables_together(tmp_path: Path) -> None:
         ({"label": {"column": "clicked"}}, r"label: there is no column clicked; the columns are row, user_id"),
         ({"fields": {"town": {}}}, r"fields: town: there is no column town"),
         ({"fields": {"city": {"type": "number"}}}, r"row 2, column city: found 'city 1'; allowed is a number"),
-        ({"fields": {"price": {"transform": "log1p", "rows": 3}}}, r"fields\.price.*rows"),
-        ({"input": {"files": []}}, r"--input: name at least one file"),
+        ({"fields": {"price": {"type": "number", "num_embeddings": 3}}}, r"fields\.price.*num_embeddings"),
+        ({"input": {"files": []}}, r"--input: no files; name at least one file"),
         ({"input": {"files": ["nowhere*.csv"]}}, r"nowhere\*\.csv: no file matches"),
         ({"weight": "click"}, r"column click cannot be both the weight and the label"),
         ({"label": {"column": "time", "at_least": 1000}}, r"every label of the train split is 0; training needs both"),
         (
             {"fields": {"p": {"column": "price"}, "q": {"column": "price"}}},
-            r"fields: p and q have the one column price",
+            r"fields: p and q have the same column price",
         ),
-        ({"fields": {"city": {"column": "price"}}}, r"fields: city is the name of another column"),
-        ({"split": {"by": "time"}, "ignore": ["time"]}, r"--split time: say with --time"),
+        (
+            {"fields": {"city": {"column": "price"}}},
+            r"fields: .* city has the column price, but another column is named city",
+        ),
+        ({"split": {"by": "time"}, "ignore": ["time"]}, r"--split time: no column was recognised as the time"),
         ({"ignore": ["click"], "label": {"column": "city"}}, r"column city: found .* allowed is 0 or 1"),
         ({"fields": {"city": {"type": "id", "pooling": "sum"}}}, r"^the recipe: fields\.city\.pooling: unknown key;"),
     ],
 )
-def test_what_does_not_fit_is_one_clear_line(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+def test_wrong_settings_are_an_error_in_one_line(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     file = csv(tmp_path)
     with pytest.raises(InputError, match=message) as caught:
         prepare_table(tmp_path / "out", recipe(file, **settings))
@@ -98,29 +101,29 @@ def test_what_does_not_fit_is_one_clear_line(tmp_path: Path, settings: dict[str,
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"log\.csv: is empty"),
+        ("", r"log\.csv: the file or its first line is empty"),
         ("label,word\n", r"the input has no rows"),
-        ("label,word\n" + "0,a\n1,a\n" * 50, r"none of the columns became a field; say with --id"),
+        ("label,word\n" + "0,a\n1,a\n" * 50, r"no column became a field; declare fields with --id"),
         ("label,Word,word\n0,a,b\n", r"log\.csv: has the column Word more than once"),
     ],
 )
-def test_a_table_without_anything_to_learn_from_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_a_table_without_rows_or_fields_is_an_error(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "log.csv").write_text(text)
     with pytest.raises(InputError, match=message):
         prepare_table(tmp_path / "out", recipe(tmp_path / "log.csv", fields={}))
 
 
-def test_nothing_is_written_when_it_is_only_asked(tmp_path: Path) -> None:
-    told: list[Any] = []
+def test_nothing_is_written_without_write(tmp_path: Path) -> None:
+    layouts: list[Any] = []
     file = csv(tmp_path)
-    assert prepare_table(tmp_path / "out", recipe(file), tell=told.append, write=False) == {}
-    assert [choice.column for choice in told[0].choices] == raw().column_names
+    assert prepare_table(tmp_path / "out", recipe(file), on_layout=layouts.append, write=False) == {}
+    assert [choice.column for choice in layouts[0].choices] == raw().column_names
     assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
 
 
 def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
-    def interrupt(doing: str, share: float | None) -> None:
-        if doing == "writing":
+    def interrupt(phase: str, share: float | None) -> None:
+        if phase == "writing":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -128,10 +131,10 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
 
 
-def test_sorting_needs_no_more_memory_than_it_may_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What does not fit is spilled: the rows take more than the memory that the database gets."""
+def test_sorting_stays_within_the_memory_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows need more memory than the limit, so DuckDB writes them to disk."""
     rows = 600_000
-    monkeypatch.setattr(store, "MEMORY", "100MB")
+    monkeypatch.setattr(database, "MEMORY_LIMIT", "100MB")
     wide = {f"text {k}": pa.array([f"{row * 7919 % 99991:040d}" for row in range(rows)]) for k in range(4)}
     pq.write_table(pa.table({**wide, "label": np.arange(rows) % 2}), tmp_path / "a.parquet")
     fields = {name: {"type": "id", "values": "string"} for name in wide}
@@ -139,9 +142,9 @@ def test_sorting_needs_no_more_memory_than_it_may_have(tmp_path: Path, monkeypat
     assert sum(profile["rows"].values()) == rows
 
 
-def test_a_folder_that_another_run_has_made_meanwhile_is_left_alone(tmp_path: Path) -> None:
-    def other(doing: str, share: float | None) -> None:
-        if doing == "learning from the rows":
+def test_a_folder_that_another_process_created_meanwhile_stays_unchanged(tmp_path: Path) -> None:
+    def other(phase: str, share: float | None) -> None:
+        if phase == "computing statistics":
             (tmp_path / "out").mkdir(exist_ok=True)
 
     with pytest.raises(InputError, match=r"out exists; choose another folder"):

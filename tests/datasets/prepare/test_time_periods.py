@@ -1,4 +1,4 @@
-"""Periods of rows in order of time: none is learned from that is as late as one that is judged."""
+"""Data sets of consecutive periods: training and validation rows are earlier than the test rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from asymdiffrec.base import InputError
-from asymdiffrec.datasets.prepare.periods import write_periods
+from asymdiffrec.datasets.prepare.time_periods import write_periods
 from asymdiffrec.datasets.shards import Shards, open_shards
 
 JOB = {
@@ -25,7 +25,7 @@ JOB = {
 
 
 def sources(folder: Path, times: pa.Array) -> list[Shards]:
-    """Rows out of order, in two splits."""
+    """Write rows in random order to two splits and open them."""
     rows = len(times)
     table = pa.table(
         {"user": range(rows), "city": ["a", "b"] * (rows // 2), "label": [0, 1] * (rows // 2), "at": times}
@@ -38,40 +38,40 @@ def sources(folder: Path, times: pa.Array) -> list[Shards]:
 
 
 @pytest.mark.parametrize("kind", ["int64", "timestamp", "date"])
-def test_each_period_is_later_than_what_is_learned_from(tmp_path: Path, kind: str) -> None:
+def test_test_rows_are_later_than_training_and_validation_rows(tmp_path: Path, kind: str) -> None:
     ticks = np.repeat(np.arange(60), 2)  # two rows of each time
     start = datetime.datetime(2026, 1, 1)
     times = pa.array(ticks if kind == "int64" else [start + datetime.timedelta(days=int(tick)) for tick in ticks])
     times = times.cast(pa.date32()) if kind == "date" else times
     files = write_periods(tmp_path / "out", sources(tmp_path / "raw", times), JOB, "at", 3)
     assert [file.parent.name for file in files] == ["1", "2", "3"]
-    judged = []
+    test_users = []
     for file in files:
         parts = {name: pq.read_table(file.parent / name) for name in ("train", "valid", "test")}
         first, last = (
-            {name: np.sort(part["at"].to_numpy())[place] for name, part in parts.items()} for place in (0, -1)
+            {name: np.sort(part["at"].to_numpy())[index] for name, part in parts.items()} for index in (0, -1)
         )
         assert last["train"] < first["valid"] <= last["valid"] < first["test"]
-        judged.append(set(parts["test"]["user"].to_pylist()))
-        known = set(parts["train"]["user"].to_pylist()) | set(parts["valid"]["user"].to_pylist())
-        assert known == set(range(min(judged[-1]))), "all that is earlier, and nothing else"
-    assert [len(users) for users in judged] == [30, 30, 30]
+        test_users.append(set(parts["test"]["user"].to_pylist()))
+        earlier = set(parts["train"]["user"].to_pylist()) | set(parts["valid"]["user"].to_pylist())
+        assert earlier == set(range(min(test_users[-1]))), "all earlier rows, and no others"
+    assert [len(users) for users in test_users] == [30, 30, 30]
     written = (files[0].parent / "statistics.yaml").stat().st_mtime_ns
     again = write_periods(
         tmp_path / "out", [open_shards(str(tmp_path / "raw" / n)) for n in ("train", "test")], JOB, "at", 3
     )
     assert again == files
-    assert (files[0].parent / "statistics.yaml").stat().st_mtime_ns == written, "what is there stays"
+    assert (files[0].parent / "statistics.yaml").stat().st_mtime_ns == written, "not written again"
 
 
-def test_what_cannot_be_cut(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="at: too few different times for 4 periods"):
+def test_times_that_cannot_be_cut_into_periods_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="column at: too few different times for 4 periods"):
         write_periods(tmp_path / "out", sources(tmp_path / "few", pa.array([1, 2, 3] * 20)), JOB, "at", 3)
-    with pytest.raises(InputError, match="too few different times before period 1"):
+    with pytest.raises(InputError, match="column at: all rows before period 1 have the same time"):
         write_periods(
             tmp_path / "one", sources(tmp_path / "coarse", pa.array(np.repeat([1, 2, 3, 4], 10))), JOB, "at", 3
         )
-    with pytest.raises(InputError, match="at is string; a date, a timestamp or a number is needed"):
+    with pytest.raises(InputError, match="column at: found type string; allowed are date, timestamp and number"):
         write_periods(tmp_path / "out", sources(tmp_path / "text", pa.array(["a", "b"] * 20)), JOB, "at", 1)
-    with pytest.raises(InputError, match="rows have no at"):
+    with pytest.raises(InputError, match=r"column at: .* rows have no time"):
         write_periods(tmp_path / "out", sources(tmp_path / "gaps", pa.array([1, None] * 20)), JOB, "at", 1)

@@ -1,4 +1,4 @@
-"""Any form of files gives the same rows, and files that do not fit are refused by name."""
+"""All forms of input files give the same rows; an error names the file that does not match."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.datasets.prepare.table.click_log import ROWS, csv, raw, recipe, rows_
 
 
 @pytest.mark.parametrize("form", ["tsv", "gzip", "parquet", "dictionary", "uri", "glob", "folder", "several"])
-def test_every_form_of_the_input_gives_the_same_data_set(tmp_path: Path, form: str) -> None:
+def test_all_forms_of_input_give_the_same_data_set(tmp_path: Path, form: str) -> None:
     reference = csv(tmp_path)
     folder = tmp_path / "input"
     folder.mkdir()
@@ -60,7 +60,7 @@ def test_every_form_of_the_input_gives_the_same_data_set(tmp_path: Path, form: s
     seed=st.integers(0, 2**63 - 1),
 )
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_text_keeps_what_parquet_holds(
+def test_text_and_parquet_give_the_same_values(
     tmp_path_factory: pytest.TempPathFactory, cells: list[tuple[Any, ...]], seed: int
 ) -> None:
     folder = tmp_path_factory.mktemp("table")
@@ -89,18 +89,18 @@ def test_text_keeps_what_parquet_holds(
     assert whole["text"].to_pylist() == [cell or None for cell in text]
     assert whole["integer"].to_pylist() == list(integer)
     assert whole["real"].to_pylist() == list(real)
-    for split, kept in written(folder / "parquet").items():
-        assert kept.to_pylist() == written(folder / "text")[split].to_pylist()
+    for split, rows in written(folder / "parquet").items():
+        assert rows.to_pylist() == written(folder / "text")[split].to_pylist()
 
 
-def test_a_file_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_named_twice_is_an_error(tmp_path: Path) -> None:
     file = csv(tmp_path)
     for again in (recipe([file, file]), recipe(file, split={"test": str(file)})):
         with pytest.raises(InputError, match=r"log\.csv: is named twice"):
             prepare_table(tmp_path / "out", again)
 
 
-def test_utf_16_is_read_when_it_is_said(tmp_path: Path) -> None:
+def test_utf_16_is_read_if_the_recipe_says_so(tmp_path: Path) -> None:
     file = tmp_path / "log.csv"
     text = "label,word\n" + "".join(f"{row % 2},Zürich {row % 3}\n" for row in range(ROWS))
     file.write_bytes(text.encode("utf-16"))
@@ -108,7 +108,7 @@ def test_utf_16_is_read_when_it_is_said(tmp_path: Path) -> None:
     assert set(written(tmp_path / "out")["train"]["word"].to_pylist()) == {"Zürich 0", "Zürich 1", "Zürich 2"}
 
 
-def test_latin_1_is_read_when_it_is_said(tmp_path: Path) -> None:
+def test_latin_1_is_read_if_the_recipe_says_so(tmp_path: Path) -> None:
     file = tmp_path / "log.csv"
     text = "word,label\n" + "".join(f"café {row % 3},{row % 2}\n" for row in range(ROWS))
     file.write_bytes(text.encode("latin-1"))
@@ -116,24 +116,24 @@ def test_latin_1_is_read_when_it_is_said(tmp_path: Path) -> None:
     assert set(written(tmp_path / "out")["train"]["word"].to_pylist()) == {"café 0", "café 1", "café 2"}
 
 
-def test_files_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
+def test_files_with_different_columns_are_an_error(tmp_path: Path) -> None:
     first, second = tmp_path / "a.parquet", tmp_path / "b.parquet"
     pq.write_table(raw(), first)
     pq.write_table(raw().set_column(1, "user_id", pa.array(["x"] * ROWS)), second)
-    message = r"b\.parquet: column user_id is string, but int64 in .*a\.parquet; a column must have one type"
+    message = r"b\.parquet: column user_id is string, but int64 in .*a\.parquet; a column must have one type in all"
     with pytest.raises(InputError, match=message):
         prepare_table(tmp_path / "out", recipe([first, second]))
     second.write_bytes(first.read_bytes()[:-50])
     with pytest.raises(InputError, match=r"b\.parquet: not a readable Parquet file"):
         prepare_table(tmp_path / "out", recipe([first, second]))
     one, other = csv(tmp_path, raw(), "c.csv"), csv(tmp_path, raw().drop_columns(["city"]), "d.csv")
-    with pytest.raises(InputError, match=r"d\.csv: lacks the column city, unlike the files before it"):
+    with pytest.raises(InputError, match=r"d\.csv: has no column city, unlike the files before it"):
         prepare_table(tmp_path / "out", recipe([one, other]))
     with pytest.raises(InputError, match=r"Parquet and text in one table"):
         prepare_table(tmp_path / "out", recipe([first, one]))
 
 
-def test_a_damaged_page_is_named(tmp_path: Path) -> None:
+def test_the_file_with_a_damaged_page_is_named(tmp_path: Path) -> None:
     file = tmp_path / "a.parquet"
     pq.write_table(raw(), file, compression="zstd", write_page_checksum=True)
     data = bytearray(file.read_bytes())
@@ -144,7 +144,7 @@ def test_a_damaged_page_is_named(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
 
 
-def test_names_of_files_and_folders_mean_nothing_else(tmp_path: Path) -> None:
+def test_special_characters_in_file_and_folder_names_have_no_meaning(tmp_path: Path) -> None:
     folder = tmp_path / "label=1" / "click=5"
     folder.mkdir(parents=True)
     csv(folder, raw(150), "g[1].csv")
@@ -156,18 +156,18 @@ def test_names_of_files_and_folders_mean_nothing_else(tmp_path: Path) -> None:
     assert whole["label"].to_pylist() == [row % 2 for row in range(ROWS)]
 
 
-def test_a_first_line_without_names_is_told(tmp_path: Path) -> None:
+def test_a_first_line_without_names_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("1,2,0\n" * 50)
-    with pytest.raises(InputError, match=r"its first line has no names of columns \(1, 2, 0\.\.\.\)"):
+    with pytest.raises(InputError, match=r"the first line has no column names \(1, 2, 0\.\.\.\)"):
         prepare_table(tmp_path / "out", recipe(tmp_path / "log.csv"))
 
 
-def test_hive_folders_make_columns_or_none_as_it_is_said(tmp_path: Path) -> None:
+def test_hive_folders_add_a_column_if_the_recipe_says_so(tmp_path: Path) -> None:
     for day, start in (("mon", 0), ("tue", 100)):
         folder = tmp_path / "log" / f"day={day}" / "deep"
         folder.mkdir(parents=True)
         csv(folder, raw(100, start), "part.csv")
-    with pytest.raises(InputError, match=r"log: has folders named day=\.\.\.; say with --set input\.hive=true"):
+    with pytest.raises(InputError, match=r"log: has folders named day=\.\.\.; choose with --set input\.hive=true"):
         prepare_table(tmp_path / "out", recipe(tmp_path / "log"))
     prepare_table(tmp_path / "with", recipe(tmp_path / "log", input={"hive": True}))
     prepare_table(tmp_path / "without", recipe(tmp_path / "log", input={"hive": False}))
@@ -177,16 +177,16 @@ def test_hive_folders_make_columns_or_none_as_it_is_said(tmp_path: Path) -> None
     assert sum(map(len, rows_of(tmp_path / "without").values())) == ROWS
 
 
-def test_compressed_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+def test_compressed_files_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
     packed = gzip.compress(csv(tmp_path, raw(20_000)).read_bytes())
     (tmp_path / "named.csv").write_bytes(packed)
     (tmp_path / "cut.csv.gz").write_bytes(packed[: len(packed) // 2])
-    for name, message in (("named.csv", "its name has to end in .gz"), ("cut.csv.gz", "cannot be read .*GZIP")):
+    for name, message in (("named.csv", "its name must end in .gz"), ("cut.csv.gz", "cannot be read .*GZIP")):
         with pytest.raises(InputError, match=f"{name}: .*{message}"):
             prepare_table(tmp_path / "out", recipe(tmp_path / name))
 
 
-def test_a_tab_may_be_written_as_in_most_languages(tmp_path: Path) -> None:
+def test_a_tab_can_be_written_with_a_backslash(tmp_path: Path) -> None:
     pacsv.write_csv(raw(), tmp_path / "log.txt", pacsv.WriteOptions(delimiter="\t"))
     prepare_table(tmp_path / "out", recipe(tmp_path / "log.txt", input={"delimiter": "\\t"}))
     assert sum(map(len, rows_of(tmp_path / "out").values())) == ROWS

@@ -1,3 +1,5 @@
+"""Writing a data set: files, row groups, the job file, and nothing if it fails."""
+
 from __future__ import annotations
 
 import json
@@ -14,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asymdiffrec.base import InputError
-from asymdiffrec.datasets.prepare.output import write_dataset, write_files
+from asymdiffrec.datasets.prepare.write_dataset import write_dataset, write_files
 from asymdiffrec.datasets.schema import FieldsConfig
 from asymdiffrec.datasets.statistics.statistics import Statistics
 
@@ -30,23 +32,25 @@ JOB: dict[str, Any] = {
 
 
 def table(rows: int, start: int = 0) -> pa.Table:
+    """Return rows that are numbered from `start`."""
     users = np.arange(start, start + rows)
     return pa.table({"user": users % 7, "price": users / 2, "label": (users % 2).astype(np.int8), "row": users})
 
 
-def three(rows: int = 20) -> dict[str, list[pa.Table]]:
+def three_splits(rows: int = 20) -> dict[str, list[pa.Table]]:
+    """Return train, valid and test with `rows` rows each."""
     return {split: [table(rows)] for split in ("train", "valid", "test")}
 
 
 @given(st.lists(st.integers(0, 40), min_size=1).filter(sum), st.integers(1, 30), st.integers(1, 12))
 @settings(max_examples=40, deadline=None)
-def test_rows_keep_their_order_in_files_and_row_groups_of_the_wanted_size(
+def test_rows_keep_their_order_and_files_and_row_groups_have_the_given_size(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], per_file: int, per_group: int
 ) -> None:
     out = tmp_path_factory.mktemp("out") / "data"
     starts = np.cumsum([0, *sizes])
     tables = (table(size, start) for size, start in zip(sizes, starts, strict=False))
-    splits = three() | {"train": tables}
+    splits = three_splits() | {"train": tables}
     profile = write_dataset(out, splits, JOB, rows_per_file=per_file, rows_per_group=per_group)
 
     files = sorted((out / "train").iterdir())
@@ -60,9 +64,9 @@ def test_rows_keep_their_order_in_files_and_row_groups_of_the_wanted_size(
     assert profile["rows"] == {"train": sum(sizes), "valid": 20, "test": 20}
 
 
-def test_a_data_set_is_a_ready_job_with_what_was_learned(tmp_path: Path) -> None:
+def test_a_data_set_has_a_valid_job_file_and_statistics(tmp_path: Path) -> None:
     out = tmp_path / "new" / "data"
-    profile = write_dataset(out, three(), JOB, profile={"ceiling": {"auc": 0.75}})
+    profile = write_dataset(out, three_splits(), JOB, profile={"extra": {"value": 0.75}})
     text = (out / "job.yaml").read_text()
     assert yaml.safe_load(text) == JOB
     assert text.startswith("#")
@@ -73,16 +77,16 @@ def test_a_data_set_is_a_ready_job_with_what_was_learned(tmp_path: Path) -> None
     assert statistics.numeric["price"].mean == pytest.approx(4.75)
     assert statistics.cardinalities == {"user": 7}
     assert json.loads((out / "profile.json").read_text()) == profile
-    assert profile["ceiling"] == {"auc": 0.75}
+    assert profile["extra"] == {"value": 0.75}
     assert [path.name for path in out.parent.iterdir()] == ["data"]
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "dangling link"])
-def test_what_exists_is_never_touched(tmp_path: Path, kind: str) -> None:
+def test_an_existing_path_is_never_changed(tmp_path: Path, kind: str) -> None:
     out = tmp_path / "data"
     {"folder": out.mkdir, "file": out.touch, "dangling link": lambda: out.symlink_to("nowhere")}[kind]()
     with pytest.raises(InputError, match="data exists; choose another folder or remove it"):
-        write_dataset(out, three(), JOB)
+        write_dataset(out, three_splits(), JOB)
     assert list(tmp_path.iterdir()) == [out]
     assert not out.is_dir() or not list(out.iterdir())
 
@@ -94,23 +98,23 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, fault: type[BaseException])
         raise fault
 
     with pytest.raises(fault):
-        write_dataset(tmp_path / "data", three() | {"test": tables()}, JOB, rows_per_group=10)  # type: ignore[dict-item]
+        write_dataset(tmp_path / "data", three_splits() | {"test": tables()}, JOB, rows_per_group=10)  # type: ignore[dict-item]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_split_without_rows_is_refused(tmp_path: Path) -> None:
+def test_a_split_without_rows_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the valid split has no rows"):
-        write_dataset(tmp_path / "data", three() | {"valid": [table(0)]}, JOB)
+        write_dataset(tmp_path / "data", three_splits() | {"valid": [table(0)]}, JOB)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file/data: cannot write there"):
-        write_dataset(tmp_path / "file" / "data", three(), JOB)
+        write_dataset(tmp_path / "file" / "data", three_splits(), JOB)
 
 
-def test_a_dictionary_is_written_where_values_come_again(tmp_path: Path) -> None:
+def test_only_columns_with_repeated_values_have_a_dictionary(tmp_path: Path) -> None:
     rows = np.arange(1000)
     lists = [[int(row), 5] for row in rows]
     columns = {"twice": rows // 2, "once": rows, "text": [f"t{row % 9}" for row in rows], "lists": lists}
@@ -118,7 +122,7 @@ def test_a_dictionary_is_written_where_values_come_again(tmp_path: Path) -> None
     columns["tags"] = [[f"t{row % 5}"] for row in rows]
     assert write_files(tmp_path, [pa.table(columns)], rows_per_file=1000) == 1000
     footer = pq.read_metadata(tmp_path / "part-00000.parquet")
-    leaves = [footer.row_group(0).column(place) for place in range(footer.num_columns)]
-    found = {leaf.path_in_schema for leaf in leaves if leaf.has_dictionary_page}
-    assert found - {"none"} == {"twice", "text", "lists.list.element", "tags.list.element"}
+    leaves = [footer.row_group(0).column(index) for index in range(footer.num_columns)]
+    with_dictionary = {leaf.path_in_schema for leaf in leaves if leaf.has_dictionary_page}
+    assert with_dictionary - {"none"} == {"twice", "text", "lists.list.element", "tags.list.element"}
     assert pq.read_table(tmp_path).to_pylist() == pa.table(columns).to_pylist()

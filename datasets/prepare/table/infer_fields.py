@@ -1,0 +1,151 @@
+"""Infer the type of a field from the content of its column, and give the reason in words."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from asymdiffrec.datasets.prepare.table.column_profiles import SEPARATORS, ColumnProfile
+from asymdiffrec.datasets.prepare.table.duckdb_types import is_float, is_id_list, is_list, is_text, is_time
+from asymdiffrec.datasets.prepare.table.recipe import FieldType, RecipeField
+
+LABEL_NAMES = ("label", "click", "clicked", "is_click", "target", "y")
+USER_NAMES = ("user_id", "userid", "user", "uid")
+TIME_NAMES = ("timestamp", "time", "ts", "datetime", "event_time", "date")
+MAX_CATEGORIES = 20
+"""Up to this number of distinct integers, a column is an id rather than a number"""
+MIN_UNIQUE_SHARE = 0.9
+"""Distinct values per present value from which a column is different in nearly every row; both are estimates"""
+MIN_UNIQUE_ROWS = 1000
+"""Rows with a value that are needed to see that a column is different in nearly every row"""
+MIN_TEXT_LENGTH = 50
+"""Mean number of characters from which text is prose and no id"""
+MAX_AMOUNT = 2**31
+"""Integers from here on are ids rather than numbers"""
+MAX_EXACT_FLOAT = 2**53
+ROWS_PER_ID = ((100, 100_000), (10, 1_000_000))
+"""(rows per id, maximum of rows) of suggested tables. Small tables cost nothing; beyond, a table has two rows per id"""
+MIN_NUM_EMBEDDINGS = 1000
+
+
+@dataclass(frozen=True)
+class ColumnChoice:
+    """The decision on a column: the type of its field, or None if it becomes no field, and the reason."""
+
+    column: str
+    type: FieldType | None
+    reason: str
+
+
+def first_named(names: tuple[str, ...], columns: Iterable[str]) -> str | None:
+    """Return the column that has the first possible name of `names`, in any case; None if there is no such column."""
+    lower = {column.lower(): column for column in columns}
+    return next((lower[name] for name in names if name in lower), None)
+
+
+def infer_field(column: ColumnProfile) -> ColumnChoice:
+    """Return the inferred type of a column that is not declared as a field."""
+    field_type, reason = _infer(column)
+    return ColumnChoice(column.name, field_type, reason)
+
+
+def _infer(column: ColumnProfile) -> tuple[FieldType | None, str]:
+    distinct_ids = f"about {column.distinct:,} distinct ids"
+    if not column.present:
+        return None, "has no value in any row"
+    if is_list(column.duckdb_type) and not is_id_list(column.duckdb_type):
+        return None, f"has the type {column.duckdb_type}; a list of ids needs integers or strings"
+    if is_list(column.duckdb_type) or column.separator:
+        separated = f", separated by {column.separator}" if column.separator else ""
+        return "id_list", f"lists of {column.length:.1f} ids on average{separated}; {distinct_ids}"
+    if column.distinct == 1 and column.present == column.rows:
+        return None, "has the same value in every row"
+    if is_time(column.duckdb_type):
+        return None, "is a time; to split the rows by it, name it with --time"
+    unique = column.present >= MIN_UNIQUE_ROWS and column.distinct >= MIN_UNIQUE_SHARE * column.present
+    if column.integers == column.present and not _is_amount_in_floats(column):
+        return _infer_integers(column, distinct_ids, unique)
+    if column.numbers == column.present:
+        return _infer_numbers(column, distinct_ids)
+    if not is_text(column.duckdb_type):
+        return None, f"has the type {column.duckdb_type}, which cannot be a field"
+    if column.length >= MIN_TEXT_LENGTH:
+        return None, f"is long text, {column.length:.0f} characters on average"
+    if unique:
+        return None, f"is different in nearly every row (about {column.distinct:,} distinct values)"
+    return "id", f"text; {distinct_ids}"
+
+
+def _is_amount_in_floats(column: ColumnProfile) -> bool:
+    """Return whether a float column that holds only integers is a number: it is, unless its values are few."""
+    return is_float(column.duckdb_type) and not _is_named_id(column.name) and column.distinct > MAX_CATEGORIES
+
+
+def _infer_integers(column: ColumnProfile, distinct_ids: str, unique: bool) -> tuple[FieldType | None, str]:
+    if _is_named_id(column.name):
+        if unique:
+            return None, f"is an id that is different in nearly every row ({distinct_ids})"
+        return "id", f"integers in a column named as an id; {distinct_ids}"
+    if column.distinct <= MAX_CATEGORIES:
+        return "id", f"only {column.distinct} different integers"
+    assert column.least is not None
+    assert column.most is not None
+    if max(-column.least, column.most) >= MAX_AMOUNT:
+        return "id", f"integers too large for an amount; {distinct_ids}"
+    return "number", f"integers from {column.least:,.0f} to {column.most:,.0f}; about {column.distinct:,} distinct"
+
+
+def _infer_numbers(column: ColumnProfile, distinct_ids: str) -> tuple[FieldType | None, str]:
+    if column.zero_padded:
+        return "id", f"numbers with leading zeros; {distinct_ids}"
+    if _is_named_id(column.name):
+        return "id", f"numbers in a column named as an id; {distinct_ids}"
+    largest = max(abs(column.least or 0), abs(column.most or 0))
+    if largest >= MAX_EXACT_FLOAT and not is_float(column.duckdb_type):
+        return "id", f"numbers too large for an amount; {distinct_ids}"
+    if is_text(column.duckdb_type) and column.distinct <= MAX_CATEGORIES:
+        return "id", f"only {column.distinct} different numbers"
+    return "number", f"numbers from {column.least:g} to {column.most:g}"
+
+
+def _is_named_id(name: str) -> bool:
+    """Return whether a column name contains the word id, as in item_id, ID7 or itemId."""
+    words = name.lower().replace("-", "_").split("_")
+    return any(re.fullmatch(r"id\d*", word) for word in words) or name.endswith(("Id", "ID"))
+
+
+def job_field(
+    column: ColumnProfile, field_type: FieldType, declaration: RecipeField, ids: int, min_count: int
+) -> dict[str, Any]:
+    """Return a field of the job file: its declaration, completed with what the column suggests.
+
+    `ids` is the number of distinct ids that are not rare.
+    """
+    keys = declaration.model_dump(exclude_none=True, exclude={"separator", "missing", "column"})
+    if field_type == "number":
+        return {"type": field_type} | keys
+    values = column.numbers if field_type == "id_list" else column.present
+    kind: Literal["int", "string"] = "int" if 0 < column.integers == values else "string"
+    field: dict[str, Any] = {"type": field_type, "num_embeddings": suggested_num_embeddings(ids), "values": kind}
+    field |= {"min_count": min_count} if min_count > 1 else {}
+    return field | keys
+
+
+def suggested_num_embeddings(ids: int) -> int:
+    """Return a table size, rounded up to two digits, in which most of the distinct ids have a row of their own."""
+    rows = max(MIN_NUM_EMBEDDINGS, 2 * ids, *(min(each * ids, maximum) for each, maximum in ROWS_PER_ID))
+    step = 10 ** max(math.floor(math.log10(rows)) - 1, 0)
+    return math.ceil(rows / step) * step
+
+
+def collision_share(ids: int, rows: int) -> float:
+    """Return the share of ids that share their row with another id, 1 - exp(-ids / rows) for random hashes."""
+    return abs(math.expm1(-ids / rows))
+
+
+def separator_of(column: ColumnProfile, declaration: RecipeField) -> str:
+    """Return the separator of the ids of a text column: declared, recognised, or the first of SEPARATORS."""
+    return declaration.separator or column.separator or SEPARATORS[0]
