@@ -13,58 +13,69 @@ from rich.console import Console
 
 console = Console(stderr=True)
 
-WIDTH = 132
-"""Columns of a table, where there is no terminal that has its own"""
-QUIET = 10.0
-"""Seconds between two lines about the same work where there is no terminal"""
+REPORT_WIDTH = 132
+"""Characters of a line of a report that does not go to a terminal"""
+PROGRESS_LINE_SECONDS = 10.0
+"""Least time between two lines about the same work, without a terminal"""
 
 
 def output() -> Console:
-    """Standard output, for tables: where it is no terminal they have room."""
+    """Return the console for reports. It is wide enough for tables if standard output is not a terminal."""
     out = Console()
-    return out if out.is_terminal else Console(width=WIDTH)
+    return out if out.is_terminal else Console(width=REPORT_WIDTH)
+
+
+def print_line(line: str) -> None:
+    """Print a line to standard error as it is: not wrapped, without colors, and square brackets are text."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_json(document: Any) -> None:
+    """Print a JSON document to standard output."""
     json.dump(document, sys.stdout, indent=2)
     print()
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[str, float | None], None]]:
-    """Shows how far long work is: a bar on a terminal, else a line when work begins and now and then while it goes on.
+def show_progress() -> Iterator[Callable[[str, float | None], None]]:
+    """Show the progress of long work: a bar on a terminal, lines elsewhere.
 
-    What it gives is called with what is being done and the share of it that is done, or None.
+    Yields a function to call with a description of the present work and the share of it that is done, or None.
+
+        with show_progress() as show:
+            for number in range(100):
+                show("reading", number / 100)
     """
     if not console.is_terminal:
-        yield _lines()
+        yield _progress_lines()
         return
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=None)
-        now = ""
+        shown = ""
 
-        def show(doing: str, share: float | None) -> None:
-            nonlocal now
-            if doing != now:
-                bar.reset(task, description=doing, total=None)
-                now = doing
+        def show(description: str, share: float | None) -> None:
+            nonlocal shown
+            if description != shown:
+                bar.reset(task, description=description, total=None)
+                shown = description
             bar.update(task, total=None if share is None else 1.0, completed=share or 0.0)
 
         yield show
 
 
-def _lines() -> Callable[[str, float | None], None]:
-    now, last = "", 0.0
+def _progress_lines() -> Callable[[str, float | None], None]:
+    """Return a function that prints a line when the description changes, and after that one every few seconds."""
+    shown, printed_at = "", 0.0
 
-    def show(doing: str, share: float | None) -> None:
-        nonlocal now, last
-        moment = time.monotonic()
-        if doing == now and moment - last < QUIET:
+    def show(description: str, share: float | None) -> None:
+        nonlocal shown, printed_at
+        now = time.monotonic()
+        if description == shown and now - printed_at < PROGRESS_LINE_SECONDS:
             return
-        console.print(doing if share is None or doing != now else f"{doing}: {share:.0%}", highlight=False)
-        now, last = doing, moment
+        print_line(description if share is None or description != shown else f"{description}: {share:.0%}")
+        shown, printed_at = description, now
 
     return show

@@ -64,7 +64,7 @@ def test_progress_line_and_top_show_a_new_metric(share_of_positives: str) -> Non
     record = {"step": 18, "epoch": 0, "missing": 0.0, **{f"valid/{name}": 0.5 for name in METRICS}}
     assert f"{share_of_positives} 0.5000" in describe_record(record, 36)
     console = Console(width=200, file=io.StringIO(), record=True)
-    console.print(top._validations([record]))
+    console.print(top._validation_table([record]))
     shown = console.export_text()
     assert all(metric.heading in shown for metric in METRICS.values())
 

@@ -1,8 +1,12 @@
-"""The command line. Heavy imports wait until a command needs them, so that `--help` answers at once."""
+"""The command line: registers the commands and turns errors into exit statuses.
+
+Modules that take long to import, torch above all, are imported inside the commands, so that `--help` answers at once.
+"""
 
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 import typer
 
@@ -23,7 +27,7 @@ from asymdiffrec.trainer.commands import (
     train,
     tune,
 )
-from asymdiffrec.trainer.console import console
+from asymdiffrec.trainer.console import print_line
 
 app = typer.Typer(
     name="asymdiffrec",
@@ -51,17 +55,17 @@ app.command()(doctor.doctor)
 
 
 def main() -> None:
-    """Run the command; wrong input is one line on standard error and exit status 2."""
-    sys.path.insert(0, "")  # as `python -m` does: an extractor of the user's own is found in the current folder
+    """Run a command. An error in the input is one line on standard error, with exit status 2; see `app` for others."""
+    sys.path.insert(0, "")  # as `python -m` does: the user's own classes are imported from the current folder
     from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
 
     silence_torchrec_warnings()
     try:
         app()
     except InputError as error:
-        _fail(str(error), 2)
+        _exit_with(str(error), 2)
     except KeyboardInterrupt:
-        _fail("interrupted", 130)
+        _exit_with("interrupted", 130)
     except RuntimeError as error:
         from asymdiffrec.cluster.errors import WorkerError
         from asymdiffrec.trainer.errors import CheckpointError, TrainingError
@@ -71,9 +75,9 @@ def main() -> None:
             raise
         if isinstance(reason, WorkerError) and reason.traceback:
             print(reason.traceback, end="", file=sys.stderr)
-        _fail(str(reason), 1)
+        _exit_with(str(reason), 1)
 
 
-def _fail(message: str, status: int) -> None:
-    console.print(f"error: {message}", highlight=False, markup=False, soft_wrap=True)
+def _exit_with(message: str, status: int) -> NoReturn:
+    print_line(f"error: {message}")
     sys.exit(status)

@@ -19,7 +19,7 @@ from asymdiffrec.trainer.commands.options import (
     Unseen,
     parse_shares,
 )
-from asymdiffrec.trainer.console import console, output, print_json, progress
+from asymdiffrec.trainer.console import output, print_json, print_line, show_progress
 
 if TYPE_CHECKING:
     from asymdiffrec.trainer.experiments.running import Failure
@@ -106,7 +106,7 @@ def compare(
     common = (job, chosen, seeds, overrides or (), folder, options)
     tasks = make_tasks_by_period(*common, progressive) if progressive else make_tasks(*common)
     failures = _run_tasks(tasks, parallel, address)
-    with progress() as show:
+    with show_progress() as show:
         steps = iter(range(1, len(tasks) + 1))
         document = make_document(
             tasks, [chosen[0].name], draws, lambda: show("bootstrap", next(steps) / len(tasks)), failures
@@ -121,9 +121,9 @@ def compare(
             output().print(metric_table(document, metric))
         if document["periods"]:
             output().print(period_table(document))
-        console.print(f"All metrics and curves: {folder / 'comparison.html'}", highlight=False, soft_wrap=True)
+        print_line(f"All metrics and curves: {folder / 'comparison.html'}")
     for line in describe_problems(document):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        print_line(line)
     if failures:
         raise typer.Exit(1)
 
@@ -146,8 +146,7 @@ def _run_tasks(tasks: Sequence[Task], parallel: int, address: str | None) -> dic
             outcome = f"failed, traceback in {task.failure_file}: {result.message}"
         else:
             outcome = f"AUC {result:.4f}" + (f", {seconds:.0f} s" if seconds >= 1 else "")
-        line = f"{number}/{len(tasks)}  {task.name}: {outcome}"
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        print_line(f"{number}/{len(tasks)}  {task.name}: {outcome}")
     return failures
 
 

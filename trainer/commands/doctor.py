@@ -1,10 +1,10 @@
-"""`asymdiffrec doctor`: versions that fit each other, FBGEMM's operators, devices, Ray; and how to mend them."""
+"""`asymdiffrec doctor`: check versions, FBGEMM's operators, devices and Ray, and say how to repair what is wrong."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 import typer
@@ -12,80 +12,91 @@ import typer
 from asymdiffrec.trainer.commands.options import AsJson
 from asymdiffrec.trainer.console import print_json
 
-TOGETHER = {"torch": "2.13.0", "torchrec": "1.8.0"}
-RAY = "2.60.0"
-FBGEMM = "1.8.0"
-INSTALL = (
+MIN_PYTHON = (3, 11)
+TORCH_VERSIONS = {"torch": "2.13.0", "torchrec": "1.8.0"}
+"""Versions that fit each other"""
+FBGEMM_VERSION = "1.8.0"
+RAY_VERSION = "2.60.0"
+INSTALL_COMMAND = (
     "pip install torch==2.13.0 {fbgemm}==1.8.0 && pip install --no-deps torchrec==1.8.0 "
     "(torchrec's own dependencies would bring the CUDA build of FBGEMM)"
 )
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
+    """The result of one check."""
+
     name: str
     sound: bool
     found: str
-    mend: str = ""
+    """What is installed, or what went wrong"""
+    repair: str = ""
+    """The command or step that repairs it; empty if the check is sound"""
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Check that the environment is sound: versions that fit each other, FBGEMM's operators, devices, Ray."""
-    findings = examine()
+    """Check that this environment can train: fitting versions, FBGEMM's operators, devices and Ray.
+
+    Prints a line for each check, and how to repair what is wrong. Exit status 1 if a check fails.
+    """
+    checks = run_checks()
+    is_sound = all(check.sound for check in checks)
     if as_json:
-        print_json(
-            {"sound": all(finding.sound for finding in findings), "checks": [finding.__dict__ for finding in findings]}
-        )
+        print_json({"sound": is_sound, "checks": [asdict(check) for check in checks]})
     else:
-        for finding in findings:
-            print(
-                f"{'ok  ' if finding.sound else 'FAIL'} {finding.name}: {finding.found}"
-                + (f"\n     mend: {finding.mend}" if finding.mend else "")
-            )
-    if not all(finding.sound for finding in findings):
+        for check in checks:
+            print(f"{'ok  ' if check.sound else 'FAIL'} {check.name}: {check.found}")
+            if check.repair:
+                print(f"     repair: {check.repair}")
+    if not is_sound:
         raise typer.Exit(1)
 
 
-def examine() -> list[Finding]:
-    """One finding for each thing that training needs."""
-    return [_guarded(check) for check in (python, packages, fbgemm_build, fbgemm_operators, devices, ray_runtime)]
+def run_checks() -> list[Check]:
+    """Return the result of every check."""
+    checks = (check_python, check_torch, check_fbgemm_build, check_fbgemm_operators, check_devices, check_ray)
+    return [_run(check) for check in checks]
 
 
-def _guarded(check: Callable[[], Finding]) -> Finding:
-    """A check that breaks is itself a finding: the doctor must not fail on the patient's illness."""
+def _run(check: Callable[[], Check]) -> Check:
+    """Run a check. An exception in it, for example of a broken package, is a failed check."""
     try:
         return check()
     except Exception as error:
-        text = (str(error).strip().splitlines() or [""])[0]
-        return Finding(check.__name__.replace("_", " "), False, f"{type(error).__name__}: {text}", _install_line())
+        message = (str(error).strip().splitlines() or [""])[0]
+        name = check.__name__.removeprefix("check_").replace("_", " ")
+        return Check(name, False, f"{type(error).__name__}: {message}", _install_command())
 
 
-def python() -> Finding:
+def check_python() -> Check:
+    """Check the version of Python."""
     found = ".".join(map(str, sys.version_info[:3]))
-    return Finding(
-        "python", sys.version_info >= (3, 11), found, "" if sys.version_info >= (3, 11) else "use Python 3.11 or newer"
-    )
+    is_sound = sys.version_info >= MIN_PYTHON
+    return Check("python", is_sound, found, "" if is_sound else "use Python 3.11 or newer")
 
 
-def packages() -> Finding:
-    found = {name: _version(name) for name in TOGETHER}
-    sound = all((found[name] or "").split("+")[0] == wanted for name, wanted in TOGETHER.items())
+def check_torch() -> Check:
+    """Check that the versions of torch and torchrec fit each other."""
+    found = {name: _version(name) for name in TORCH_VERSIONS}
+    is_sound = all((found[name] or "").split("+")[0] == wanted for name, wanted in TORCH_VERSIONS.items())
     text = ", ".join(f"{name} {found[name] or 'is not installed'}" for name in found)
-    return Finding("torch and torchrec", sound, text, "" if sound else _install_line())
+    return Check("torch and torchrec", is_sound, text, "" if is_sound else _install_command())
 
 
-def fbgemm_build() -> Finding:
+def check_fbgemm_build() -> Check:
+    """Check that exactly one of FBGEMM's two builds is installed, in the version that fits."""
     found = {name: _version(name) for name in ("fbgemm-gpu-cpu", "fbgemm-gpu") if _version(name)}
-    sound = list(found.values()) == [FBGEMM]
+    is_sound = list(found.values()) == [FBGEMM_VERSION]
     text = ", ".join(f"{name} {number}" for name, number in found.items()) or "is not installed"
     if len(found) > 1:
         text += ": one has overwritten the other"
-    mend = "" if sound else f"pip uninstall -y fbgemm-gpu fbgemm-gpu-cpu; {_install_line()}"
-    return Finding("fbgemm", sound, text, mend)
+    repair = "" if is_sound else f"pip uninstall -y fbgemm-gpu fbgemm-gpu-cpu; {_install_command()}"
+    return Check("fbgemm", is_sound, text, repair)
 
 
-def fbgemm_operators() -> Finding:
-    """A pooled look-up with a fused optimizer step, by the operators that training uses."""
+def check_fbgemm_operators() -> Check:
+    """Check a pooled look-up with a fused Adagrad step, with the operators that training uses."""
     import torch
     from fbgemm_gpu.split_embedding_configs import EmbOptimType
     from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
@@ -94,23 +105,24 @@ def fbgemm_operators() -> Finding:
         SplitTableBatchedEmbeddingBagsCodegen,
     )
 
-    cuda = torch.cuda.is_available()
-    location = EmbeddingLocation.DEVICE if cuda else EmbeddingLocation.HOST
+    has_gpu = torch.cuda.is_available()
+    location = EmbeddingLocation.DEVICE if has_gpu else EmbeddingLocation.HOST
     table = SplitTableBatchedEmbeddingBagsCodegen(
-        [(4, 4, location, ComputeDevice.CUDA if cuda else ComputeDevice.CPU)],
+        [(4, 4, location, ComputeDevice.CUDA if has_gpu else ComputeDevice.CPU)],
         optimizer=EmbOptimType.EXACT_ADAGRAD,
         learning_rate=0.1,
     )
-    device = torch.device("cuda" if cuda else "cpu")
+    device = torch.device("cuda" if has_gpu else "cpu")
     before = table.split_embedding_weights()[0].detach().clone()
     table(torch.tensor([1, 2], device=device), torch.tensor([0, 2], device=device)).sum().backward()
     changed = (table.split_embedding_weights()[0] != before).any(dim=1).tolist()
-    sound = changed == [False, True, True, False]
-    text = "look-up and fused Adagrad work" if sound else f"rows updated: {changed}"
-    return Finding("fbgemm operators", sound, f"{text} on {device.type}", "" if sound else _install_line())
+    is_sound = changed == [False, True, True, False]
+    text = "look-up and fused Adagrad work" if is_sound else f"wrong rows were updated: {changed}"
+    return Check("fbgemm operators", is_sound, f"{text} on {device.type}", "" if is_sound else _install_command())
 
 
-def devices() -> Finding:
+def check_devices() -> Check:
+    """Count CPU cores and GPUs; a machine with GPUs needs the CUDA build of FBGEMM."""
     import os
 
     import torch
@@ -118,18 +130,19 @@ def devices() -> Finding:
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     cores = len(os.sched_getaffinity(0))
     gpus = f"{len(names)} GPUs ({', '.join(sorted(set(names)))})" if names else "no GPU"
-    mend = ""
+    repair = ""
     if names and _version("fbgemm-gpu-cpu"):
-        mend = f"pip uninstall -y fbgemm-gpu-cpu; {_install_line()}"
-    return Finding("devices", not mend, f"{cores} CPU cores, {gpus}", mend)
+        repair = f"pip uninstall -y fbgemm-gpu-cpu; {_install_command()}"
+    return Check("devices", not repair, f"{cores} CPU cores, {gpus}", repair)
 
 
-def ray_runtime() -> Finding:
+def check_ray() -> Check:
+    """Check the version of Ray and that Ray Train can be imported."""
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     found = _version("ray")
-    sound = found == RAY and callable(DataParallelTrainer.fit)
-    return Finding("ray", sound, str(found), "" if sound else f'pip install "ray[train]=={RAY}"')
+    is_sound = found == RAY_VERSION and callable(DataParallelTrainer.fit)
+    return Check("ray", is_sound, str(found), "" if is_sound else f'pip install "ray[train]=={RAY_VERSION}"')
 
 
 def _version(name: str) -> str | None:
@@ -139,11 +152,12 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _install_line() -> str:
+def _install_command() -> str:
+    """Return the command that installs torch, FBGEMM and torchrec on this machine."""
     try:
         import torch
 
-        cuda = torch.cuda.is_available()
+        has_gpu = torch.cuda.is_available()
     except ImportError:
-        cuda = False
-    return INSTALL.format(fbgemm="fbgemm-gpu" if cuda else "fbgemm-gpu-cpu")
+        has_gpu = False
+    return INSTALL_COMMAND.format(fbgemm="fbgemm-gpu" if has_gpu else "fbgemm-gpu-cpu")

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from asymdiffrec.base import InputError
 from asymdiffrec.trainer.commands.options import AsInTraining, AsJson, Outages, RunFolder, Unseen, parse_shares
-from asymdiffrec.trainer.console import console, output, print_json
+from asymdiffrec.trainer.console import console, output, print_json, print_line
 
 if TYPE_CHECKING:
     from asymdiffrec.datasets.schema import Schema
@@ -87,7 +87,7 @@ def evaluate(
         output().print(_table(run, evaluation.step, split, evaluation.results))
     if tables and evaluation.table_bytes:
         trained, quantised = (size / 1e6 for size in evaluation.table_bytes)
-        console.print(f"Tables quantised to {tables}: {quantised:,.3g} MB of weights, {trained:,.3g} MB as trained")
+        print_line(f"Tables quantised to {tables}: {quantised:,.3g} MB of weights, {trained:,.3g} MB as trained")
 
 
 def outage_losses(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from asymdiffrec.trainer.commands.recipe_options import (
     set_values,
     split_names,
 )
-from asymdiffrec.trainer.console import console, print_json, progress
+from asymdiffrec.trainer.console import console, print_json, show_progress
 
 if TYPE_CHECKING:
     from asymdiffrec.datasets.prepare.movielens.files import Size
@@ -240,7 +240,7 @@ def _prepare_table(out: Path, recipe: Recipe, as_json: bool, dry_run: bool = Fal
     from asymdiffrec.datasets.prepare.table.dataset import prepare_table
 
     layouts: list[SampleLayout] = []
-    with progress() as report_progress:
+    with show_progress() as report_progress:
 
         def show_layout(layout: SampleLayout) -> None:
             layouts.append(layout)

@@ -1,12 +1,10 @@
-"""`asymdiffrec top`: a run as it goes on, from what lies in its directory."""
+"""`asymdiffrec top`: show a run while it trains, from the files in its directory."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group, RenderableType
@@ -14,109 +12,118 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from asymdiffrec.json_lines import read_json_lines
+from asymdiffrec.json_lines import JsonLinesReader
+from asymdiffrec.trainer.commands.options import RunFolder
 from asymdiffrec.trainer.console import console
 
-LINES = 5
-"""Of the losses, of the validations and of what was said"""
-SILENT = 60
-"""Seconds without a line after which that is said"""
+if TYPE_CHECKING:
+    from asymdiffrec.trainer.run import Run
+
+Record = dict[str, Any]
+
+MAX_LINES = 5
+"""Lines of each table, and messages"""
+SILENCE_SECONDS = 60
+"""After this time without a new record, top says for how long there was none"""
 
 
 def top(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="run directory, as `train` makes one")],
-    once: Annotated[bool, typer.Option("--once", help="print once and end")] = False,
-    seconds: Annotated[float, typer.Option(min=0.1, help="between two looks")] = 1.0,
+    run: RunFolder,
+    once: Annotated[bool, typer.Option("--once", help="print the present state and exit")] = False,
+    seconds: Annotated[float, typer.Option(min=0.1, help="seconds between two updates")] = 1.0,
 ) -> None:
-    """Show a run as it goes on: losses, validations, and what each worker waits for and holds. Ctrl-C ends the showing.
+    """Show a run while it trains: losses, validations, messages, and for each worker waiting times and memory.
 
-    Reads nothing but the run directory, so it works from any machine that sees it, and disturbs nothing.
+    It ends with the run, or with Ctrl-C, which does not stop the run. It reads only the run directory, so it works on
+    any machine that can read the directory, and does not slow down the training.
     """
     from asymdiffrec.trainer.run import open_run
 
-    path = open_run(run).path
+    opened = open_run(run)
+    reader = JsonLinesReader(opened.metrics_file)
+    records, _ = reader.read_new()
     if once:
-        console.print(_shown(path))
+        console.print(_show(opened, records))
         return
-    with Live(_shown(path), console=console, auto_refresh=False) as live:
+    with Live(_show(opened, records), console=console, auto_refresh=False) as live:
         try:
-            while not (path / "result.json").exists():
+            while opened.result() is None:
                 time.sleep(seconds)
-                live.update(_shown(path), refresh=True)
+                new_records, is_new_file = reader.read_new()
+                records = new_records if is_new_file else records + new_records
+                live.update(_show(opened, records), refresh=True)
         except KeyboardInterrupt:
             return
 
 
-def _shown(path: Path) -> RenderableType:
-    records = read_json_lines(path / "metrics.jsonl")
-    steps = [record for record in records if "samples_per_second" in record]
-    validations = [record for record in records if "valid/auc" in record]
-    said = [record for record in records if {"note", "bad_losses", "workers", "files_added"} & record.keys()]
-    parts: list[RenderableType] = [Text(_state(path, records, steps))]
-    if steps:
-        parts += [_losses(steps[-LINES:]), _ranks(steps[-1]["ranks"])]
+def _show(run: Run, records: Sequence[Record]) -> RenderableType:
+    intervals = [record for record in records if "samples_per_second" in record]
+    validations = [record for record in records if any(key.startswith("valid/") for key in record)]
+    messages = [record for record in records if {"note", "bad_losses", "workers", "files_added"} & record.keys()]
+    parts: list[RenderableType] = [Text(_describe_state(run, records, intervals))]
+    if intervals:
+        parts += [_loss_table(intervals[-MAX_LINES:]), _worker_table(intervals[-1]["ranks"])]
     if validations:
-        parts.append(_validations(validations[-LINES:]))
-    if said:
+        parts.append(_validation_table(validations[-MAX_LINES:]))
+    if messages:
         from asymdiffrec.trainer.fit.report import describe_record
 
-        total = steps[-1]["step"] + _left(steps[-1]) if steps else 0
-        parts += [Text(describe_record(record, total)) for record in said[-LINES:]]
+        total_steps = intervals[-1]["step"] + _steps_left(intervals[-1]) if intervals else 0
+        parts += [Text(describe_record(record, total_steps)) for record in messages[-MAX_LINES:]]
     return Group(*parts)
 
 
-def _left(record: dict[str, Any]) -> int:
-    """Steps that are left"""
-    rate = record["samples_per_second"] * record["step"] / record["samples"]
-    return round(record["seconds_left"] * rate)
-
-
-def _state(path: Path, records: Sequence[dict[str, Any]], steps: Sequence[dict[str, Any]]) -> str:
-    if (path / "result.json").exists():
-        result = json.loads((path / "result.json").read_text())
-        return f"{path}: {result['outcome']} at step {result['step']}, best step {result['best_step']}"
+def _describe_state(run: Run, records: Sequence[Record], intervals: Sequence[Record]) -> str:
+    if result := run.result():
+        return f"{run.path}: {result['outcome']} at step {result['step']}, best step {result['best_step']}"
     if not records:
-        return f"{path}: nothing written yet"
-    quiet = time.time() - (path / "metrics.jsonl").stat().st_mtime
-    silence = f", no news for {quiet:,.0f} s" if quiet > SILENT else ""
-    if not steps:
-        return f"{path}: starting{silence}"
-    last = steps[-1]
+        return f"{run.path}: nothing written yet"
+    silence = time.time() - run.metrics_file.stat().st_mtime
+    warning = f", no news for {silence:,.0f} s" if silence > SILENCE_SECONDS else ""
+    if not intervals:
+        return f"{run.path}: starting{warning}"
+    last = intervals[-1]
     return (
-        f"{path}: step {last['step']:,} of {last['step'] + _left(last):,}, epoch {last['epoch'] + 1}, "
-        f"{last['samples_per_second']:,.0f} samples/s, {last['seconds_left'] / 60:,.1f} minutes left{silence}"
+        f"{run.path}: step {last['step']:,} of {last['step'] + _steps_left(last):,}, epoch {last['epoch'] + 1}, "
+        f"{last['samples_per_second']:,.0f} samples/s, {last['seconds_left'] / 60:,.1f} minutes left{warning}"
     )
 
 
-def _losses(steps: Sequence[dict[str, Any]]) -> Table:
-    names = [name for name in steps[-1] if name == "loss" or name.startswith("loss_")]
+def _steps_left(record: Record) -> int:
+    steps_per_second = record["samples_per_second"] * record["step"] / record["samples"]
+    return round(record["seconds_left"] * steps_per_second)
+
+
+def _loss_table(intervals: Sequence[Record]) -> Table:
+    names = [name for name in intervals[-1] if name == "loss" or name.startswith("loss_")]
     table = _table("step", *names, "samples/s")
-    for record in steps:
+    for record in intervals:
         values = [f"{record[name]:.4f}" if name in record else "" for name in names]
         table.add_row(f"{record['step']:,}", *values, f"{record['samples_per_second']:,.0f}")
     return table
 
 
-def _validations(records: Sequence[dict[str, Any]]) -> Table:
+def _validation_table(records: Sequence[Record]) -> Table:
     from asymdiffrec.trainer.metrics import METRICS
 
-    table = _table("validated at", "missing", *(metric.heading for metric in METRICS.values()))
+    table = _table("at step", "missing", *(metric.heading for metric in METRICS.values()), title="validation")
     for record in records:
         values = [record[f"valid/{name}"] for name in METRICS]
-        shown = ["" if value is None else f"{value:.4f}" for value in values]
-        table.add_row(f"{record['step']:,}", f"{record['missing']:.0%}", *shown)
+        cells = ["" if value is None else f"{value:.4f}" for value in values]
+        table.add_row(f"{record['step']:,}", f"{record['missing']:.0%}", *cells)
     return table
 
 
-def _ranks(ranks: Sequence[dict[str, float]]) -> Table:
+def _worker_table(ranks: Sequence[dict[str, float]]) -> Table:
     table = _table("worker", "waits for data", "waits for others", "memory, GB")
-    for rank, own in enumerate(ranks):
-        table.add_row(str(rank), f"{own['data_wait']:.0%}", f"{own['peer_wait']:.0%}", f"{own['memory'] / 1e9:.2f}")
+    for rank, usage in enumerate(ranks):
+        waits = [f"{usage['data_wait']:.0%}", f"{usage['peer_wait']:.0%}"]
+        table.add_row(str(rank), *waits, f"{usage['memory'] / 1e9:.2f}")
     return table
 
 
-def _table(*headings: str) -> Table:
-    table = Table()
+def _table(*headings: str, title: str | None = None) -> Table:
+    table = Table(title=title)
     for heading in headings:
         table.add_column(heading, justify="right")
     return table

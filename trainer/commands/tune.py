@@ -12,7 +12,7 @@ from rich.table import Table
 
 from asymdiffrec.base import InputError
 from asymdiffrec.trainer.commands.options import AsJson, JobFile, Overrides, parse_shares
-from asymdiffrec.trainer.console import console, output, print_json
+from asymdiffrec.trainer.console import output, print_json, print_line
 
 SECONDS_OF_UNIT = {"s": 1, "m": 60, "h": 3600}
 
@@ -60,18 +60,14 @@ def tune(
     folder = out or Path("tuning") / read_job(job, overrides or ()).name
     tuning = Tuning(str(job.resolve()), tuple(overrides or ()), str(folder.resolve()), tuple(parse_shares(missing)))
     num_parallel = parallel or len(os.sched_getaffinity(0))
-    document = search(tuning, seconds, seeds, num_parallel, address, _print_line)
+    document = search(tuning, seconds, seeds, num_parallel, address, print_line)
     chosen_file = write_result(tuning, document)
     if as_json:
         print_json(document)
         return
     output().print(_table(document))
-    _print_line(f"{document['description']}: {document['reason']}")
-    _print_line(f"Train it with: asymdiffrec train {chosen_file}")
-
-
-def _print_line(line: str) -> None:
-    console.print(line, highlight=False, soft_wrap=True)
+    print_line(f"{document['description']}: {document['reason']}")
+    print_line(f"Train it with: asymdiffrec train {chosen_file}")
 
 
 def _parse_seconds(text: str) -> float:

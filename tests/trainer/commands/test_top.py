@@ -1,4 +1,4 @@
-"""A run as `top` shows it."""
+"""`top` on a run that has ended, one that trains, and one without news."""
 
 from __future__ import annotations
 
@@ -8,26 +8,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from asymdiffrec.trainer.metrics import METRICS
 
-def test_a_run_that_has_ended(trained: Path, command: Callable[..., Any]) -> None:
+
+def test_run_that_has_ended(trained: Path, command: Callable[..., Any]) -> None:
     outcome = command("top", trained, "--once")
     assert outcome.status == 0
     assert "finished at step 36, best step" in " ".join(outcome.err.split())
     assert "waits for others" in outcome.err
-    assert "validated at" in outcome.err
+    assert "validation" in outcome.err
+    assert all(metric.heading in outcome.err for metric in METRICS.values()), "on 80 characters no heading is wrapped"
     assert "training begins, 1 worker" in outcome.err
-    assert command("top", trained).status == 0  # shows it once: nothing is to come
+    assert command("top", trained).status == 0, "without --once it ends with the run"
 
 
-def test_a_run_that_goes_on_and_one_that_is_silent(trained: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
+def test_run_that_trains_and_run_without_news(trained: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     (run / "result.json").unlink()
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
-    until = next(number for number, line in enumerate(lines) if '"step": 20' in line)
-    (run / "metrics.jsonl").write_text(
-        "".join(lines[: until + 1]) + lines[until + 1][:10]
-    )  # half a line is being written
+    last = next(number for number, line in enumerate(lines) if '"step": 20' in line)
+    unfinished_line = lines[last + 1][:10]
+    (run / "metrics.jsonl").write_text("".join(lines[: last + 1]) + unfinished_line)
     shown = " ".join(command("top", run, "--once").err.split())
     assert "step 20 of 36, epoch 2" in shown
     assert "no news" not in shown
@@ -37,7 +39,7 @@ def test_a_run_that_goes_on_and_one_that_is_silent(trained: Path, tmp_path: Path
     assert "nothing written yet" in " ".join(command("top", run, "--once").err.split())
 
 
-def test_what_is_no_run(tmp_path: Path, command: Callable[..., Any]) -> None:
+def test_folder_that_is_no_run(tmp_path: Path, command: Callable[..., Any]) -> None:
     outcome = command("top", tmp_path, "--once")
     assert (outcome.status, outcome.err.count("\n")) == (2, 1)
     assert "not a run directory" in outcome.err
