@@ -21,88 +21,120 @@ from asymdiffrec.trainer.metrics import require_validation_metric, validation_me
 
 
 class ValidationConfig(Config):
-    every: int | None = Field(None, gt=0, description="steps between validations; an epoch when left out")
+    """When training validates, by which metric, and when it stops early."""
+
+    every: int | None = Field(None, gt=0, description="steps between validations; null: once per epoch")
     metric: Annotated[str, AfterValidator(require_validation_metric)] = Field(
         "auc",
         description="metric that chooses the best step: " + ", ".join(validation_metrics()),
         json_schema_extra={"enum": [*validation_metrics()]},
     )
     missing: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(
-        (0.0,), min_length=1, description="shares of fields dropped; the metric is averaged over them"
+        (0.0,),
+        min_length=1,
+        description="shares of fields that are dropped in validation; the metric is averaged over them",
     )
-    patience: int = Field(2, gt=0, description="validations without a better metric before training stops")
+    patience: int = Field(2, gt=0, description="validations without a better metric after which training stops")
 
 
 class CheckpointsConfig(Config):
-    steps: int | None = Field(None, gt=0, description="steps between two, beside those of time and of validations")
-    minutes: float | None = Field(30, gt=0, description="minutes between two; null: none for the time that has passed")
-    keep: int = Field(1, gt=0, description="newest ones that are kept, besides the best")
+    """When checkpoints are saved, how many are kept, and where."""
+
+    steps: int | None = Field(
+        None, gt=0, description="also save every N steps, in addition to timed saves and saves at validation"
+    )
+    minutes: float | None = Field(30, gt=0, description="minutes between timed saves; null: no timed saves")
+    keep: int = Field(1, gt=0, description="number of newest checkpoints to keep, in addition to the best one")
     path: str | None = Field(
         None,
-        description="folder or URI (s3://, gs://, hdfs://) for those of all runs; left out: the run directory",
+        description="folder or URI (s3://, gs://, hdfs://) for the checkpoints of all runs; null: the run directory",
     )
     background: bool = Field(
-        True, description="written while training goes on, from a copy in the machine's memory; false: no copy"
+        True,
+        description="write checkpoints while training continues, from a copy in host memory; false: stop training "
+        "while a checkpoint is written, and make no copy",
     )
 
 
 class ScheduleConfig(Config):
-    """Of all learning rates, those of the tables too."""
+    """The factor on all learning rates, of the dense parameters and of the tables."""
 
-    warmup_steps: int = Field(0, ge=0, description="steps in which they grow from near 0")
-    decay: Literal["none", "linear", "cosine"] = Field("none", description="after that, to the run's last step")
-    end: float = Field(0.0, ge=0, le=1, description="what decay leaves of them at the end")
+    warmup_steps: int = Field(0, ge=0, description="steps in which the learning rates grow linearly from near 0")
+    decay: Literal["none", "linear", "cosine"] = Field(
+        "none", description="how the learning rates fall after the warm-up, until the last step of the run"
+    )
+    end: float = Field(0.0, ge=0, le=1, description="factor on the learning rates at the end of the decay")
 
 
 class TrainConfig(Config):
-    seed: int = Field(0, ge=0, lt=2**63, description="of the initial weights, the order of the samples and the noise")
-    init_from: str | None = Field(
-        None, description="run whose best step the weights start from, as far as its job fits; see train --init-from"
+    """The `train:` section of the job file."""
+
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="seed of the initial weights, the sample order and the forward process"
     )
-    batch_size: int = Field(1024, gt=0, description="samples of a step over all workers; a multiple of data.lanes")
-    epochs: int = Field(10, gt=0, description="at most; validation may stop training earlier")
-    steps: int | None = Field(None, gt=0, description="at most, over all epochs")
-    learning_rate: float = Field(1e-3, gt=0, description="of the dense parameters (Adam); the tables have their own")
-    weight_decay: float = Field(0.0, ge=0, description="of the dense parameters (AdamW)")
-    schedule: ScheduleConfig = ScheduleConfig()
+    init_from: str | None = Field(
+        None,
+        description="directory of a run whose best step the weights start from, if they fit this job; see "
+        "`train --init-from`",
+    )
+    batch_size: int = Field(
+        1024, gt=0, description="samples of one step over all workers; must be a multiple of data.lanes"
+    )
+    epochs: int = Field(10, gt=0, description="maximum number of epochs; validation may stop training earlier")
+    steps: int | None = Field(None, gt=0, description="maximum number of steps over all epochs; null: no maximum")
+    learning_rate: float = Field(
+        1e-3, gt=0, description="learning rate of the dense parameters (AdamW); tables.optimizer has that of the tables"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of the dense parameters (AdamW)")
+    schedule: ScheduleConfig = Field(ScheduleConfig(), description="factor on all learning rates, by step")
     accumulate: int = Field(
-        1, gt=0, description="steps whose dense gradients are averaged into one change; tables change in every step"
+        1,
+        gt=0,
+        description="steps whose dense gradients are averaged into one update; tables are updated in every step",
     )
     clip_norm: float | None = Field(
-        None, gt=0, description="largest norm of all dense gradients together; those of tables are not clipped"
+        None, gt=0, description="maximum norm of all dense gradients together; gradients of tables are not clipped"
     )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32",
-        description="of the dense part's products in training (autocast); weights and losses are fp32; many times "
-        "slower on CPUs without bf16 of their own",
+        description="autocast dtype of the dense part in training; weights and losses stay fp32. On CPUs without bf16 "
+        "instructions bf16 is many times slower",
     )
-    tf32: bool = Field(False, description="on GPUs, fp32 products with 10 bits of mantissa")
+    tf32: bool = Field(False, description="on GPUs, compute fp32 products in TF32, with 10 bits of mantissa")
     compile: bool | None = Field(
-        None, description="the dense part by torch.compile, which needs a C++ compiler; null: on GPUs, where it wins"
+        None,
+        description="compile the dense part with torch.compile, which needs a C++ compiler; null: only on GPUs, where "
+        "it is faster",
     )
-    profile: int = Field(0, ge=0, description="steps whose trace is left in the run directory; see train --profile")
-    log_every: int = Field(50, gt=0, description="steps between lines of metrics.jsonl")
-    checkpoints: CheckpointsConfig = CheckpointsConfig()
+    profile: int = Field(0, ge=0, description="number of steps to trace into the run directory; see `train --profile`")
+    log_every: int = Field(50, gt=0, description="steps between two lines of metrics.jsonl")
+    checkpoints: CheckpointsConfig = Field(CheckpointsConfig(), description="when and where checkpoints are saved")
     on_nan: Literal["stop", "skip"] = Field(
-        "stop", description="where a loss is not finite or beyond max_loss; a skipped step changes no parameter"
+        "stop",
+        description="what to do with a step whose loss is not finite or above max_loss; a skipped step changes no "
+        "parameter",
     )
-    max_loss: float = Field(1e4, gt=0, description="a loss beyond it has exploded")
-    metric_rows: int = Field(
-        2_000_000, gt=0, description="rows an evaluation holds in memory before it spills to the run directory"
-    )
-    validation: ValidationConfig = ValidationConfig()
+    max_loss: float = Field(1e4, gt=0, description="a loss above this value counts as diverged, see on_nan")
+    validation: ValidationConfig = Field(ValidationConfig(), description="early stopping and the best step")
 
 
 class Job(FieldsConfig):
-    name: str = Field(pattern=r"^[\w.-]+$", description="folder of the job's runs")
-    tables: TablesConfig = TablesConfig()
-    model: ModelConfig = ModelConfig()
-    diffusion: DiffusionConfig = DiffusionConfig()
-    train: TrainConfig = TrainConfig()
-    cluster: ClusterConfig = ClusterConfig()
+    """A job file: data, fields, model and training. Relative paths are resolved by `read_job`.
+
+    >>> fields = {"item": {"type": "id", "num_embeddings": 1000}}
+    >>> Job.model_validate({"name": "clicks", "fields": fields}).train.batch_size
+    1024
+    """
+
+    name: str = Field(pattern=r"^[\w.-]+$", description="name of the job, and of the folder of its runs")
+    tables: TablesConfig = Field(TablesConfig(), description="embedding tables")
+    model: ModelConfig = Field(ModelConfig(), description="base model")
+    diffusion: DiffusionConfig = Field(DiffusionConfig(), description="method against missing fields")
+    train: TrainConfig = Field(TrainConfig(), description="training")
+    cluster: ClusterConfig = Field(ClusterConfig(), description="workers and where they run")
 
     @model_validator(mode="after")
-    def _managed_tables_can_be(self) -> Self:
+    def _managed_tables_are_possible(self) -> Self:
         for table in self.to_schema().tables.values():
             if table.name not in self.tables.managed_tables:
                 continue
@@ -112,17 +144,17 @@ class Job(FieldsConfig):
             if table.num_embeddings % WAYS:
                 nearest = -(-table.num_embeddings // WAYS) * WAYS
                 raise ValueError(
-                    f"fields.{name}.num_embeddings: {table.num_embeddings}; managed tables need a multiple of {WAYS}, "
-                    f"such as {nearest}"
+                    f"fields.{name}.num_embeddings: {table.num_embeddings}; a table with collision: managed needs a "
+                    f"multiple of {WAYS}, for example {nearest}"
                 )
         return self
 
     def to_schema(self, statistics: Statistics | None = None) -> Schema:
-        """As `FieldsConfig.to_schema`; ids of managed tables keep apart, whatever rows there are."""
+        """Return the schema, see `FieldsConfig.to_schema`; ids of managed tables are not reduced to their rows."""
         return with_id_ranges(super().to_schema(statistics), self.tables.managed_tables)
 
     def location(self, part: str) -> str:
-        """The path or URI of a part of the data: train, valid, test or statistics.yaml."""
+        """Return the path or URI of a part of the data: train, valid, test or statistics.yaml."""
         return join_location(self.data.path, part)
 
 
@@ -132,14 +164,14 @@ def total_steps(job: Job, steps_per_epoch: int) -> int:
     return min(steps, job.train.steps) if job.train.steps else steps
 
 
-def read_job(path: Path, settings: Sequence[str] = ()) -> Job:
-    """The job of a file with `PATH=VALUE` settings laid over it; relative paths are taken from the file's folder.
+def read_job(path: Path, overrides: Sequence[str] = ()) -> Job:
+    """Return the job of a file with `PATH=VALUE` overrides applied; relative paths are resolved from its folder.
 
-    Raises InputError with the file, the path within it, what was found and what is allowed.
+    Raises InputError with the file, the path in it, the value and what is allowed.
     """
     document = read_yaml(str(path))
-    for setting in settings:
-        apply_override(document, setting)
+    for text in overrides:
+        apply_override(document, text)
     job = validate(Job, document, str(path))
     if "://" not in job.data.path:
         data = job.data.model_copy(update={"path": str((path.parent / job.data.path).resolve())})
@@ -151,16 +183,19 @@ def read_job(path: Path, settings: Sequence[str] = ()) -> Job:
 
 
 def read_statistics(job: Job) -> Statistics:
-    """What `prepare` learned from the data: `statistics.yaml` beside the shards."""
+    """Return the statistics that `prepare` computed from the training rows.
+
+    Raises InputError if the file statistics.yaml is wrong, lacks a numeric field, or shows that all labels are equal.
+    """
     path = job.location("statistics.yaml")
     statistics = validate(Statistics, read_yaml(path), path)
     if statistics.label_rate in (0.0, 1.0):
         raise InputError(
             f"{job.location('train')}: every label is {statistics.label_rate:g}; training needs both 0 and 1"
         )
-    lacking = [name for name in job.to_schema().numeric if name not in statistics.numeric]
-    if lacking:
+    missing = [name for name in job.to_schema().numeric if name not in statistics.numeric]
+    if missing:
         raise InputError(
-            f"{path}: no mean and standard deviation of the number field {lacking[0]}; prepare the data again"
+            f"{path}: has no mean and standard deviation of the numeric field {missing[0]}; prepare the data again"
         )
     return statistics

@@ -68,7 +68,8 @@ def test_a_run_goes_on_where_it_stopped_and_scores_as_it_was_tested(
         ),
         (
             ["tables.per_table={city: {collision: managed}}"],
-            "fields.city.num_embeddings: 10000; a table with collision: managed needs a multiple of 64, such as 10048",
+            "fields.city.num_embeddings: 10000; a table with collision: managed needs a multiple of 64, "
+            "for example 10048",
         ),
         (
             ["tables.per_table={city: {collision: managed, sharding: data_parallel}}"],

@@ -9,9 +9,22 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
+from asymdiffrec.datasets.memory_check import available_memory
 from asymdiffrec.trainer.errors import TrainingError
 from asymdiffrec.trainer.evaluation.sorted_runs import ROW, merge, slices, spill, starts
 from asymdiffrec.trainer.metrics import Sums, compute_metrics
+
+PEAK_BYTES_PER_ROW = 160
+"""Memory that an accumulator needs per sample while it sorts; 143 measured, see test_accumulator.py"""
+MEMORY_SHARE = 1 / 8
+"""Share of the free memory that the accumulators of an evaluation may take"""
+MIN_ROWS_IN_MEMORY = 100_000
+"""Rows that stay in memory however little is free: fewer would make too many files"""
+
+
+def rows_in_memory() -> int:
+    """Return how many samples the accumulators of one evaluation may keep in memory, from what is free now."""
+    return max(MIN_ROWS_IN_MEMORY, int(available_memory() * MEMORY_SHARE) // PEAK_BYTES_PER_ROW)
 
 
 class MetricAccumulator:

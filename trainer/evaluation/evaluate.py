@@ -18,7 +18,7 @@ from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.diffusion.model import Recommender
 from asymdiffrec.serving.scorer import Scorer
-from asymdiffrec.trainer.evaluation.accumulator import MetricAccumulator
+from asymdiffrec.trainer.evaluation.accumulator import MetricAccumulator, rows_in_memory
 from asymdiffrec.trainer.evaluation.scenarios import Scenario
 from asymdiffrec.trainer.job import Job
 
@@ -76,17 +76,18 @@ def evaluate(
     reader: EvaluationReader,
     scenarios: Sequence[Scenario],
     spill_folder: Path,
-    limit: int,
     advance: Callable[[], None] = lambda: None,
     training_ids: TrainingIds | None = None,
+    limit: int | None = None,
 ) -> list[dict[str, Any]]:
     """Return the metrics of a split under each scenario, the same on every rank; a collective call.
 
-    `reader` reads this rank's part. `advance` is called after each batch. Beyond `limit` rows over all scenarios,
-    rank 0 spills to `spill_folder`. `training_ids` has the fields of the scenarios with an `unseen_field`.
+    `reader` reads this rank's part. `advance` is called after each batch. `training_ids` has the fields
+    of the scenarios with an `unseen_field`. Beyond `limit` rows over all scenarios, rank 0 spills to `spill_folder`;
+    None: `rows_in_memory()`.
     """
     with ExitStack() as stack:
-        rows_of_each = max(1, limit // len(scenarios))
+        rows_of_each = max(1, (limit or rows_in_memory()) // len(scenarios))
         accumulators = [stack.enter_context(MetricAccumulator(spill_folder, rows_of_each)) for _ in scenarios]
         for batch in score_batches(model, reader, scenarios, training_ids):
             if batch is not None:

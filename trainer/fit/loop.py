@@ -190,13 +190,10 @@ class TrainingLoop:
 
     def evaluate(self, split: str, shares: Sequence[float], step: int) -> list[dict[str, Any]]:
         """Log and return the metrics of a split for each share of missing fields."""
-        settings = self.job.train
         reader = evaluation_reader(self.job, self.schema, split, self.context)
         scenarios = [drop_at_random(share, self.schema) for share in shares]
         try:
-            results = evaluate(
-                self.train_state.recommender, reader, scenarios, self.run.spill_folder, settings.metric_rows
-            )
+            results = evaluate(self.train_state.recommender, reader, scenarios, self.run.spill_folder)
         except TrainingError as error:
             raise TrainingError(f"at step {step}: {error}") from error
         for result in results:

@@ -71,7 +71,6 @@ def evaluate_run(
                 reader,
                 selected,
                 Path(spill),
-                run.job.train.metric_rows,
                 advance=lambda: progress.advance(bar),
                 training_ids=training_ids(selected, run.job, run.schema),
             )

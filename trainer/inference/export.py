@@ -77,9 +77,7 @@ def _test_metrics(run: RestoredRun, scorer: Any) -> dict[str, Any]:
     random_missing = [scenarios.drop_at_random(rate, schema) for rate in CARD_MISSING_RATES]
     reader = evaluation_reader(run.job, schema, "test")
     with tempfile.TemporaryDirectory(prefix="asymdiffrec-") as spill:
-        results = evaluate(
-            scorer, reader, [*random_missing, *scenarios.outage_drill(schema)], Path(spill), run.job.train.metric_rows
-        )
+        results = evaluate(scorer, reader, [*random_missing, *scenarios.outage_drill(schema)], Path(spill))
     count = len(random_missing)
     return {"random_missing": results[:count], "outages": results[count:]}
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
 from asymdiffrec.trainer.errors import TrainingError
-from asymdiffrec.trainer.evaluation.accumulator import MetricAccumulator
+from asymdiffrec.trainer.evaluation import accumulator
+from asymdiffrec.trainer.evaluation.accumulator import PEAK_BYTES_PER_ROW, MetricAccumulator, rows_in_memory
 from asymdiffrec.trainer.evaluation.sorted_runs import ROW, merge, slices
 
 LOGITS = st.one_of(st.integers(-3, 3).map(float), st.just(-0.0), st.floats(-9, 9, width=32))
@@ -195,3 +196,10 @@ def test_memory_follows_the_limit_not_the_samples(tmp_path: Path) -> None:
     bytes_of_row = 28
     assert peak_bytes(tmp_path, 10**7) > 2_000_000 * bytes_of_row
     assert peak_bytes(tmp_path, 100_000) < 7 * 100_000 * bytes_of_row
+    assert peak_bytes(tmp_path, 500_000) < 500_000 * PEAK_BYTES_PER_ROW
+
+
+def test_the_rows_in_memory_follow_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    for free, expected in ((0, 100_000), (64 << 30, 53_687_091)):
+        monkeypatch.setattr(accumulator, "available_memory", lambda free=free: free)
+        assert rows_in_memory() == expected
