@@ -58,9 +58,19 @@ class TrainingReader:
     step, concatenated by rank, are the same for any number of workers. A worker keeps the row groups that its lanes are
     in decoded in memory, and others in a cache, see `memory_check.cache_limit`; the cache affects only the speed.
 
-    >>> reader = TrainingReader(schema, open_shards("data/train"), seed=1, batch_size=4096)  # doctest: +SKIP
-    >>> for batch in reader.batches(Position()):  # doctest: +SKIP
-    ...     train(batch)
+    >>> import tempfile
+    >>> import pyarrow as pa, pyarrow.parquet as pq
+    >>> from asymdiffrec.datasets.schema import FieldsConfig
+    >>> from asymdiffrec.datasets.shards import open_shards
+    >>> config = {"data": {"lanes": 4}, "fields": {"item": {"type": "id", "num_embeddings": 1000}}}
+    >>> schema = FieldsConfig.model_validate(config).to_schema()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     pq.write_table(pa.table({"item": range(100), "label": [0, 1] * 50}), f"{folder}/a.parquet")
+    ...     reader = TrainingReader(schema, open_shards(folder), seed=1, batch_size=32)
+    ...     batches = reader.batches(Position())
+    ...     reader.steps_per_epoch, len(next(batches))
+    ...     batches.close()
+    (3, 32)
 
     Raises InputError if batch size, lanes and workers do not fit each other, if there are too few rows for one batch,
     if a column is missing or has a wrong type, or if the row groups do not fit into memory.

@@ -36,8 +36,12 @@ class RowGroup:
 class Shards:
     """The Parquet files of a split, ordered by name, and their row groups, ordered by file.
 
-    >>> shards = open_shards("data/train")  # doctest: +SKIP
-    >>> shards.read(0, ["item_id", "label"])  # doctest: +SKIP
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     pq.write_table(pa.table({"item": [7, 8, 9]}), f"{folder}/a.parquet", row_group_size=2)
+    ...     shards = open_shards(folder)
+    ...     shards.sizes.tolist(), shards.read(1, ["item"]).to_pydict()
+    ([2, 1], {'item': [9]})
     """
 
     filesystem: pafs.FileSystem

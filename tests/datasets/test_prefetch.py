@@ -1,4 +1,4 @@
-"""Work done ahead: in order, in bounded number, and no longer than someone takes the results."""
+"""Prefetching: results in order, a bounded number of jobs, and no thread left after an error."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from asymdiffrec.datasets.prefetch import prefetch
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_results_come_in_order_and_few_jobs_are_under_way(threads: int) -> None:
-    drawn = taken = 0
+def test_results_come_in_order_and_few_jobs_run_ahead(threads: int) -> None:
+    started = consumed = 0
 
     def job(number: int) -> int:
         time.sleep(0.002 * (number % 3))
         return number
 
     def jobs() -> Iterator[Callable[[], int]]:
-        nonlocal drawn
+        nonlocal started
         for number in range(20):
-            drawn += 1
-            assert drawn - taken <= threads + 1
+            started += 1
+            assert started - consumed <= threads + 1
             yield partial(job, number)
 
     for expected, result in enumerate(prefetch(jobs(), threads)):
         assert result == expected
-        taken += 1
-    assert taken == 20
+        consumed += 1
+    assert consumed == 20
 
 
-def test_a_job_that_fails_ends_the_work() -> None:
+def test_a_job_that_fails_cancels_the_jobs_after_it() -> None:
     done: list[int] = []
 
     def job(number: int) -> None:

@@ -1,10 +1,9 @@
-"""Data in an object store: an S3-speaking server on loopback."""
+"""Data in an object store, with an S3 server on loopback."""
 
 from __future__ import annotations
 
 import itertools
 import logging
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +31,7 @@ from asymdiffrec.datasets.statistics.statistics import Statistics
 
 
 class Server:
-    """An S3 server that can go down and come back with what it holds, at the same address."""
+    """An S3 server that can stop and start again at the same address with the same content."""
 
     def __init__(self) -> None:
         self.port = 0
@@ -62,10 +61,10 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(clicks: Path) -> Iterator[Server]:
-    """Holds the data set `clicks` as bucket/clicks."""
+    """Start a server with the dataset `clicks` at bucket/clicks."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # no credentials are looked for in the network
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # do not search the network for credentials
         server = Server()
         store = server.filesystem(allow_bucket_creation=True)
         store.create_dir("bucket")
@@ -87,19 +86,19 @@ def schema(clicks: Path, config: FieldsConfig) -> Schema:
 
 @pytest.fixture
 def shards(server: Server) -> Shards:
-    """The training split, read through a client that leaves trying again to us."""
+    """The training split, opened with an S3 client that does not retry, so that ours does."""
     once = pafs.AwsStandardS3RetryStrategy(max_attempts=1)
     return replace(open_shards(server.uri("bucket/clicks/train")), filesystem=server.filesystem(retry_strategy=once))
 
 
 def samples(schema: Schema, location: str) -> Iterator[Any]:
-    """Batches of the training split in the order of training, and of the test split as evaluation reads it."""
+    """Yield some batches of the training reader, then the batches of the evaluation reader on the test split."""
     training = TrainingReader(schema, open_shards(join_location(location, "train")), seed=3, batch_size=256)
     yield from itertools.islice(training.batches(Position(0, 15)), 6)
     yield from EvaluationReader(schema, open_shards(join_location(location, "test")), 200).batches()
 
 
-def test_samples_are_the_same_wherever_they_are(server: Server, clicks: Path, schema: Schema) -> None:
+def test_samples_are_the_same_from_a_path_and_a_uri(server: Server, clicks: Path, schema: Schema) -> None:
     local = list(samples(schema, str(clicks)))
     assert len(local) > 6
     for location in (f"file://{clicks}", server.uri("bucket/clicks")):
@@ -110,82 +109,82 @@ def test_samples_are_the_same_wherever_they_are(server: Server, clicks: Path, sc
                 np.testing.assert_array_equal(getattr(batch, part), getattr(expected, part))
 
 
-def test_the_same_is_learned_wherever_the_data_are(server: Server, clicks: Path, config: FieldsConfig) -> None:
+def test_statistics_are_the_same_from_a_path_and_a_uri(server: Server, clicks: Path, config: FieldsConfig) -> None:
     assert compute_statistics(server.uri("bucket/clicks"), config) == compute_statistics(clicks, config)
 
 
-def test_the_same_files_are_known_wherever_they_are(server: Server, clicks: Path) -> None:
+def test_a_record_made_from_a_path_opens_a_uri(server: Server, clicks: Path) -> None:
     local, remote = open_shards(str(clicks / "train")), server.uri("bucket/clicks/train")
     assert open_shards(remote, local.record).record == local.record
     assert added_files(remote, {}) == list(local.record)
 
 
-def test_what_is_not_there_is_named_without_its_keys(server: Server) -> None:
+def test_the_error_for_a_missing_location_has_no_secret(server: Server) -> None:
     for path in ("bucket/none", "nowhere/none"):
         with pytest.raises(InputError, match=f"s3://{path}: no such file or folder"):
             open_shards(server.uri(path))
 
 
-def test_a_server_that_is_back_in_time_does_no_harm(
+def test_a_server_that_comes_back_during_the_retries_does_no_harm(
     server: Server, shards: Shards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pauses = []
+    delays = []
 
     def sleep(seconds: float) -> None:
-        pauses.append(seconds)
-        if len(pauses) == 2:
+        delays.append(seconds)
+        if len(delays) == 2:
             server.start()
 
     monkeypatch.setattr(retry.time, "sleep", sleep)
     server.stop()
     assert shards.read(0, ["label"]).num_rows == shards.sizes[0]
-    assert pauses == list(retry.RETRY_DELAYS[:2])
+    assert delays == list(retry.RETRY_DELAYS[:2])
 
 
-def test_a_server_that_stays_down_is_an_error_with_the_place(
+def test_a_server_that_stays_down_is_an_error_with_the_location(
     server: Server, shards: Shards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retry, "RETRY_DELAYS", (0.01, 0.01))
+    delays: list[float] = []
+    monkeypatch.setattr(retry.time, "sleep", delays.append)
     server.stop()
     try:
-        start = time.monotonic()
         with pytest.raises(InputError) as caught:
             shards.read(0, ["label"])
-        assert time.monotonic() - start < 10
     finally:
         server.start()
+    assert delays == list(retry.RETRY_DELAYS)
     message = str(caught.value)
-    assert message.startswith("bucket/clicks/train/part-00000.parquet, row group 0: cannot be read (tried 3 times: ")
+    assert message.startswith("bucket/clicks/train/part-00000.parquet, row group 0: cannot be read (tried 4 times: ")
     assert "connect" in message
     assert "\n" not in message
 
 
-def test_a_file_that_goes_away_is_named(server: Server, shards: Shards) -> None:
+def test_the_error_names_a_file_that_was_deleted(server: Server, shards: Shards) -> None:
     store, name = server.filesystem(), shards.files[0]
-    store.copy_file(name, "bucket/kept")
+    store.copy_file(name, "bucket/copy")
     store.delete_file(name)
     try:
         with pytest.raises(InputError, match=f"{name}, row group 0: cannot be read, the file is gone"):
             shards.read(0, ["label"])
     finally:
-        store.copy_file("bucket/kept", name)
+        store.copy_file("bucket/copy", name)
 
 
-@pytest.mark.parametrize("form", ["csv", "parquet", "glob", "gzip"])
-def test_a_raw_table_is_prepared_from_a_bucket(server: Server, tmp_path: Path, form: str) -> None:
+@pytest.mark.parametrize("kind", ["csv", "parquet", "glob", "gzip"])
+def test_a_raw_table_is_prepared_from_a_bucket(server: Server, tmp_path: Path, kind: str) -> None:
     number = np.arange(300)
     table = pa.table({"row": number, "word": [f"w{k % 5}" for k in number.tolist()], "label": number % 2})
-    store, name = server.filesystem(), {"csv": "a.csv", "gzip": "a.csv.gz"}.get(form, "a.parquet")
-    folder = f"bucket/raw-{form}"
+    store, name = server.filesystem(), {"csv": "a.csv", "gzip": "a.csv.gz"}.get(kind, "a.parquet")
+    folder = f"bucket/raw-{kind}"
     store.create_dir(folder)
-    with store.open_output_stream(f"{folder}/{name}") as stream:  # compresses what ends in .gz
+    with store.open_output_stream(f"{folder}/{name}") as stream:  # it compresses a file whose name ends in .gz
         pq.write_table(table, stream) if name.endswith("parquet") else pacsv.write_csv(table, stream)
-    place = server.uri(f"{folder}/{'*.parquet' if form == 'glob' else name}")
-    recipe = Recipe.model_validate({"input": {"files": place}, "fields": {"row": {"type": "id"}, "word": {}}})
+    location = server.uri(f"{folder}/{'*.parquet' if kind == 'glob' else name}")
+    recipe = Recipe.model_validate({"input": {"files": location}, "fields": {"row": {"type": "id"}, "word": {}}})
     prepare_table(tmp_path / "out", recipe)
     rows = [row for split in ("train", "valid", "test") for row in pq.read_table(tmp_path / "out" / split)["row"]]
     assert sorted(row.as_py() for row in rows) == number.tolist()
-    lacking = Recipe.model_validate({"input": {"files": server.uri(f"{folder}/none.csv")}})
+    missing = Recipe.model_validate({"input": {"files": server.uri(f"{folder}/none.csv")}})
     with pytest.raises(InputError, match=r"^s3://bucket/.*none\.csv: no such file") as caught:
-        prepare_table(tmp_path / "other", lacking)
+        prepare_table(tmp_path / "other", missing)
     assert "key" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""The fields of the job file: their order, what they share, and what is refused."""
+"""The fields of the job file: their order, their tables, and errors."""
 
 import pytest
 import yaml
@@ -20,7 +20,7 @@ def a_list(**settings):
     return {"type": "id_list", "num_embeddings": 10} | settings
 
 
-def test_fields_are_ordered_by_table_then_numbers():
+def test_sparse_fields_are_grouped_by_table_and_come_before_numeric_fields():
     schema = config(
         age={"type": "number"},
         user=an_id(),
@@ -41,13 +41,13 @@ def test_fields_are_ordered_by_table_then_numbers():
     assert [schema.table_of(name).name for name in schema.sparse] == ["user", "user", "item", "item", "tags"]
 
 
-def test_a_field_reads_the_column_of_its_name_unless_it_names_one():
+def test_the_default_column_of_a_field_is_its_name():
     schema = config(user=an_id(), item=an_id(column="item_id")).to_schema()
     assert [schema.column(name) for name in schema.names] == ["user", "item_id"]
 
 
 @pytest.mark.parametrize(
-    ("other", "says"),
+    ("other", "text"),
     [
         ({"num_embeddings": 20}, "num_embeddings 10 and 20"),
         ({"values": "string"}, "values int and string"),
@@ -55,8 +55,8 @@ def test_a_field_reads_the_column_of_its_name_unless_it_names_one():
         ({"embedding_dim": 8}, "embedding_dim None and 8"),
     ],
 )
-def test_fields_that_share_a_table_agree(other, says):
-    with pytest.raises(ValidationError, match=f"fields item and history share the table item but have {says}"):
+def test_fields_that_share_a_table_must_agree(other, text):
+    with pytest.raises(ValidationError, match=f"fields item and history share the table item but have {text}"):
         config(item=an_id(), history=a_list(table="item", **other))
 
 
@@ -67,7 +67,7 @@ def test_rare_ids_need_a_hash():
 
 
 @pytest.mark.parametrize(
-    ("fields", "says"),
+    ("fields", "text"),
     [
         ({}, "at least 1 item"),
         ({"age": {"type": "number"}}, "no field of type id or id_list"),
@@ -79,12 +79,12 @@ def test_rare_ids_need_a_hash():
         ({"user": an_id(drop=-1)}, "greater than or equal to 0"),
     ],
 )
-def test_wrong_fields_are_refused(fields, says):
-    with pytest.raises(ValidationError, match=says):
+def test_wrong_fields_are_an_error(fields, text):
+    with pytest.raises(ValidationError, match=text):
         config(**fields)
 
 
-def test_an_unknown_key_of_data_is_refused():
+def test_an_unknown_key_of_data_is_an_error():
     with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
         FieldsConfig.model_validate({"data": {"labels": "y"}, "fields": {"user": an_id()}})
 
@@ -108,5 +108,5 @@ def test_moments_are_the_identity_until_they_are_learned():
     assert fields.to_schema(statistics).numeric_statistics("price") == NumericStatistics(mean=0, std=1)
 
 
-def test_seeds_of_tables_never_change():
+def test_the_hash_seed_of_a_table_never_changes():
     assert table_seed("item") == 0x6CA8F7B0F03F9E41

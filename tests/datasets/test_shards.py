@@ -1,4 +1,4 @@
-"""The files of a split: what is read from them, and what is said where they are wrong."""
+"""The Parquet files of a split: reading, footers, column checks, and one-line errors for wrong files."""
 
 import math
 
@@ -42,7 +42,8 @@ def write(path, content=None, row_group_size=3):
     return path
 
 
-def says(location, *texts):
+def check_error(location, *texts):
+    """Assert that opening and checking the files at a location fails with one line that has all `texts`."""
     with pytest.raises(InputError) as caught:
         check_columns(SCHEMA, open_shards(str(location)), labelled=True)
     message = str(caught.value)
@@ -52,7 +53,7 @@ def says(location, *texts):
     return message
 
 
-def test_row_groups_are_known_and_read_in_the_order_of_the_names(tmp_path):
+def test_row_groups_are_in_the_order_of_the_file_names(tmp_path):
     write(tmp_path / "b.parquet", table(7))
     write(tmp_path / "a.parquet", table(4))
     (tmp_path / "notes.txt").write_text("not data")
@@ -65,7 +66,7 @@ def test_row_groups_are_known_and_read_in_the_order_of_the_names(tmp_path):
     assert shards.read(3, ["item_id"]).to_pydict() == {"item_id": [3, 4, 5]}
 
 
-def test_a_file_is_a_split_too_whatever_its_name(tmp_path):
+def test_one_file_of_any_name_can_be_a_split(tmp_path):
     assert open_shards(str(write(tmp_path / "data.pq"))).rows == 4
 
 
@@ -76,7 +77,7 @@ def test_a_uri_is_read_like_a_path(tmp_path):
     assert by_uri.read(1, ["item_id"]).to_pydict() == {"item_id": [3]}
 
 
-def test_a_file_without_rows_is_left_out_whatever_its_columns(tmp_path):
+def test_a_file_without_rows_is_left_out_with_any_columns(tmp_path):
     write(tmp_path / "a.parquet", pa.table({"other": pa.nulls(0)}))
     write(tmp_path / "b.parquet")
     shards = open_shards(str(tmp_path))
@@ -85,12 +86,12 @@ def test_a_file_without_rows_is_left_out_whatever_its_columns(tmp_path):
     assert shards.location_of(0) == f"{tmp_path}/b.parquet, row group 0"
 
 
-def test_files_without_any_row_are_refused(tmp_path):
+def test_a_split_without_rows_is_an_error(tmp_path):
     write(tmp_path / "a.parquet", table(0))
-    says(tmp_path, str(tmp_path), "hold no rows")
+    check_error(tmp_path, str(tmp_path), "hold no rows")
 
 
-def test_files_may_order_and_type_their_columns_as_they_like(tmp_path):
+def test_files_can_differ_in_the_order_and_types_of_columns(tmp_path):
     write(tmp_path / "a.parquet")
     other = table(item_id=["0", "1", "2", "3"], age=[1, 2, 3, None], more=[0] * 4)
     write(tmp_path / "b.parquet", other.select(reversed(other.column_names)))
@@ -105,21 +106,21 @@ def test_files_may_order_and_type_their_columns_as_they_like(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"id,label\n1,0\n" * 9], ids=["empty", "short", "csv"])
-def test_a_file_that_is_not_parquet_is_named(tmp_path, content):
+def test_the_error_names_a_file_that_is_not_parquet(tmp_path, content):
     write(tmp_path / "a.parquet")
     (tmp_path / "b.parquet").write_bytes(content)
-    says(tmp_path, f"{tmp_path}/b.parquet: not a readable Parquet file")
+    check_error(tmp_path, f"{tmp_path}/b.parquet: not a readable Parquet file")
 
 
-def test_a_truncated_file_is_named(tmp_path):
+def test_the_error_names_a_truncated_file(tmp_path):
     path = write(tmp_path / "a.parquet", table(100), row_group_size=10)
     whole = path.read_bytes()
     for length in range(0, len(whole), 97):
         path.write_bytes(whole[:length])
-        says(tmp_path, f"{path}: not a readable Parquet file")
+        check_error(tmp_path, f"{path}: not a readable Parquet file")
 
 
-def test_a_row_group_that_is_damaged_is_named(tmp_path):
+def test_the_error_names_a_damaged_row_group(tmp_path):
     path = write(tmp_path / "a.parquet", table(100), row_group_size=50)
     start = pq.ParquetFile(path).metadata.row_group(1).column(0).data_page_offset
     content = bytearray(path.read_bytes())
@@ -132,7 +133,7 @@ def test_a_row_group_that_is_damaged_is_named(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_page_that_its_checksum_denies_is_named(tmp_path):
+def test_the_error_names_a_page_with_a_wrong_checksum(tmp_path):
     path, options = tmp_path / "a.parquet", {"compression": "none", "use_dictionary": False}
     pq.write_table(table(100), path, write_page_checksum=True, **options)
     content = path.read_bytes()
@@ -145,7 +146,7 @@ def test_a_page_that_its_checksum_denies_is_named(tmp_path):
         shards.read(0, ["label", "item_id", "age"])
 
 
-def test_a_file_that_goes_away_is_named(tmp_path):
+def test_the_error_names_a_file_that_was_deleted(tmp_path):
     path = write(tmp_path / "a.parquet")
     shards = open_shards(str(tmp_path))
     shards.read(0, ["item_id"])
@@ -154,8 +155,8 @@ def test_a_file_that_goes_away_is_named(tmp_path):
         shards.read(0, ["item_id"])
 
 
-def test_a_file_that_changes_is_named(tmp_path):
-    """By its size or, as where nothing but the rows' places in it changed, by its row groups."""
+def test_the_error_names_a_file_that_changed(tmp_path):
+    """The size tells, or the row groups if the size is the same."""
     path = write(tmp_path / "a.parquet", table(60), row_group_size=20)
     shards = open_shards(str(tmp_path))
     shards.read(1, ["item_id"])
@@ -169,12 +170,12 @@ def test_a_file_that_changes_is_named(tmp_path):
         shards.read(2, ["item_id"])
 
 
-@pytest.mark.parametrize("kind", [MemoryError, pa.ArrowMemoryError])
-def test_memory_that_is_lacking_is_told_with_the_place(tmp_path, monkeypatch, kind):
+@pytest.mark.parametrize("error_type", [MemoryError, pa.ArrowMemoryError])
+def test_the_error_for_exhausted_memory_names_the_row_group(tmp_path, monkeypatch, error_type):
     shards = open_shards(str(write(tmp_path / "a.parquet")))
 
     def fail(*_, **__):
-        raise kind("malloc of size 99 failed")
+        raise error_type("malloc of size 99 failed")
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", fail)
     with pytest.raises(InputError) as caught:
@@ -184,7 +185,7 @@ def test_memory_that_is_lacking_is_told_with_the_place(tmp_path, monkeypatch, ki
     )
 
 
-def test_the_same_files_are_opened_again(tmp_path):
+def test_a_record_opens_the_same_files_again(tmp_path):
     write(tmp_path / "b.parquet", table(7))
     write(tmp_path / "c.parquet", table(0))
     shards = open_shards(str(tmp_path))
@@ -198,7 +199,7 @@ def test_the_same_files_are_opened_again(tmp_path):
     assert added_files(str(tmp_path), shards.record) == ["a.parquet", "d.parquet"]
 
 
-def test_files_of_a_record_must_be_as_they_were(tmp_path):
+def test_files_of_a_record_must_not_change(tmp_path):
     write(tmp_path / "a.parquet", table(7))
     write(tmp_path / "b.parquet", table(7))
     record = open_shards(str(tmp_path)).record
@@ -222,14 +223,14 @@ def test_decoded_bytes_are_those_of_the_largest_row_group(tmp_path):
     assert shards.decoded_bytes(list(expected)) == expected
 
 
-def test_folders_without_data_are_named(tmp_path):
-    says(tmp_path, str(tmp_path), r"no *.parquet file in this folder")
-    says(tmp_path / "train", f"{tmp_path}/train: no such file or folder")
+def test_the_error_names_a_folder_without_data(tmp_path):
+    check_error(tmp_path, str(tmp_path), r"no *.parquet file in this folder")
+    check_error(tmp_path / "train", f"{tmp_path}/train: no such file or folder")
 
 
 @pytest.mark.parametrize("location", ["what://bucket/train", "file://relative"])
-def test_a_uri_that_cannot_be_is_named(location):
-    says(location, location)
+def test_the_error_names_a_malformed_uri(location):
+    check_error(location, location)
 
 
 @pytest.mark.parametrize(
@@ -242,10 +243,10 @@ def test_a_uri_that_cannot_be_is_named(location):
         ("user", "lacks the column user (data.user)"),
     ],
 )
-def test_a_column_that_the_second_file_lacks_is_named(tmp_path, column, text):
+def test_the_error_names_a_column_that_the_second_file_lacks(tmp_path, column, text):
     write(tmp_path / "a.parquet")
     write(tmp_path / "b.parquet", table(**{column: None}))
-    message = says(tmp_path, f"{tmp_path}/b.parquet: {text}")
+    message = check_error(tmp_path, f"{tmp_path}/b.parquet: {text}")
     assert column not in message.split("its columns are")[1]
 
 
@@ -262,23 +263,23 @@ def test_a_column_that_the_second_file_lacks_is_named(tmp_path, column, text):
         ("user", [0.5] * 4, "user column user is double; allowed is an integer or a string"),
     ],
 )
-def test_a_column_of_the_wrong_type_is_named(tmp_path, column, values, text):
+def test_the_error_names_a_column_of_the_wrong_type(tmp_path, column, values, text):
     write(tmp_path / "a.parquet")
     write(tmp_path / "b.parquet", table(**{column: values}))
-    says(tmp_path, f"{tmp_path}/b.parquet: {text}")
+    check_error(tmp_path, f"{tmp_path}/b.parquet: {text}")
 
 
-def test_a_column_that_is_there_twice_is_named(tmp_path):
+def test_the_error_names_a_duplicate_column(tmp_path):
     write(tmp_path / "a.parquet", table().append_column("age", pa.array([1.0] * 4)))
-    says(tmp_path, f"{tmp_path}/a.parquet: has more than once the column age (field age)")
+    check_error(tmp_path, f"{tmp_path}/a.parquet: has more than once the column age (field age)")
 
 
-def test_only_the_fields_are_needed_without_labels(tmp_path):
+def test_without_labels_only_the_columns_of_fields_are_needed(tmp_path):
     write(tmp_path / "a.parquet", table(label=None, weight=None, user=None))
     check_columns(SCHEMA, open_shards(str(tmp_path)), labelled=False)
 
 
-def test_a_field_without_any_value_may_have_no_type(tmp_path):
+def test_a_column_without_values_can_have_the_type_null(tmp_path):
     write(tmp_path / "a.parquet", table(item_id=pa.nulls(4), tags=pa.nulls(4), age=pa.nulls(4)))
     shards = open_shards(str(tmp_path))
     check_columns(SCHEMA, shards, labelled=True)
@@ -289,12 +290,12 @@ def test_a_field_without_any_value_may_have_no_type(tmp_path):
     assert all(map(math.isnan, age.to_pylist()))
 
 
-def test_text_stays_in_its_dictionary_unless_the_file_gave_it_up(tmp_path):
+def test_strings_stay_in_their_dictionary_if_the_file_has_a_complete_one(tmp_path):
     few, long = [f"city {row % 3}" for row in range(3000)], [f"{row:0900d}" for row in range(3000)]
     content = table(3000, user=few, few=few, many=few, long=long, few_lists=[[text] for text in few])
     pq.write_table(content, tmp_path / "a.parquet", use_dictionary=["few", "long", "user", "few_lists.list.element"])
     names = ["few", "many", "long", "few_lists", "item_id"]
-    found = open_shards(str(tmp_path)).read(0, names)
-    kinds = {name: pa.types.is_dictionary(found.schema.field(name).type) for name in names}
-    assert kinds == {"few": True, "many": False, "long": False, "few_lists": False, "item_id": False}
-    assert found.to_pylist() == content.select(names).to_pylist()
+    read = open_shards(str(tmp_path)).read(0, names)
+    is_dictionary = {name: pa.types.is_dictionary(read.schema.field(name).type) for name in names}
+    assert is_dictionary == {"few": True, "many": False, "long": False, "few_lists": False, "item_id": False}
+    assert read.to_pylist() == content.select(names).to_pylist()

@@ -26,7 +26,9 @@ class Scenario:
 
     Present fields are dropped independently. Whether a field is dropped is a function of the row and the field alone.
 
-    >>> scenario = drop_at_random(0.3, schema)
+    >>> from asymdiffrec.datasets.schema import FieldsConfig
+    >>> fields = {"item": {"type": "id", "num_embeddings": 1000}}
+    >>> scenario = drop_at_random(0.3, FieldsConfig.model_validate({"fields": fields}).to_schema())
     >>> scenario.name, scenario.share
     ('30%', 0.3)
     """

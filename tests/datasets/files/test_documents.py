@@ -1,4 +1,4 @@
-"""YAML documents: what they are read into, and the one line about what is wrong with one."""
+"""YAML documents: reading, writing, validation and overrides, with one-line errors."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def test_a_model_reads_back_the_same(tmp_path: Path) -> None:
     assert validate(FieldsConfig, read_yaml(str(tmp_path / "clicks.yaml")), "clicks.yaml") == model
 
 
-def test_a_page_shows_the_fields(tmp_path: Path) -> None:
+def test_a_field_is_one_line(tmp_path: Path) -> None:
     write_yaml(tmp_path / "clicks.yaml", DOCUMENT, "# Clicks\n")
     text = "# Clicks\ndata: {lanes: 8}\nfields:\n  user: {type: id, num_embeddings: 50}\n"
     assert (tmp_path / "clicks.yaml").read_text() == text
 
 
-def test_the_line_names_the_path_as_it_stands_in_the_file() -> None:
+def test_the_error_has_the_path_as_it_is_in_the_file() -> None:
     fields = {"user": {"type": "id", "num_embeddings": 50, "poling": "sum"}}
     with pytest.raises(
         InputError, match=r"^clicks\.yaml: fields\.user\.poling: unknown key; allowed are column, group,"
@@ -35,25 +35,25 @@ def test_the_line_names_the_path_as_it_stands_in_the_file() -> None:
 
 
 @pytest.mark.parametrize(("text", "message"), [("a: [1", "not YAML"), ("- 1", "found list"), ("", "found NoneType")])
-def test_file_that_is_no_mapping(text: str, message: str, tmp_path: Path) -> None:
+def test_a_file_that_holds_no_mapping_is_an_error(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "clicks.yaml").write_text(text)
     with pytest.raises(InputError, match=message):
         read_yaml(str(tmp_path / "clicks.yaml"))
 
 
-def test_no_such_file(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         read_yaml(str(tmp_path / "clicks.yaml"))
 
 
-def test_a_setting_makes_the_sections_that_it_needs() -> None:
+def test_an_override_adds_missing_sections() -> None:
     document = {"data": {"lanes": 8}}
     apply_override(document, "data.window=64")
     apply_override(document, "train.validation.missing=[0, 0.3]")
     assert document == {"data": {"lanes": 8, "window": 64}, "train": {"validation": {"missing": [0, 0.3]}}}
 
 
-@pytest.mark.parametrize("setting", ["data.lanes", "=3", "data.lanes.first=3", "data.lanes=[1"])
-def test_malformed_setting(setting: str) -> None:
+@pytest.mark.parametrize("text", ["data.lanes", "=3", "data.lanes.first=3", "data.lanes=[1"])
+def test_a_malformed_override_is_an_error(text: str) -> None:
     with pytest.raises(InputError, match="--set"):
-        apply_override({"data": {"lanes": 8}}, setting)
+        apply_override({"data": {"lanes": 8}}, text)

@@ -1,4 +1,4 @@
-"""What is tried again, and what is not."""
+"""Retries: errors that are retried, and errors that are not."""
 
 import errno
 
@@ -15,23 +15,24 @@ REFUSED = OSError(
 
 
 @pytest.fixture
-def pauses(monkeypatch):
-    """The pauses that were made, without making them."""
-    made = []
-    monkeypatch.setattr(retry.time, "sleep", made.append)
-    return made
+def delays(monkeypatch):
+    """The delays between attempts; no test waits for them."""
+    seconds = []
+    monkeypatch.setattr(retry.time, "sleep", seconds.append)
+    return seconds
 
 
-def failing(error, times):
+def failing_function(error, times):
+    """Return a function that raises an error in its first calls, and the list of its calls."""
     calls = []
 
-    def work():
+    def function():
         calls.append(error)
         if len(calls) <= times:
             raise error
         return "done"
 
-    return work, calls
+    return function, calls
 
 
 @pytest.mark.parametrize(
@@ -46,17 +47,17 @@ def failing(error, times):
         OSError(errno.ESTALE, "Stale file handle"),
     ],
 )
-def test_a_connection_is_tried_again(error, pauses):
-    work, calls = failing(error, 2)
-    assert with_retries(work) == "done"
-    assert (len(calls), pauses) == (3, list(RETRY_DELAYS[:2]))
+def test_a_failed_connection_is_retried(error, delays):
+    function, calls = failing_function(error, 2)
+    assert with_retries(function) == "done"
+    assert (len(calls), delays) == (3, list(RETRY_DELAYS[:2]))
 
 
-def test_patience_ends(pauses):
-    work, calls = failing(REFUSED, 99)
+def test_the_number_of_retries_is_limited(delays):
+    function, calls = failing_function(REFUSED, 99)
     with pytest.raises(OSError, match="NETWORK_CONNECTION"):
-        with_retries(work)
-    assert (len(calls), pauses) == (len(RETRY_DELAYS) + 1, list(RETRY_DELAYS))
+        with_retries(function)
+    assert (len(calls), delays) == (len(RETRY_DELAYS) + 1, list(RETRY_DELAYS))
     assert sum(RETRY_DELAYS) < 10
     assert describe_error(REFUSED).startswith(f"tried {len(RETRY_DELAYS) + 1} times: When reading")
 
@@ -72,9 +73,9 @@ def test_patience_ends(pauses):
         pa.ArrowInvalid("Parquet magic bytes not found in footer"),
     ],
 )
-def test_nothing_else_is_tried_again(error, pauses):
-    work, calls = failing(error, 1)
+def test_other_errors_are_not_retried(error, delays):
+    function, calls = failing_function(error, 1)
     with pytest.raises(type(error)):
-        with_retries(work)
-    assert (len(calls), pauses) == (1, [])
+        with_retries(function)
+    assert (len(calls), delays) == (1, [])
     assert not describe_error(error).startswith("tried")
