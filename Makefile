@@ -1,11 +1,13 @@
-# make demo    prepare data, train, evaluate with features missing (DATA=FOLDER: MovieLens-100K's own files)
-# make test    the whole test suite
-# make check   lint, format check and types
-# make bench   every program in benchmarks/ (ONLY="steps scaling": those), one table, and results/ written anew
-#
-# CUDA=1 installs FBGEMM's CUDA build, and later calls keep to it; CUDA=0 goes back to the CPU build.
-# TORCH_INDEX=URL takes torch from that index, for a CPU-only or another CUDA build of it.
+# make demo       prepare data, train, evaluate with missing fields (DATA=FOLDER: the files of MovieLens-100K)
+# make test       the whole test suite
+# make check      lint, format check and types
+# make bench      every program in benchmarks/ (ONLY="steps scaling": these), one table; writes benchmarks/results/
 # make evidence   every variant and rival on five data sets (DATA=FOLDER with movielens-100k/ and adult/), then docs/evidence.md
+# make gpu-pack   pack libraries for a GPU machine without a network into .gpu/, see docs/gpu-day.md
+# make gpu-day    run on a GPU all that only a GPU can tell (ONLY="turns uvm": these parts; ANY_MACHINE=1: small, on a CPU)
+#
+# CUDA=1 installs the CUDA build of FBGEMM, and later calls keep to it; CUDA=0 goes back to the CPU build.
+# TORCH_INDEX=URL installs torch from that index, for a CPU build or another CUDA build.
 PYTHON ?= python3
 VENV ?= .venv
 CUDA ?=
@@ -13,18 +15,19 @@ TORCH_INDEX ?=
 DATA ?=
 DEMO ?= demo
 ONLY ?=
+ANY_MACHINE ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# The build of FBGEMM that is asked for, or else the one that is installed, or else the CPU build.
+# The FBGEMM build that CUDA asks for; without CUDA the installed one; without either the CPU build.
 CPU_BUILD := $(if $(CUDA),$(filter 0,$(CUDA)),$(if $(wildcard $(VENV)/installed-fbgemm-gpu),,1))
 FBGEMM := $(if $(CPU_BUILD),fbgemm-gpu-cpu,fbgemm-gpu)
 INSTALLED := $(VENV)/installed-$(FBGEMM)
 
-.PHONY: install demo test check bench evidence
+.PHONY: install demo test check bench evidence gpu-pack gpu-day
 install: $(INSTALLED)
 
-# torchrec's own metadata asks for the CUDA build of FBGEMM, which overwrites the CPU build: so it is installed without dependencies.
+# torchrec is installed without dependencies: its metadata asks for the CUDA build of FBGEMM, which overwrites the CPU build.
 $(INSTALLED): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -58,3 +61,10 @@ bench: $(INSTALLED)
 evidence: $(INSTALLED)
 	$(BIN)/python -m benchmarks.evidence $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY))
 	$(BIN)/python -m benchmarks.evidence --report
+
+gpu-pack: $(INSTALLED)
+	$(BIN)/python -m benchmarks.gpu.pack
+
+# The GPU machine has no environment of the project: $(PYTHON) needs torch alone, the rest is unpacked from .gpu/.
+gpu-day:
+	$(PYTHON) -m benchmarks.gpu.day $(ONLY) $(if $(ANY_MACHINE),--any-machine)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks._draw import draw
-from benchmarks._report import HEADINGS, cells
+from benchmarks._result import HEADINGS, cells
 
 HERE = Path(__file__).parent
 NOT_MEASUREMENTS = ("same_computation",)

@@ -1,10 +1,11 @@
-"""The click log and the model that the speed of a training step is measured on, and the same model by others."""
+"""The click log and the model that training speed is measured on, and loops of others that train the same model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ import torchrec
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.distributed.train_pipeline import TrainPipelineBase
+from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
@@ -22,92 +23,125 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from asymdiffrec.datasets.batching.batch import Batch, split_into_batches
 from asymdiffrec.datasets.decoding.rows import decode
-from asymdiffrec.trainer.build import build
+from asymdiffrec.trainer.build import TrainState, build
 from asymdiffrec.trainer.fit.pipeline import build_pipeline
 from asymdiffrec.trainer.job import Job
 
 CPU = torch.device("cpu")
 LEARNING_RATE, TABLES_RATE = 1e-3, 0.02
 Steps = Callable[[], object]
+"""Trains on each of some batches once"""
 
 
 @dataclass(frozen=True)
 class Clicks:
-    """Id columns of as many equally frequent ids as their table has rows; 5 % of the values are null."""
+    """Sizes of a log of id columns and of the model that learns from it; 5 % of the ids are null.
+
+    All ids of a column are equally frequent.
+    """
 
     fields: int = 39
     rows: int = 50_000
+    """Rows of each embedding table"""
     dim: int = 16
     batch: int = 4096
     hidden: tuple[int, ...] = (400, 400, 400)
     latent: int = 64
     head: int = 32
-
-    def job(self, method: str = "asymdiff", **settings: object) -> Job:
-        """`settings` are of the section train."""
-        return Job.model_validate(
-            {
-                "name": "clicks",
-                "fields": {name: {"type": "id", "num_embeddings": self.rows} for name in self.names},
-                "tables": {"embedding_dim": self.dim, "optimizer": {"name": "adagrad", "learning_rate": TABLES_RATE}},
-                "model": {"extractor": {"hidden": self.hidden, "latent": self.latent}, "head": [self.head]},
-                "diffusion": {"method": method},
-                "train": {"batch_size": self.batch, "learning_rate": LEARNING_RATE, **settings},
-            }
-        )
+    device: torch.device = CPU
+    precision: str = "fp32"
 
     @property
     def names(self) -> list[str]:
-        return [f"c{place}" for place in range(self.fields)]
+        """Names of the fields"""
+        return [f"c{number}" for number in range(self.fields)]
+
+    @property
+    def table_sizes(self) -> list[int]:
+        """Rows of each field's table"""
+        return [self.rows] * self.fields
+
+    def job(self, method: str = "asymdiff", tables: dict[str, Any] | None = None, **settings: object) -> Job:
+        """Return the job of the model. `settings` belong to its section train, `tables` to its section tables."""
+        sizes = zip(self.names, self.table_sizes, strict=True)
+        optimizer = {"name": "adagrad", "learning_rate": TABLES_RATE}
+        train = {"batch_size": self.batch, "learning_rate": LEARNING_RATE, "precision": self.precision}
+        return Job.model_validate(
+            {
+                "name": "clicks",
+                "fields": {name: {"type": "id", "num_embeddings": size} for name, size in sizes},
+                "tables": {"embedding_dim": self.dim, "optimizer": optimizer, **(tables or {})},
+                "model": {"extractor": {"hidden": self.hidden, "latent": self.latent}, "head": [self.head]},
+                "diffusion": {"method": method},
+                "train": {**train, **settings},
+            }
+        )
+
+    def draw_ids(self, rng: np.random.Generator, size: int, count: int) -> np.ndarray:
+        """Return `count` random ids of a table with `size` rows, [count] int64."""
+        return rng.integers(0, size, count)
 
     def table(self, rows: int, seed: int = 0) -> pa.Table:
+        """Return random samples: the id columns and the label."""
         rng = np.random.default_rng(seed)
         columns = {
-            name: pa.array(rng.integers(0, self.rows, rows), mask=rng.random(rows) < 0.05) for name in self.names
+            name: pa.array(self.draw_ids(rng, size, rows), mask=rng.random(rows) < 0.05)
+            for name, size in zip(self.names, self.table_sizes, strict=True)
         }
         return pa.table({**columns, "label": rng.integers(0, 2, rows)})
 
     def batches(self, count: int, size: int, seed: int = 0) -> list[Batch]:
-        """`count` batches of `size` samples, as the reader makes them."""
+        """Return `count` batches of `size` samples as the reader makes them, in page-locked memory for a GPU."""
         schema = self.job().to_schema()
         rows = decode(self.table(count * size, seed), schema, "clicks", labelled=True)
-        return list(split_into_batches(rows, schema, size))
+        batches = split_into_batches(rows, schema, size)
+        return [batch.pin_memory() if self.device.type == "cuda" else batch for batch in batches]
 
-    def ours(self, batches: Sequence[Batch], method: str, **settings: object) -> Steps:
-        """A step of the trainer on each batch, on the workers of the default process group."""
-        job = self.job(method, **settings)
-        training, stream = build_pipeline(build(job, job.to_schema(), CPU)), cycle(batches)
+    def build(self, job: Job) -> TrainState:
+        """Build a job's model on the workers of the default process group."""
+        return build(job, job.to_schema(), self.device)
+
+    def ours(self, batches: Sequence[Batch], method: str, **settings: Any) -> Steps:
+        """Return steps of our trainer on the workers of the default process group."""
+        training, stream = build_pipeline(self.build(self.job(method, **settings))), cycle(batches)
         return lambda: [training.progress(stream) for _ in batches]
 
     def operations(self, batch: Batch, method: str) -> int:
-        """Floating-point operations of a step's products, forward and backward, on this process."""
-        job = self.job(method)
-        train_state = build(job, job.to_schema(), CPU)
+        """Return the floating-point operations of a step's matrix products, forward and backward, on this process."""
+        train_state = self.build(self.job(method))
         with FlopCounterMode(display=False) as counter:
             loss, _ = train_state.model(batch)
             loss.backward()
         return counter.get_total_flops()
 
-    def bare_torchrec(self, batches: Sequence[Batch]) -> Steps:
-        """As TorchRec's own examples train: its tables sharded as its planner has it, its pipeline, no diffusion."""
+    def bare_torchrec(self, batches: Sequence[Batch], compiled: bool = False) -> Steps:
+        """Return steps of a loop as in TorchRec's own examples: its planner, its pipeline, no diffusion."""
         configs = [
-            EmbeddingBagConfig(name=name, num_embeddings=self.rows, embedding_dim=self.dim, feature_names=[name])
-            for name in self.names
+            EmbeddingBagConfig(name=name, num_embeddings=size, embedding_dim=self.dim, feature_names=[name])
+            for name, size in zip(self.names, self.table_sizes, strict=True)
         ]
         tables = EmbeddingBagCollection(configs, device=torch.device("meta"))
         apply_optimizer_in_backward(torchrec.optim.Adagrad, tables.parameters(), {"lr": TABLES_RATE})
-        model = DistributedModelParallel(_Bare(tables, self.dense()), device=CPU)
+        bare = _Bare(tables, self.dense().to(self.device), self.precision == "bf16")
+        model = DistributedModelParallel(bare, device=self.device)
+        if compiled:
+            bare.dense.compile(dynamic=False)
         dense = KeyedOptimizerWrapper(
             dict(in_backward_optimizer_filter(model.named_parameters())),
             lambda parameters: torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.0),
         )
-        training = TrainPipelineBase(model, CombinedOptimizer([model.fused_optimizer, dense]), CPU)
+        optimizer = CombinedOptimizer([model.fused_optimizer, dense])
+        training: TrainPipelineBase | TrainPipelineSparseDist
+        if self.device.type == "cuda":
+            training = TrainPipelineSparseDist(model, optimizer, self.device, execute_all_batches=False)
+        else:
+            training = TrainPipelineBase(model, optimizer, self.device)
         stream = cycle(batches)
         return lambda: [training.progress(stream) for _ in batches]
 
     def plain_torch(self, batches: Sequence[Batch]) -> Steps:
-        """A table of sparse gradients for each field; Adagrad for the tables, AdamW for the rest."""
-        tables = nn.ModuleList(nn.EmbeddingBag(self.rows, self.dim, mode="sum", sparse=True) for _ in self.names)
+        """Return steps with an `nn.EmbeddingBag` with sparse gradients per field, by Adagrad; AdamW for the rest."""
+        tables = nn.ModuleList(nn.EmbeddingBag(size, self.dim, mode="sum", sparse=True) for size in self.table_sizes)
         dense = self.dense()
         optimizers = [
             torch.optim.Adagrad(tables.parameters(), lr=TABLES_RATE),
@@ -131,7 +165,7 @@ class Clicks:
         return steps
 
     def dense(self) -> nn.Sequential:
-        """Extractor and head of the base model, told nothing of what is missing, as everyone writes them."""
+        """Return extractor and head of the base model without the mask, as an MLP that anyone would write."""
         sizes = [self.fields * self.dim, *self.hidden, self.latent]
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(sizes):
@@ -140,17 +174,20 @@ class Clicks:
 
 
 SMALL = Clicks(fields=4, rows=1000, batch=256, hidden=(32,))
-"""To see that a program runs"""
+"""Sizes for a quick run"""
 
 
 class _Bare(nn.Module):
-    """The least that TorchRec trains: tables, a perceptron, the loss."""
+    """The smallest model that TorchRec trains: tables, an MLP, the loss."""
 
-    def __init__(self, tables: EmbeddingBagCollection, dense: nn.Module) -> None:
+    def __init__(self, tables: EmbeddingBagCollection, dense: nn.Module, bf16: bool) -> None:
         super().__init__()
-        self.tables, self.dense = tables, dense
+        self.tables, self.dense, self.bf16 = tables, dense, bf16
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        logit = self.dense(self.tables(batch.ids).values()).squeeze(1)
+        """Return the loss twice: the pipeline calls backward on the first and hands on the second."""
+        x = self.tables(batch.ids).values()
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+            logit = self.dense(x).float().squeeze(1)
         loss = nn.functional.binary_cross_entropy_with_logits(logit, batch.label)
         return loss, loss.detach()

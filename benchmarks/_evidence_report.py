@@ -11,7 +11,7 @@ from asymdiffrec.trainer.experiments.page import draw_figure
 from asymdiffrec.trainer.experiments.text import metric_rows
 from asymdiffrec.trainer.experiments.variants import BUILT_IN
 from asymdiffrec.trainer.metrics import METRICS
-from benchmarks._report import Result
+from benchmarks._result import Result
 
 DOCS = Path(__file__).parents[1] / "docs"
 INTRODUCTION = """# Evidence

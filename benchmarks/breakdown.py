@@ -12,7 +12,8 @@ from asymdiffrec.cluster.config import ClusterConfig
 from asymdiffrec.cluster.process_group import process_group
 from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
 from benchmarks._clicks import SMALL, Clicks, Steps
-from benchmarks._report import Result, arguments, show
+from benchmarks._report import arguments, show
+from benchmarks._result import Result
 
 PARTS = {
     "products": r"aten::(addmm|mm|bmm|linear)",

@@ -22,7 +22,8 @@ from asymdiffrec.trainer.checkpoints.saver import Saver
 from asymdiffrec.trainer.checkpoints.state import state
 from asymdiffrec.trainer.checkpoints.store import Checkpoints
 from asymdiffrec.trainer.job import CheckpointsConfig, Job
-from benchmarks._report import Result, alternate, arguments, show
+from benchmarks._report import alternate, arguments, show
+from benchmarks._result import Result
 
 DIM, TABLES = 64, 4
 GIB = 2**30

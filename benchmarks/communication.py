@@ -10,7 +10,8 @@ import numpy as np
 from asymdiffrec.datasets.prepare.movielens.dataset import prepare_movielens
 from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
 from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
-from benchmarks._report import Result, arguments, show
+from benchmarks._report import arguments, show
+from benchmarks._result import Result
 from benchmarks.quality import SHARES, measure
 
 WITHIN = 1e-3

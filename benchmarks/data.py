@@ -32,7 +32,8 @@ from asymdiffrec.trainer.fit.train import train_job
 from asymdiffrec.trainer.job import read_job, read_statistics
 from asymdiffrec.trainer.run import Run
 from benchmarks._layouts import Collate, Frame, Layout, ray_batches, tensors
-from benchmarks._report import Result, alternate, arguments, show
+from benchmarks._report import alternate, arguments, show
+from benchmarks._result import Result
 
 LAYOUTS = (
     Layout("39 ids, 3 lists", integers=39, lists=3),

@@ -36,7 +36,8 @@ from asymdiffrec.trainer.experiments.tasks import make_tasks
 from asymdiffrec.trainer.experiments.tune import Tuning, tune, write_result
 from asymdiffrec.trainer.experiments.variants import Variant, parse_variants
 from benchmarks._evidence_report import write_report
-from benchmarks._report import Result, arguments, machine, show, versions
+from benchmarks._report import arguments, machine, show, versions
+from benchmarks._result import Result
 
 HERE = Path(__file__).parent
 KEPT = HERE / "results" / "evidence"

@@ -27,7 +27,8 @@ from rich.console import Console
 from asymdiffrec.cluster.launch import stay_on_loopback
 from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
 from asymdiffrec.json_lines import read_json_lines
-from benchmarks._report import Result, arguments, show
+from benchmarks._report import arguments, show
+from benchmarks._result import Result
 
 FAULTS, ROWS, BATCH, APART = 52, 50_000, 512, 25
 """Faults in all; rows of the data; samples of a step; steps between a recovery and the next fault"""

@@ -12,7 +12,8 @@ from asymdiffrec.diffusion.forward import ForwardConfig, ForwardProcess
 from asymdiffrec.diffusion.kernels.drop_fields import ColumnChunks, DropLaw
 from asymdiffrec.diffusion.model import AsymmetricDiffusion
 from asymdiffrec.field_layout import FieldLayout
-from benchmarks._report import Result, alternate, arguments, show
+from benchmarks._report import alternate, arguments, show
+from benchmarks._result import Result
 
 FIELDS = 39
 REPEATS = 20

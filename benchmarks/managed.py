@@ -20,7 +20,8 @@ from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
 from asymdiffrec.trainer.fit.train import train_job
 from asymdiffrec.trainer.job import read_job, read_statistics
 from asymdiffrec.trainer.run import Run
-from benchmarks._report import Result, arguments, show
+from benchmarks._report import arguments, show
+from benchmarks._result import Result
 
 TABLES = {"user": 8192, "item": 2048}
 """Rows of the managed tables"""

@@ -25,7 +25,8 @@ from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
 from asymdiffrec.trainer.fit.train import train_job
 from asymdiffrec.trainer.job import read_job, read_statistics
 from asymdiffrec.trainer.run import Run
-from benchmarks._report import Result, arguments, show
+from benchmarks._report import arguments, show
+from benchmarks._result import Result
 
 ROWS = {"a": 800_000, "b": 400_000, "c": 200_000, "d": 400_000}
 DIM, LONG, BATCH = 128, 8, 2048

@@ -24,7 +24,8 @@ from asymdiffrec.embeddings.planner.search_planner import plan_by_search
 from asymdiffrec.embeddings.planner.step_time import StepTime, step_time, table_times
 from asymdiffrec.embeddings.sharder import TableSharder
 from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
-from benchmarks._report import Result, arguments, show
+from benchmarks._report import arguments, show
+from benchmarks._result import Result
 from benchmarks._tables import RESERVED, dcn
 
 DIM, TABLES, NUMBERS = 128, 26, 13

@@ -23,7 +23,8 @@ from asymdiffrec.embeddings.planner.step_time import shard_milliseconds
 from asymdiffrec.embeddings.planner.torchrec_planner import plan_by_torchrec
 from asymdiffrec.embeddings.sharder import TableSharder
 from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
-from benchmarks._report import Result, arguments, show
+from benchmarks._report import arguments, show
+from benchmarks._result import Result
 from benchmarks._tables import RESERVED, TableSet, criteo, ten_sets
 
 PER_NODE, BATCH = 8, 1024

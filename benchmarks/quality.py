@@ -21,7 +21,8 @@ from asymdiffrec.trainer.fit.train import train_job
 from asymdiffrec.trainer.inference.evaluate_run import evaluate_run
 from asymdiffrec.trainer.job import read_job, read_statistics
 from asymdiffrec.trainer.run import Run
-from benchmarks._report import Result, arguments, show
+from benchmarks._report import arguments, show
+from benchmarks._result import Result
 
 SHARES = (0.0, 0.1, 0.3, 0.5, 0.7)
 MOVIELENS_GOAL = 0.778

@@ -16,7 +16,8 @@ from asymdiffrec.cluster.config import ClusterConfig
 from asymdiffrec.cluster.process_group import process_group
 from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
 from benchmarks._clicks import SMALL, Clicks
-from benchmarks._report import Result, alternate, arguments, show
+from benchmarks._report import alternate, arguments, show
+from benchmarks._result import Result
 
 BATCH = (512, 2048, 8192, 32_768)
 FIELDS = (8, 32, 128, 512)

@@ -37,7 +37,8 @@ from asymdiffrec.serving.export import load_export
 from asymdiffrec.serving.protocol import ARROW, JSON
 from asymdiffrec.trainer.inference.predict import EXPORT_BATCH_SIZE, predict_run
 from benchmarks._load import Load, post, saturate, steady
-from benchmarks._report import Result, alternate, arguments, show
+from benchmarks._report import alternate, arguments, show
+from benchmarks._result import Result
 from benchmarks._servers import ROOT, plainly_served, ready, replicas, served, wait
 
 CANDIDATES = 100

@@ -19,7 +19,8 @@ from asymdiffrec.field_layout import FieldLayout
 from benchmarks._clicks import SMALL, Clicks, Steps
 from benchmarks._fuxictr import fuxictr_dnn
 from benchmarks._memory import peak_bytes
-from benchmarks._report import Result, alternate, arguments, show
+from benchmarks._report import alternate, arguments, show
+from benchmarks._result import Result
 
 VARIANTS = ("dropout", "augment", "asymdiff")
 SETTINGS: tuple[dict[str, object], ...] = (

@@ -40,7 +40,7 @@ def test_quick_run_prints_the_document(program: str) -> None:
 
 def test_quality_on_movielens_prints_a_table_with_its_goals(data_folder: Path) -> None:
     printed = run("quality", "--data", data_folder / "movielens-100k")
-    assert all(heading in printed for heading in ("what", "value", "peer", "ratio", "goal", "holds"))
+    assert all(heading in printed for heading in ("name", "value", "peer", "ratio", "goal", "holds"))
     assert "AUC of asymdiff, 70% missing" in printed
     assert printed.count("at least 0.778") == 2
 

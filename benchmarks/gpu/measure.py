@@ -1,0 +1,124 @@
+"""Time, memory and kernels of training steps, on a GPU or (time alone) on a CPU; and what the plan says of them."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from asymdiffrec.datasets.batching.batch import Batch
+from asymdiffrec.embeddings.planner.devices import Cluster, find_device
+from asymdiffrec.embeddings.planner.plan import solve
+from asymdiffrec.trainer.build import TrainState, problem, recommender
+from asymdiffrec.trainer.fit.pipeline import build_pipeline
+from benchmarks._clicks import Steps
+from benchmarks._result import Result
+from benchmarks.gpu.criteo import CriteoClicks
+
+MAX_LOSS = 1e9
+SHOWN_KERNELS = 40
+GB = 1e9
+
+
+def trained_steps(train_state: TrainState, batches: Sequence[Batch], guarded: bool = False) -> Steps:
+    """Return steps of our trainer. `guarded`: read each loss before its backward pass, as the training loop does."""
+
+    def may_learn(loss: torch.Tensor) -> bool:
+        return not guarded or bool(loss.detach().abs() <= MAX_LOSS)
+
+    training, stream = build_pipeline(train_state, may_learn), cycle(batches)
+    return lambda: [training.progress(stream) for _ in batches]
+
+
+def synchronize() -> None:
+    """Wait until the GPU has done all that it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def seconds(steps: Steps) -> float:
+    """Return the seconds that steps take, the GPU's work included."""
+    synchronize()
+    start = time.perf_counter()
+    steps()
+    synchronize()
+    return time.perf_counter() - start
+
+
+def median_milliseconds(steps: Steps, count: int, rounds: int) -> float:
+    """Return the milliseconds of one of `count` steps, the median of some rounds after one that warms up."""
+    seconds(steps)
+    return 1e3 * statistics.median(seconds(steps) / count for _ in range(rounds))
+
+
+def peak_memory(steps: Steps) -> dict[str, float]:
+    """Return the GB of GPU memory that steps take: at most in all, and beyond what was allocated before."""
+    if not torch.cuda.is_available():
+        return {}
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    seconds(steps)
+    peak = torch.cuda.max_memory_allocated()
+    return {
+        "peak_gb": peak / GB,
+        "step_gb": (peak - before) / GB,
+        "reserved_gb": torch.cuda.memory_reserved() / GB,
+    }
+
+
+def free_memory() -> None:
+    """Give back the GPU memory of models that nothing refers to any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def kernel_times(steps: Steps, count: int, trace: Path) -> dict[str, Any]:
+    """Return the milliseconds of one of `count` steps by GPU kernel, the longest first; write a trace for Perfetto."""
+    if not torch.cuda.is_available():
+        return {}
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        wall = seconds(steps)
+    profiler.export_chrome_trace(str(trace))
+    events = [event for event in profiler.key_averages() if event.device_type == torch.autograd.DeviceType.CUDA]
+    events.sort(key=lambda event: -event.self_device_time_total)
+    per_step = [[event.key[:120], event.count / count, event.self_device_time_total / 1e3 / count] for event in events]
+    return {
+        "wall_ms": 1e3 * wall / count,
+        "kernels_ms": sum(milliseconds for *_, milliseconds in per_step),
+        "kernels": per_step[:SHOWN_KERNELS],
+    }
+
+
+def planned(clicks: CriteoClicks, train_state: TrainState) -> dict[str, Any]:
+    """Return what the plan of a model says: milliseconds of a step, GB of memory.
+
+    On a GPU the milliseconds by the data sheet's figures as well, beside those by the calibrated ones.
+    """
+    plan, job = train_state.plan, train_state.job
+    memory = plan["ranks"][0]["memory_bytes"] - plan["reserved_bytes"]
+    document = {"device": plan["device"]["name"], "step_ms": plan["step_milliseconds"], "memory_gb": memory / GB}
+    if clicks.device.type == "cuda":
+        schema = job.to_schema()
+        sheet = "h200" if "H200" in torch.cuda.get_device_name() else "h100"
+        unsharded = recommender(job, schema, torch.device("meta"))
+        solution = solve(problem(job, schema, unsharded, Cluster(find_device(sheet), 1, 1)))
+        document["step_ms_by_data_sheet"] = solution.step.milliseconds
+    return document
+
+
+def against_plan(name: str, milliseconds: float, peak: dict[str, float], plan: dict[str, Any]) -> list[Result]:
+    """Return measured step time and memory beside what the plan says."""
+    results = [Result(f"step of {name}", milliseconds, "ms", f"planned for {plan['device']}", plan["step_ms"])]
+    if sheet := plan.get("step_ms_by_data_sheet"):
+        results.append(Result(f"step of {name}", milliseconds, "ms", "planned by the data sheet", sheet))
+    if peak:
+        results.append(Result(f"peak memory of {name}", peak["peak_gb"], "GB", "planned", plan["memory_gb"]))
+    return results

@@ -1,0 +1,40 @@
+"""What a section of the throughput measurements yields: results, details, failures."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks._result import Result
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A measurement that raised an exception; the others of its section go on, and the section fails at its end."""
+
+    name: str
+    error: str
+
+    @staticmethod
+    def of(name: str, error: Exception) -> Failure:
+        """Return the failure of an exception that is being handled, and print its traceback."""
+        traceback.print_exc()
+        return Failure(name, f"{type(error).__name__}: {error}"[:1000])
+
+
+Output = Result | Failure | dict[str, Any]
+"""A dict is a detail that only the summary of the day has"""
+
+
+def write(file: Path, outputs: Sequence[Output]) -> None:
+    """Write outputs as one JSON document."""
+    document: dict[str, Any] = {
+        "results": [output.document() for output in outputs if isinstance(output, Result)],
+        "details": [output for output in outputs if isinstance(output, dict)],
+        "failures": [asdict(output) for output in outputs if isinstance(output, Failure)],
+    }
+    file.write_text(json.dumps(document, indent=1))

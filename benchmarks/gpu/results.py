@@ -1,0 +1,33 @@
+"""The results of a GPU day in the form that every benchmark prints. Imports no large library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks._result import Result
+
+COMPARED_RUNS = ("plain", "bf16", "resume", "uvm", "uvm-caching")
+"""Trainings whose losses are compared with the CPU's"""
+SECTIONS = ("turns", "capacity", "parquet", "optimizers")
+
+
+def document(summary: dict[str, Any]) -> dict[str, Any]:
+    """Return machine, versions and results of a day's summary."""
+    documents = summary["documents"]
+    where = documents.get("machine", {"machine": "unknown: the libraries did not load", "versions": {}})
+    measured = [result for name in SECTIONS for result in documents.get(name, {}).get("results", [])]
+    return {**where, "results": [result.document() for result in checks(documents)] + measured}
+
+
+def checks(documents: dict[str, Any]) -> Iterator[Result]:
+    """Yield what the parts check, beside the limits that they check it by."""
+    for name, kernels in (("tables", "device"), ("tables-uvm", "managed memory")):
+        if name in documents:
+            held, count = documents[name]["held"], len(documents[name]["cases"])
+            yield Result(f"look-ups and updates, {kernels}", held, "cases", "all", count, "all", held == count)
+    for name in COMPARED_RUNS:
+        if documents.get(name, {}).get("steps"):
+            run = documents[name]
+            title = f"{name}: loss apart from the CPU's, first {run['first']} steps"
+            yield Result(title, run["apart_first"], "", "the limit", run["limit"], "at most", run["holds"])

@@ -1,0 +1,121 @@
+"""Read what runs of `asymdiffrec train` left: compare their losses, and gather all runs in one document."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+SHOWN_STEPS = (1, 10, 100)
+"""Steps whose losses a comparison shows, beside the last one"""
+ROW_CHECKSUM = "row_checksum"
+"""Key of a step's record: which rows it learned from"""
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    """Return the complete lines of a run's metrics.jsonl."""
+    file = run / "metrics.jsonl"
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def by_step(run: Path, key: str) -> dict[int, Any]:
+    """Return the value that each step's record has under a key."""
+    return {record["step"]: record[key] for record in records(run) if key in record}
+
+
+def last_metric(run: Path, key: str) -> float | None:
+    """Return the last value of a metric in a run's log; None where the run has none."""
+    values = [record[key] for record in records(run) if key in record]
+    return values[-1] if values else None
+
+
+def compare_losses(run: Path, reference: Path, limit: float, first: int = 100) -> dict[str, Any]:
+    """Return relative differences of the loss to a reference run, of the first steps and of all.
+
+    `holds`: the steps up to `first` differ by at most `limit`, and both runs learned from the same rows. Later steps
+    drift apart by themselves: sums in another order, and a model that has learned from them.
+    """
+    losses, expected = by_step(run, "loss"), by_step(reference, "loss")
+    steps = sorted(losses.keys() & expected.keys())
+    apart = {step: abs(losses[step] / expected[step] - 1) for step in steps}
+    early = [difference for step, difference in apart.items() if step <= first]
+    rows, expected_rows = by_step(run, ROW_CHECKSUM), by_step(reference, ROW_CHECKSUM)
+    same_rows = bool(rows) and all(rows[step] == expected_rows.get(step) for step in rows)
+    shown = [step for step in (*SHOWN_STEPS, *steps[-1:]) if step in apart]
+    return {
+        "steps": len(steps),
+        "limit": limit,
+        "first": first,
+        "same_rows": same_rows,
+        "apart_first": max(early, default=None),
+        "apart_all": max(apart.values(), default=None),
+        "losses": {step: [losses[step], expected[step]] for step in shown},
+        **{
+            f"{split}/auc": [last_metric(path, f"{split}/auc") for path in (run, reference)]
+            for split in ("valid", "test")
+        },
+        "holds": bool(early) and same_rows and max(early) <= limit,
+    }
+
+
+def stop_after(run: Path, step: int, command: list[str]) -> dict[str, Any]:
+    """Start a training and send SIGINT once its log has a step; return its exit status and where it stopped.
+
+    `holds`: it ended with status 130, as a training that was interrupted and left a checkpoint.
+    """
+    with subprocess.Popen(command) as process:
+        while process.poll() is None and not any(record["step"] >= step for record in records(run)):
+            time.sleep(0.01)
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        process.wait()
+    file = run / "result.json"
+    result = json.loads(file.read_text()) if file.exists() else {}
+    status = process.returncode
+    return {"status": status, "outcome": result.get("outcome"), "step": result.get("step"), "holds": status == 130}
+
+
+def compare_test_auc(run: Path, evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Compare the test AUC at the end of a training with that of `evaluate --json`, which loads the same step anew.
+
+    `tells`: the best step is not the last one, so that a model which kept rows of later steps would show.
+    """
+    tested = [record for record in records(run) if "test/auc" in record][-1]
+    evaluated, last = evaluation["results"][0]["auc"], max(record["step"] for record in records(run))
+    return {
+        "best_step": tested["step"],
+        "last_step": last,
+        "test/auc": tested["test/auc"],
+        "evaluated": evaluated,
+        "tells": tested["step"] < last,
+        "holds": abs(tested["test/auc"] - evaluated) < 1e-5,
+    }
+
+
+def run_summary(run: Path) -> dict[str, Any]:
+    """Return a run's result.json with its last loss and the median speed of the second half of its steps."""
+    steps = [record for record in records(run) if "loss" in record]
+    speeds = sorted(record["samples_per_second"] for record in steps[len(steps) // 2 :])
+    result: dict[str, Any] = json.loads((run / "result.json").read_text())
+    return result | {
+        "samples_per_second": speeds[len(speeds) // 2] if speeds else None,
+        "loss": steps[-1]["loss"] if steps else None,
+        "loss_is_finite": all(math.isfinite(record["loss"]) for record in steps),
+    }
+
+
+def summary(work: Path, statuses: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return one document of what the parts of a day left in a folder: their JSON documents and their runs."""
+    documents = {}
+    for file in sorted(work.glob("*.json")):
+        try:
+            documents[file.stem] = json.loads(file.read_text())
+        except ValueError:  # a part was stopped while it wrote
+            documents[file.stem] = {"not_json": file.read_text()[:200]}
+    runs = {path.parent.name: run_summary(path.parent) for path in sorted(work.glob("runs/*/result.json"))}
+    return {"parts": statuses, "documents": documents, "runs": runs}
