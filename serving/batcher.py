@@ -19,7 +19,7 @@ from asymdiffrec.serving.errors import RequestError, SampleError
 from asymdiffrec.serving.protocol import RankRequest, ScoreRequest
 
 MAX_BATCH_SAMPLES = 1024
-"""No further request joins a batch that has this many samples; one request with more is scored whole"""
+"""A batch with this many samples takes no further request; a request with more samples is still scored as a whole"""
 
 ParseBody = Callable[[bytes], ScoreRequest | RankRequest]
 QueuedBody = tuple[ParseBody, bytes, Future[bytes]]

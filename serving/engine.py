@@ -1,4 +1,4 @@
-"""Compute scores from a table of samples with a loaded export; every way of serving calls this."""
+"""Compute scores from a table of samples with a loaded export; HTTP requests of all kinds end here."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Exports: folders with everything that serving a model takes, and the code that writes and loads them.
+"""Write and load exports: folders that have everything that is needed to serve a model.
 
 An export holds JSON, safetensors and one file with the bytes of all embedding tables. `manifest.json` lists these files
 with their checksums; other files in the folder are never read. Nothing in an export is unpickled or executed, because
-this package rebuilds the model from its configuration. The checksums detect damage; they do not protect from somebody
-who can write to the folder.
+this package rebuilds the model from its configuration. The checksums detect damage. They do not protect
+against an attacker who can write to the folder.
 """
 
 from __future__ import annotations

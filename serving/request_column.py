@@ -101,7 +101,7 @@ class RequestColumn:
     def _have_kinds(self, values: Sequence[Any], kinds: set[type]) -> bool:
         """Return whether all values, or the elements of all lists, are of these types and in the allowed range.
 
-        The exact types are compared, all at once: a bool is not a number here, although Python says so.
+        The exact types are compared, all at once: a bool is refused as a number, although it is an int in Python.
         """
         if self.is_list:
             lists = [value for value in values if value is not None]

@@ -63,10 +63,10 @@ class RequestSchema:
         self._accepted = ignored | self.columns.keys()
 
     def _add(self, name: str, column: RequestColumn) -> None:
-        """Add a column. Several fields may read one; if they differ, it holds integers, which all of them take."""
+        """Add a column. If fields of different kinds read it, it holds integers, which all of them take."""
         existing = self.columns.setdefault(name, column)
         if existing != column:
-            limits = [one.num_embeddings for one in (existing, column) if one.num_embeddings is not None]
+            limits = [part.num_embeddings for part in (existing, column) if part.num_embeddings is not None]
             self.columns[name] = RequestColumn(int, column.is_list, min(limits, default=None))
 
     def table(self, samples: Samples) -> pa.Table:
@@ -199,18 +199,18 @@ class RequestSchema:
     def _drop_out_of_range(self, arrays: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
         """Drop the ids that are no row of their table, and their weights.
 
-        Weights are dropped only if every id has one; otherwise `decode` refuses the lists.
+        The weights of a list stay if their number differs from that of its ids, so that `decode` refuses them.
         """
-        kept = dict(arrays)
+        remaining = dict(arrays)
         for name, array in arrays.items():
             column = self.columns[name]
             drop = column.out_of_range(array)
             if drop is not None:
-                kept[name] = drop_values(array, drop, column.is_list)
+                remaining[name] = drop_values(array, drop, column.is_list)
                 weights = self.weights.get(name)
-                if weights in kept and np.array_equal(list_lengths(array), list_lengths(kept[weights])):
-                    kept[weights] = drop_values(kept[weights], drop, True)
-        return kept
+                if weights in remaining and np.array_equal(list_lengths(array), list_lengths(remaining[weights])):
+                    remaining[weights] = drop_values(remaining[weights], drop, True)
+        return remaining
 
     def _unknown_column(self, location: str, name: str) -> SampleError:
         close = difflib.get_close_matches(name, self.columns, 1)

@@ -1,4 +1,4 @@
-"""Batch prediction with a stand-in for the model, whose score of a row is known."""
+"""Batch prediction with a simple model whose score of each row is computed here a second time."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.datasets.statistics.statistics import NumericStatistics, Statistics
 from asymdiffrec.serving.batch_prediction import predict_shards
 
-ROWS = 9
+NUM_EMBEDDINGS = 9
 SCHEMA = FieldsConfig.model_validate(
     {
         "data": {"label": "clicked", "user": "user", "time": "at"},
         "fields": {
             "price": {"type": "number"},
-            "tags": {"type": "id_list", "num_embeddings": ROWS, "hash": False},
-            "slot": {"type": "id", "num_embeddings": ROWS, "hash": False},
+            "tags": {"type": "id_list", "num_embeddings": NUM_EMBEDDINGS, "hash": False},
+            "slot": {"type": "id", "num_embeddings": NUM_EMBEDDINGS, "hash": False},
         },
     }
 ).to_schema(Statistics(rows={"train": 9}, label_rate=0.5, numeric={"price": NumericStatistics(mean=2, std=4)}))
@@ -49,7 +49,7 @@ CPU = torch.device("cpu")
 
 
 class Model(torch.nn.Module):
-    """A logit from everything that a sample has: ids, list sums, numbers and which fields are missing."""
+    """A model whose logit depends on all parts of a sample: ids, lists, numbers and the missing fields."""
 
     def score(self, batch: Batch) -> torch.Tensor:
         assert not self.training
@@ -60,7 +60,8 @@ class Model(torch.nn.Module):
         return -0.05 * bags[0] + 0.1 * bags[1] + 0.3 * batch.numeric[:, 0] + missing
 
 
-def reference(row: dict[str, Any]) -> float:
+def expected_score(row: dict[str, Any]) -> float:
+    """Return the probability that `Model` gives for a row."""
     tags = [tag for tag in row["tags"] or [] if tag is not None]
     price = None if row["price"] is None or math.isnan(row["price"]) else (row["price"] - 2) / 4
     logit = -0.05 * sum(tags) if tags else 0.7
@@ -69,8 +70,8 @@ def reference(row: dict[str, Any]) -> float:
     return 1 / (1 + math.exp(-logit))
 
 
-def table(rows: int, seed: int = 0) -> pa.Table:
-    """Samples without a label; every field is missing in some of them, in each way that it can be."""
+def make_table(rows: int, seed: int = 0) -> pa.Table:
+    """Return samples without a label; every field is missing in some of them, as null, NaN or an empty list."""
     rng = np.random.default_rng(seed)
 
     def sometimes(value: Any) -> Any:
@@ -79,10 +80,10 @@ def table(rows: int, seed: int = 0) -> pa.Table:
     samples = [
         {
             "note": sometimes(str(rng.integers(4))),
-            "slot": sometimes(int(rng.integers(ROWS))),
+            "slot": sometimes(int(rng.integers(NUM_EMBEDDINGS))),
             "price": sometimes(math.nan if rng.random() < 0.2 else rng.normal()),
             "at": sometimes(datetime.fromtimestamp(int(rng.integers(2**31)), UTC)),
-            "tags": sometimes([sometimes(int(tag)) for tag in rng.integers(ROWS, size=rng.integers(4))]),
+            "tags": sometimes([sometimes(int(tag)) for tag in rng.integers(NUM_EMBEDDINGS, size=rng.integers(4))]),
             "detail": sometimes({"price": int(rng.integers(9)), "tags": ["a"] * int(rng.integers(3))}),
         }
         for _ in range(rows)
@@ -90,7 +91,8 @@ def table(rows: int, seed: int = 0) -> pa.Table:
     return pa.Table.from_pylist(samples, ARROW)
 
 
-def write(folder: Path, name: str, groups: list[pa.Table]) -> None:
+def write_file(folder: Path, name: str, groups: list[pa.Table]) -> None:
+    """Write a Parquet file with a row group for each table."""
     folder.mkdir(exist_ok=True)
     with pq.ParquetWriter(folder / f"{name}.parquet", groups[0].schema) as writer:
         for group in groups:
@@ -104,34 +106,37 @@ def write(folder: Path, name: str, groups: list[pa.Table]) -> None:
     ),
     batch_size=st.integers(1, 9),
 )
-def test_rows_keep_their_order_and_columns_and_get_their_scores(files: list[list[int]], batch_size: int) -> None:
+def test_output_has_all_rows_and_columns_in_order_with_their_scores(files: list[list[int]], batch_size: int) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         data, out, advances = Path(temporary) / "data", Path(temporary) / "new" / "out.parquet", []
-        tables = [[table(rows, 10 * file + g) for g, rows in enumerate(sizes)] for file, sizes in enumerate(files)]
+        tables = [
+            [make_table(rows, 10 * file + group) for group, rows in enumerate(sizes)]
+            for file, sizes in enumerate(files)
+        ]
         for file, groups in enumerate(tables):
-            write(data, f"part-{file}", groups)
+            write_file(data, f"part-{file}", groups)
         rows = predict_shards(Model(), SCHEMA, open_shards(str(data)), out, batch_size, CPU, advances.append)
-        given = pa.concat_tables(group for groups in tables for group in groups)
+        samples = pa.concat_tables(group for groups in tables for group in groups)
         scored = pq.read_table(out)
         assert list(out.parent.iterdir()) == [out]
-    assert rows == len(given)
+    assert rows == len(samples)
     assert advances == [size for sizes in files for size in sizes if size]
     assert scored.schema == ARROW.append(pa.field("score", pa.float32()))
-    kept = scored.drop_columns(["score"])
-    # Arrow holds NaN unequal to itself: prices are compared by their digits.
-    assert list(map(repr, kept["price"].to_pylist())) == list(map(repr, given["price"].to_pylist()))
-    assert kept.drop_columns(["price"]).equals(given.drop_columns(["price"]))
-    assert scored["score"].to_pylist() == pytest.approx([reference(row) for row in given.to_pylist()], rel=1e-5)
+    columns = scored.drop_columns(["score"])
+    # NaN is not equal to itself, so prices are compared as text.
+    assert list(map(repr, columns["price"].to_pylist())) == list(map(repr, samples["price"].to_pylist()))
+    assert columns.drop_columns(["price"]).equals(samples.drop_columns(["price"]))
+    assert scored["score"].to_pylist() == pytest.approx([expected_score(row) for row in samples.to_pylist()], rel=1e-5)
 
 
-def test_label_and_user_are_passed_on_unread(tmp_path: Path) -> None:
-    samples = table(5).append_column("clicked", [[None, 7, 0, 1, None]]).append_column("user", [[0.5] * 5])
-    write(tmp_path / "data", "part", [samples])
+def test_label_and_user_are_copied_without_being_checked(tmp_path: Path) -> None:
+    samples = make_table(5).append_column("clicked", [[None, 7, 0, 1, None]]).append_column("user", [[0.5] * 5])
+    write_file(tmp_path / "data", "part", [samples])
     out = tmp_path / "out.parquet"
     predict_shards(Model(), SCHEMA, open_shards(str(tmp_path / "data")), out, 8, CPU)
     scored = pq.read_table(out)
     assert scored["clicked"].to_pylist() == [None, 7, 0, 1, None]
-    assert scored["score"].to_pylist() == pytest.approx([reference(row) for row in samples.to_pylist()], rel=1e-5)
+    assert scored["score"].to_pylist() == pytest.approx([expected_score(row) for row in samples.to_pylist()], rel=1e-5)
 
 
 Change = Callable[[pa.Table], pa.Table]
@@ -148,16 +153,16 @@ Change = Callable[[pa.Table], pa.Table]
     ],
 )
 def test_wrong_columns_leave_nothing_behind(tmp_path: Path, change: Change, message: str) -> None:
-    write(tmp_path / "data", "part-0", [table(4)])
-    write(tmp_path / "data", "part-1", [change(table(4))])
+    write_file(tmp_path / "data", "part-0", [make_table(4)])
+    write_file(tmp_path / "data", "part-1", [change(make_table(4))])
     with pytest.raises(InputError, match=message) as raised:
         predict_shards(Model(), SCHEMA, open_shards(str(tmp_path / "data")), tmp_path / "new" / "out.parquet", 8, CPU)
     assert str(raised.value).startswith(str(tmp_path / "data" / "part-1.parquet"))
     assert not (tmp_path / "new").exists()
 
 
-def test_an_existing_file_is_not_touched(tmp_path: Path) -> None:
-    write(tmp_path / "data", "part", [table(4)])
+def test_existing_file_is_not_overwritten(tmp_path: Path) -> None:
+    write_file(tmp_path / "data", "part", [make_table(4)])
     out = tmp_path / "out.parquet"
     out.write_text("precious")
     with pytest.raises(InputError, match="exists"):
@@ -166,19 +171,22 @@ def test_an_existing_file_is_not_touched(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out.parquet"]
 
 
-def test_a_wrong_value_in_a_later_row_group_leaves_nothing_behind(tmp_path: Path) -> None:
-    slots = pa.array([0, None, ROWS, 1], ARROW.field("slot").type)
-    write(tmp_path / "data", "part", [table(4), table(4).set_column(1, ARROW.field("slot"), slots)])
+def test_wrong_value_in_a_later_row_group_leaves_nothing_behind(tmp_path: Path) -> None:
+    slots = pa.array([0, None, NUM_EMBEDDINGS, 1], ARROW.field("slot").type)
+    write_file(tmp_path / "data", "part", [make_table(4), make_table(4).set_column(1, ARROW.field("slot"), slots)])
     advances: list[int] = []
     out = tmp_path / "new" / "out.parquet"
-    with pytest.raises(InputError, match=rf"row group 1, column slot, row 2: id {ROWS} .* allowed is 0 to {ROWS - 1}"):
+    with pytest.raises(
+        InputError,
+        match=rf"row group 1, column slot, row 2: id {NUM_EMBEDDINGS} .* allowed is 0 to {NUM_EMBEDDINGS - 1}",
+    ):
         predict_shards(Model(), SCHEMA, open_shards(str(tmp_path / "data")), out, 3, CPU, advances.append)
     assert advances == [4]
     assert list(out.parent.iterdir()) == []
 
 
-def test_an_interruption_leaves_nothing_behind(tmp_path: Path) -> None:
-    write(tmp_path / "data", "part", [table(4), table(4)])
+def test_interruption_leaves_nothing_behind(tmp_path: Path) -> None:
+    write_file(tmp_path / "data", "part", [make_table(4), make_table(4)])
     out = tmp_path / "new" / "out.parquet"
 
     def interrupt(rows: int) -> None:

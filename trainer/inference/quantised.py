@@ -58,6 +58,6 @@ def quantised_scorer(
 
 
 def _only_block(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the one local block of a sharded tensor, on CPU; a single process holds every tensor in one block."""
+    """Return the only local block of a sharded tensor, on CPU; with one process, each tensor is one block."""
     ((block, _, _),) = local_blocks(tensor)
     return block.detach().cpu()

@@ -41,8 +41,8 @@ def restore_run(folder: Path) -> Iterator[RestoredRun]:
             run.train_state.recommender.score(batch)
     """
     run = open_run(folder)
-    # Scoring needs no optimizer state. Plain SGD has none, so the tables take half the memory, and tables that were
-    # trained with fused Adam, which exists on GPUs only, load on a CPU.
+    # Scoring needs no optimizer state, and plain SGD has none, so the tables take half the memory. Tables that were
+    # trained with fused Adam, which exists on GPUs only, load on a CPU too.
     job = run.job(("cluster={}", "tables.optimizer={name: sgd}"))
     checkpoints = Checkpoints(run.checkpoints(job))
     step = checkpoints.best()
