@@ -70,7 +70,7 @@ def test_requests_under_ray_survive_a_killed_replica_and_haproxy_ends(exported: 
             children = psutil.Process(process.pid).children(recursive=True)
             haproxy = [child for child in children if "haproxy" in child.name()]
             assert haproxy
-            with Client(f"http://127.0.0.1:{port}", timeout=WAIT_SECONDS) as client:
+            with Client(f"http://127.0.0.1:{port}", timeout=WAIT_SECONDS, retries=9) as client:
                 before = client.score([{"user_id": 5}, {}])
                 next(child for child in children if "ServeReplica" in "".join(child.cmdline())).kill()
                 end = time.monotonic() + SECONDS_AFTER_KILL
