@@ -15,7 +15,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from asymdiffrec.datasets.prepare.write_dataset import write_dataset
-from asymdiffrec.embeddings.managed.ids import WAYS, ManagedConfig, id_bytes
+from asymdiffrec.embeddings.managed.ids import ROWS_PER_SET, ManagedConfig, id_bytes
 from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
 from asymdiffrec.trainer.fit.train import train_job
 from asymdiffrec.trainer.job import read_job, read_statistics
@@ -85,7 +85,7 @@ def prepare(out: Path, rows: int, seed: int) -> None:
 
 def sparse(scale: float) -> list[str]:
     """Plain tables with `scale` times the memory of the managed ones."""
-    ids = id_bytes(WAYS, ManagedConfig()) / WAYS
+    ids = id_bytes(ROWS_PER_SET, ManagedConfig()) / ROWS_PER_SET
     return [
         f"fields.{name}.num_embeddings={round(scale * rows * (1 + ids / ROW_BYTES))}" for name, rows in TABLES.items()
     ]

@@ -164,5 +164,5 @@ def _managed_ids(schema: Schema, config: TablesConfig, table: str, ids: torch.Te
     settings = config.managed.model_copy(update={"admit_after": 1})  # no memory for candidates: none is admitted
     managed = ManagedIds(table, schema.tables[table].num_embeddings, settings, torch.device("cpu"))
     managed.eval()
-    managed.held.ids.copy_(ids)
+    managed.slots.ids.copy_(ids)
     return managed

@@ -16,7 +16,7 @@ from asymdiffrec.datasets.schema import FieldsConfig, Schema
 from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.diffusion.config import DiffusionConfig, ModelConfig
 from asymdiffrec.embeddings.config import TablesConfig
-from asymdiffrec.embeddings.managed.ids import WAYS, with_id_ranges
+from asymdiffrec.embeddings.managed.ids import ROWS_PER_SET, with_id_ranges
 from asymdiffrec.trainer.metrics import require_validation_metric, validation_metrics
 
 
@@ -141,11 +141,11 @@ class Job(FieldsConfig):
             name = table.fields[0]
             if not table.hash:
                 raise ValueError(f"fields.{name}.hash: false, but tables.per_table.{table.name}.collision is managed")
-            if table.num_embeddings % WAYS:
-                nearest = -(-table.num_embeddings // WAYS) * WAYS
+            if table.num_embeddings % ROWS_PER_SET:
+                nearest = -(-table.num_embeddings // ROWS_PER_SET) * ROWS_PER_SET
                 raise ValueError(
                     f"fields.{name}.num_embeddings: {table.num_embeddings}; a table with collision: managed needs a "
-                    f"multiple of {WAYS}, for example {nearest}"
+                    f"multiple of {ROWS_PER_SET}, for example {nearest}"
                 )
         return self
 

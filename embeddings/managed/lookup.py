@@ -1,4 +1,4 @@
-"""Tables with managed collision in a model: their look-up, how it is sharded, and what checkpoints hold of the ids."""
+"""Look-up of tables with managed collision: the module, its sharding, and the ids in checkpoints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor, ShardedTensorMetadata, TensorProperties
+from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor
 from torch.distributed._shard.sharding_spec import ShardMetadata
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.mc_embeddingbag import ManagedCollisionEmbeddingBagCollectionSharder
@@ -18,55 +18,58 @@ from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingBagCo
 from torchrec.modules.mc_modules import ManagedCollisionCollection
 
 from asymdiffrec.embeddings import initial_weights as initial
-from asymdiffrec.embeddings.managed.ids import COUNTS, WAYS, ManagedConfig, ManagedIds, id_bytes
-from asymdiffrec.embeddings.torchrec_compat import table_name
+from asymdiffrec.embeddings.managed.ids import COUNTS, ROWS_PER_SET, ManagedConfig, ManagedIds, id_bytes
+from asymdiffrec.embeddings.torchrec_compat import sharded_tensor, table_name
 
 
 class ManagedTables(ManagedCollisionEmbeddingBagCollection):
-    """TorchRec's look-up of `tables` by ids of any size, on the meta device until it is sharded."""
+    """TorchRec's look-up of tables by ids of any size, on the meta device until it is sharded."""
 
     def __init__(self, tables: Sequence[EmbeddingBagConfig], config: ManagedConfig, weighted: bool) -> None:
         device = torch.device("meta")
         ids = {table.name: ManagedIds(table.name, table.num_embeddings, config, device) for table in tables}
         super().__init__(
             EmbeddingBagCollection(tables=list(tables), is_weighted=weighted, device=device),
-            # What TorchRec would do before it sends ids to their ranks is nothing here, but loses their weights.
+            # TorchRec's preprocessing before it sends ids to ranks would do nothing here, but loses their weights.
             ManagedCollisionCollection(ids, list(tables), need_preprocess=False),
         )
         for weight in self.parameters():
-            weight.bytes_beside_row = id_bytes(WAYS, config) / WAYS  # for the planner, as the optimizer's mark is
+            # The planner reads this mark, as it reads the mark of the optimizer.
+            weight.id_bytes_per_row = id_bytes(ROWS_PER_SET, config) / ROWS_PER_SET
 
 
 class ManagedSharder(ManagedCollisionEmbeddingBagCollectionSharder):
-    """Row-wise, in the memory of the device: the one way in which TorchRec shards managed collision."""
+    """Offers row-wise sharding in device memory only: TorchRec shards managed collision in no other way."""
 
     def __init__(self, tables: EmbeddingBagCollectionSharder) -> None:
         super().__init__(tables, qcomm_codecs_registry=tables.qcomm_codecs_registry)
 
     @property
     def module_type(self) -> type[ManagedTables]:
+        """The module that this sharder shards."""
         return ManagedTables
 
     def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
+        """Return the fused kernel."""
         return ["fused"]
 
 
 def managed_ids(model: nn.Module) -> dict[str, ManagedIds]:
-    """The ids that this rank holds of each managed table, by name."""
+    """Return this rank's map of ids to rows of each managed table, by table name."""
     return {module.table: module for module in model.modules() if isinstance(module, ManagedIds)}
 
 
 def reset_rows(model: DistributedModelParallel, weights: Mapping[str, torch.Tensor], std: float, seed: int) -> None:
-    """From now on a row that changes hands begins as a new one: with the initial weights of its id, and state zero.
+    """Let rows that change their id start as new ones: with the initial weights of the id, and zero state.
 
-    `weights` are those of `table_weights`.
+    `weights` is the result of `table_weights`.
     """
     tables, states = managed_ids(model), dict[str, list[torch.Tensor]]()
     for key, tensors in model.fused_optimizer.state_dict()["state"].items():
         table = table_name(key)
         states[table] = [tensor.local_tensor() for tensor in tensors.values()] if table in tables else []
     for table, ids in tables.items():
-        ids.reset = _Reset(table, std, seed, _local(weights[table]), states.get(table, []))
+        ids.on_new_rows = _RowReset(table, std, seed, _local(weights[table]), states.get(table, []))
 
 
 def _local(weight: torch.Tensor) -> torch.Tensor:
@@ -74,7 +77,7 @@ def _local(weight: torch.Tensor) -> torch.Tensor:
     return weight.local_tensor()
 
 
-class _Reset:
+class _RowReset:
     """Resets rows of a table's weights and optimizer states."""
 
     def __init__(self, table: str, std: float, seed: int, weight: torch.Tensor, states: Sequence[torch.Tensor]) -> None:
@@ -82,15 +85,18 @@ class _Reset:
 
     @torch.no_grad()
     def __call__(self, rows: torch.Tensor, ids: torch.Tensor) -> None:
-        drawn = initial.draw_rows(ids, self._weight.shape[1], self._std, self._seed, self._table)
-        self._weight[rows] = drawn.to(self._weight.dtype)
+        weights = initial.draw_rows(ids, self._weight.shape[1], self._std, self._seed, self._table)
+        self._weight[rows] = weights.to(self._weight.dtype)
         for state in self._states:
             state[rows] = 0
 
 
 def managed_state(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What `table_state` has of managed tables beside their rows: the live `TABLE.ids`, what they are ranked by, the
-    candidates for a row, and `TABLE.step`. `weights` are those of `table_weights`, and tell what each rank holds."""
+    """Return the ids of managed tables for `table_state`: live tensors `TABLE.NAME` of `ManagedIds.state`.
+
+    `TABLE.step` is the number of training steps. `weights` is the result of `table_weights`; the ids are sharded like
+    the weights.
+    """
     state: dict[str, torch.Tensor] = {}
     for table, ids in managed_ids(model).items():
         for name, tensor in ids.state().items():
@@ -100,27 +106,25 @@ def managed_state(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> dict
 
 
 def _sharded(tensor: torch.Tensor, weight: torch.Tensor) -> ShardedTensor:
-    """This rank's sets [S, ways] as its shard of those of all ranks, which are sharded like the weights."""
+    """Return this rank's sets [S, ways] as its shard of all sets, which are sharded like the weights."""
     assert isinstance(weight, ShardedTensor)
     ways = tensor.shape[1]
     shards = [
-        ShardMetadata([part.shard_offsets[0] // WAYS, 0], [part.shard_sizes[0] // WAYS, ways], part.placement)
+        ShardMetadata(
+            [part.shard_offsets[0] // ROWS_PER_SET, 0], [part.shard_sizes[0] // ROWS_PER_SET, ways], part.placement
+        )
         for part in weight.metadata().shards_metadata
     ]
     size = torch.Size([sum(shard.shard_sizes[0] for shard in shards), ways])
-    first = weight.local_shards()[0].metadata.shard_offsets[0] // WAYS
-    (own,) = [shard for shard in shards if shard.shard_offsets[0] == first]
-    return ShardedTensor._init_from_local_shards_and_global_metadata(
-        [Shard(tensor, own)],
-        ShardedTensorMetadata(shards, size, TensorProperties(dtype=tensor.dtype)),
-        weight._process_group,
-    )
+    first_set = weight.local_shards()[0].metadata.shard_offsets[0] // ROWS_PER_SET
+    (local,) = [shard for shard in shards if shard.shard_offsets[0] == first_set]
+    return sharded_tensor([Shard(tensor, local)], shards, size, tensor.dtype, weight)
 
 
 def take_counts(model: nn.Module) -> dict[str, int]:
-    """What was counted since the last call, over all ranks: `TABLE/NAME` of `COUNTS`; `TABLE/ids` that have a row now.
+    """Return the counts since the last call over all ranks: `TABLE/NAME` of COUNTS, and `TABLE/ids` with a row now.
 
-    A collective call where there are managed tables.
+    A collective call if there are managed tables.
     """
     tables = managed_ids(model)
     if not tables:

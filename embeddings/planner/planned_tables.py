@@ -15,7 +15,7 @@ from asymdiffrec.base import InputError
 from asymdiffrec.datasets.schema import IdListConfig, Schema
 from asymdiffrec.datasets.statistics.lookups import Lookups
 from asymdiffrec.embeddings.config import COLUMN_SPLITS, TablesConfig
-from asymdiffrec.embeddings.managed.ids import WAYS
+from asymdiffrec.embeddings.managed.ids import ROWS_PER_SET
 from asymdiffrec.embeddings.torchrec_compat import table_name
 
 
@@ -158,5 +158,5 @@ def _planned_table(
         allow_narrow_shards=any(kind in COLUMN_SPLITS for kind in settings.sharding),
         is_weighted=schema.weighted,
         cache_statistics=row_reuse(schema, table.feature_names, table.num_embeddings, samples),
-        rows_per_block=WAYS if managed else 1,
+        rows_per_block=ROWS_PER_SET if managed else 1,
     )

@@ -19,7 +19,7 @@ from asymdiffrec.datasets.batching.batch import Batch
 from asymdiffrec.datasets.schema import FieldsConfig
 from asymdiffrec.embeddings import initial_weights as initial
 from asymdiffrec.embeddings.config import TablesConfig
-from asymdiffrec.embeddings.managed.ids import COUNTS, WAYS, ManagedConfig, ManagedIds, id_range
+from asymdiffrec.embeddings.managed.ids import COUNTS, ROWS_PER_SET, ManagedConfig, ManagedIds, id_range
 from asymdiffrec.embeddings.managed.lookup import managed_ids, take_counts
 from asymdiffrec.embeddings.planner.devices import DEVICES, Cluster
 from asymdiffrec.embeddings.planner.plan import solve
@@ -58,9 +58,9 @@ class Reference:
 
     def __init__(self, rows: int, config: ManagedConfig):
         self.config, self.step = config, 0
-        self.width = id_range(rows) // (rows // WAYS)
-        self.held = [[None] * (WAYS - 1) for _ in range(rows // WAYS)]
-        self.candidates = [[None] * (WAYS - 1) for _ in range(rows // WAYS)]
+        self.width = id_range(rows) // (rows // ROWS_PER_SET)
+        self.held = [[None] * (ROWS_PER_SET - 1) for _ in range(rows // ROWS_PER_SET)]
+        self.candidates = [[None] * (ROWS_PER_SET - 1) for _ in range(rows // ROWS_PER_SET)]
         self.counted = Counter()
 
     def find(self, places: list, one: int) -> list | None:
@@ -116,11 +116,11 @@ def test_rows_go_to_the_ids_that_the_rules_name(eviction: str, admit_after: int)
         batch = skewed(ids, 400, step)
         own = rows_of(managed, batch)
         reference.learn(batch.tolist())
-        for store, expected in ((managed.held, reference.held), (managed.candidates, reference.candidates)):
+        for store, expected in ((managed.slots, reference.held), (managed.candidates, reference.candidates)):
             if store is not None:
                 found = torch.stack([store.ids, store.counts, store.seen], dim=2).tolist()
                 assert found == [[entry or [-1, 0, 0] for entry in places] for places in expected]
-        collisions += int((own % WAYS == WAYS - 1).sum())
+        collisions += int((own % ROWS_PER_SET == ROWS_PER_SET - 1).sum())
     *counted, held = managed.take_counts().tolist()
     assert dict(zip(COUNTS, counted, strict=True)) == {**reference.counted, "collisions": collisions}
     assert held == sum(entry is not None for places in reference.held for entry in places)
@@ -131,26 +131,28 @@ def test_rows_go_to_the_ids_that_the_rules_name(eviction: str, admit_after: int)
 def test_an_id_keeps_its_row_until_it_is_evicted() -> None:
     rows = 128
     managed, owner = module(rows, admit_after=2), {}
-    managed.reset = lambda rows, ids: owner.update(zip(rows.tolist(), ids.tolist(), strict=True))
+    managed.on_new_rows = lambda rows, ids: owner.update(zip(rows.tolist(), ids.tolist(), strict=True))
     ids = universe(rows, 900)
     for step in range(30):
         batch = skewed(ids, 100, step)
         found = dict(zip(batch.tolist(), rows_of(managed, batch).tolist(), strict=True))
-        of_row = {row: one for one, row in found.items() if row % WAYS < WAYS - 1}
+        of_row = {row: one for one, row in found.items() if row % ROWS_PER_SET < ROWS_PER_SET - 1}
         assert all(owner[row] == one for row, one in of_row.items())  # nobody else's, and reset when it was given
-        assert all(one >> 61 == row // WAYS for one, row in found.items())  # of the id's own set, shared row or not
+        assert all(
+            one >> 61 == row // ROWS_PER_SET for one, row in found.items()
+        )  # of the id's own set, shared row or not
 
 
 def test_a_row_is_given_after_so_many_sightings() -> None:
     managed = module(64, admit_after=3)
     one, other = universe(64, 2).tolist()
     seen = [rows_of(managed, torch.tensor(batch))[0].item() for batch in ([one], [one, other], [one], [other, other])]
-    assert [row == WAYS - 1 for row in seen] == [True, True, False, False]
+    assert [row == ROWS_PER_SET - 1 for row in seen] == [True, True, False, False]
 
 
 def test_a_candidate_that_leaves_is_not_taken_for_its_successor() -> None:
     managed = module(64, admit_after=4)
-    known, other = universe(64, WAYS).split(WAYS - 1)
+    known, other = universe(64, ROWS_PER_SET).split(ROWS_PER_SET - 1)
     rows_of(managed, known)
     rows_of(managed, torch.cat([known, other.repeat(5)]))  # takes the place of one that was seen for the second time
     assert managed.take_counts().tolist()[0] == 1
@@ -179,8 +181,8 @@ def test_counts_do_not_overflow() -> None:
     one = universe(64, 1)
     for _ in range(2):
         rows_of(managed, one)
-        managed.held.counts[managed.held.counts > 0] = 2**26 - 1
-    assert managed.held.counts.max() == 2**26 - 1
+        managed.slots.counts[managed.slots.counts > 0] = 2**26 - 1
+    assert managed.slots.counts.max() == 2**26 - 1
 
 
 def local(model, optimizer, tables_config) -> dict[str, torch.Tensor]:
@@ -232,7 +234,7 @@ def test_with_rows_enough_it_trains_as_a_table_without_collisions(optimizer: str
     assert losses == pytest.approx(train(plain, plain_update, range(20), dense), abs=1e-6)
     weights, other = (local(*one) for one in ((model, update, managed_config), (plain, plain_update, plain_config)))
     for table, ids in distinct.items():
-        seen = managed_ids(model)[table].held.find(ids) >= 0
+        seen = managed_ids(model)[table].slots.find(ids) >= 0
         assert seen.sum() > 20
         model.eval()
         rows_held = rows_of(managed_ids(model)[table], ids)
@@ -255,7 +257,7 @@ def test_a_row_that_changes_hands_starts_anew(optimizer: str, dtype: str) -> Non
     after = local(model, update, tables_config)
     loss.backward()
     changed = (after["user.ids"] != before["user.ids"]).nonzero()
-    ids, rows = after["user.ids"][tuple(changed.T)], changed @ torch.tensor([WAYS, 1])
+    ids, rows = after["user.ids"][tuple(changed.T)], changed @ torch.tensor([ROWS_PER_SET, 1])
     assert (before["user.ids"][tuple(changed.T)] >= 0).any()
     assert (before["user.sum"][rows] != 0).any()
     drawn = initial.draw_rows(ids, 16, STD, SEED, "user")

@@ -25,7 +25,7 @@ from asymdiffrec.datasets.files.documents import first_difference
 from asymdiffrec.datasets.reader import TrainingReader, WorkerContext
 from asymdiffrec.datasets.shards import Shards, added_files, open_shards
 from asymdiffrec.datasets.statistics.statistics import Statistics
-from asymdiffrec.embeddings.managed.ids import WAYS
+from asymdiffrec.embeddings.managed.ids import ROWS_PER_SET
 from asymdiffrec.embeddings.planner.plan_document import world_size_mismatch
 from asymdiffrec.trainer.checkpoints.init_from import plan_init
 from asymdiffrec.trainer.checkpoints.store import Checkpoints
@@ -84,7 +84,7 @@ def _is_possible(job: Job, workers: int) -> bool:
     """Return whether lanes and managed tables can be divided equally among so many workers."""
     tables = job.to_schema().tables
     managed = [tables[name].num_embeddings for name in job.tables.managed_tables]
-    return job.data.lanes % workers == 0 and all(rows % (WAYS * workers) == 0 for rows in managed)
+    return job.data.lanes % workers == 0 and all(rows % (ROWS_PER_SET * workers) == 0 for rows in managed)
 
 
 def resumed_job(run: Run, overrides: tuple[str, ...]) -> Job:
