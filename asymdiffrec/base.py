@@ -16,7 +16,10 @@ class Config(BaseModel):
 
 
 class InputError(Exception):
-    """The user's input is wrong; the message says in one line where, what is wrong and what is allowed. Exit 2."""
+    """Wrong input from the user: the message says in one line where, what is wrong and what is allowed.
+
+    A command that raises it exits with status 2, without a traceback.
+    """
 
 
 class OtherRankError(RuntimeError):
@@ -28,7 +31,7 @@ def gather_all(value: T, group: Any = None) -> list[T]:
 
     `value` can be anything that pickles. `group` is a torch process group, the default one if None.
     """
-    import torch.distributed as dist  # late: commands that start no workers do not load torch
+    import torch.distributed as dist  # imported here, so that commands without workers do not load torch
 
     values: list[Any] = [None] * dist.get_world_size(group)
     dist.all_gather_object(values, value, group=group)

@@ -1,4 +1,4 @@
-"""Decoded row groups in memory: those that a worker's lanes are in, and a cache of those that they have left."""
+"""Decoded row groups in memory: the row groups that lanes are in, and a cache of row groups that lanes have left."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ Windows = Sequence[tuple[Rows, int]]
 class RowGroupCache:
     """The decoded row groups of one worker.
 
-    A row group that two lanes share is read near both of its ends. Therefore row groups without a lane in them are kept
-    up to `limit` bytes, those used last first.
+    Two neighbouring lanes can share a row group: one lane reads the first rows of it, the other lane the last rows, at
+    different times. Therefore up to `limit` bytes of row groups are kept after the lanes have left them. The row group
+    used longest ago is removed first.
     """
 
     def __init__(self, schema: Schema, shards: Shards, limit: int, pool: ThreadPoolExecutor) -> None:
         self._schema, self._shards, self._limit, self._pool = schema, shards, limit, pool
-        self._rows: dict[int, Rows] = {}  # by row group, the one used last at the end
+        self._rows: dict[int, Rows] = {}  # by row group, in order of use
 
     def windows(self, lanes: Sequence[Sequence[Slice]]) -> Windows:
         """Return the windows of some lanes, given as slices of row groups; row groups that are absent are decoded."""

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from asymdiffrec.datasets.decoding.arrays import list_lengths
+from asymdiffrec.datasets.decoding.column_types import is_list
 from asymdiffrec.datasets.decoding.value_rules import MAX_FLOAT, ids_outside_table, parse_int64
 
 MAX_LIST_LENGTH = 10_000
@@ -73,7 +74,7 @@ class RequestColumn:
         """Return an Arrow array as an array of `arrow_type`; raise ValueError or a pyarrow error if it cannot be."""
         value = array.type
         if self.is_list and not pa.types.is_null(value):
-            if not (pa.types.is_list(value) or pa.types.is_large_list(value) or pa.types.is_fixed_size_list(value)):
+            if not is_list(value):
                 raise ValueError("not a list")
             longest = pc.max(pc.list_value_length(array)).as_py()
             if longest is not None and longest > MAX_LIST_LENGTH:

@@ -1,7 +1,7 @@
 """Retries of reads over a network, for failures that may pass.
 
 The work here is to tell such failures apart: pyarrow's filesystems raise a bare OSError for all of them. A library
-such as tenacity would replace only the loop of `with_retries`, so there is none.
+such as tenacity would replace only the loop of `with_retries`, so none is used.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def test_an_unknown_key_of_data_is_an_error():
         FieldsConfig.model_validate({"data": {"labels": "y"}, "fields": {"user": an_id()}})
 
 
-def test_what_was_learned_survives_yaml():
+def test_statistics_survive_yaml():
     statistics = Statistics(
         rows={"train": 7, "test": 2},
         label_rate=1 / 3,
@@ -100,7 +100,7 @@ def test_what_was_learned_survives_yaml():
     assert Statistics.model_validate(yaml.safe_load(yaml.safe_dump(statistics.model_dump()))) == statistics
 
 
-def test_moments_are_the_identity_until_they_are_learned():
+def test_without_statistics_a_numeric_field_has_mean_0_and_std_1():
     fields = config(user=an_id(), age={"type": "number"}, price={"type": "number"})
     statistics = Statistics(rows={"train": 1}, label_rate=0.5, numeric={"age": NumericStatistics(mean=30, std=9)})
     assert fields.to_schema().numeric_statistics("age") == NumericStatistics(mean=0, std=1)

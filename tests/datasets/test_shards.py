@@ -114,9 +114,9 @@ def test_the_error_names_a_file_that_is_not_parquet(tmp_path, content):
 
 def test_the_error_names_a_truncated_file(tmp_path):
     path = write(tmp_path / "a.parquet", table(100), row_group_size=10)
-    whole = path.read_bytes()
-    for length in range(0, len(whole), 97):
-        path.write_bytes(whole[:length])
+    content = path.read_bytes()
+    for length in range(0, len(content), 97):
+        path.write_bytes(content[:length])
         check_error(tmp_path, f"{path}: not a readable Parquet file")
 
 

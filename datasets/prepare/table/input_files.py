@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.arrow import ArrowFSWrapper
 
 from asymdiffrec.base import InputError
+from asymdiffrec.datasets.decoding.column_types import is_list
 from asymdiffrec.datasets.files.locations import filesystem_of, without_secrets
 from asymdiffrec.datasets.files.retry import describe_error
 from asymdiffrec.datasets.prepare.table.recipe import TableConfig
@@ -273,6 +274,6 @@ def _type_family(arrow_type: pa.DataType) -> str:
         return "null" if types.is_null(arrow_type) else "time"
     if types.is_string(arrow_type) or types.is_large_string(arrow_type) or types.is_string_view(arrow_type):
         return "string"
-    if types.is_list(arrow_type) or types.is_large_list(arrow_type) or types.is_fixed_size_list(arrow_type):
+    if is_list(arrow_type):
         return f"list of {_type_family(arrow_type.value_type)}"
     return str(arrow_type)

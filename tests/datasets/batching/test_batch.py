@@ -87,8 +87,8 @@ def test_a_batch_takes_the_rows_of_each_lane_in_the_given_order(lanes, steps, ro
     )
     batches = to_batches([decode_samples(lane) for lane in lanes], order, SCHEMA, range(0, 100 * steps, 100))
     for step, batch in enumerate(batches):
-        drawn = [lane[row] for lane, rows in zip(lanes, order[:, step], strict=True) for row in rows]
-        expected = to_batch(decode_samples(drawn), SCHEMA, 100 * step)
+        rows_of_step = [lane[row] for lane, rows in zip(lanes, order[:, step], strict=True) for row in rows]
+        expected = to_batch(decode_samples(rows_of_step), SCHEMA, 100 * step)
         assert bags(batch) == bags(expected)
         for name in ("numeric", "missing", "label", "weight", "user", "sample_index"):
             assert torch.equal(getattr(batch, name), getattr(expected, name))
@@ -164,8 +164,10 @@ def test_weights_stay_with_their_ids_in_every_lane_and_step(samples, data):
     )
     single = [weighted_bags(to_batch(rows.slice(k, k + 1), WEIGHTED_SCHEMA, 0)) for k in range(len(samples))]
     for step, batch in enumerate(to_batches(lanes, order, WEIGHTED_SCHEMA, [0, 4, 8])):
-        drawn = [start + row for start, rows in zip((0, middle), order[:, step], strict=True) for row in rows.tolist()]
-        expected = {name: [single[row][name][0] for row in drawn] for name in WEIGHTED_SCHEMA.sparse}
+        rows_of_step = [
+            start + row for start, rows in zip((0, middle), order[:, step], strict=True) for row in rows.tolist()
+        ]
+        expected = {name: [single[row][name][0] for row in rows_of_step] for name in WEIGHTED_SCHEMA.sparse}
         assert weighted_bags(batch) == expected
     parts = [weighted_bags(batch) for batch in split_into_batches(rows, WEIGHTED_SCHEMA, 3)]
     for name in WEIGHTED_SCHEMA.sparse:
