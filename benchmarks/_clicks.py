@@ -23,7 +23,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from asymdiffrec.datasets.batching.batch import Batch, split_into_batches
 from asymdiffrec.datasets.decoding.rows import decode
-from asymdiffrec.trainer.build import TrainState, build
+from asymdiffrec.trainer.build import TrainState, build_train_state
 from asymdiffrec.trainer.fit.pipeline import build_pipeline
 from asymdiffrec.trainer.job import Job
 
@@ -99,7 +99,7 @@ class Clicks:
 
     def build(self, job: Job) -> TrainState:
         """Build a job's model on the workers of the default process group."""
-        return build(job, job.to_schema(), self.device)
+        return build_train_state(job, job.to_schema(), self.device)
 
     def ours(self, batches: Sequence[Batch], method: str, **settings: Any) -> Steps:
         """Return steps of our trainer on the workers of the default process group."""

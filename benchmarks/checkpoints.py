@@ -16,7 +16,7 @@ import torch.distributed as dist
 from asymdiffrec.cluster.config import ClusterConfig
 from asymdiffrec.cluster.process_group import process_group
 from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
-from asymdiffrec.trainer.build import TrainState, build
+from asymdiffrec.trainer.build import TrainState, build_train_state
 from asymdiffrec.trainer.checkpoints.progress import Progress
 from asymdiffrec.trainer.checkpoints.saver import Saver
 from asymdiffrec.trainer.checkpoints.state import state
@@ -38,7 +38,7 @@ def train_state_of(size: int) -> TrainState:
     rows = size // (2 * 4 * DIM * TABLES)
     fields = {f"c{place}": {"type": "id", "num_embeddings": rows} for place in range(TABLES)}
     job = Job.model_validate({"name": "checkpoint", "fields": fields, "tables": {"embedding_dim": DIM}})
-    return build(job, job.to_schema(), torch.device("cpu"))
+    return build_train_state(job, job.to_schema(), torch.device("cpu"))
 
 
 def bytes_of(train_state: TrainState) -> int:

@@ -1,4 +1,4 @@
-"""From a job to a model that trains: tables sharded by a plan, the dense part replicated, an optimizer for each."""
+"""Builds what training needs from a job: sharded tables, the replicated dense part, and their optimizers."""
 
 from __future__ import annotations
 
@@ -27,31 +27,34 @@ from asymdiffrec.embeddings.planner.plan_document import plan_document, solve_fr
 from asymdiffrec.embeddings.sharding import run_on_rank_0, shard
 from asymdiffrec.embeddings.tables import FieldTables
 from asymdiffrec.trainer.job import Job
-from asymdiffrec.trainer.optimizers import Update
+from asymdiffrec.trainer.optimizers import TrainOptimizer
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
-MOMENTS = 2
-"""That AdamW keeps for each dense parameter"""
+AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16}
+ADAMW_MOMENTS = 2
+"""Values that AdamW keeps for each dense parameter"""
 
 
 @dataclass(frozen=True)
 class TrainState:
-    """A sharded model with its optimizers. `recommender` is the model inside TorchRec's and DDP's wrappers."""
+    """A sharded model with its optimizers."""
 
     job: Job
     model: DistributedModelParallel
     recommender: Recommender
+    """The model inside the wrappers of TorchRec and DDP"""
     tables_optimizer: CombinedOptimizer
     dense: dict[str, torch.nn.Parameter]
+    """The dense parameters by name"""
     dense_optimizer: torch.optim.Optimizer
-    update: Update
+    optimizer: TrainOptimizer
+    """Drives both optimizers"""
     device: torch.device
     plan: dict[str, Any]
-    """The document of its plan, see `plan_document`"""
+    """The document of the sharding plan, see `plan_document`"""
 
 
 def worker_device() -> torch.device:
-    """This worker's GPU where its process group has NCCL, the CPU elsewhere."""
+    """Return this worker's GPU if its process group has NCCL, else the CPU."""
     if "nccl" in dist.get_backend_config():
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
@@ -59,15 +62,18 @@ def worker_device() -> torch.device:
     return torch.device("cpu")
 
 
-def build(job: Job, schema: Schema, device: torch.device, plan: Mapping[str, Any] | None = None) -> TrainState:
-    """The job's model on the workers of the default process group; a function of the job alone, whatever their number.
+def build_train_state(
+    job: Job, schema: Schema, device: torch.device, plan: Mapping[str, Any] | None = None
+) -> TrainState:
+    """Build a job's model and optimizers on the workers of the default process group. A collective call.
 
-    `plan` is a document of `plan_document`; tables are planned for this cluster where it is None. Raises InputError
-    where sections of the job do not fit each other, the tables do not fit the workers, or the plan does not fit both.
+    All initial values are functions of the job alone, whatever the number of workers. `plan` is a document of
+    `plan_document`; None: the tables are planned for these workers. Raises InputError if sections of the job do not fit
+    each other, the tables do not fit the workers, or the plan does not fit both.
     """
-    unsharded = recommender(job, schema, device)
-    chosen, described = run_on_rank_0(lambda: _plan(job, schema, unsharded, device, plan))
-    model = shard(unsharded, job.tables, chosen, device, job.train.seed)
+    unsharded = build_recommender(job, schema, device)
+    sharding_plan, document = run_on_rank_0(lambda: _plan(job, schema, unsharded, device, plan))
+    model = shard(unsharded, job.tables, sharding_plan, device, job.train.seed)
     dense = dense_parameters(model)
     settings = job.train
     torch.backends.cuda.matmul.allow_tf32 = settings.tf32
@@ -76,22 +82,23 @@ def build(job: Job, schema: Schema, device: torch.device, plan: Mapping[str, Any
         model.module.diffusion.compile(dynamic=False)
     dense_optimizer = torch.optim.AdamW(dense.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     for parameter in dense.values():
-        # From the start, as AdamW would make it at its first step: a checkpoint is loaded into live tensors.
+        # AdamW creates its state at its first step; a checkpoint is loaded into live tensors, which must exist before.
         zeros = (torch.zeros_like(parameter), torch.zeros_like(parameter))
         dense_optimizer.state[parameter] = {"step": torch.tensor(0.0), "exp_avg": zeros[0], "exp_avg_sq": zeros[1]}
-    tables_update = tables_optimizer(model, job.tables.optimizer)
-    update = Update(tables_update, dense_optimizer, settings)
-    return TrainState(job, model, model.module, tables_update, dense, dense_optimizer, update, device, described)
+    tables = tables_optimizer(model, job.tables.optimizer)
+    optimizer = TrainOptimizer(tables, dense_optimizer, settings)
+    return TrainState(job, model, model.module, tables, dense, dense_optimizer, optimizer, device, document)
 
 
-def recommender(job: Job, schema: Schema, device: torch.device) -> Recommender:
-    """The job's model, its tables on the meta device until they are sharded. InputError where sections do not fit.
+def build_recommender(job: Job, schema: Schema, device: torch.device) -> Recommender:
+    """Build a job's model; its tables are on the meta device until they are sharded.
 
-    On the meta device nothing of it is allocated: enough to plan with.
+    With `device` meta nothing is allocated, which is enough for planning. Raises InputError if sections of the job do
+    not fit each other.
     """
     torch.manual_seed(job.train.seed)
     tables = FieldTables(schema, job.tables)
-    # Elsewhere than on meta the CPU draws the weights: then they are the same on all devices.
+    # The CPU draws the weights, except on meta, so they are the same on all devices.
     with torch.device("meta" if device.type == "meta" else "cpu"):
         diffusion = method_class(job.diffusion.method)(
             tables.layout,
@@ -100,43 +107,47 @@ def recommender(job: Job, schema: Schema, device: torch.device) -> Recommender:
             seed=job.train.seed,
             drop_factors=[field.drop for field in schema.fields.values()],
             patterns=missing_patterns(schema),
-            precision=PRECISIONS[job.train.precision],
+            precision=AUTOCAST_DTYPES[job.train.precision],
         )
     tables.concat.to(device)
     return Recommender(tables, diffusion.to(device))
 
 
-def problem(job: Job, schema: Schema, model: Recommender, cluster: Cluster) -> Problem:
-    """What a plan of the model's tables on a cluster depends on."""
+def planning_problem(job: Job, schema: Schema, model: Recommender, cluster: Cluster) -> Problem:
+    """Return everything that a plan of the model's tables on a cluster depends on."""
     batch = max(1, job.train.batch_size // cluster.world_size)
     layout = model.diffusion.layout
     clean = torch.empty(batch, layout.total_width, device="meta", requires_grad=True)
     missing = torch.empty(batch, layout.num_fields, dtype=torch.bool, device="meta")
     label, weight = torch.empty(batch, device="meta"), torch.empty(batch, device="meta")
     index = torch.empty(batch, dtype=torch.int64, device="meta")
-    dense = dense_work(model.diffusion, [clean, missing, label, weight, index], moments=MOMENTS)
+    dense = dense_work(model.diffusion, [clean, missing, label, weight, index], moments=ADAMW_MOMENTS)
     return Problem(model, schema, job.tables, cluster, job.train.batch_size, dense)
 
 
 def _require_compiler(device: torch.device) -> None:
     compiler = os.environ.get("CXX", "g++")
     if device.type == "cpu" and not shutil.which(compiler):
-        raise InputError(f"train.compile: needs a C++ compiler, and {compiler} is not here; CXX names another one")
+        raise InputError(
+            f"train.compile: true; needs a C++ compiler, and {compiler} is not installed. Set CXX to another one"
+        )
 
 
 def _plan(
     job: Job, schema: Schema, model: Recommender, device: torch.device, plan: Mapping[str, Any] | None
 ) -> tuple[ShardingPlan, dict[str, Any]]:
-    known = find_device(job.cluster.device) if job.cluster.device else None
-    if plan and known is None and plan.get("device", {}).get("kind") == device.type:
-        known = validate(Device, plan["device"], "device of the plan")  # what was planned with is what is compared with
-    here = problem(job, schema, model, local_cluster(device.type, known, dist.get_world_size()))
-    solution = solve_from_document(here, plan) if plan else solve(here)
+    """Return the sharding plan for these workers and its document."""
+    figures = find_device(job.cluster.device) if job.cluster.device else None
+    if plan and figures is None and plan.get("device", {}).get("kind") == device.type:
+        # The figures of the given plan, so that measured values are compared with what was planned.
+        figures = validate(Device, plan["device"], "device of the plan")
+    problem = planning_problem(job, schema, model, local_cluster(device.type, figures, dist.get_world_size()))
+    solution = solve_from_document(problem, plan) if plan else solve(problem)
     return solution.plan, plan_document(solution)
 
 
 def missing_patterns(schema: Schema) -> MissingPatterns | None:
-    """The missingness patterns of the training data, fields in the schema's order; None where nothing was learned."""
+    """Return the missing-field patterns of the training rows, fields in the order of the schema; None without any."""
     if schema.statistics is None or not schema.statistics.missing_patterns:
         return None
     patterns = schema.statistics.missing_patterns

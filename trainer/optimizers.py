@@ -10,11 +10,15 @@ from torchrec.optim.keyed import CombinedOptimizer
 from asymdiffrec.trainer.job import ScheduleConfig, TrainConfig
 
 
-def rate(schedule: ScheduleConfig, step: int, steps: int) -> float:
-    """The factor on every learning rate in the step that follows `step` ones, of `steps` in all; 1 at the most."""
+def learning_rate_factor(schedule: ScheduleConfig, step: int, total_steps: int) -> float:
+    """Return the factor on every learning rate in step number `step` (0-based) of `total_steps`; at most 1.
+
+    >>> [learning_rate_factor(ScheduleConfig(warmup_steps=2, decay="linear"), step, 6) for step in range(6)]
+    [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+    """
     if step < schedule.warmup_steps:
         return (step + 1) / schedule.warmup_steps
-    left = 1 - (step - schedule.warmup_steps) / max(1, steps - schedule.warmup_steps)
+    left = 1 - (step - schedule.warmup_steps) / max(1, total_steps - schedule.warmup_steps)
     match schedule.decay:
         case "none":
             return 1.0
@@ -25,34 +29,37 @@ def rate(schedule: ScheduleConfig, step: int, steps: int) -> float:
     return schedule.end + (1 - schedule.end) * shape
 
 
-class Update:
-    """What a train pipeline drives as its optimizer: that of the tables in every step, the dense one in every
-    `accumulate`-th.
+class TrainOptimizer:
+    """The optimizer that a train pipeline drives: of the tables in every step, of the dense part in every n-th one.
 
-    Tables change during every backward pass, by its gradient alone, so accumulation and clipping concern the dense
-    parameters. Their gradients are averaged over the steps since the last change, then clipped by their norm over all
-    of them; every worker has the same ones. Both are functions of the step, so that a resumed run goes on exactly.
+    Tables are updated in every backward pass, by the gradient of that pass. So accumulation (`train.accumulate`, n
+    steps) and clipping (`train.clip_norm`) concern the dense parameters only. Their gradients are averaged over the
+    steps since the last update, then clipped by their common norm; all workers have the same gradients. Learning rates
+    and updates are functions of the step, so a resumed run continues exactly.
+
+    Learning rates are set by hand because torch's `LambdaLR` counts steps itself, wraps `step` and warns if a step is
+    skipped.
     """
 
     def __init__(self, tables: CombinedOptimizer, dense: torch.optim.Optimizer, settings: TrainConfig) -> None:
         self._tables, self._dense, self._settings = tables, dense, settings
-        self._rates = [(group, group["lr"]) for one in (tables, dense) for group in one.param_groups]
+        self._base_rates = [(group, group["lr"]) for optimizer in (tables, dense) for group in optimizer.param_groups]
         self._parameters = [parameter for group in dense.param_groups for parameter in group["params"]]
         if settings.accumulate > 1:
             for parameter in self._parameters:
-                # From the start: a checkpoint, which holds them, is loaded into live tensors.
+                # A checkpoint contains the gradients and is loaded into live tensors, so they exist from the start.
                 parameter.grad = torch.zeros_like(parameter)
         self._step = 0
 
-    def begin(self, step: int, steps: int) -> None:
-        """The step after `step` ones begins, of `steps` in all."""
+    def begin(self, step: int, total_steps: int) -> None:
+        """Call before training step number `step` (0-based) of `total_steps`."""
         self._step = step
-        factor = rate(self._settings.schedule, step, steps)
-        for group, own in self._rates:
-            group["lr"] = own * factor
+        factor = learning_rate_factor(self._settings.schedule, step, total_steps)
+        for group, base_rate in self._base_rates:
+            group["lr"] = base_rate * factor
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Before a backward pass; tables take their learning rates here."""
+        """Prepare a backward pass. TorchRec's table optimizer takes its learning rates here."""
         self._tables.zero_grad()
         if self._settings.accumulate == 1:
             self._dense.zero_grad(set_to_none=True)
@@ -61,16 +68,16 @@ class Update:
 
     @torch.no_grad()
     def step(self) -> None:
-        """After a backward pass, or after none where the loss was lost: then it changes nothing."""
+        """Update the parameters after a backward pass; after a bad step, without one, change nothing."""
         self._tables.step()
-        together = self._settings.accumulate
-        if (self._step + 1) % together:
+        accumulate = self._settings.accumulate
+        if (self._step + 1) % accumulate:
             return
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        if together > 1:
-            torch._foreach_div_(gradients, together)
-        if together > 1 or self._settings.clip_norm is not None:
-            limit = math.inf if self._settings.clip_norm is None else self._settings.clip_norm
-            if not torch.nn.utils.clip_grad_norm_(self._parameters, limit):
-                return  # every loss since the last change was lost
+        if accumulate > 1:
+            torch._foreach_div_(gradients, accumulate)
+        if accumulate > 1 or self._settings.clip_norm is not None:
+            max_norm = math.inf if self._settings.clip_norm is None else self._settings.clip_norm
+            if not torch.nn.utils.clip_grad_norm_(self._parameters, max_norm):
+                return  # every step since the last update was bad
         self._dense.step()

@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from asymdiffrec.datasets.batching.batch import Batch
 from asymdiffrec.embeddings.planner.devices import Cluster, find_device
 from asymdiffrec.embeddings.planner.plan import solve
-from asymdiffrec.trainer.build import TrainState, problem, recommender
+from asymdiffrec.trainer.build import TrainState, build_recommender, planning_problem
 from asymdiffrec.trainer.fit.pipeline import build_pipeline
 from benchmarks._clicks import Steps
 from benchmarks._result import Result
@@ -108,8 +108,8 @@ def planned(clicks: CriteoClicks, train_state: TrainState) -> dict[str, Any]:
     if clicks.device.type == "cuda":
         schema = job.to_schema()
         sheet = "h200" if "H200" in torch.cuda.get_device_name() else "h100"
-        unsharded = recommender(job, schema, torch.device("meta"))
-        solution = solve(problem(job, schema, unsharded, Cluster(find_device(sheet), 1, 1)))
+        unsharded = build_recommender(job, schema, torch.device("meta"))
+        solution = solve(planning_problem(job, schema, unsharded, Cluster(find_device(sheet), 1, 1)))
         document["step_ms_by_data_sheet"] = solution.step.milliseconds
     return document
 

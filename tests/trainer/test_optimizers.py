@@ -17,7 +17,7 @@ from torchrec.optim.keyed import CombinedOptimizer
 
 from asymdiffrec.trainer.fit.train import train_job
 from asymdiffrec.trainer.job import ScheduleConfig, TrainConfig, read_job, read_statistics
-from asymdiffrec.trainer.optimizers import Update, rate
+from asymdiffrec.trainer.optimizers import TrainOptimizer, learning_rate_factor
 from asymdiffrec.trainer.run import Run
 from tests.trainer.runs import logged, stop_after
 
@@ -32,13 +32,15 @@ STEPS = 12
 )
 def test_rates_grow_to_one_and_fall_to_the_end(warmup: int, decay: Any, end: float, steps: int) -> None:
     schedule = ScheduleConfig(warmup_steps=warmup, decay=decay, end=end)
-    rates = [rate(schedule, step, warmup + steps) for step in range(warmup + steps)]
+    rates = [learning_rate_factor(schedule, step, warmup + steps) for step in range(warmup + steps)]
     assert all(0 < one <= 1 for one in rates)
     assert rates[:warmup] == pytest.approx([(step + 1) / warmup for step in range(warmup)])
     assert rates[warmup] == pytest.approx(1)
     after = rates[warmup:]
     assert after == sorted(after, reverse=True)
-    assert rate(schedule, warmup + steps, warmup + steps) == pytest.approx(1 if decay == "none" else end)
+    assert learning_rate_factor(schedule, warmup + steps, warmup + steps) == pytest.approx(
+        1 if decay == "none" else end
+    )
 
 
 def weights_of(model: torch.nn.Module) -> torch.Tensor:
@@ -57,7 +59,7 @@ def test_changes_are_those_of_averaged_and_clipped_gradients(together: int, clip
     ours, theirs = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
     theirs.load_state_dict(ours.state_dict())
     optimizer, reference = (torch.optim.AdamW(model.parameters(), lr=0.1) for model in (ours, theirs))
-    update = Update(CombinedOptimizer([]), optimizer, settings)
+    update = TrainOptimizer(CombinedOptimizer([]), optimizer, settings)
     for step in range(STEPS):
         before = weights_of(ours)
         update.begin(step, STEPS)
@@ -73,7 +75,7 @@ def test_changes_are_those_of_averaged_and_clipped_gradients(together: int, clip
             parameter.grad = torch.stack([gradients[place] for gradients in window]).mean(dim=0)
         if clip is not None:
             assert clip_grad_norm_(theirs.parameters(), clip) > clip
-        reference.param_groups[0]["lr"] = 0.1 * rate(settings.schedule, step, STEPS)
+        reference.param_groups[0]["lr"] = 0.1 * learning_rate_factor(settings.schedule, step, STEPS)
         reference.step()
         assert torch.allclose(weights_of(ours), weights_of(theirs), rtol=1e-5, atol=1e-7)
     assert not torch.equal(weights_of(ours), before)
@@ -83,7 +85,7 @@ def test_changes_are_those_of_averaged_and_clipped_gradients(together: int, clip
 def test_lost_losses_change_nothing(together: int) -> None:
     model = torch.nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
-    update = Update(CombinedOptimizer([]), optimizer, TrainConfig(accumulate=together))
+    update = TrainOptimizer(CombinedOptimizer([]), optimizer, TrainConfig(accumulate=together))
     for step in range(2 * together):
         before = weights_of(model)
         update.begin(step, STEPS)

@@ -13,7 +13,7 @@ from asymdiffrec.base import InputError
 from asymdiffrec.datasets.schema import Schema, Table
 from asymdiffrec.embeddings.optimizers import STATES
 from asymdiffrec.embeddings.state import local_blocks
-from asymdiffrec.trainer.build import TrainState, recommender
+from asymdiffrec.trainer.build import TrainState, build_recommender
 from asymdiffrec.trainer.checkpoints import state as checkpoint
 from asymdiffrec.trainer.checkpoints.blocks import Block
 from asymdiffrec.trainer.checkpoints.init_numeric import NUMERIC, CurveChange, CurveReader, curves
@@ -86,7 +86,7 @@ def plan_init(run: Run, job: Job, schema: Schema) -> InitPlan:
     if step is None:
         raise InputError(f"{run.path}: no checkpoint to start from")
     sizes = checkpoints.sizes(step)
-    model = recommender(job, schema, torch.device("cpu"))
+    model = build_recommender(job, schema, torch.device("cpu"))
     dense = {
         name: list(weight.shape)
         for name, weight in model.named_parameters()

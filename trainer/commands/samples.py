@@ -13,11 +13,16 @@ from asymdiffrec.trainer.console import console, print_json
 
 def samples(
     run: RunFolder,
-    step: Annotated[int, typer.Argument(metavar="STEP", help="of the run, the first is 1")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Parquet file to write: file, row and the job's columns")],
+    step: Annotated[int, typer.Argument(metavar="STEP", help="number of the training step, from 1 on")],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT", help="Parquet file to write: columns file and row, then the columns that the job reads"
+        ),
+    ],
     as_json: AsJson = False,
 ) -> None:
-    """Write the samples that one step learns from, as the files have them: to look at those of a lost loss."""
+    """Write the samples of one training step as they are in the data files, for example of a step with a NaN loss."""
     from asymdiffrec.trainer.fit.step_samples import write_samples
     from asymdiffrec.trainer.run import open_run
 

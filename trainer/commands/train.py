@@ -20,32 +20,33 @@ def train(
     job: JobFile,
     overrides: Overrides = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="one runs in this process, more run under Ray Train")
+        int | None,
+        typer.Option(min=1, help="number of workers: one runs in this process, more run under Ray Train"),
     ] = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster to run on; left out: this machine")] = None,
-    run: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="run directory; runs/NAME/UTC-TIME when left out")
+    address: Annotated[
+        str | None, typer.Option(help="address of the Ray cluster to run on; default: this host")
     ] = None,
+    run: Annotated[Path | None, typer.Option(metavar="DIR", help="run directory; default: runs/NAME/UTC-TIME")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="go on with the newest run of the job, or with --run")
+        bool, typer.Option("--resume", help="continue the newest run of the job, or the one of --run")
     ] = False,
     init_from: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="start from the weights of another run, as far as its job fits"),
+        typer.Option(metavar="RUN", help="start from those weights of another run that fit this job"),
     ] = None,
     plan: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="sharding plan to use, from `plan --json` or another run's plan.json"),
     ] = None,
     profile: Annotated[
-        bool, typer.Option("--profile", help="leave a trace of five steps of each worker in RUN/profile")
+        bool, typer.Option("--profile", help=f"write a trace of {PROFILED_STEPS} steps of each worker to RUN/profile")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a job. Ctrl-C stops with a checkpoint; --resume goes on from the newest one.
+    """Train a job. Ctrl-C stops with a checkpoint; --resume continues from the newest one.
 
-    Where torchrun starts this command, as in `torchrun --nproc-per-node 4 -m asymdiffrec train JOB`, its processes are
-    the workers.
+    If torchrun starts this command, for example `torchrun --nproc-per-node 4 -m asymdiffrec train JOB`, its processes
+    are the workers.
     """
     from asymdiffrec.cluster import torchrun_workers
     from asymdiffrec.trainer.fit.plan_check import describe_measured
@@ -57,11 +58,11 @@ def train(
     if started := torchrun_workers.rank_and_world_size():
         rank, count = started
         if rank:
-            console.quiet = True  # the first worker speaks for all
+            console.quiet = True  # the first worker prints for all
             torchrun_workers.follow()
             return
         if workers or address:
-            raise InputError(f"torchrun has started {count} workers here; leave out --workers and --address")
+            raise InputError(f"--workers and --address: torchrun has started {count} workers; leave these options out")
         changes += [f"cluster.workers={count}", "cluster.address=null"]
         resume = resume or torchrun_workers.restart_count() > 0
     changes += [f"cluster.workers={workers}"] if workers else []
@@ -69,7 +70,7 @@ def train(
     changes += [f"train.profile={PROFILED_STEPS}"] if profile else []
     if init_from:
         if resume:
-            raise InputError("--init-from begins a new run; --resume goes on with one")
+            raise InputError("--init-from starts a new run and --resume continues one; use one of them")
         changes.append(f"train.init_from={json.dumps(str(init_from.resolve()))}")
     config = read_job(job, changes)
     if resume:
@@ -82,22 +83,27 @@ def train(
         print_json({"run": str(folder.path), **result})
     elif result["outcome"] == RunOutcome.INTERRUPTED:
         console.print(
-            f"Interrupted at step {result['step']}. Go on with: asymdiffrec train {job} --resume --run {folder.path}",
+            f"Interrupted at step {result['step']}. Continue with: asymdiffrec train {job} --resume "
+            f"--run {folder.path}",
             soft_wrap=True,
         )
     else:
         best = f"{config.train.validation.metric} {result['best_value']:.4f} on validation"
-        end = f"{result['outcome'].capitalize()} at step {result['step']}; best step {result['best_step']} ({best})"
-        console.print(f"{end}. Run: {folder.path}", soft_wrap=True, highlight=False)
+        console.print(
+            f"{result['outcome'].capitalize()} at step {result['step']}; best step {result['best_step']} ({best}). "
+            f"Run: {folder.path}",
+            soft_wrap=True,
+            highlight=False,
+        )
         if result["measured"]:
             console.print(describe_measured(result["measured"]), soft_wrap=True, highlight=False)
     if profile:
-        console.print(_traced(folder.trace(0)), soft_wrap=True, highlight=False)
+        console.print(_describe_trace(folder.trace(0)), soft_wrap=True, highlight=False)
     if result["outcome"] == RunOutcome.INTERRUPTED:
         raise typer.Exit(130)
 
 
-def _traced(file: Path) -> str:
+def _describe_trace(file: Path) -> str:
     if not file.exists():
-        return "No trace: training ended before the steps that are traced"
-    return f"Trace: {file.parent}; Perfetto and chrome://tracing show it"
+        return "No trace: training ended before the steps that would be traced"
+    return f"Trace: {file.parent}; open it with Perfetto or chrome://tracing"

@@ -99,7 +99,7 @@ class TrainingLoop:
         while progress.step < steps:
             consensus.begin(progress.step)
             seed_step(settings.seed, progress.step, self.context.rank)
-            self.train_state.update.begin(progress.step, steps)
+            self.train_state.optimizer.begin(progress.step, steps)
             losses = pipeline.progress(batches)
             profiler.step()
             decision = consensus.decision

@@ -43,11 +43,11 @@ def build_pipeline(
 ) -> Pipeline:
     """Return TorchRec's train pipeline for the device; it calls `should_update` before each backward pass."""
     pipeline: Pipeline
-    update = cast(torch.optim.Optimizer, train_state.update)  # a pipeline only calls zero_grad and step
+    optimizer = cast(torch.optim.Optimizer, train_state.optimizer)  # a pipeline only calls zero_grad and step
     if train_state.device.type == "cuda":
-        pipeline = OverlappedPipeline(train_state.model, update, train_state.device, execute_all_batches=False)
+        pipeline = OverlappedPipeline(train_state.model, optimizer, train_state.device, execute_all_batches=False)
     else:
-        pipeline = PlainPipeline(train_state.model, update, train_state.device)
+        pipeline = PlainPipeline(train_state.model, optimizer, train_state.device)
     pipeline.should_update = should_update
     return pipeline
 

@@ -1,4 +1,4 @@
-"""The samples of one step of a run's training, as they are in its files."""
+"""Writes the samples of one training step of a run, as they are in its data files."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ from asymdiffrec.trainer.run import Run
 
 
 def write_samples(run: Run, step: int, out: Path) -> int:
-    """Write the samples that step `step` (the first is 1) learns from to the Parquet file `out`, in the batch's order:
-    their file, the number of their row in it, and the columns that the job reads. Returns their number.
+    """Write the samples of training step number `step` (1-based) to the Parquet file `out`, and return their number.
 
-    Raises InputError where there is no such step, where the data are not those of the run, or where `out` exists.
+    The rows are in the order of the batch; the columns are `file`, `row` (in that file) and those that the job reads.
+    Raises InputError if the run has no such step, its data have changed, or `out` exists.
     """
     job = run.job()
     schema, shards = job.to_schema(run.statistics()), open_shards(job.location("train"), run.training_files())
     settings = job.train
-    per_epoch = make_epoch(schema, shards, settings.seed, settings.batch_size).steps
-    steps = total_steps(job, per_epoch)
+    steps_per_epoch = make_epoch(schema, shards, settings.seed, settings.batch_size).steps
+    steps = total_steps(job, steps_per_epoch)
     if not 0 < step <= steps:
         raise InputError(f"step {step}: the run's steps are 1 to {steps}")
-    number, place = divmod(step - 1, per_epoch)
-    epoch = make_epoch(schema, shards, settings.seed, settings.batch_size, number)
-    table = _rows(shards, epoch.batch_row_numbers(place), schema.columns(labelled=True))
+    epoch_number, batch = divmod(step - 1, steps_per_epoch)
+    epoch = make_epoch(schema, shards, settings.seed, settings.batch_size, epoch_number)
+    table = _read_rows(shards, epoch.batch_row_numbers(batch), schema.columns(labelled=True))
     with new_parquet_file(out, table.schema) as writer:
         writer.write_table(table)
     return int(table.num_rows)
 
 
-def _rows(shards: Shards, numbers: np.ndarray, columns: list[str]) -> pa.Table:
-    """The rows of these numbers in the split, with `file` and `row` before their columns."""
+def _read_rows(shards: Shards, numbers: np.ndarray, columns: list[str]) -> pa.Table:
+    """Return the rows with these numbers in the split, with the columns `file` and `row` before the others."""
     ends = np.cumsum(shards.sizes)
     groups = np.searchsorted(ends, numbers, side="right")
-    parts, places = [], []
+    parts, positions = [], []
     for group in np.unique(groups).tolist():
-        own = np.flatnonzero(groups == group)
-        rows = numbers[own].astype(np.int64) - (ends[group] - shards.sizes[group])
+        in_group = np.flatnonzero(groups == group)
+        rows = numbers[in_group].astype(np.int64) - (ends[group] - shards.sizes[group])
         file = shards.row_groups[group].file
-        before = sum(other.rows for other in shards.row_groups[:group] if other.file == file)
-        kinds = pa.schema([shards.schemas[file].field(column) for column in columns])
-        part = shards.read(group, columns).select(columns).take(rows).cast(kinds)
-        names = pa.array([shards.files[file]] * len(own))
-        parts.append(part.add_column(0, "row", pa.array(rows + before)).add_column(0, "file", names))
-        places.append(own)
-    return pa.concat_tables(parts, promote_options="permissive").take(np.argsort(np.concatenate(places)))
+        rows_before = sum(other.rows for other in shards.row_groups[:group] if other.file == file)
+        types = pa.schema([shards.schemas[file].field(column) for column in columns])
+        part = shards.read(group, columns).select(columns).take(rows).cast(types)
+        names = pa.array([shards.files[file]] * len(in_group))
+        parts.append(part.add_column(0, "row", pa.array(rows + rows_before)).add_column(0, "file", names))
+        positions.append(in_group)
+    return pa.concat_tables(parts, promote_options="permissive").take(np.argsort(np.concatenate(positions)))

@@ -16,7 +16,7 @@ from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.embeddings.planner.plan_document import world_size_mismatch
 from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
-from asymdiffrec.trainer.build import build, worker_device
+from asymdiffrec.trainer.build import build_train_state, worker_device
 from asymdiffrec.trainer.checkpoints.init_from import load_init
 from asymdiffrec.trainer.checkpoints.progress import Progress
 from asymdiffrec.trainer.checkpoints.store import Checkpoints
@@ -46,7 +46,7 @@ def train_worker(arguments: Mapping[str, Any], cluster: ClusterContext) -> None:
     step = checkpoints.newest_good(notes.append)
     usage = ResourceUsage(device := worker_device())
     plan = _plan_for(context.world_size, arguments["plan"], notes)
-    train_state = build(job, schema, device, plan)
+    train_state = build_train_state(job, schema, device, plan)
     if step is None and arguments["init"]:
         load_init(arguments["init"], train_state)
     progress = Progress() if step is None else checkpoints.load(step, train_state)

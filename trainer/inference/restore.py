@@ -12,7 +12,7 @@ import torch.distributed as dist
 from asymdiffrec.base import InputError
 from asymdiffrec.cluster.process_group import process_group
 from asymdiffrec.datasets.schema import Schema
-from asymdiffrec.trainer.build import TrainState, build, worker_device
+from asymdiffrec.trainer.build import TrainState, build_train_state, worker_device
 from asymdiffrec.trainer.checkpoints.store import Checkpoints
 from asymdiffrec.trainer.errors import CheckpointError
 from asymdiffrec.trainer.job import Job
@@ -53,6 +53,6 @@ def restore_run(folder: Path) -> Iterator[RestoredRun]:
     with process_group(dist.HashStore(), 0, 1, job.cluster, one_host=True):
         if damage := checkpoints.damage(step):
             raise CheckpointError(damage)
-        train_state = build(job, schema, worker_device())
+        train_state = build_train_state(job, schema, worker_device())
         checkpoints.load_weights(step, train_state)
         yield RestoredRun(job, schema, train_state, step)

@@ -16,7 +16,7 @@ from asymdiffrec.diffusion.model import Recommender
 from asymdiffrec.embeddings.planner.devices import Cluster, Device
 from asymdiffrec.embeddings.planner.plan import DoesNotFitError, Solution, solve
 from asymdiffrec.embeddings.tables import FieldTables
-from asymdiffrec.trainer.build import problem, recommender
+from asymdiffrec.trainer.build import build_recommender, planning_problem
 from asymdiffrec.trainer.job import Job, apply_override, validate
 
 DEFAULT_GPUS_PER_NODE = 8
@@ -37,7 +37,7 @@ def plan(job: Job, statistics: Statistics | None, cluster: Cluster, like: Soluti
         )
     schema = job.to_schema(statistics)
     if like is None:
-        return solve(problem(job, schema, recommender(job, schema, torch.device("meta")), cluster))
+        return solve(planning_problem(job, schema, build_recommender(job, schema, torch.device("meta")), cluster))
     model = Recommender(FieldTables(schema, job.tables), cast(Recommender, like.problem.model).diffusion)
     return solve(replace(like.problem, model=model, schema=schema, config=job.tables, cluster=cluster))
 

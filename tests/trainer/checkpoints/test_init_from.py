@@ -117,7 +117,7 @@ def test_a_run_starts_from_another_on_other_workers(jobs: Path, first: Path, tmp
     ("arguments", "message"),
     [
         (("--init-from", "nowhere"), "not a run directory"),
-        (("--resume", "--init-from", "nowhere"), "--init-from begins a new run"),
+        (("--resume", "--init-from", "nowhere"), "--init-from starts a new run and --resume continues one"),
         (("--set", "fields.city.num_embeddings=20"), "fields.city.num_embeddings is 20, but"),
         (("--set", "fields.town={type: number}"), 'fields.town is {"column": null'),
     ],

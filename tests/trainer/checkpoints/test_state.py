@@ -24,7 +24,7 @@ from asymdiffrec.datasets.batching.batch import Batch
 from asymdiffrec.datasets.reader import TrainingReader
 from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.embeddings.state import table_state
-from asymdiffrec.trainer.build import TrainState, build, worker_device
+from asymdiffrec.trainer.build import TrainState, build_train_state, worker_device
 from asymdiffrec.trainer.checkpoints.progress import Progress
 from asymdiffrec.trainer.checkpoints.saver import Saver
 from asymdiffrec.trainer.checkpoints.state import Snapshot, state
@@ -61,7 +61,7 @@ def train_state(clicks: Path) -> Iterator[Build]:
 
     def make(*settings: str) -> TrainState:
         job = read_job(clicks / "job.yaml", ["train.batch_size=256", *settings])
-        return build(job, job.to_schema(read_statistics(job)), worker_device())
+        return build_train_state(job, job.to_schema(read_statistics(job)), worker_device())
 
     with process_group(dist.HashStore(), 0, 1, ClusterConfig(gpu=False), one_host=True):
         yield make

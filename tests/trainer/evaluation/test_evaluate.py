@@ -34,7 +34,7 @@ def test_workers_merge_to_the_metrics_of_one_process(clicks: Path, tmp_path: Pat
     def work(arguments: Mapping[str, Any], context: ClusterContext) -> None:
         from asymdiffrec.datasets.reader import EvaluationReader, WorkerContext
         from asymdiffrec.datasets.shards import open_shards
-        from asymdiffrec.trainer.build import build, worker_device
+        from asymdiffrec.trainer.build import build_train_state, worker_device
         from asymdiffrec.trainer.checkpoints.store import Checkpoints
         from asymdiffrec.trainer.evaluation.evaluate import evaluate
         from asymdiffrec.trainer.evaluation.scenarios import drop_at_random
@@ -43,7 +43,7 @@ def test_workers_merge_to_the_metrics_of_one_process(clicks: Path, tmp_path: Pat
         run = Run(Path(arguments["run"]))
         job = run.job(("tables.per_table={item_id: {sharding: row_wise}, user_id: {sharding: column_wise}}",))
         schema = job.to_schema(run.statistics())
-        train_state = build(job, schema, worker_device())
+        train_state = build_train_state(job, schema, worker_device())
         Checkpoints(run.checkpoints(job)).load(5, train_state)
         reader = EvaluationReader(schema, open_shards(job.location("test")), 187, WorkerContext(dist.get_rank(), 2))
         (metrics,) = evaluate(

@@ -16,7 +16,7 @@ from asymdiffrec.cluster.config import ClusterConfig
 from asymdiffrec.cluster.process_group import process_group
 from asymdiffrec.datasets.reader import TrainingReader
 from asymdiffrec.datasets.shards import open_shards
-from asymdiffrec.trainer.build import build, worker_device
+from asymdiffrec.trainer.build import build_train_state, worker_device
 from asymdiffrec.trainer.checkpoints.state import Snapshot
 from asymdiffrec.trainer.fit import pipeline as pipelines
 from asymdiffrec.trainer.fit.consensus import MAX_BAD_STEPS
@@ -50,7 +50,7 @@ def test_a_step_that_may_not_learn_changes_nothing(
     ended = []
     with process_group(dist.HashStore(), 0, 1, ClusterConfig(gpu=False), one_host=True):
         for batches, answers in (([first, lost, second], [True, False, True]), ([first, second], [True, True])):
-            train_state = build(job, schema, worker_device())
+            train_state = build_train_state(job, schema, worker_device())
             snapshot, asked, states = Snapshot(train_state), iter(answers), []
             train, stream = (
                 build_pipeline(train_state, lambda loss, asked=asked: next(asked)),
