@@ -1,3 +1,5 @@
+"""Fixtures that many tests share: prepared data, a trained run, its export, a Ray cluster, and the command line."""
+
 from __future__ import annotations
 
 import atexit
@@ -17,8 +19,8 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def _garbage() -> Iterator[None]:
-    """`plan` leaves garbage to the end of its process; tests are many commands in one."""
+def _collect_garbage() -> Iterator[None]:
+    """Undo that `plan` turns the garbage collector off until its process ends: tests run many commands in one."""
     yield
     gc.enable()
     atexit.unregister(gc.freeze)
@@ -26,7 +28,7 @@ def _garbage() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_torch_thread() -> None:
-    """Small tensors gain nothing from more, and lose much on a busy machine."""
+    """Small tensors gain nothing from more threads, and lose much on a busy machine."""
     import torch
 
     torch.set_num_threads(1)
@@ -34,20 +36,20 @@ def _one_torch_thread() -> None:
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
-    """The folder of real data, such as movielens-100k/ and adult/, that ASYMDIFFREC_DATA names."""
+    """The folder with real data, such as movielens-100k/ and adult/, from ASYMDIFFREC_DATA."""
     folder = os.environ.get("ASYMDIFFREC_DATA")
     if not folder:
-        pytest.skip("ASYMDIFFREC_DATA names no folder with real data")
+        pytest.skip("set ASYMDIFFREC_DATA to a folder with real data")
     return Path(folder)
 
 
 @pytest.fixture(scope="session")
 def clicks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small synthetic data set, as `prepare synthetic` leaves it; tests read it and change nothing."""
+    """A small data set, written by `prepare synthetic`. Tests only read it."""
     from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
 
     folder = tmp_path_factory.mktemp("prepared") / "clicks"
-    prepare_synthetic(folder, rows=6010)  # 601 to evaluate: they divide among no number of workers
+    prepare_synthetic(folder, rows=6010)  # 601 rows (a prime) to evaluate: no number of workers divides them
     return folder
 
 
@@ -59,14 +61,14 @@ def script() -> Path:
 
 @pytest.fixture(scope="session")
 def small() -> list[str]:
-    """Settings of a short run: two epochs of 18 steps."""
-    settings = ["train.batch_size=256", "train.epochs=2", "train.log_every=5"]
-    return [part for setting in settings for part in ("--set", setting)]
+    """Options of a short run: two epochs of 18 steps."""
+    overrides = ["train.batch_size=256", "train.epochs=2", "train.log_every=5"]
+    return [part for override in overrides for part in ("--set", override)]
 
 
 @pytest.fixture(scope="session")
 def trained(clicks: Path, script: Path, small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a short run; tests change nothing in it."""
+    """The run directory of a short run. Tests only read it."""
     run = tmp_path_factory.mktemp("runs") / "trained"
     subprocess.run([script, "train", clicks / "job.yaml", "--run", run, *small], check=True, capture_output=True)
     return run
@@ -74,7 +76,7 @@ def trained(clicks: Path, script: Path, small: list[str], tmp_path_factory: pyte
 
 @pytest.fixture(scope="session")
 def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The export of that run, unrounded."""
+    """The export of the short run, in fp32."""
     from rich.console import Console
 
     from asymdiffrec.trainer.inference.export import export_run
@@ -86,7 +88,7 @@ def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """One small Ray cluster of this machine for all tests that want workers."""
+    """A small Ray cluster on this machine, for all tests that need workers."""
     from asymdiffrec.cluster.launch import stay_on_loopback
 
     stay_on_loopback()
@@ -105,18 +107,21 @@ def ray_cluster() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Outcome:
+    """The result of a command: its exit status, and what it printed to standard output and standard error."""
+
     status: int
     out: str
     err: str
 
     @property
     def document(self) -> Any:
+        """The JSON document on standard output."""
         return json.loads(self.out)
 
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
-    """Run the command in this process, through the function that the installed script calls."""
+    """Run the command line in this process, through the function that the installed script calls."""
     from asymdiffrec.trainer.commands import cli
 
     def run(*arguments: object) -> Outcome:

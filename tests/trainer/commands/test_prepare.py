@@ -54,6 +54,16 @@ def test_help_lists_the_sources_and_options(command: Command) -> None:
     assert all(f"--{option}" in help_text for option in options)
 
 
+def test_synthetic_prints_the_best_auc_and_refuses_an_existing_folder(tmp_path: Path, command: Command) -> None:
+    outcome = command("prepare", "synthetic", tmp_path / "out", "--rows", 2000)
+    assert outcome.status == 0
+    best_auc = json.loads((tmp_path / "out" / "profile.json").read_text())["optimal_auc"]["observed"]
+    assert f"{best_auc:.4f}" in outcome.out
+    again = command("prepare", "synthetic", tmp_path / "out", "--rows", 2000)
+    assert (again.status, again.err.count("\n")) == (2, 1)
+    assert "exists" in again.err
+
+
 def test_a_table_with_options_only(command: Command, log: Path, tmp_path: Path) -> None:
     options = ["--label", "rating", "--at-least", "4", "--number", "price", "--id", "word,when", "--min-count", "2"]
     outcome = command("prepare", "table", tmp_path / "out", "--input", log, *options, "--valid", "0.2", "--seed", 3)

@@ -1,3 +1,7 @@
+"""Metrics of an evaluation against scikit-learn, spilling to disk, and the memory that it takes."""
+
+from __future__ import annotations
+
 import math
 import os
 import tracemalloc
@@ -21,27 +25,28 @@ SAMPLES = st.lists(st.tuples(LOGITS, st.booleans(), WEIGHTS, USERS), max_size=60
 
 
 def columns(samples: list[tuple]) -> list[np.ndarray]:
-    """Logit, label, weight and user of the samples."""
+    """Return logit, label, weight and user of the samples."""
     dtypes = (np.float32, np.int64, np.float32, np.int64)
     return [np.array([sample[i] for sample in samples], dtype) for i, dtype in enumerate(dtypes)]
 
 
 def metrics_of(folder: Path, limit: int, *portions: list[np.ndarray]) -> dict:
-    metrics = MetricAccumulator(folder, limit)
+    """Return the metrics of samples that come in portions."""
+    accumulator = MetricAccumulator(folder, limit)
     for portion in portions:
-        metrics.update(*portion)
-    return metrics.compute()
+        accumulator.update(*portion)
+    return accumulator.compute()
 
 
 def close(expected: dict) -> dict:
-    """Expected metrics to compare with, up to rounding."""
+    """Return the expected metrics for a comparison up to rounding."""
     return {
         key: value if value is None else pytest.approx(value, rel=1e-12, abs=1e-12) for key, value in expected.items()
     }
 
 
 def reference(logit: np.ndarray, label: np.ndarray, weight: np.ndarray, user: np.ndarray) -> dict:
-    """The same metrics by scikit-learn and a loop over the users."""
+    """Return the same metrics, computed by scikit-learn and a loop over the users."""
     weight = weight.astype(np.float64)
 
     def auc(rows: np.ndarray) -> float | None:
@@ -91,7 +96,7 @@ def random_samples(rng: np.random.Generator, rows: int, users: int) -> list[np.n
     return [logit, label, rng.random(rows, np.float32), rng.integers(users, size=rows) ** 3]
 
 
-@pytest.mark.parametrize("users", [1, 10, 20_000])  # a user of many slices, and many users of a slice
+@pytest.mark.parametrize("users", [1, 10, 20_000])  # one user in many slices, and many users in one slice
 def test_equal_to_scikit_learn_on_many_slices(tmp_path: Path, users: int) -> None:
     samples = random_samples(np.random.default_rng(users), 50_000, users)
     portions = [[column[i : i + 700] for column in samples] for i in range(0, 50_000, 700)]
@@ -110,7 +115,7 @@ def test_weights_default_to_one_and_gauc_needs_every_user(tmp_path: Path) -> Non
     assert without == close({**weighted, "gauc": None, "gauc_users": 0, "gauc_users_left_out": 0})
 
 
-def test_scores_rank_where_their_sigmoid_is_one(tmp_path: Path) -> None:
+def test_scores_whose_sigmoid_rounds_to_one_are_still_ranked(tmp_path: Path) -> None:
     result = metrics_of(tmp_path, 10, [np.array([40, 60, 1000], np.float32), np.array([0, 1, 1])])
     assert result["auc"] == 1
     assert result["log_loss"] == pytest.approx(40 / 3)
@@ -129,77 +134,77 @@ def test_scores_rank_where_their_sigmoid_is_one(tmp_path: Path) -> None:
         ([1, 0], [1, 1], {"gauc"}),  # two users of one class
     ],
 )
-def test_what_is_undefined_is_none(tmp_path: Path, label: list, weight: list, undefined: set) -> None:
+def test_undefined_metrics_are_none(tmp_path: Path, label: list, weight: list, undefined: set) -> None:
     samples = [np.full(len(label), 0.5, np.float32), np.array(label), np.array(weight), np.arange(len(label))]
     result = metrics_of(tmp_path, 10, samples)
     assert {key for key, value in result.items() if value is None} == undefined
     assert not any(math.isnan(value) for value in result.values() if value is not None)
 
 
-def test_a_logit_that_is_not_finite_is_an_error_and_counts_for_nothing(tmp_path: Path) -> None:
-    metrics = MetricAccumulator(tmp_path, 10)
+def test_a_logit_that_is_not_finite_is_an_error_and_its_batch_is_not_added(tmp_path: Path) -> None:
+    accumulator = MetricAccumulator(tmp_path, 10)
     with pytest.raises(TrainingError, match="2 of 3 logits are NaN or infinite"):
-        metrics.update(np.array([np.nan, 0, np.inf], np.float32), np.array([0, 1, 1]))
-    assert metrics.compute()["rows"] == 0
+        accumulator.update(np.array([np.nan, 0, np.inf], np.float32), np.array([0, 1, 1]))
+    assert accumulator.compute()["rows"] == 0
 
 
-def spill_files(folder: Path) -> int:
-    """Files in the folder that this process holds; on the way, that none has a name."""
+def count_spill_files(folder: Path) -> int:
+    """Return the number of files in the folder that this process has open. None of them has a name."""
     assert list(folder.iterdir()) == []
     descriptors = [f"/proc/self/fd/{descriptor}" for descriptor in os.listdir("/proc/self/fd")]
     return sum(os.readlink(path).startswith(str(folder)) for path in descriptors if os.path.islink(path))
 
 
-def test_spill_files_go_with_compute_and_with_an_interruption(tmp_path: Path) -> None:
+def test_spill_files_are_gone_after_compute_and_after_an_interruption(tmp_path: Path) -> None:
     samples = random_samples(np.random.default_rng(0), 100, 3)
-    metrics = MetricAccumulator(tmp_path, 10)
-    metrics.update(*samples)
-    assert spill_files(tmp_path) == 2
-    once = metrics.compute()
-    assert spill_files(tmp_path) == 0
-    metrics.update(*samples)
-    assert metrics.compute() == once
+    accumulator = MetricAccumulator(tmp_path, 10)
+    accumulator.update(*samples)
+    assert count_spill_files(tmp_path) == 2
+    once = accumulator.compute()
+    assert count_spill_files(tmp_path) == 0
+    accumulator.update(*samples)
+    assert accumulator.compute() == once
 
-    def interrupted(metrics: MetricAccumulator) -> None:
-        metrics.update(*samples)
-        assert spill_files(tmp_path) == 2
+    def interrupted(accumulator: MetricAccumulator) -> None:
+        accumulator.update(*samples)
+        assert count_spill_files(tmp_path) == 2
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), metrics:
-        interrupted(metrics)
-    assert spill_files(tmp_path) == 0
+    with pytest.raises(KeyboardInterrupt), accumulator:
+        interrupted(accumulator)
+    assert count_spill_files(tmp_path) == 0
 
 
 @given(st.lists(st.lists(st.integers(0, 300), unique=True), min_size=1, max_size=8), st.integers(0, 100))
-def test_slices_are_the_merge_cut_at_the_limit(keys: list[list[int]], more: int) -> None:
+def test_slices_are_consecutive_parts_of_the_merge_within_the_limit(keys: list[list[int]], more: int) -> None:
     runs = [merge(np.array([(key // 20, key % 20, 1, 2) for key in run], ROW)) for run in keys]
     limit = 2 * len(runs) + more
     parts = [np.empty(0, ROW), *slices(runs, limit)]
     assert np.array_equal(np.concatenate(parts), merge(np.concatenate(runs)))
-    assert all(0 < part["positive"].sum() <= limit for part in parts[1:])  # each row that went in weighs 1
+    assert all(0 < part["positive"].sum() <= limit for part in parts[1:])  # each input row weighs 1
 
 
 def peak_bytes(folder: Path, limit: int) -> int:
-    """Most memory held at once over two million samples; what is mapped from disk is not in it."""
+    """Return the peak of allocated memory over two million samples, without memory that is mapped from disk."""
     rng = np.random.default_rng(0)
     tracemalloc.start()
-    with MetricAccumulator(folder, limit) as metrics:
+    with MetricAccumulator(folder, limit) as accumulator:
         for _ in range(40):
-            metrics.update(*random_samples(rng, 50_000, 1000))
-        metrics.compute()
+            accumulator.update(*random_samples(rng, 50_000, 1000))
+        accumulator.compute()
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     return peak
 
 
-def test_memory_follows_the_limit_not_the_samples(tmp_path: Path) -> None:
-    bytes_of_row = 28
-    assert peak_bytes(tmp_path, 10**7) > 2_000_000 * bytes_of_row
-    assert peak_bytes(tmp_path, 100_000) < 7 * 100_000 * bytes_of_row
+def test_memory_depends_on_the_limit_not_on_the_number_of_samples(tmp_path: Path) -> None:
+    bytes_per_row = 28
+    assert peak_bytes(tmp_path, 10**7) > 2_000_000 * bytes_per_row
+    assert peak_bytes(tmp_path, 100_000) < 7 * 100_000 * bytes_per_row
     assert peak_bytes(tmp_path, 500_000) < 500_000 * PEAK_BYTES_PER_ROW
 
 
-def test_the_rows_in_memory_follow_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_in_memory_depend_on_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     for free, expected in ((0, 100_000), (64 << 30, 53_687_091)):
         monkeypatch.setattr(accumulator, "available_memory", lambda free=free: free)
         assert rows_in_memory() == expected

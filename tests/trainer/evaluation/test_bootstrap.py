@@ -1,4 +1,4 @@
-"""The bootstrap against the metrics of an evaluation, a plain loop, and the coverage that it claims."""
+"""The bootstrap against the metrics of an evaluation, and the coverage of its intervals."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from asymdiffrec.trainer.evaluation.accumulator import MetricAccumulator
 from asymdiffrec.trainer.evaluation.bootstrap import ModelScores, Samples, compare
 from asymdiffrec.trainer.metrics import METRICS
 
+AUC = list(METRICS).index("auc")
 
-def samples(rng: np.random.Generator, rows: int, users: int | None) -> Samples:
+
+def random_samples(rng: np.random.Generator, rows: int, users: int | None) -> Samples:
     return Samples(
         (rng.random(rows) < 0.4).astype(np.float32),
         rng.integers(1, 4, rows).astype(np.float32),
@@ -23,84 +25,88 @@ def samples(rng: np.random.Generator, rows: int, users: int | None) -> Samples:
     )
 
 
-def of_metrics(logit: np.ndarray, told: Samples, rows: np.ndarray) -> np.ndarray:
-    metrics = MetricAccumulator(Path("nowhere"), 10**9)
-    user = told.user[rows] if told.user is not None else None
-    metrics.update(logit[rows], told.label[rows], told.weight[rows], user)
-    found = metrics.compute()
-    return np.array([np.nan if found[name] is None else found[name] for name in METRICS])
+def evaluation_metrics(logit: np.ndarray, samples: Samples, rows: np.ndarray) -> np.ndarray:
+    """Return the metrics that an evaluation of these rows gives, NaN where undefined."""
+    accumulator = MetricAccumulator(Path("nowhere"), 10**9)
+    user = samples.user[rows] if samples.user is not None else None
+    accumulator.update(logit[rows], samples.label[rows], samples.weight[rows], user)
+    metrics = accumulator.compute()
+    return np.array([np.nan if metrics[name] is None else metrics[name] for name in METRICS])
 
 
 @settings(derandomize=True, deadline=None, max_examples=25)
 @given(seed=st.integers(0, 10**6), rows=st.integers(30, 80), users=st.sampled_from([None, 3, 9]))
-def test_values_are_those_of_an_evaluation(seed: int, rows: int, users: int | None) -> None:
+def test_values_equal_those_of_an_evaluation(seed: int, rows: int, users: int | None) -> None:
     rng = np.random.default_rng(seed)
-    told = samples(rng, rows, users)
-    runs = [
+    samples = random_samples(rng, rows, users)
+    by_seed = [
         ModelScores(rng.integers(-3, 4, (2, rows)).astype(np.float32), rng.random((2, rows)) < 0.8) for _ in range(2)
     ]
-    found = compare({"one": runs}, told, draws=3)
-    for run, values in zip(runs, found.values["one"], strict=True):
-        for logit, counts, value in zip(run.logits, run.counted, values, strict=True):
-            np.testing.assert_allclose(value, of_metrics(logit, told, np.flatnonzero(counts)), rtol=1e-6)
+    comparison = compare({"one": by_seed}, samples, draws=3)
+    for scores, values in zip(by_seed, comparison.values["one"], strict=True):
+        for logit, counted, value in zip(scores.logits, scores.counted, values, strict=True):
+            np.testing.assert_allclose(value, evaluation_metrics(logit, samples, np.flatnonzero(counted)), rtol=1e-6)
 
 
-@pytest.mark.parametrize("groups", [10**6, 5])
-def test_a_replicate_counts_a_user_as_often_as_it_was_drawn(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The draws are read off the replicates of a sum, that of the weights, and taken as weights of an evaluation."""
-    monkeypatch.setattr(bootstrap, "MAX_USER_GROUPS", groups)
+@pytest.mark.parametrize("max_groups", [10**6, 5])
+def test_replicate_counts_a_user_as_often_as_it_was_drawn(max_groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replicate equals an evaluation in which each sample's weight is multiplied by the draws of its user."""
+    monkeypatch.setattr(bootstrap, "MAX_USER_GROUPS", max_groups)
     rng = np.random.default_rng(4)
-    told = samples(rng, 60, 8)
+    samples = random_samples(rng, 60, 8)
+    assert samples.user is not None
     logits = rng.normal(size=(1, 60)).astype(np.float32)
     everything = np.ones((1, 60), bool)
-    drawn: list[np.ndarray] = []
+    draws_by_sample: list[np.ndarray] = []
     original = bootstrap._metrics
 
-    def spy(logit, told, counts, user, group, times):
-        drawn.append(times[1:, group[user]])
-        return original(logit, told, counts, user, group, times)
+    def record_draws(logit, samples, counted, user, group, times):
+        draws_by_sample.append(times[1:, group[user]])
+        return original(logit, samples, counted, user, group, times)
 
-    monkeypatch.setattr(bootstrap, "_metrics", spy)
-    found = compare({"one": [ModelScores(logits, everything)]}, told, draws=4)
-    assert len(np.unique(drawn[0][:, np.argsort(told.user)], axis=1).T) > 1
-    for replicate, times in zip(found.replicates["one"][0].T, drawn[0], strict=True):
-        assert all(len(set(times[told.user == user])) == 1 for user in np.unique(told.user))
-        weighted = Samples(told.label, told.weight * times, told.user)
-        expected = of_metrics(logits[0], weighted, np.arange(60))
+    monkeypatch.setattr(bootstrap, "_metrics", record_draws)
+    comparison = compare({"one": [ModelScores(logits, everything)]}, samples, draws=4)
+    (drawn,) = draws_by_sample
+    assert len(np.unique(drawn[:, np.argsort(samples.user)], axis=1).T) > 1
+    for replicate, times in zip(comparison.replicates["one"][0].T, drawn, strict=True):
+        assert all(len(set(times[samples.user == user])) == 1 for user in np.unique(samples.user))
+        weighted = Samples(samples.label, samples.weight * times, samples.user)
+        expected = evaluation_metrics(logits[0], weighted, np.arange(60))
         np.testing.assert_allclose(replicate, expected, rtol=1e-6)
 
 
-def test_a_model_that_is_better_is_found_and_one_that_is_alike_is_not() -> None:
+def test_a_better_model_is_sure_and_an_equal_one_is_not() -> None:
     rng = np.random.default_rng(0)
-    told = Samples((rng.random(3000) < 0.5).astype(np.float32), np.ones(3000, np.float32), rng.integers(0, 300, 3000))
+    label = (rng.random(3000) < 0.5).astype(np.float32)
+    samples = Samples(label, np.ones(3000, np.float32), rng.integers(0, 300, 3000))
 
-    def run(strength: float) -> ModelScores:
+    def random_scores(strength: float) -> ModelScores:
         noise = rng.normal(size=(2, 3000))
-        return ModelScores((strength * (told.label - 0.5) + noise).astype(np.float32), np.ones((2, 3000), bool))
+        return ModelScores((strength * (label - 0.5) + noise).astype(np.float32), np.ones((2, 3000), bool))
 
     models = {
-        name: [run(strength) for _ in range(4)] for name, strength in (("weak", 1), ("alike", 1), ("strong", 1.5))
+        name: [random_scores(strength) for _ in range(4)]
+        for name, strength in (("weak", 1), ("equal", 1), ("strong", 1.5))
     }
-    found = compare(models, told, draws=300).differences("weak")
-    auc = list(METRICS).index("auc")
+    differences = compare(models, samples, draws=300).differences("weak")
     for scenario in range(2):
-        assert not found["alike"][scenario][auc].is_sure
-        better = found["strong"][scenario][auc]
+        assert not differences["equal"][scenario][AUC].is_sure
+        better = differences["strong"][scenario][AUC]
         assert better.low > 0
         assert better.low < better.value < better.high
-    assert found.keys() == {"alike", "strong"}
+    assert differences.keys() == {"equal", "strong"}
 
 
-def test_intervals_hold_together_as_often_as_they_say() -> None:
-    """Of models that are all alike, over many data sets: in about 95 of 100 no interval leaves out 0."""
+def test_intervals_hold_together_with_their_probability() -> None:
+    """All models are equal: in about 95 of 100 data sets no interval leaves out 0."""
     missed = 0
     for trial in range(120):
         rng = np.random.default_rng(trial)
-        told = Samples((rng.random(250) < 0.5).astype(np.float32), np.ones(250, np.float32), None)
+        samples = Samples((rng.random(250) < 0.5).astype(np.float32), np.ones(250, np.float32), None)
         models = {
             name: [ModelScores(rng.normal(size=(2, 250)).astype(np.float32), np.ones((2, 250), bool)) for _ in range(6)]
             for name in "abc"
         }
-        found = compare(models, told, draws=120, seed=trial).differences("a")
-        missed += any(cell[list(METRICS).index("auc")].is_sure for rows in found.values() for cell in rows)
+        differences = compare(models, samples, draws=120, seed=trial).differences("a")
+        missed += any(cells[AUC].is_sure for by_scenario in differences.values() for cells in by_scenario)
     assert missed <= 0.13 * 120
