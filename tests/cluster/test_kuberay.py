@@ -1,4 +1,4 @@
-"""What is printed for KubeRay, held against the operator's fields and against Kubernetes' own models of a pod."""
+"""`submit --kuberay` prints the fields of the operator's RayJob and of Kubernetes' own models of a pod."""
 
 from __future__ import annotations
 
@@ -36,40 +36,40 @@ RAY_JOB = {
         ],
     },
 }
-"""The fields of the operator's RayJobSpec (ray.io/v1, its API reference) that are used, all of them required here"""
+"""Fields of the operator's RayJobSpec (API reference of ray.io/v1) that the project uses; all must be present"""
 
 
 def check(value: Any, kind: Any, path: str) -> None:
-    """That a document is of a kind: a type, a list or a mapping of kinds, or a model of Kubernetes'."""
+    """Assert that a value has a kind: a type, a list or a mapping of kinds, or one of Kubernetes' models."""
     if isinstance(kind, dict):
         assert value.keys() == kind.keys(), path
         for key, inner in kind.items():
             check(value[key], inner, f"{path}.{key}")
     elif isinstance(kind, list):
-        for place, one in enumerate(value):
-            check(one, kind[0], f"{path}[{place}]")
+        for index, element in enumerate(value):
+            check(element, kind[0], f"{path}[{index}]")
     elif kind == STRINGS:
         assert all(isinstance(part, str) for item in value.items() for part in item), path
     elif isinstance(kind, str):
         check_named(value, kind, path)
     elif hasattr(kind, "openapi_types"):
-        names = {outer: inner for inner, outer in kind.attribute_map.items()}
-        assert value.keys() <= names.keys(), path
-        for key, one in value.items():
-            check_named(one, kind.openapi_types[names[key]], f"{path}.{key}")
-        kind(**{names[key]: one for key, one in value.items()})  # ValueError where something required is missing
+        attributes = {key: attribute for attribute, key in kind.attribute_map.items()}
+        assert value.keys() <= attributes.keys(), path
+        for key, inner in value.items():
+            check_named(inner, kind.openapi_types[attributes[key]], f"{path}.{key}")
+        kind(**{attributes[key]: inner for key, inner in value.items()})  # ValueError if a required key is missing
     else:
         assert type(value) is kind, path
 
 
 def check_named(value: Any, kind: str, path: str) -> None:
-    """As `check`, of a kind that Kubernetes' models name: `str`, `list[V1Volume]`, `dict(str, object)`."""
+    """Assert a kind by its name in Kubernetes' models: `str`, `list[V1Volume]`, `dict(str, object)`."""
     if inner := re.fullmatch(r"[Ll]ist\[(.+)\]", kind):
-        for place, one in enumerate(value):
-            check_named(one, inner[1], f"{path}[{place}]")
+        for index, element in enumerate(value):
+            check_named(element, inner[1], f"{path}[{index}]")
     elif inner := re.fullmatch(r"[Dd]ict[(\[]str, (.+)[)\]]", kind):
-        for key, one in value.items():
-            check_named(one, inner[1], f"{path}.{key}")
+        for key, element in value.items():
+            check_named(element, inner[1], f"{path}.{key}")
     elif hasattr(models, kind):
         check(value, getattr(models, kind), path)
     else:
@@ -103,7 +103,7 @@ def printed(clicks: Path) -> Callable[..., list[dict[str, Any]]]:
         (("--workers", "6", "--set", "cluster.gpu=false", "--per-pod", "1"), (6, 6), {"cpu": "1"}),
     ],
 )
-def test_a_ray_job_is_what_the_operator_takes(
+def test_ray_job_has_the_operator_s_fields(
     printed: Callable[..., list[dict[str, Any]]],
     arguments: tuple[str, ...],
     pods: tuple[int, int],
@@ -123,7 +123,7 @@ def test_a_ray_job_is_what_the_operator_takes(
     assert mounts.get("shared") == ("/shared" if "--claim" in arguments else None)
 
 
-def test_the_head_runs_the_job_of_the_config_map(printed: Callable[..., list[dict[str, Any]]]) -> None:
+def test_head_runs_the_job_file_of_the_config_map(printed: Callable[..., list[dict[str, Any]]]) -> None:
     files, job = printed("--workers", "2", "--set", "cluster.gpu=false", "--resume")
     check(files, {"apiVersion": str, "kind": str, "metadata": {"name": str}, "data": STRINGS}, "ConfigMap")
     head = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
@@ -133,8 +133,8 @@ def test_the_head_runs_the_job_of_the_config_map(printed: Callable[..., list[dic
     command = shlex.split(job["spec"]["entrypoint"])
     assert command[:4] == ["python", "-m", "asymdiffrec", "train"]
     assert command[4:] == [f"{mount['mountPath']}/job.yaml", "--run", "/shared/a run", "--resume"]
-    shipped = Job.model_validate(yaml.safe_load(files["data"]["job.yaml"]))
-    assert (shipped.cluster.workers, shipped.cluster.address) == (2, "auto")
+    job_file = Job.model_validate(yaml.safe_load(files["data"]["job.yaml"]))
+    assert (job_file.cluster.workers, job_file.cluster.address) == (2, "auto")
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_the_head_runs_the_job_of_the_config_map(printed: Callable[..., list[dic
         ),
     ],
 )
-def test_wrong_input(clicks: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_wrong_input_is_refused(clicks: Path, arguments: tuple[str, ...], message: str) -> None:
     result = CliRunner().invoke(
         app, ["submit", str(clicks / "job.yaml"), "--run", "/shared/run", "--kuberay", *arguments]
     )

@@ -1,4 +1,4 @@
-"""Jobs of a Ray cluster of three nodes on loopback, which asks for a token."""
+"""Ray jobs on a cluster of three nodes on loopback that requires a token."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ import pytest
 from ray.job_submission import JobStatus
 
 from asymdiffrec.cluster.ray_jobs import RayJobs, exit_status
-from tests.cluster.raylets import METRICS
+from tests.cluster.three_nodes import METRICS_PORT, NODES
 
 ROOT = Path(__file__).parents[2]
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef0123456789abcdef"}
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+WAIT_SECONDS = 600
+"""Limit of every wait; long, so that no test depends on the speed of the machine"""
+RunCommand = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The job server of a cluster with four CPUs."""
+    """The URL of the job server of a cluster with four CPUs."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     scripts = Path(sys.executable).parent
     settings = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "PATH": f"{scripts}:{os.environ['PATH']}"}
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.cluster.raylets", str(port)],
+        [sys.executable, "-m", "tests.cluster.three_nodes", str(port)],
         cwd=ROOT,
         env=os.environ | settings | TOKEN,
         stdin=subprocess.PIPE,
@@ -44,12 +46,12 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     ) as cluster:
         assert cluster.stdout is not None
         yield json.loads(cluster.stdout.readline())["url"]
-        cluster.communicate(timeout=60)
+        cluster.communicate(timeout=WAIT_SECONDS)
 
 
 @pytest.fixture
-def run(script: Path) -> Run:
-    """The installed command, with a token unless another is given."""
+def run(script: Path) -> RunCommand:
+    """The installed command with the cluster's token, or with another one."""
 
     def command(*arguments: object, token: str = TOKEN["RAY_AUTH_TOKEN"]) -> subprocess.CompletedProcess[str]:
         environment = os.environ | TOKEN | {"RAY_AUTH_TOKEN": token}
@@ -58,64 +60,63 @@ def run(script: Path) -> Run:
     return command
 
 
-def shown_to_prometheus(awaited: str) -> set[str]:
-    """The gauges of training that a node's agent shows, once one that is awaited is there."""
+def wait_for_gauge(gauge: str) -> set[str]:
+    """Return the gauges of training that the nodes' agents show, as soon as `gauge` is one of them."""
     names: set[str] = set()
-    for second in range(60):
-        time.sleep(second > 0)
-        for node in range(3):
-            with urllib.request.urlopen(f"http://127.0.0.1:{METRICS + node}/metrics") as answer:
-                names |= set(re.findall(r"^ray_asymdiffrec_(\w+){.*rank=\"0\"", answer.read().decode(), re.MULTILINE))
-        if awaited in names:
+    for _ in range(WAIT_SECONDS):
+        for node in range(NODES):
+            with urllib.request.urlopen(f"http://127.0.0.1:{METRICS_PORT + node}/metrics") as response:
+                names |= set(re.findall(r"^ray_asymdiffrec_(\w+){.*rank=\"0\"", response.read().decode(), re.MULTILINE))
+        if gauge in names:
             return names
-    raise TimeoutError(f"{awaited} is not among {names}")
+        time.sleep(1)
+    raise TimeoutError(f"{gauge} is not among {names} after {WAIT_SECONDS} s")
 
 
-def ended(run: Path) -> dict[str, Any]:
+def result(run: Path) -> dict[str, Any]:
+    """Return how a run ended."""
     return json.loads((run / "result.json").read_text())
 
 
-def test_a_job_over_four_workers_on_three_nodes_ends_as_a_local_run_does(
-    url: str, run: Run, clicks: Path, trained: Path, tmp_path: Path, small: list[str]
+def test_job_with_four_workers_on_three_nodes_ends_as_a_local_run(
+    url: str, run: RunCommand, clicks: Path, trained: Path, tmp_path: Path, small: list[str]
 ) -> None:
     folder = tmp_path / "run"
     outcome = run("submit", clicks / "job.yaml", "--run", folder, "--address", url, "--workers", 4, *small)
     assert outcome.returncode == 0, outcome.stderr
     assert "training begins, 4 workers on 3 hosts" in outcome.stderr
     assert "step 36/36" in outcome.stderr
-    ours, local = ended(folder), ended(trained)
-    assert ours["outcome"] == "finished"
-    assert ours["best_value"] == pytest.approx(local["best_value"], abs=1e-3)
+    remote, local = result(folder), result(trained)
+    assert remote["outcome"] == "finished"
+    assert remote["best_value"] == pytest.approx(local["best_value"], abs=1e-3)
 
 
-def test_a_job_is_followed_up_by_its_id_and_stopped_with_a_checkpoint(
-    url: str, run: Run, clicks: Path, tmp_path: Path, small: list[str]
+def test_job_is_described_by_its_id_and_stopped_with_a_checkpoint(
+    url: str, run: RunCommand, clicks: Path, tmp_path: Path, small: list[str]
 ) -> None:
     folder, long = tmp_path / "run", ["--set", "train.epochs=1000", "--set", "train.validation.patience=1000"]
     outcome = run("submit", clicks / "job.yaml", "--run", folder, "--address", url, *small, *long, "--detach", "--json")
-    job = json.loads(outcome.stdout)["ray_job_id"]
+    ray_job_id = json.loads(outcome.stdout)["ray_job_id"]
     while not (folder / "metrics.jsonl").exists():
-        assert json.loads(run("job", "status", job, "--address", url, "--json").stdout)["exit_status"] is None
+        assert json.loads(run("job", "status", ray_job_id, "--address", url, "--json").stdout)["exit_status"] is None
         time.sleep(1)
-    assert "training begins, 1 worker" in run("job", "logs", job, "--address", url).stdout
-    assert {"loss", "samples_per_second", "data_wait", "peer_wait", "memory"} <= shown_to_prometheus("loss")
-    stopped = run("job", "stop", job, "--address", url)
+    assert "training begins, 1 worker" in run("job", "logs", ray_job_id, "--address", url).stdout
+    assert {"loss", "samples_per_second", "data_wait", "peer_wait", "memory"} <= wait_for_gauge("loss")
+    stopped = run("job", "stop", ray_job_id, "--address", url, "--seconds", WAIT_SECONDS)
     assert stopped.returncode == 0, stopped.stderr
-    assert f"{job}: failed, exit status 130" in stopped.stderr
-    assert ended(folder)["outcome"] == "interrupted"
-    assert (folder / "checkpoints" / f"step-{ended(folder)['step']}" / "manifest.json").exists()
+    assert f"{ray_job_id}: failed, exit status 130" in stopped.stderr
+    assert result(folder)["outcome"] == "interrupted"
+    assert (folder / "checkpoints" / f"step-{result(folder)['step']}" / "manifest.json").exists()
 
 
-def test_a_cluster_without_room_says_what_is_asked_and_what_is_there(
-    url: str, run: Run, clicks: Path, tmp_path: Path
-) -> None:
+def test_missing_resources_are_named(url: str, run: RunCommand, clicks: Path, tmp_path: Path) -> None:
     outcome = run("submit", clicks / "job.yaml", "--run", tmp_path / "run", "--address", url, "--workers", 16)
     assert outcome.returncode == 2, outcome.stderr
     assert "16 workers with 1 CPU each need 16 CPU; the Ray cluster has 4" in outcome.stderr
 
 
 class EndsEarly:
-    """A client of a job whose stream is closed before its last line."""
+    """A job client whose log stream is closed before the last line."""
 
     def __init__(self, address: str) -> None: ...
 
@@ -130,7 +131,7 @@ class EndsEarly:
         return SimpleNamespace(status=JobStatus.FAILED, driver_exit_code=2)
 
 
-def test_the_last_lines_of_a_log_are_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_last_lines_of_a_log_are_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("asymdiffrec.cluster.ray_jobs.JobSubmissionClient", EndsEarly)
     shown: list[str] = []
     details = RayJobs("http://127.0.0.1:1").follow("job", shown.append)
@@ -138,7 +139,7 @@ def test_the_last_lines_of_a_log_are_not_lost(monkeypatch: pytest.MonkeyPatch) -
     assert exit_status(details) == 2
 
 
-def test_what_cannot_be_submitted_is_one_line(url: str, run: Run, clicks: Path, tmp_path: Path) -> None:
+def test_errors_are_one_line(url: str, run: RunCommand, clicks: Path, tmp_path: Path) -> None:
     for arguments, token, message in (
         (["--run", tmp_path / "run", "--address", url], "f" * 32, "the cluster refuses the token"),
         (["--run", tmp_path / "run", "--address", "http://127.0.0.1:9"], "f" * 32, "no Ray cluster answers"),

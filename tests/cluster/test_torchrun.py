@@ -1,4 +1,4 @@
-"""Workers that torchrun has started: the first one leads, all work, and they come back after one has died."""
+"""Workers that torchrun has started: rank 0 leads, all work, and torchrun restarts them after one has died."""
 
 from __future__ import annotations
 
@@ -20,34 +20,36 @@ from asymdiffrec.cluster.context import ClusterContext
 from asymdiffrec.cluster.launch import launch
 
 
-def add_up(arguments: Mapping[str, Any], context: ClusterContext) -> None:
+def sum_ranks(arguments: Mapping[str, Any], context: ClusterContext) -> None:
     rank = dist.get_rank()
-    if rank == arguments["dies"] and torchrun_workers.restart_count() == 0:
+    if rank == arguments["dying_rank"] and torchrun_workers.restart_count() == 0:
         os.kill(os.getpid(), signal.SIGKILL)
     total = torch.tensor([rank + 1.0])
     dist.all_reduce(total)
-    found = {
+    report = {
         "total": total.item(),
         "hosts": list(map(list, context.ranks_by_host)),
         "restarts": torchrun_workers.restart_count(),
     }
-    Path(arguments["folder"], f"rank{rank}.json").write_text(json.dumps(found))
+    Path(arguments["folder"], f"rank{rank}.json").write_text(json.dumps(report))
 
 
-def test_workers_are_started_again_by_torchrun(tmp_path: Path) -> None:
+def test_torchrun_restarts_workers(tmp_path: Path) -> None:
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1")
-    ended = subprocess.run(
-        [sys.executable, *launcher, __file__, str(tmp_path)], capture_output=True, text=True, timeout=120
+    launcher_process = subprocess.run(
+        [sys.executable, *launcher, __file__, str(tmp_path)], capture_output=True, text=True, timeout=600
     )
-    assert ended.returncode == 0, ended.stderr
-    found = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
-    assert found == [{"total": 3.0, "hosts": [[0, 1]], "restarts": 1}] * 2
+    assert launcher_process.returncode == 0, launcher_process.stderr
+    reports = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
+    assert reports == [{"total": 3.0, "hosts": [[0, 1]], "restarts": 1}] * 2
 
 
 if __name__ == "__main__":
-    started = torchrun_workers.rank_and_world_size()
-    assert started is not None
-    if started[0] == 0:
-        launch(add_up, {"folder": sys.argv[1], "dies": 1}, ClusterConfig(workers=2, gpu=False), Path(sys.argv[1]))
+    worker = torchrun_workers.rank_and_world_size()
+    assert worker is not None
+    if worker[0] == 0:
+        launch(
+            sum_ranks, {"folder": sys.argv[1], "dying_rank": 1}, ClusterConfig(workers=2, gpu=False), Path(sys.argv[1])
+        )
     else:
         torchrun_workers.follow()

@@ -1,21 +1,23 @@
-"""A Ray cluster of three nodes on loopback: a program that ends when its standard input does."""
+"""A program that runs a Ray cluster of three nodes on loopback until its standard input is closed."""
 
 import json
 import sys
 
 from ray.cluster_utils import Cluster
 
-AGENT = 52370
-"""The first port of the nodes' agents, which would all take the same one"""
-METRICS = 52380
-"""The first port at which a node's agent shows its metrics to Prometheus"""
+NODES = 3
+AGENT_PORT = 52370
+"""Port of the first node's agent; on one host every node needs a port of its own"""
+METRICS_PORT = 52380
+"""Port at which the first node's agent shows its metrics to Prometheus"""
 
 
 def main(port: int) -> None:
+    """Start the nodes with the dashboard on `port`, and print their addresses as JSON."""
     cluster = Cluster()
     head = {"num_cpus": 2, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": port}
     for number, settings in enumerate((head, {"num_cpus": 1}, {"num_cpus": 1})):
-        ports = {"dashboard_agent_listen_port": AGENT + number, "metrics_export_port": METRICS + number}
+        ports = {"dashboard_agent_listen_port": AGENT_PORT + number, "metrics_export_port": METRICS_PORT + number}
         cluster.add_node(
             **settings, **ports, _system_config={"metrics_report_interval_ms": 500} if not number else None
         )
