@@ -65,8 +65,11 @@ def serve(
 ) -> None:
     """Serve an export over HTTP: POST /v1/score and /v1/rank, as JSON or Arrow.
 
-    Also GET /docs, /openapi.json, /ready, /health, /metrics and /v1/model. If the environment variable
-    ASYMDIFFREC_TOKEN is set, requests must send the header Authorization: Bearer TOKEN. Ctrl-C ends the server.
+    Also GET /docs, /openapi.json, /ready, /health, /metrics and /v1/model.
+
+    If the environment variable ASYMDIFFREC_TOKEN is set, requests must send "Authorization: Bearer TOKEN".
+
+    Ctrl-C ends the server.
     """
     from asymdiffrec.serving.app import Limits
     from asymdiffrec.serving.service_config import ServiceConfig, default_threads
