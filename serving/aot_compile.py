@@ -6,7 +6,6 @@ Compilation happens on the host that serves, into a temporary folder, so that no
 from __future__ import annotations
 
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from asymdiffrec.serving.engine import Engine
 from asymdiffrec.serving.export import Export, load_export
 from asymdiffrec.serving.scorer import MAX_COMPILED_SAMPLES, CompiledDense, Scorer
 from asymdiffrec.serving.self_test import MAX_SCORE_DIFFERENCE, synthetic_samples
+from asymdiffrec.torch_compat import load_compiled_package
 
 JOIN, SCORE = "join.pt2", "score.pt2"
 """File names of the two compiled programs"""
@@ -86,25 +86,7 @@ def compile_export(export: Export, *, allow_user_classes: bool = False) -> Compi
         if child.returncode:
             has_message = child.returncode > 0 and lines
             raise CompileError(lines[-1] if has_message else f"the compiler ended with exit status {child.returncode}")
-        return CompiledDense(*(_load_package(Path(out) / name) for name in (JOIN, SCORE)))
-
-
-def _load_package(package: Path) -> Callable[..., torch.Tensor]:
-    """Return the function in a package of AOTInductor.
-
-    `torch._inductor.aoti_load_package` is not used for two reasons. It unpacks into a folder that it never removes,
-    while the package is unpacked beside itself here, in a temporary folder. And its call first flattens the arguments
-    by a tree specification; `boxed_run` takes a list of tensors, which is all that these programs have.
-    """
-    folder = package.with_suffix("")
-    shutil.unpack_archive(package, folder, "zip")
-    run = torch._C._aoti.AOTIModelPackageLoader(str(folder), "model", False, 1, -1).boxed_run
-
-    def call(*tensors: torch.Tensor) -> torch.Tensor:
-        (result,) = run(list(tensors))
-        return result
-
-    return call
+        return CompiledDense(*(load_compiled_package(Path(out) / name) for name in (JOIN, SCORE)))
 
 
 def _time_calls(engine: Engine, compiled: CompiledDense, count: int) -> tuple[float, float]:

@@ -22,6 +22,8 @@ from asymdiffrec.serving.export import load_export
 from asymdiffrec.serving.scorer import MAX_COMPILED_SAMPLES, CompiledDense, Scorer
 from asymdiffrec.serving.self_test import synthetic_samples
 
+pytestmark = pytest.mark.timeout(1200)
+"""The compiler runs with the lowest priority, so beside other programs it takes many times its half a minute"""
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
 
 
