@@ -1,4 +1,4 @@
-"""Ranks of a test program of its own, which write down what they found."""
+"""Run a test file as several ranks, each a process that writes a report."""
 
 import importlib
 import json
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run_ranks(program: str, folder: Path, seconds: float, count: int = 2) -> list[dict[str, Any]]:
-    """What each call of `run_rank(RANK, FOLDER)` of the test file `program` left in FOLDER/rankRANK.json."""
+    """Call `run_rank(RANK, FOLDER)` of the test file `program` on each rank; return the reports FOLDER/rankRANK.json."""
     module = ".".join(Path(program).relative_to(ROOT).with_suffix("").parts)
     settings = {"GLOO_SOCKET_IFNAME": "lo", "LOCAL_WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.embeddings.ranks", module, str(folder), str(count)]
@@ -25,14 +25,14 @@ def run_ranks(program: str, folder: Path, seconds: float, count: int = 2) -> lis
 
 
 def main(module: str, folder: Path, count: int) -> int:
-    """Import the program once and split into its ranks. Returns how many failed."""
+    """Import the program once, fork its ranks, and return how many failed."""
     program, context = importlib.import_module(module), multiprocessing.get_context("fork")
 
-    def rank_of(number: int) -> None:
+    def run(number: int) -> None:
         os.environ["LOCAL_RANK"] = str(number)
         program.run_rank(number, folder)
 
-    ranks = [context.Process(target=rank_of, args=(number,), daemon=True) for number in range(count)]
+    ranks = [context.Process(target=run, args=(number,), daemon=True) for number in range(count)]
     for rank in ranks:
         rank.start()
     for rank in ranks:

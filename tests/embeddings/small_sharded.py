@@ -45,7 +45,8 @@ def config(optimizer: str, kind: str) -> TablesConfig:
         {
             "optimizer": {"name": optimizer, "learning_rate": rates[optimizer]},
             "per_table": {
-                table: {"sharding": one} for table, one in plans.get(kind, dict.fromkeys(TABLES, kind)).items()
+                table: {"sharding": sharding}
+                for table, sharding in plans.get(kind, dict.fromkeys(TABLES, kind)).items()
             },
             "dtype": "fp16" if kind == "half" else "fp32",
             "communication": "fp16" if kind == "half_sent" else "fp32",
@@ -55,7 +56,7 @@ def config(optimizer: str, kind: str) -> TablesConfig:
 
 @functools.cache
 def batch(step: int, rank: int = 0, ranks: int = 1) -> Batch:
-    """This rank's part of a global batch, with fields missing."""
+    """Return this rank's part of a global batch, in which some fields are missing."""
     draw = torch.Generator().manual_seed(step)
     bags = {name: [] for name in SCHEMA.sparse}
     for name, field in SCHEMA.sparse.items():
@@ -63,20 +64,20 @@ def batch(step: int, rank: int = 0, ranks: int = 1) -> Batch:
         for length in torch.randint(0, longest + 1, (BATCH,), generator=draw).tolist():
             bags[name].append(torch.randint(0, field.num_embeddings, (length,), generator=draw))
     numbers = torch.randn(BATCH, 2, generator=draw)
-    absent = torch.rand(BATCH, 2, generator=draw) < 0.3
+    is_missing = torch.rand(BATCH, 2, generator=draw) < 0.3
     label = torch.bernoulli(torch.full((BATCH,), 0.4), generator=draw)
-    own = slice(rank * BATCH // ranks, (rank + 1) * BATCH // ranks)
-    lengths = torch.tensor([[len(bag) for bag in bags[name][own]] for name in bags])
+    samples = slice(rank * BATCH // ranks, (rank + 1) * BATCH // ranks)
+    lengths = torch.tensor([[len(bag) for bag in bags[name][samples]] for name in bags])
     count = lengths.shape[1]
     return Batch(
         ids=KeyedJaggedTensor(
             keys=list(bags),
-            values=torch.cat([torch.cat(bags[name][own]) for name in bags]),
+            values=torch.cat([torch.cat(bags[name][samples]) for name in bags]),
             lengths=lengths.flatten(),
         ),
-        numeric=numbers.masked_fill(absent, 0.0)[own],
-        missing=torch.cat([lengths.T == 0, absent[own]], dim=1),
-        label=label[own],
+        numeric=numbers.masked_fill(is_missing, 0.0)[samples],
+        missing=torch.cat([lengths.T == 0, is_missing[samples]], dim=1),
+        label=label[samples],
         weight=torch.ones(count),
         user=torch.zeros(count, dtype=torch.int64),
         sample_index=torch.arange(count),
@@ -97,13 +98,13 @@ class Model(nn.Module):
 
 
 def planned(model: nn.Module, schema: Schema, tables_config: TablesConfig) -> ShardingPlan:
-    where = local_cluster("cpu", None, dist.get_world_size())
-    problem = Problem(model, schema, tables_config, where, BATCH, DenseWork(0, 0.0, 0.0, 0, 0, 0))
+    cluster = local_cluster("cpu", None, dist.get_world_size())
+    problem = Problem(model, schema, tables_config, cluster, BATCH, DenseWork(0, 0.0, 0.0, 0, 0, 0))
     return run_on_rank_0(lambda: solve(problem).plan)
 
 
 def make(tables_config: TablesConfig, seed: int = SEED):
-    """The sharded model, and the optimizers of its tables and of the rest."""
+    """Return the sharded model, the optimizer of its tables and the optimizer of its dense part."""
     torch.manual_seed(seed)
     tables = FieldTables(SCHEMA, tables_config)
     model = Model(tables, tables.layout.total_width)
@@ -122,7 +123,7 @@ def train(model, optimizers, steps) -> list[float]:
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()
-        shared = loss.detach().clone()
-        dist.all_reduce(shared)
-        losses.append(shared.item() / dist.get_world_size())
+        mean_loss = loss.detach().clone()
+        dist.all_reduce(mean_loss)
+        losses.append(mean_loss.item() / dist.get_world_size())
     return losses

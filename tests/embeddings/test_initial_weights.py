@@ -1,3 +1,5 @@
+"""Initial weights are a function of seed, table, row and column."""
+
 import math
 
 import pytest
@@ -11,7 +13,7 @@ MASK = (1 << 64) - 1
 
 
 def words(key: int, count: int) -> list[int]:
-    """The first numbers of splitmix64, in Python's unbounded integers."""
+    """Return the first numbers of splitmix64, computed with Python's unbounded integers."""
     numbers, state = [], key & MASK
     for _ in range(count):
         state = (state + 0x9E3779B97F4A7C15) & MASK
@@ -29,16 +31,16 @@ def filled(
     return block
 
 
-def test_known_answers():
+def test_splitmix64_gives_the_published_numbers():
     published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
-    found = initial.splitmix64_stream(1234567, torch.arange(4))
-    assert [number & MASK for number in found.tolist()] == published
+    numbers = initial.splitmix64_stream(1234567, torch.arange(4))
+    assert [number & MASK for number in numbers.tolist()] == published
 
 
 @given(st.integers(0, MASK))
-def test_equals_unbounded_integers(key):
-    found = initial.splitmix64_stream(key, torch.arange(5))
-    assert [number & MASK for number in found.tolist()] == words(key, 5)
+def test_splitmix64_equals_unbounded_integer_arithmetic(key):
+    numbers = initial.splitmix64_stream(key, torch.arange(5))
+    assert [number & MASK for number in numbers.tolist()] == words(key, 5)
 
 
 @given(st.data())
@@ -52,7 +54,7 @@ def test_any_block_is_a_slice_of_the_whole(data):
     assert torch.equal(part, whole[row : row + height, column : column + width])
 
 
-def test_chunks_do_not_show(monkeypatch):
+def test_filling_in_chunks_gives_the_same_weights(monkeypatch):
     whole = filled(100, 12)
     monkeypatch.setattr(initial, "MAX_FILL_ELEMENTS", 50)
     assert torch.equal(filled(100, 12), whole)
@@ -66,7 +68,7 @@ def test_strided_blocks_are_filled_in_place():
 
 
 @pytest.mark.parametrize("std", [0.05, 1.0])
-def test_distribution(std):
+def test_weights_are_uniform_with_the_given_std(std):
     weights = filled(20000, 16, std=std).double() / std
     count = weights.numel()
     assert abs(weights.mean()) < 5 / math.sqrt(count)
@@ -77,7 +79,7 @@ def test_distribution(std):
 
 
 @pytest.mark.parametrize("other", [{"seed": 2}, {"table": "item"}, {"row": 1}, {"column": 1}, {"row": 2**32}])
-def test_seed_table_row_and_column_all_count(other):
+def test_weights_depend_on_seed_table_row_and_column(other):
     first, second = filled(500, 16).double(), filled(500, 16, **other).double()
     correlation = torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1]
     assert abs(correlation) < 5 / math.sqrt(first.numel())

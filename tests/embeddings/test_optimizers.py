@@ -1,3 +1,5 @@
+"""Optimizers of replicated tables follow FBGEMM's rules."""
+
 import pytest
 import torch
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
@@ -25,7 +27,7 @@ FBGEMM = {
 
 
 def steps():
-    """Ten batches of bags, with rows that no bag touches, and the weight of each output in the loss."""
+    """Yield ten batches: ids, offsets, and the factor of each output in the loss. No bag uses the last two rows."""
     draw = torch.Generator().manual_seed(0)
     for _ in range(10):
         ids = torch.randint(0, ROWS - 2, (6,), generator=draw)
@@ -51,7 +53,7 @@ def replicated(config, start):
         RowwiseAdagradConfig(name="rowwise_adagrad", learning_rate=0.1, eps=1e-3),
     ],
 )
-def test_equals_fbgemm(config):
+def test_replicated_tables_are_updated_like_fbgemms(config):
     start = torch.randn(ROWS, DIM, generator=torch.Generator().manual_seed(1))
     settings = config.model_dump(exclude={"name"})
     fused = SplitTableBatchedEmbeddingBagsCodegen(
@@ -68,7 +70,7 @@ def test_equals_fbgemm(config):
 
 
 def test_weight_decay_of_rowwise_adagrad():
-    """FBGEMM has it on GPUs only: g' = g + decay * w; sum += mean(g'^2); w -= rate * g' / (sqrt(sum) + eps)."""
+    """FBGEMM has weight decay on GPUs only; its rule is g' = g + decay * w; sum += mean(g'^2); w -= rate * g' / (sqrt(sum) + eps)."""
     weight = torch.nn.Parameter(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
     config = RowwiseAdagradConfig(name="rowwise_adagrad", learning_rate=0.1, eps=1e-3, weight_decay=0.5)
     optimizer = ReplicatedOptimizer([weight], config)
@@ -80,7 +82,7 @@ def test_weight_decay_of_rowwise_adagrad():
     assert weight[1].tolist() == [3.0, 4.0]
 
 
-def test_adam_is_lazy():
+def test_adam_updates_only_touched_rows():
     """FBGEMM's fused Adam needs a GPU; torch's Adam for sparse gradients has the same rule."""
     start = torch.randn(ROWS, DIM, generator=torch.Generator().manual_seed(1))
     weight = torch.nn.Parameter(start.clone())
@@ -90,12 +92,12 @@ def test_adam_is_lazy():
         bags = torch.nn.functional.embedding_bag(ids, weight, offsets[:-1], mode="sum", sparse=True)
         (bags * factor).sum().backward()
         optimizer.step()
-    found, _ = replicated(AdamConfig(name="adam", learning_rate=0.1, eps=1e-12), start)
-    torch.testing.assert_close(found, weight.detach())
+    updated, _ = replicated(AdamConfig(name="adam", learning_rate=0.1, eps=1e-12), start)
+    torch.testing.assert_close(updated, weight.detach())
 
 
-def test_adam_goes_on_after_a_resume():
-    """Its bias correction counts steps: told how many there were, a new optimizer takes the same step as the old."""
+def test_adam_resumes_with_its_step_count():
+    """Adam's bias correction counts steps: with the same count a new optimizer takes the same step as the old one."""
     config = AdamConfig(name="adam")
     weight = torch.nn.Parameter(torch.ones(2, 4))
     first = ReplicatedOptimizer([weight], config)

@@ -1,6 +1,6 @@
-"""What any number of ranks has saved under any sharding, any other number loads exactly under any other, and goes on.
+"""A checkpoint of any number of ranks and any sharding loads exactly on any other number under any other sharding.
 
-Seven ranks are three worlds: of one, of two, and of four on two machines.
+Seven processes form three worlds: of one rank, of two ranks, and of four ranks on two hosts.
 """
 
 import json
@@ -15,13 +15,13 @@ import torch.distributed.checkpoint as dcp
 
 from asymdiffrec.embeddings.optimizers import dense_parameters
 from asymdiffrec.embeddings.state import table_state
-from tests.embeddings import small_managed
+from tests.embeddings.managed import small_managed
 from tests.embeddings.ranks import run_ranks
 from tests.embeddings.small_sharded import SEED, config, make, train
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is .*, assuming the intent is to load:UserWarning")
 
-WORLDS, ON_MACHINE = (1, 2, 4), 2
+WORLDS, RANKS_PER_HOST = (1, 2, 4), 2
 PAIRS = list(product(WORLDS, WORLDS))
 KINDS = {
     "adagrad": (
@@ -36,7 +36,7 @@ KINDS = {
     ),
     "rowwise_adagrad": ("table_wise", "row_wise", "data_parallel", "table_row_wise"),
 }
-"""By optimizer; row-wise Adagrad has one number a row, which columns that are split have each for themselves"""
+"""Sharding types by optimizer; row-wise Adagrad has one value for each row, so columns cannot be split."""
 MANAGED_ROWS = 256
 LOADS = [
     (optimizer, kind, kinds[(number + place) % len(kinds)], *pair)
@@ -44,7 +44,7 @@ LOADS = [
     for place, pair in enumerate(PAIRS)
     for number, kind in enumerate(kinds)
 ]
-"""Each sharding loaded under each other one, by one pair of worlds or more, and in each pair of worlds each sharding"""
+"""Each sharding is loaded under each other one by at least one pair of worlds, and each pair of worlds loads each."""
 
 
 def checkpoint(model, optimizer, tables_config) -> dict[str, torch.Tensor]:
@@ -61,7 +61,7 @@ def save_and_go_on(optimizer: str, kind: str, folder: Path) -> list[float]:
 
 
 def load_and_go_on(optimizer: str, kind: str, source: Path, copy: Path) -> list[float]:
-    """Load into a model of other weights, save that at once, and train."""
+    """Load into a model with other weights, save it at once, and train."""
     tables_config = config(optimizer, kind)
     model, tables, dense = make(tables_config, seed=SEED + 1)
     dcp.load(checkpoint(model, tables, tables_config), checkpoint_id=source)
@@ -72,7 +72,7 @@ def load_and_go_on(optimizer: str, kind: str, source: Path, copy: Path) -> list[
 def run_rank(number: int, folder: Path) -> None:
     size = next(size for size in WORLDS if number < 2 * size - 1)
     rank = number - (size - 1)
-    os.environ |= {"LOCAL_WORLD_SIZE": str(min(size, ON_MACHINE)), "LOCAL_RANK": str(rank % ON_MACHINE)}
+    os.environ |= {"LOCAL_WORLD_SIZE": str(min(size, RANKS_PER_HOST)), "LOCAL_RANK": str(rank % RANKS_PER_HOST)}
     dist.init_process_group(
         "gloo", store=dist.FileStore(str(folder / f"store{size}"), size), rank=rank, world_size=size
     )
@@ -83,7 +83,10 @@ def run_rank(number: int, folder: Path) -> None:
     }
     managed = {f"managed-{size}": small_managed.save_and_go_on(folder / f"managed-{size}", rows=MANAGED_ROWS)}
 
-    worlds, names = dist.FileStore(str(folder / "store"), sum(WORLDS)), [f"saved{one}" for one in range(sum(WORLDS))]
+    worlds, names = (
+        dist.FileStore(str(folder / "store"), sum(WORLDS)),
+        [f"saved{index}" for index in range(sum(WORLDS))],
+    )
     worlds.set(names[number], "")
     worlds.wait(names)
 
@@ -101,15 +104,15 @@ def run_rank(number: int, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def matrix(tmp_path_factory: pytest.TempPathFactory):
-    """The losses of all worlds, what their managed tables did, and the folder of all checkpoints."""
+    """Return the losses of all worlds, the reports of their managed tables, and the folder of all checkpoints."""
     folder = tmp_path_factory.mktemp("worlds")
-    found = run_ranks(__file__, folder, 250, sum(WORLDS))
-    losses, managed = ({key: value for one in found for key, value in one[part].items()} for part in found[0])
+    reports = run_ranks(__file__, folder, 250, sum(WORLDS))
+    losses, managed = ({key: value for report in reports for key, value in report[part].items()} for part in reports[0])
     return losses, managed, folder
 
 
 def whole(folder: Path) -> dict[str, torch.Tensor]:
-    """A checkpoint as unsharded tensors."""
+    """Return a checkpoint as unsharded tensors."""
     metadata = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
     tensors = {key: torch.full(tensor.size, torch.nan) for key, tensor in metadata.items()}
     dcp.load(tensors, checkpoint_id=folder)
@@ -118,21 +121,23 @@ def whole(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(("saved", "loaded"), PAIRS)
 @pytest.mark.parametrize("optimizer", KINDS)
-def test_loads_exactly_and_goes_on_alike(matrix, optimizer: str, saved: int, loaded: int) -> None:
+def test_a_checkpoint_loads_exactly_and_training_goes_on_with_the_same_losses(
+    matrix, optimizer: str, saved: int, loaded: int
+) -> None:
     losses, _, folder = matrix
     for kind, other in [load[1:3] for load in LOADS if (load[0], *load[3:]) == (optimizer, saved, loaded)]:
         source = f"{optimizer}-{kind}-{saved}"
         copy = f"{source}-{other}-{loaded}"
-        expected, found = whole(folder / source), whole(folder / copy)
-        assert expected.keys() == found.keys()
-        assert all(torch.equal(expected[key], found[key]) for key in expected)
+        expected, loaded_again = whole(folder / source), whole(folder / copy)
+        assert expected.keys() == loaded_again.keys()
+        assert all(torch.equal(expected[key], loaded_again[key]) for key in expected)
         assert losses[copy] == pytest.approx(losses[source], rel=1e-6)
 
 
 @pytest.mark.parametrize(("saved", "loaded"), PAIRS)
-def test_ids_of_managed_tables_move_with_their_rows(matrix, saved: int, loaded: int) -> None:
+def test_ids_of_managed_tables_are_resharded_with_their_rows(matrix, saved: int, loaded: int) -> None:
     _, managed, _ = matrix
-    source, found = managed[f"managed-{saved}"], managed[f"managed-{saved}-{loaded}"]
+    source, target = managed[f"managed-{saved}"], managed[f"managed-{saved}-{loaded}"]
     assert source["counts"][1]["user/insertions"] > 0
-    assert found["losses"] == pytest.approx(source["losses"][8:], abs=1e-6)
-    assert found["counts"] == source["counts"][1:]
+    assert target["losses"] == pytest.approx(source["losses"][8:], abs=1e-6)
+    assert target["counts"] == source["counts"][1:]

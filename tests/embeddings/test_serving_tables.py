@@ -1,4 +1,4 @@
-"""Tables as they are served, against what their rows are rounded to, written out."""
+"""Served tables compared with a plain implementation of their quantisation."""
 
 import subprocess
 import sys
@@ -28,8 +28,8 @@ ROWS, SAMPLES, CPU = 128, 64, torch.device("cpu")
 
 
 @pytest.fixture
-def alone() -> Iterator[None]:
-    """A process group of one rank."""
+def one_rank() -> Iterator[None]:
+    """Initialise a process group of one rank."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
@@ -50,7 +50,8 @@ def batch() -> Batch:
     lengths = torch.stack([torch.randint(0, most + 1, (SAMPLES,), generator=draw) for most in (1, 4, 3)])
     highest = (ROWS, ROWS, id_range(ROWS))
     ids = [
-        torch.randint(0, high, (int(own.sum()),), generator=draw) for own, high in zip(lengths, highest, strict=True)
+        torch.randint(0, high, (int(length.sum()),), generator=draw)
+        for length, high in zip(lengths, highest, strict=True)
     ]
     return Batch(
         ids=KeyedJaggedTensor(["user", "history", "tags"], torch.cat(ids), lengths=lengths.flatten()),
@@ -65,18 +66,18 @@ def batch() -> Batch:
 
 
 def reference(weight: torch.Tensor, levels: int | None) -> torch.Tensor:
-    """Each row in `levels` steps from its least value, both with the precision of fp16; fp16 itself for None."""
+    """Round each row to `levels` steps from its smallest value, both in fp16; round to fp16 if levels is None."""
     if levels is None:
         return weight.half().float()
-    least = weight.amin(1, keepdim=True).half().float()
-    step = ((weight.amax(1, keepdim=True) - least) / (levels - 1)).half().float()
-    return least + step * ((weight - least) / step).round().clamp(0, levels - 1)
+    smallest = weight.amin(1, keepdim=True).half().float()
+    step = ((weight.amax(1, keepdim=True) - smallest) / (levels - 1)).half().float()
+    return smallest + step * ((weight - smallest) / step).round().clamp(0, levels - 1)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 @pytest.mark.parametrize(("precision", "levels", "bits"), [("fp16", None, 16), ("int8", 256, 8), ("int4", 16, 4)])
-def test_sums_are_those_of_rounded_rows(alone, precision, levels, bits, dtype, tmp_path) -> None:
-    """Of a table that two fields share, of a managed one, and beside a number."""
+def test_sums_are_sums_of_rounded_rows(one_rank, precision, levels, bits, dtype, tmp_path) -> None:
+    """For a table that two fields share, a managed table, and a numeric field."""
     fields = {
         "user": {"type": "id", "num_embeddings": ROWS, "embedding_dim": 20},
         "history": {"type": "id_list", "num_embeddings": ROWS, "table": "user", "embedding_dim": 20},
@@ -88,8 +89,8 @@ def test_sums_are_those_of_rounded_rows(alone, precision, levels, bits, dtype, t
         {"per_table": {"tags": {"collision": "managed"}}, "managed": {"admit_after": 1}, "dtype": dtype}
     )
     model = Model(FieldTables(schema, config))
-    where, dense = local_cluster("cpu", None, 1), DenseWork(0, 0.0, 0.0, 0, 0, 0)
-    plan = solve(Problem(model, schema, config, where, SAMPLES, dense))
+    cluster, dense = local_cluster("cpu", None, 1), DenseWork(0, 0.0, 0.0, 0, 0, 0)
+    plan = solve(Problem(model, schema, config, cluster, SAMPLES, dense))
     sharded = shard(model, config, plan.plan, CPU, seed=1)
     sharded(batch())  # ids of tags get rows
     sharded.eval()
@@ -109,13 +110,13 @@ def test_sums_are_those_of_rounded_rows(alone, precision, levels, bits, dtype, t
         write_tables(tables, schema, config, precision, tmp_path / "tables.bin")
         served = ServedTables(schema, config, precision, tmp_path / "tables.bin", ids)
         served.concat.load_state_dict(model.tables.concat.state_dict())
-        found, _ = served(batch())
-    held_in = {"fp32": 1e-6, "fp16": 2e-4}  # the reference is written into the table itself
-    torch.testing.assert_close(found, expected, rtol=0, atol=held_in[dtype])
-    assert levels is None or not torch.equal(found, as_trained)
+        clean, _ = served(batch())
+    tolerance = {"fp32": 1e-6, "fp16": 2e-4}[dtype]  # the reference is written into the table, in its dtype
+    torch.testing.assert_close(clean, expected, rtol=0, atol=tolerance)
+    assert levels is None or not torch.equal(clean, as_trained)
     elements = sum(weight.numel() for weight in weights.values())
-    least = elements * bits // 8 + (0 if levels is None else 4 * ROWS * len(weights))
-    assert least <= (tmp_path / "tables.bin").stat().st_size < least + 128 * len(weights)
+    min_bytes = elements * bits // 8 + (0 if levels is None else 4 * ROWS * len(weights))
+    assert min_bytes <= (tmp_path / "tables.bin").stat().st_size < min_bytes + 128 * len(weights)
 
 
 LIMITED = """
@@ -140,13 +141,13 @@ fields = {"item": {"type": "id", "num_embeddings": rows, "hash": False}}
 schema = FieldsConfig.model_validate({"fields": fields}).to_schema()
 tables = ServedTables(schema, TablesConfig(embedding_dim=64), "fp32", file)
 ids = KeyedJaggedTensor(["item"], torch.tensor([0, rows - 1]), lengths=torch.tensor([1, 1]))
-found, _ = tables(SimpleNamespace(ids=ids, numeric=torch.zeros(2, 0), missing=torch.zeros(2, 1, dtype=torch.bool)))
-print(found[:, 0].tolist())
+clean, _ = tables(SimpleNamespace(ids=ids, numeric=torch.zeros(2, 0), missing=torch.zeros(2, 1, dtype=torch.bool)))
+print(clean[:, 0].tolist())
 """
 
 
-def test_a_table_larger_than_the_memory_that_a_process_may_have(tmp_path: Path) -> None:
-    rows, file = 1 << 20, tmp_path / "tables.bin"  # 256 MB, of which two rows take room on the disk
+def test_a_table_can_be_larger_than_the_memory_limit_of_the_process(tmp_path: Path) -> None:
+    rows, file = 1 << 20, tmp_path / "tables.bin"  # a sparse file of 256 MB, with two rows on disk
     with file.open("wb") as out:
         out.truncate(256 * rows)
         out.write(np.full(64, 3, np.float32).tobytes())
@@ -158,7 +159,7 @@ def test_a_table_larger_than_the_memory_that_a_process_may_have(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("dim", [24, 32, 128])
-def test_rounded_tables_take_less_than_a_third(tmp_path: Path, dim: int) -> None:
+def test_int8_tables_take_less_than_a_third_of_fp32_tables(tmp_path: Path, dim: int) -> None:
     fields = {"item": {"type": "id", "num_embeddings": 1000}}
     schema, config = FieldsConfig.model_validate({"fields": fields}).to_schema(), TablesConfig(embedding_dim=dim)
     for precision in ("fp32", "int8"):

@@ -1,4 +1,4 @@
-"""One model under many plans, on one and on two ranks: the same losses."""
+"""A model has the same losses under every plan, on one and on two ranks."""
 
 import json
 from pathlib import Path
@@ -48,12 +48,12 @@ STEPS = {
     "sgd": {"row_wise": 10, "data_parallel": 10},
 }
 HALVES = ("half", "half_sent")
-"""Kinds with fp16 tables, and with embeddings that travel in fp16"""
+"""Kinds with fp16 tables, and with embeddings sent in fp16."""
 EVERY = [(optimizer, kind) for optimizer, kinds in STEPS.items() for kind in kinds]
 
 
 def check_initial_weights(model) -> None:
-    """Every part that this rank holds is that part of the table's weights."""
+    """Check that every block of this rank is that block of the whole table."""
     for table, weight in table_weights(model).items():
         whole = torch.empty(TABLES[table])
         initial.fill(whole, 0.05, SEED, table)
@@ -98,14 +98,14 @@ def one_rank():
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
-    """What two ranks reported."""
+    """Return the report of two ranks."""
     reports = run_ranks(__file__, tmp_path_factory.mktemp("ranks"), 200)
     assert reports[0] == reports[1]
     return reports[0]
 
 
 class PlainTables(nn.Module):
-    """The same look-up out of PyTorch's own modules, on one process and not sharded."""
+    """The same look-up, made of PyTorch's own modules, in one process and not sharded."""
 
     def __init__(self, numbers: nn.Module):
         super().__init__()
@@ -123,10 +123,13 @@ class PlainTables(nn.Module):
             columns.append(
                 nn.functional.embedding_bag(bag.values(), weight, bag.offsets(), mode=pooling, include_last_offset=True)
             )
-        for place, name in enumerate(SCHEMA.numeric):
-            own = slice(0, 16) if name == "age" else slice(16, 20)
-            value = batch.numeric[:, place : place + 1] * self.numbers.direction[own] + self.numbers.bias[own]
-            columns.append(value * ~batch.missing[:, len(SCHEMA.sparse) + place].unsqueeze(1))
+        for index, name in enumerate(SCHEMA.numeric):
+            columns_of_field = slice(0, 16) if name == "age" else slice(16, 20)
+            value = (
+                batch.numeric[:, index : index + 1] * self.numbers.direction[columns_of_field]
+                + self.numbers.bias[columns_of_field]
+            )
+            columns.append(value * ~batch.missing[:, len(SCHEMA.sparse) + index].unsqueeze(1))
         return torch.cat(columns, dim=1), batch.missing
 
 
@@ -139,7 +142,7 @@ REFERENCES = {
 
 @pytest.fixture(scope="module")
 def reference(one_rank):
-    """The losses of the unsharded model, for each optimizer."""
+    """Return the losses of the unsharded model, by optimizer."""
     losses = {}
     for name, optimizer in REFERENCES.items():
         torch.manual_seed(SEED)
@@ -173,13 +176,13 @@ def test_one_rank_trains_like_the_unsharded_model(one_rank, reference, optimizer
     assert train(model, [tables, dense], range(50)) == pytest.approx(reference[optimizer], rel=1e-5)
 
 
-def test_state_has_the_same_keys_everywhere(two_ranks):
+def test_state_has_the_same_keys_on_every_rank(two_ranks):
     for name, keys in two_ranks["keys"].items():
         states = [] if name.startswith("sgd") else ["sum"]
         assert sorted(keys) == sorted(f"{table}.{key}" for table in TABLES for key in ["weight", *states])
 
 
-def test_an_error_of_the_planner_reaches_every_rank(two_ranks):
+def test_an_input_error_of_the_planner_reaches_every_rank(two_ranks):
     assert two_ranks["error"].startswith("tables.optimizer.name: adam")
 
 
@@ -188,7 +191,7 @@ def test_any_exception_of_rank_0_reaches_every_rank(two_ranks):
 
 
 @pytest.mark.parametrize("kind", ["planned", "mixed", "row_wise"])
-def test_columns_are_those_of_the_schema(one_rank, kind):
+def test_embeddings_are_in_the_order_of_the_schema(one_rank, kind):
     model, _, _ = make(config("adagrad", kind))
     tables = model.module.tables
     sample = batch(3)
@@ -197,14 +200,14 @@ def test_columns_are_those_of_the_schema(one_rank, kind):
     assert torch.equal(missing, sample.missing)
     torch.testing.assert_close(clean, expected)
     assert tables.layout.num_fields == len(SCHEMA.names)
-    for column, embedding in enumerate(clean.split(tables.layout.widths, dim=1)):
-        absent = missing[:, column]
-        assert absent.any()
-        assert not embedding[absent].any()
-        assert embedding[~absent].any(dim=1).all()
+    for field, embedding in enumerate(clean.split(tables.layout.widths, dim=1)):
+        is_missing = missing[:, field]
+        assert is_missing.any()
+        assert not embedding[is_missing].any()
+        assert embedding[~is_missing].any(dim=1).all()
 
 
-def test_optimizers_share_out_the_parameters(one_rank):
+def test_every_parameter_has_exactly_one_optimizer(one_rank):
     model, tables, _ = make(config("adagrad", "mixed"))
     dense = set(dense_parameters(model))
     assert dense.isdisjoint(tables.params)
@@ -215,7 +218,7 @@ def test_optimizers_share_out_the_parameters(one_rank):
 
 
 @pytest.mark.parametrize("kind", ["table_wise", "data_parallel"])
-def test_learning_rate_of_the_groups_counts(one_rank, kind):
+def test_tables_use_the_learning_rate_of_their_groups(one_rank, kind):
     model, tables, dense = make(config("adagrad", kind))
     before = {name: weight.clone() for name, weight in plain_weights(model).items()}
     for group in tables.param_groups:
@@ -228,7 +231,7 @@ def plain_weights(model) -> dict[str, torch.Tensor]:
     return {table: next(local_blocks(weight))[0] for table, weight in table_weights(model).items()}
 
 
-def test_sharding_leaves_the_random_numbers_alone(one_rank):
+def test_sharding_does_not_change_the_random_state(one_rank):
     drawn = []
     for kind in ("table_wise", "data_parallel"):
         make(config("adagrad", kind))
@@ -236,7 +239,7 @@ def test_sharding_leaves_the_random_numbers_alone(one_rank):
     assert torch.equal(*drawn)
 
 
-def test_evaluation_in_between_changes_nothing(one_rank):
+def test_evaluation_between_steps_changes_nothing(one_rank):
     losses = []
     for evaluations in (0, 2):
         model, tables, dense = make(config("adagrad", "mixed"))
@@ -250,7 +253,7 @@ def test_evaluation_in_between_changes_nothing(one_rank):
     assert losses[0] == losses[1]
 
 
-def test_a_schema_without_numbers(one_rank):
+def test_a_schema_without_numeric_fields(one_rank):
     settings = TablesConfig()
     schema = FieldsConfig.model_validate({"fields": {"user": {"type": "id", "num_embeddings": 40}}}).to_schema()
     model = FieldTables(schema, settings)
@@ -263,7 +266,7 @@ def test_a_schema_without_numbers(one_rank):
     assert torch.equal(clean, expected)
 
 
-def test_pipeline_trains_like_the_plain_loop(one_rank):
+def test_the_pipeline_trains_like_the_plain_loop(one_rank):
     settings = config("adagrad", "mixed")
     plain, tables, dense = make(settings)
     expected = train(plain, [tables, dense], range(6))

@@ -6,12 +6,12 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
 from asymdiffrec.datasets.batching.batch import Batch
 from asymdiffrec.datasets.schema import FieldsConfig, Schema
 from asymdiffrec.embeddings.config import TablesConfig
-from asymdiffrec.embeddings.managed.ids import id_range
+from asymdiffrec.embeddings.managed.ids import ManagedConfig, ManagedIds, id_range
 from asymdiffrec.embeddings.managed.lookup import take_counts
 from asymdiffrec.embeddings.optimizers import tables_optimizer
 from asymdiffrec.embeddings.planner.dense import DenseWork
@@ -25,13 +25,23 @@ CPU = torch.device("cpu")
 SEED, BATCH = 5, 64
 
 
+def managed_module(rows: int, **settings: object) -> ManagedIds:
+    return ManagedIds("user", rows, ManagedConfig.model_validate(settings), CPU)
+
+
+def rows_of(managed: ManagedIds, ids: torch.Tensor) -> torch.Tensor:
+    """Return the row of each id; in training mode this is one step of the module."""
+    feature = JaggedTensor(ids, lengths=torch.ones(len(ids), dtype=torch.int64))
+    return managed({"user": feature})["user"].values()
+
+
 def universe(rows: int, count: int) -> torch.Tensor:
-    """Distinct ids of a table."""
+    """Return distinct ids of a table with `rows` rows."""
     return torch.randint(0, id_range(rows), (count,), generator=torch.Generator().manual_seed(rows))
 
 
 def skewed(ids: torch.Tensor, count: int, step: int) -> torch.Tensor:
-    """Some of `ids`, those in front more often."""
+    """Return `count` of `ids`; the first ones occur more often."""
     draw = torch.rand(count, generator=torch.Generator().manual_seed(step))
     return ids[(len(ids) * draw**3).long()]
 
@@ -54,7 +64,7 @@ def config(optimizer: str = "adagrad", collision: str = "managed", **managed: ob
 
 
 def batch(step: int, rows: int, count: int = 300) -> Batch:
-    """This rank's part of a global batch; `user` and `history` share a table."""
+    """Return this rank's part of a global batch; `user` and `history` share a table."""
     draw = torch.Generator().manual_seed(step)
     lengths = torch.stack(
         [torch.randint(0, longest + 1, (BATCH,), generator=draw) for longest in (1, 3, 1, 4)]  # of each field
@@ -68,14 +78,16 @@ def batch(step: int, rows: int, count: int = 300) -> Batch:
     ]
     label = torch.bernoulli(torch.full((BATCH,), 0.4), generator=draw)
     ranks, rank = dist.get_world_size(), dist.get_rank()
-    own = slice(rank * BATCH // ranks, (rank + 1) * BATCH // ranks)
-    bags = [torch.cat(part.split(length.tolist())[own]) for part, length in zip(values, lengths, strict=True)]
-    size = own.stop - own.start
+    samples = slice(rank * BATCH // ranks, (rank + 1) * BATCH // ranks)
+    bags = [torch.cat(part.split(length.tolist())[samples]) for part, length in zip(values, lengths, strict=True)]
+    size = samples.stop - samples.start
     return Batch(
-        ids=KeyedJaggedTensor(["user", "history", "item", "tags"], torch.cat(bags), lengths=lengths[:, own].flatten()),
+        ids=KeyedJaggedTensor(
+            ["user", "history", "item", "tags"], torch.cat(bags), lengths=lengths[:, samples].flatten()
+        ),
         numeric=torch.zeros(size, 0),
-        missing=(lengths[:, own] == 0).T,
-        label=label[own],
+        missing=(lengths == 0).T,
+        label=label[samples],
         weight=torch.ones(size),
         user=torch.zeros(size, dtype=torch.int64),
         sample_index=torch.arange(size),
@@ -95,16 +107,16 @@ class Model(nn.Module):
         return loss, missing
 
 
-def problem(model: nn.Module, fields: Schema, tables_config: TablesConfig, where: Cluster) -> Problem:
-    return Problem(model, fields, tables_config, where, BATCH, DenseWork(0, 0.0, 0.0, 0, 0, 0))
+def problem(model: nn.Module, fields: Schema, tables_config: TablesConfig, cluster: Cluster) -> Problem:
+    return Problem(model, fields, tables_config, cluster, BATCH, DenseWork(0, 0.0, 0.0, 0, 0, 0))
 
 
 def make(rows: int, tables_config: TablesConfig, seed: int = SEED):
-    """A sharded model, whose head stays as it is, and the optimizer of its tables."""
+    """Return a sharded model and the optimizer of its tables; its head is not trained."""
     torch.manual_seed(SEED)
     model = Model(FieldTables(schema(rows), tables_config))
-    where = local_cluster("cpu", None, dist.get_world_size())
-    plan = run_on_rank_0(lambda: solve(problem(model, schema(rows), tables_config, where)).plan)
+    cluster = local_cluster("cpu", None, dist.get_world_size())
+    plan = run_on_rank_0(lambda: solve(problem(model, schema(rows), tables_config, cluster)).plan)
     sharded = shard(model, tables_config, plan, CPU, seed)
     return sharded, tables_optimizer(sharded, tables_config.optimizer)
 
@@ -116,9 +128,9 @@ def train(model, optimizer, steps, batches) -> list[float]:
         loss, _ = model(batches(step))
         loss.backward()
         optimizer.step()
-        shared = loss.detach().clone()
-        dist.all_reduce(shared)
-        losses.append(shared.item() / dist.get_world_size())
+        mean_loss = loss.detach().clone()
+        dist.all_reduce(mean_loss)
+        losses.append(mean_loss.item() / dist.get_world_size())
     return losses
 
 
@@ -127,7 +139,7 @@ def small(step: int) -> Batch:
 
 
 def save_and_go_on(folder: Path, eviction: str = "lfu", rows: int = 128) -> dict:
-    """Train, save, and train on: the losses and what was counted."""
+    """Train, save, and train on; return the losses and the counts."""
     tables_config = config(eviction=eviction)
     model, update = make(rows, tables_config)
     losses = train(model, update, range(8), lambda step: batch(step, rows))
