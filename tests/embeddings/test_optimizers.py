@@ -70,7 +70,7 @@ def test_replicated_tables_are_updated_like_fbgemms(config):
 
 
 def test_weight_decay_of_rowwise_adagrad():
-    """FBGEMM has weight decay on GPUs only; its rule is g' = g + decay * w; sum += mean(g'^2); w -= rate * g' / (sqrt(sum) + eps)."""
+    """FBGEMM's rule, on GPUs only: g' = g + decay * w; sum += mean(g'^2); w -= rate * g' / (sqrt(sum) + eps)."""
     weight = torch.nn.Parameter(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
     config = RowwiseAdagradConfig(name="rowwise_adagrad", learning_rate=0.1, eps=1e-3, weight_decay=0.5)
     optimizer = ReplicatedOptimizer([weight], config)

@@ -106,7 +106,7 @@ def run_rank(number: int, folder: Path) -> None:
 def matrix(tmp_path_factory: pytest.TempPathFactory):
     """Return the losses of all worlds, the reports of their managed tables, and the folder of all checkpoints."""
     folder = tmp_path_factory.mktemp("worlds")
-    reports = run_ranks(__file__, folder, 250, sum(WORLDS))
+    reports = run_ranks(__file__, folder, sum(WORLDS))
     losses, managed = ({key: value for report in reports for key, value in report[part].items()} for part in reports[0])
     return losses, managed, folder
 

@@ -99,7 +99,7 @@ def one_rank():
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
     """Return the report of two ranks."""
-    reports = run_ranks(__file__, tmp_path_factory.mktemp("ranks"), 200)
+    reports = run_ranks(__file__, tmp_path_factory.mktemp("ranks"))
     assert reports[0] == reports[1]
     return reports[0]
 

@@ -179,7 +179,7 @@ def run_rank(rank: int, folder: Path) -> None:
 @pytest.mark.usefixtures("one_rank")
 def test_two_ranks_train_like_one_and_load_its_checkpoint(tmp_path: Path) -> None:
     alone = {eviction: save_and_go_on(tmp_path / f"one-{eviction}", eviction) for eviction in ("lfu", "lru")}
-    reports = run_ranks(__file__, tmp_path, 100)
+    reports = run_ranks(__file__, tmp_path)
     assert reports[0] == reports[1]
     for eviction, expected in alone.items():
         assert expected["counts"][1]["user/evictions"] > 0
