@@ -1,4 +1,4 @@
-"""Where each field's columns are in the flat tensor of field vectors [B, sum D_n]."""
+"""The position of each field's columns in the flat tensor of field vectors [B, sum D_n]."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the project uses of torch beyond its documented interface; check it when torch is upgraded.
+"""All uses of torch beyond its documented interface; check them when torch is upgraded.
 
 Written against torch 2.13. Private classes of sharded tensors are used in embeddings/torchrec_compat.py.
 """

@@ -1,4 +1,4 @@
-"""What a worker function receives besides its arguments: the hosts of the workers, and two ways to talk to Ray."""
+"""The context of a worker function: the hosts of the workers, and functions that talk to Ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which worker failed first under Ray, and the reason in one line."""
+"""Find the worker that failed first under Ray, and describe the failure in one line."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def _law(value: Any) -> str:
 
 
 class ForwardConfig(Config):
-    """Which fields the forward process drops in training."""
+    """The `forward:` section: how the forward process drops fields in training."""
 
     pattern: Literal["uniform", "empirical", "outage"] = Field(
         default="uniform",
@@ -95,7 +95,7 @@ class ForwardConfig(Config):
 
 
 class MissingPatterns(NamedTuple):
-    """Which fields are missing together in the training data, and how often."""
+    """Sets of fields that are missing together in the training data, and their frequencies."""
 
     missing: Tensor
     """[P, N] bool, distinct rows; one of them may be the pattern without missing fields"""

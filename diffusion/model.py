@@ -189,7 +189,7 @@ class AsymmetricDiffusion(nn.Module):
         return self.latent(clean, missing), self._extract(noisy, mask), mask, noisy
 
     def latent(self, x: Vectors, mask: Tensor) -> Tensor:
-        """Return h [B, Z] for field vectors [B, sum D_n] that are zero where the mask [B, N] is true."""
+        """Return h(x) [B, Z] for field vectors [B, sum D_n] that are zero where the mask [B, N] is true."""
         return self._extract(self._fill_missing(x, mask), mask)
 
     def logit(self, latent: Tensor) -> Tensor:
@@ -215,10 +215,9 @@ def method_class(method: str) -> type[AsymmetricDiffusion]:
 
 
 class MeanFill(nn.Module):
-    """The mean vector of each field over the samples that have it, put in place of missing fields.
+    """Replaces a missing field by the field's mean vector over the samples that have it.
 
-    The means are a parameter, trained by a loss of their own: thus they are equal on all workers and stored in
-    checkpoints.
+    The means are a parameter, trained by a separate loss: thus they are equal on all workers and stored in checkpoints.
     """
 
     field_of_column: Tensor
@@ -254,7 +253,7 @@ def _linear_dtype(x: Tensor) -> torch.dtype:
 
 
 class LabelledBatch(Protocol):
-    """What `Recommender` itself reads of a batch; the tables read the rest."""
+    """The attributes of a batch that `Recommender` itself reads; the tables read the others."""
 
     label: Tensor
     weight: Tensor

@@ -33,7 +33,7 @@ class Extractor(nn.Module, ABC):
 
     latent_dim: int
     takes_candidates = False
-    """Whether `forward` accepts `Candidates` as x"""
+    """True if `forward` accepts `Candidates` as x"""
 
     @abstractmethod
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:

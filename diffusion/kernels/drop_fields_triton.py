@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 FIELDS_PER_BYTE = tl.constexpr(8)
-"""As in drop_fields.py; a kernel reads global constants only as tl.constexpr"""
+"""Same value as in drop_fields.py; a kernel can read only tl.constexpr globals"""
 UNIFORM_STEP = tl.constexpr(2.0**-24)
 """Distance between two uniforms, see `philox.uniforms`"""
 TILE_ELEMENTS = 2048

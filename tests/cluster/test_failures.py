@@ -1,4 +1,4 @@
-"""Which failure of Ray's workers came first, and its description."""
+"""The first failure among Ray's workers, and its description."""
 
 from __future__ import annotations
 
