@@ -47,7 +47,7 @@ def decode_ids(
         ids = column
     else:
         values = as_int64_ids(column, table.values, location, row_of)
-        ids = _with_nulls_of(column, vocabulary.fold(values) if vocabulary else values)
+        ids = _with_nulls_of(column, vocabulary.replace_rare(values) if vocabulary else values)
     if table.hash:
         return hash_ids(ids, table.hash_seed, table.id_range)
     copied, suspect = copy_ids(ids, table.num_embeddings)

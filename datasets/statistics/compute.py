@@ -1,10 +1,10 @@
-"""What training data look like: one pass over a folder of Parquet, for `statistics.yaml` and `profile.json`."""
+"""Compute the statistics and the profile of a data set in one pass over its Parquet files."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,120 +18,145 @@ from asymdiffrec.datasets.files.locations import join_location, location_exists
 from asymdiffrec.datasets.prefetch import prefetch
 from asymdiffrec.datasets.schema import AnyField, FieldsConfig, IdListConfig, NumericFieldConfig, Schema
 from asymdiffrec.datasets.shards import Shards, open_shards
-from asymdiffrec.datasets.statistics.field_summary import Ids, Lists, Look, Numbers, Summary
-from asymdiffrec.datasets.statistics.id_row_counts import RowCounts
-from asymdiffrec.datasets.statistics.missing_patterns import Patterns
+from asymdiffrec.datasets.statistics.field_summary import (
+    FieldSummary,
+    IdListSummary,
+    IdSummary,
+    NumericSummary,
+    RowGroupSummary,
+)
+from asymdiffrec.datasets.statistics.id_row_counts import IdRowCounts
+from asymdiffrec.datasets.statistics.missing_patterns import MissingPatternCounter
 from asymdiffrec.datasets.statistics.statistics import Statistics
-from asymdiffrec.datasets.statistics.suspicious_fields import FirstRows, oddity
+from asymdiffrec.datasets.statistics.suspicious_fields import LeakageSample, find_oddity
 
 
 def compute_statistics(
-    folder: str | Path, config: FieldsConfig, advance: Callable[[int], None] = lambda rows: None
+    folder: str | Path, config: FieldsConfig, on_rows: Callable[[int], None] = lambda rows: None
 ) -> tuple[Statistics, dict[str, Any]]:
-    """Read FOLDER/train, and the labels of valid and test where they are, once, a few row groups at a time.
+    """Read the training rows, and the labels of valid and test if these splits exist, once.
 
-    Gives what `statistics.yaml` holds, and the content of `profile.json`: `rows` and `label_rate` of each split; in
-    `fields`, over the training rows, each field's type, group and share of rows without it (`missing`); of ids the
-    `cardinality`, `cardinality_exact`, which is false where there are so many that it is estimated (see `Distinct`),
-    how many `hot` ids take 90 % of all look-ups, and, where the field has a `min_count`, how many of the distinct ids
-    are `frequent` and `rare`; of lists the `mean_length` of those that are not empty; of numbers mean and standard
-    deviation once transformed, and the smallest and the largest as it stands; and in `suspicious` each field that looks
-    wrong, with a sentence that says `why`.
+    folder: path or URI (as in `pyarrow.fs`) of the data set, with train/, valid/ and test/.
+    on_rows: called with the number of rows of each row group that was read.
 
-    Null, an empty list (null elements do not count) and NaN in a number are missing. For a `min_count` a row counts an
-    id once, however often its list repeats it. Memory does not grow with the number of rows: ids of fields with a
-    `min_count` are counted on disk. Row groups are read by `data.threads` threads, and the result does not depend on
-    their number.
-    `folder` is a path or a URI that `pyarrow.fs` knows; `advance` is called with the number of rows of each row group.
+    Returns the content of `statistics.yaml` and the content of `profile.json`:
+    - `rows` and `label_rate` of each split;
+    - `fields`: for each field its type, its group and the share of training rows without it (`missing`); for ids the
+      `cardinality`, whether it is exact (`cardinality_exact`, see `DistinctIdSketch`), how many ids get 90 % of all
+      look-ups (`hot`), and with a `min_count` how many distinct ids are `frequent` and `rare`; for lists also the
+      `mean_length` of non-empty lists; for numbers mean and std after the transform, and min and max before it;
+    - `suspicious`: each field that looks wrong, with a sentence that says `why`.
 
-    Raises InputError where the folder has no training rows, a file is not Parquet, or a column is lacking, of a wrong
-    type or wrong in a value.
+    Null, an empty list (null elements do not count) and NaN in a number are missing. For `min_count`, a row counts an
+    id once even if its list repeats it. Memory does not grow with the number of rows: ids of fields with a `min_count`
+    are counted on disk. Row groups are read by `data.threads` threads; the result does not depend on their number.
+
+    Raises InputError if there are no training rows, a file is not Parquet, or a column is absent, has a wrong type or a
+    wrong value.
     """
     schema, names = config.to_schema(), list(config.fields)
     threads = config.data.threads or len(os.sched_getaffinity(0))
-    with RowCounts([name for name, field in schema.sparse.items() if field.min_count > 1], threads) as counts:
-        summaries = {name: _summary(name, schema, counts) for name in names}
-        patterns, first_rows = Patterns(names), FirstRows(names)
+    with IdRowCounts([name for name, field in schema.sparse.items() if field.min_count > 1], threads) as row_counts:
+        summaries = {name: _new_summary(name, schema, row_counts) for name in names}
+        patterns, leakage_sample = MissingPatternCounter(names), LeakageSample(names)
         rows, label_rates = {}, {}
-        for split, shards in _splits(str(folder)):
+        for split, shards in _open_splits(str(folder)):
             check_columns(schema, shards, labelled=True)
-            looking = summaries if split == "train" else {}
-            jobs = (partial(_read, shards, index, schema, looking) for index in range(len(shards.row_groups)))
+            split_summaries = summaries if split == "train" else {}
+            jobs = (
+                partial(_summarise_row_group, shards, index, schema, split_summaries)
+                for index in range(len(shards.row_groups))
+            )
             positives = 0
             for group in prefetch(jobs, threads):
                 positives += int(group.labels.sum(dtype=np.float64))
-                for name, look in group.looks.items():
-                    summaries[name].add(look)
-                if looking:
+                for name, summary in group.fields.items():
+                    summaries[name].add(summary)
+                if split_summaries:
                     patterns.add(group.patterns)
-                    first_rows.add(group.labels, group.looks)
-                advance(len(group.labels))
+                    leakage_sample.add(group.labels, group.fields)
+                on_rows(len(group.labels))
             rows[split], label_rates[split] = shards.rows, positives / shards.rows
         reports = {name: _report(config.fields[name], summaries[name], rows["train"]) for name in names}
-        statistics = Statistics(
-            rows=rows,
-            label_rate=label_rates["train"],
-            numeric={name: summary.moments for name, summary in summaries.items() if isinstance(summary, Numbers)},
-            cardinalities={name: reports[name]["cardinality"] for name in schema.sparse},
-            lookups={
-                name: summary.lookups(rows["train"]) for name, summary in summaries.items() if isinstance(summary, Ids)
-            },
-            vocabularies={
-                name: vocabulary
-                for name, summary in summaries.items()
-                if isinstance(summary, Ids) and (vocabulary := summary.vocabulary)
-            },
-            missing_patterns=patterns.most_frequent(),
-        )
-    whys = {name: oddity(reports[name], rows["train"]) or first_rows.telling(name) for name in names}
-    suspicious = [{"field": name, "why": why} for name, why in whys.items() if why]
+        statistics = _statistics(summaries, reports, rows, label_rates["train"], patterns)
+    reasons = {name: find_oddity(reports[name], rows["train"]) or leakage_sample.find_leak(name) for name in names}
+    suspicious = [{"field": name, "why": reason} for name, reason in reasons.items() if reason]
     return statistics, {"rows": rows, "label_rate": label_rates, "fields": reports, "suspicious": suspicious}
 
 
-def _splits(folder: str) -> Iterator[tuple[str, Shards]]:
+def _open_splits(folder: str) -> Iterator[tuple[str, Shards]]:
+    """Yield the splits that exist; train is required."""
     for split in ("train", "valid", "test"):
         location = join_location(folder, split)
         if split == "train" or location_exists(location):
             yield split, open_shards(location)
 
 
-def _summary(name: str, schema: Schema, counts: RowCounts) -> Summary:
+def _new_summary(name: str, schema: Schema, row_counts: IdRowCounts) -> FieldSummary:
+    """Return an empty summary for a field."""
     field = schema.fields[name]
     if isinstance(field, NumericFieldConfig):
-        return Numbers(field)
-    summary = Lists if isinstance(field, IdListConfig) else Ids
-    return summary(name, field, schema.table_of(name), counts)
+        return NumericSummary(field)
+    summary = IdListSummary if isinstance(field, IdListConfig) else IdSummary
+    return summary(name, field, schema.table_of(name), row_counts)
+
+
+def _statistics(
+    summaries: Mapping[str, FieldSummary],
+    reports: Mapping[str, dict[str, Any]],
+    rows: dict[str, int],
+    label_rate: float,
+    patterns: MissingPatternCounter,
+) -> Statistics:
+    """Return the statistics of the summaries over all training rows."""
+    numeric = {name: summary for name, summary in summaries.items() if isinstance(summary, NumericSummary)}
+    sparse = {name: summary for name, summary in summaries.items() if isinstance(summary, IdSummary)}
+    vocabularies = {name: summary.vocabulary for name, summary in sparse.items()}
+    return Statistics(
+        rows=rows,
+        label_rate=label_rate,
+        numeric={name: summary.statistics for name, summary in numeric.items()},
+        cardinalities={name: reports[name]["cardinality"] for name in sparse},
+        lookups={name: summary.lookups(rows["train"]) for name, summary in sparse.items()},
+        vocabularies={name: vocabulary for name, vocabulary in vocabularies.items() if vocabulary},
+        missing_patterns=patterns.most_frequent(),
+    )
 
 
 @dataclass(frozen=True)
-class _Group:
-    """What one row group says."""
+class _RowGroup:
+    """The labels and the summaries of one row group."""
 
     labels: np.ndarray
-    looks: dict[str, Look]
+    """[R]"""
+    fields: dict[str, RowGroupSummary]
     patterns: Counter[bytes]
 
 
-def _read(shards: Shards, index: int, schema: Schema, summaries: dict[str, Summary]) -> _Group:
-    data, place = schema.data, shards.location_of(index)
-    beside = [name for name in (data.label, data.weight) if name]
-    wanted = schema.columns(labelled=False) if summaries else []
-    table = shards.read(index, list(dict.fromkeys([*beside, *wanted])))
+def _summarise_row_group(
+    shards: Shards, index: int, schema: Schema, summaries: Mapping[str, FieldSummary]
+) -> _RowGroup:
+    """Read and check a row group and summarise the fields in `summaries`."""
+    data, location = schema.data, shards.location_of(index)
+    columns = [name for name in (data.label, data.weight) if name]
+    columns += schema.columns(labelled=False) if summaries else []
+    table = shards.read(index, list(dict.fromkeys(columns)))
     arrays = {name: table.column(name).combine_chunks() for name in table.column_names}
-    labels = decode_labels(arrays[data.label], f"{place}, column {data.label}")
+    labels = decode_labels(arrays[data.label], f"{location}, column {data.label}")
     if data.weight:
-        decode_sample_weights(arrays[data.weight], f"{place}, column {data.weight}")
-    looks = {}
+        decode_sample_weights(arrays[data.weight], f"{location}, column {data.weight}")
+    fields = {}
     for name, summary in summaries.items():
         field, column = schema.fields[name], schema.column(name)
         weights = arrays[field.weights] if isinstance(field, IdListConfig) and field.weights else None
-        looks[name] = summary.look(arrays[column], weights, f"{place}, column {column}")
-    missing = [look.missing for look in looks.values()]
-    return _Group(labels, looks, Patterns.counted(np.stack(missing, axis=1)) if missing else Counter())
+        fields[name] = summary.summarise(arrays[column], weights, f"{location}, column {column}")
+    missing = [summary.missing for summary in fields.values()]
+    patterns = MissingPatternCounter.count_rows(np.stack(missing, axis=1)) if missing else Counter[bytes]()
+    return _RowGroup(labels, fields, patterns)
 
 
-def _report(field: AnyField, summary: Summary, rows: int) -> dict[str, Any]:
-    """A field's entries of `profile.json`."""
+def _report(field: AnyField, summary: FieldSummary, rows: int) -> dict[str, Any]:
+    """Return the entries of a field in `profile.json`."""
     return {
         "type": field.type,
         "group": field.group,

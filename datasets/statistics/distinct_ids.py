@@ -1,4 +1,4 @@
-"""How many distinct ids there are, and how often each, in memory that does not grow with their number."""
+"""Count the distinct ids of a field, and sample how often each occurs, in bounded memory."""
 
 from __future__ import annotations
 
@@ -6,50 +6,52 @@ import numpy as np
 
 from asymdiffrec.datasets.decoding.hashing import splitmix64
 
-KEPT = 1 << 16
+SKETCH_SIZE = 1 << 16
 
 
-class Distinct:
-    """The number of distinct 64-bit ids, from the KEPT smallest of their hashes.
+class DistinctIdSketch:
+    """A sketch of the distinct 64-bit ids with the SKETCH_SIZE smallest hashes, with the count of each.
 
-    Exact below KEPT ids. From there on an estimate: where n hashes lie uniformly in [0, 1), the k-th smallest lies near
-    k / n, and (k - 1) / it estimates n without bias, with a relative standard error of 1 / sqrt(k - 2), 0.4 % for
-    k = 65,536 (Beyer et al. 2007, "On synopses for distinct-value estimation under multiset operations"). The hash is
-    SplitMix64, a bijection: hashes are as distinct as the ids. The order of the ids changes nothing.
+    The number of distinct ids is exact below SKETCH_SIZE. From there on it is an estimate: if n hashes are uniform in
+    [0, 1), the k-th smallest hash h is near k / n, and (k - 1) / h estimates n without bias, with a relative standard
+    error of 1 / sqrt(k - 2), 0.4 % for k = 65,536 (Beyer et al. 2007, "On synopses for distinct-value estimation under
+    multiset operations"). The hash is SplitMix64, a bijection, so different ids have different hashes. The order of the
+    ids does not matter.
 
-    The ids that are kept are a uniform sample of the distinct ones, and each of them was counted from its first time
-    on: the largest hash that is kept only ever falls.
+    The ids in the sketch are a uniform sample of the distinct ids, and their counts are exact, because the largest hash
+    in the sketch only decreases. DuckDB's approx_count_distinct (HyperLogLog) has no such sample.
     """
 
     def __init__(self) -> None:
-        self._smallest, self._times = np.empty(0, np.uint64), np.empty(0, np.int64)
-        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
+        self._hashes, self._counts = np.empty(0, np.uint64), np.empty(0, np.int64)
+        self._pending: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def add(self, ids: np.ndarray, times: np.ndarray) -> None:
-        """Take in some ids [V] int64, each so many times [V]."""
+    def add(self, ids: np.ndarray, counts: np.ndarray) -> None:
+        """Add ids [V] int64 with their counts [V]."""
         hashes = splitmix64(ids.view(np.uint64))
-        if len(self._smallest) == KEPT:
-            small = hashes <= self._smallest[-1]
-            hashes, times = hashes[small], times[small]
-        self._waiting.append((hashes, times))
-        if sum(len(hashes) for hashes, _ in self._waiting) > KEPT:
+        if len(self._hashes) == SKETCH_SIZE:
+            small = hashes <= self._hashes[-1]
+            hashes, counts = hashes[small], counts[small]
+        self._pending.append((hashes, counts))
+        if sum(len(hashes) for hashes, _ in self._pending) > SKETCH_SIZE:
             self._merge()
 
     def _merge(self) -> None:
-        hashes, times = zip((self._smallest, self._times), *self._waiting, strict=True)
-        self._smallest, places = np.unique(np.concatenate(hashes), return_inverse=True)
-        self._times = np.bincount(places, np.concatenate(times), len(self._smallest)).astype(np.int64)[:KEPT]
-        self._smallest = self._smallest[:KEPT]
-        self._waiting = []
+        hashes, counts = zip((self._hashes, self._counts), *self._pending, strict=True)
+        self._hashes, positions = np.unique(np.concatenate(hashes), return_inverse=True)
+        sums = np.bincount(positions, np.concatenate(counts), len(self._hashes))
+        self._counts = sums.astype(np.int64)[:SKETCH_SIZE]
+        self._hashes = self._hashes[:SKETCH_SIZE]
+        self._pending = []
 
-    def count(self) -> tuple[int, bool]:
-        """The number of distinct ids, and whether it is exact."""
+    def distinct(self) -> tuple[int, bool]:
+        """Return the number of distinct ids, and whether it is exact."""
         self._merge()
-        if len(self._smallest) < KEPT:
-            return len(self._smallest), True
-        return round((KEPT - 1) / (int(self._smallest[-1]) / 2**64)), False
+        if len(self._hashes) < SKETCH_SIZE:
+            return len(self._hashes), True
+        return round((SKETCH_SIZE - 1) / (int(self._hashes[-1]) / 2**64)), False
 
-    def times(self) -> np.ndarray:
-        """How often each id of a uniform sample of the distinct ones was there, [at most KEPT] int64."""
+    def counts(self) -> np.ndarray:
+        """Return the counts of a uniform sample of the distinct ids, [at most SKETCH_SIZE] int64."""
         self._merge()
-        return self._times
+        return self._counts

@@ -1,4 +1,4 @@
-"""What is learned of one field: each row group is looked at by itself, and the looks are added up in order."""
+"""Summaries of a field over the training rows: each row group is summarised alone, then the results are added up."""
 
 from __future__ import annotations
 
@@ -18,197 +18,207 @@ from asymdiffrec.datasets.decoding.ids import as_int64_ids, decode_id_lists, dec
 from asymdiffrec.datasets.decoding.numbers import transform_values
 from asymdiffrec.datasets.decoding.value_rules import MAX_FLOAT
 from asymdiffrec.datasets.schema import IdConfig, IdListConfig, NumericFieldConfig, Table
-from asymdiffrec.datasets.statistics.distinct_ids import Distinct
-from asymdiffrec.datasets.statistics.histogram import Distribution
-from asymdiffrec.datasets.statistics.id_row_counts import RowCounts
+from asymdiffrec.datasets.statistics.distinct_ids import DistinctIdSketch
+from asymdiffrec.datasets.statistics.histogram import Histogram
+from asymdiffrec.datasets.statistics.id_row_counts import IdRowCounts
 from asymdiffrec.datasets.statistics.lookups import Lookups
 from asymdiffrec.datasets.statistics.statistics import MAX_KNOTS, NumericStatistics
 from asymdiffrec.datasets.statistics.vocabulary import Vocabulary
 
+HOT_SHARE = 0.9
+"""Share of the look-ups that defines the entry `hot` of a report: the number of ids that together get it"""
+
 
 @dataclass(frozen=True)
-class Look:
-    """What a row group of R rows says about a field."""
+class RowGroupSummary:
+    """The summary of one field over a row group with R rows."""
 
     missing: np.ndarray
     """[R] bool"""
     values: np.ndarray
-    """[R] float64 numbers, or int64 that are equal where the ids are; anything where missing"""
-    found: Any
-    """What the summary that looked makes of it"""
+    """[R] float64 numbers, or int64 codes that are equal for equal ids or lists of ids; any value if missing"""
+    figures: Any
+    """The figures that `FieldSummary._add` adds up"""
 
 
-class Summary(ABC):
-    """What the row groups that were added say about one field."""
+class FieldSummary(ABC):
+    """The summary of one field over all row groups that were added."""
 
     present = 0
-    """Rows that have the field"""
+    """Number of rows that have a value"""
 
     @abstractmethod
-    def look(self, column: pa.Array, weights: pa.Array | None, place: str) -> Look:
-        """A row group's values; changes nothing, so that threads may call it.
+    def summarise(self, column: pa.Array, weights: pa.Array | None, location: str) -> RowGroupSummary:
+        """Return the summary of a row group. This changes nothing, so several threads may call it at once.
 
-        Raises InputError where the field allows no such value.
+        Raises InputError, which starts with `location`, for a value that the field does not allow.
         """
 
-    def add(self, look: Look) -> None:
-        self.present += len(look.missing) - int(look.missing.sum())
-        self._add(look.found)
+    def add(self, group: RowGroupSummary) -> None:
+        """Add the summary of a row group."""
+        self.present += len(group.missing) - int(group.missing.sum())
+        self._add(group.figures)
 
     @abstractmethod
-    def _add(self, found: Any) -> None: ...
+    def _add(self, figures: Any) -> None: ...
 
     @abstractmethod
     def report(self) -> dict[str, Any]:
-        """The field's entries of `profile.json`."""
+        """Return the entries of the field in `profile.json`."""
 
 
-class Numbers(Summary):
-    """Counts, means and sums of squared distances from the mean, put together as Chan, Golub and LeVeque (1979) do.
+class NumericSummary(FieldSummary):
+    """The mean, standard deviation and histogram of the transformed numbers, and the range of the raw numbers.
 
-    Mean and standard deviation are of the transformed numbers, the smallest and the largest are as they stand.
+    Counts, means and sums of squared deviations of row groups are combined as in Chan, Golub and LeVeque (1979);
+    pyarrow and numpy compute them for one array only.
     """
 
     def __init__(self, field: NumericFieldConfig) -> None:
         self._field = field
         self._count, self._mean, self._squares = 0, 0.0, 0.0
-        self._least, self._most = math.inf, -math.inf
-        self._distribution = Distribution(np.empty(0), np.empty(0, np.int64))
+        self._min, self._max = math.inf, -math.inf
+        self._histogram = Histogram.empty()
 
-    def look(self, column: pa.Array, weights: pa.Array | None, place: str) -> Look:
+    def summarise(self, column: pa.Array, weights: pa.Array | None, location: str) -> RowGroupSummary:
+        """Return the summary of a row group. Raises InputError for a number that is too large for fp32."""
         values = as_float64(column)
         missing = np.isnan(values)
-        wrong = np.abs(values) > MAX_FLOAT
-        if wrong.any():
-            row = int(np.argmax(wrong))
+        too_large = np.abs(values) > MAX_FLOAT
+        if too_large.any():
+            row = int(np.argmax(too_large))
             raise InputError(
-                f"{place}, row {row}: number {values[row]:.6g}; allowed is null, NaN or one within "
-                f"{MAX_FLOAT:.3g}, the largest that can be trained on"
+                f"{location}, row {row}: found {values[row]:.6g}; allowed are null, NaN and numbers from "
+                f"-{MAX_FLOAT:.3g} to {MAX_FLOAT:.3g}"
             )
         present = values[~missing]
         if not len(present):
-            return Look(missing, values, None)
-        scaled = transform_values(present, self._field.transform)
-        mean = float(scaled.mean())
-        squares = float(np.square(scaled - mean).sum())
+            return RowGroupSummary(missing, values, None)
+        transformed = transform_values(present, self._field.transform)
+        mean = float(transformed.mean())
+        squares = float(np.square(transformed - mean).sum())
         extremes = float(present.min()), float(present.max())
-        return Look(missing, values, (len(present), mean, squares, *extremes, Distribution.of(scaled)))
+        histogram = Histogram.from_values(transformed)
+        return RowGroupSummary(missing, values, (len(present), mean, squares, *extremes, histogram))
 
-    def _add(self, found: tuple[int, float, float, float, float, Distribution] | None) -> None:
-        if found is None:
+    def _add(self, figures: tuple[int, float, float, float, float, Histogram] | None) -> None:
+        if figures is None:
             return
-        count, mean, squares, least, most, distribution = found
-        apart, together = mean - self._mean, self._count + count
-        self._squares += squares + apart**2 * self._count * count / together
-        self._mean += apart * count / together
-        self._count = together
-        self._least, self._most = min(self._least, least), max(self._most, most)
-        self._distribution = self._distribution.and_of(distribution)
+        count, mean, squares, smallest, largest, histogram = figures
+        difference, total = mean - self._mean, self._count + count
+        self._squares += squares + difference**2 * self._count * count / total
+        self._mean += difference * count / total
+        self._count = total
+        self._min, self._max = min(self._min, smallest), max(self._max, largest)
+        self._histogram = self._histogram.merge(histogram)
 
     @property
-    def moments(self) -> NumericStatistics:
-        """A number that never varies gets a standard deviation of 1, so that it standardises to 0."""
-        std = math.sqrt(self._squares / self._count) if self._least < self._most else 0.0
-        return NumericStatistics(mean=self._mean, std=std or 1.0, knots=self._distribution.knots(MAX_KNOTS))
+    def statistics(self) -> NumericStatistics:
+        """The statistics of the field. A constant field has a standard deviation of 1 and standardises to 0."""
+        std = math.sqrt(self._squares / self._count) if self._min < self._max else 0.0
+        return NumericStatistics(mean=self._mean, std=std or 1.0, knots=self._histogram.knots(MAX_KNOTS))
 
     def report(self) -> dict[str, Any]:
-        extremes = {"min": self._least, "max": self._most} if self.present else {}
-        return self.moments.model_dump(exclude={"knots"}) | extremes
+        """Return mean, std, min and max."""
+        extremes = {"min": self._min, "max": self._max} if self.present else {}
+        return self.statistics.model_dump(exclude={"knots"}) | extremes
 
 
-HOT = 0.9
-"""Of all look-ups: `hot` of a report is how many ids take so many"""
+class IdSummary(FieldSummary):
+    """The distinct ids of an id field and how often they occur; with a `min_count` also the frequent ids."""
 
+    def __init__(self, name: str, field: IdConfig | IdListConfig, table: Table, row_counts: IdRowCounts) -> None:
+        self._name, self._field, self._table, self._row_counts = name, field, table, row_counts
+        self._sketch = DistinctIdSketch()
 
-class Ids(Summary):
-    """The distinct ids and how often they come; of a field with a `min_count` also those in that many rows or more."""
-
-    def __init__(self, name: str, field: IdConfig | IdListConfig, table: Table, counts: RowCounts) -> None:
-        self._name, self._field, self._table, self._counts = name, field, table, counts
-        self._distinct = Distinct()
-
-    def look(self, column: pa.Array, weights: pa.Array | None, place: str) -> Look:
+    def summarise(self, column: pa.Array, weights: pa.Array | None, location: str) -> RowGroupSummary:
+        """Return the summary of a row group. Raises InputError for a value that is not an id of the table."""
         present = validity(column)
-        ids = as_int64_ids(column, self._field.values, place, lambda row: row)
+        ids = as_int64_ids(column, self._field.values, location, lambda row: row)
         if not self._field.hash:
-            decode_ids(column, self._table, None, place)  # raises where one is no row of the table
-        times = _times(ids[present] if column.null_count else ids)
-        return Look(~present, ids, (times, times))
+            decode_ids(column, self._table, None, location)  # raises for an id that is not a row of the table
+        counts = _count_ids(ids[present] if column.null_count else ids)
+        return RowGroupSummary(~present, ids, (counts, counts))
 
-    def _add(self, found: Any) -> None:
-        times, rows = found
-        self._distinct.add(*(part.to_numpy() for part in times))
+    def _add(self, figures: Any) -> None:
+        counts, row_counts = figures
+        self._sketch.add(*(part.to_numpy() for part in counts))
         if self._field.min_count > 1:
-            self._counts.add(self._name, *rows)
+            self._row_counts.add(self._name, *row_counts)
 
     def lookups(self, rows: int) -> Lookups:
-        """How often the ids come, in `rows` samples."""
-        return Lookups.of(self._distinct.times(), self._distinct.count()[0], rows, self.elements)
+        """Return the frequency distribution of the ids in `rows` samples."""
+        return Lookups.from_counts(self._sketch.counts(), self._sketch.distinct()[0], rows, self.total_ids)
 
     @property
-    def elements(self) -> int:
-        """Ids in all rows together"""
+    def total_ids(self) -> int:
+        """The number of ids in all rows, with repetitions."""
         return self.present
 
     @cached_property
-    def _frequent(self) -> tuple[np.ndarray, int]:
-        return self._counts.frequent(self._name, self._field.min_count)
+    def _frequent_ids(self) -> tuple[np.ndarray, int]:
+        return self._row_counts.frequent_ids(self._name, self._field.min_count)
 
     @property
     def vocabulary(self) -> Vocabulary | None:
-        return Vocabulary.of(self._frequent[0]) if self._field.min_count > 1 else None
+        """The frequent ids, or None if the field has no `min_count`."""
+        return Vocabulary.from_ids(self._frequent_ids[0]) if self._field.min_count > 1 else None
 
     def report(self) -> dict[str, Any]:
-        hot = {"hot": self.lookups(max(self.present, 1)).hot_ids(HOT)}
+        """Return the cardinality and how many ids are hot, frequent and rare."""
+        hot = {"hot": self.lookups(max(self.present, 1)).hot_ids(HOT_SHARE)}
         if self._field.min_count == 1:
-            distinct, exact = self._distinct.count()
+            distinct, exact = self._sketch.distinct()
             return {"cardinality": distinct, "cardinality_exact": exact} | hot
-        frequent, distinct = self._frequent
+        frequent, distinct = self._frequent_ids
         counts = {"frequent": len(frequent), "rare": distinct - len(frequent)}
         return {"cardinality": distinct, "cardinality_exact": True} | counts | hot
 
 
-class Lists(Ids):
-    """As for ids; for a `min_count` a row counts an id once, however often its list repeats it."""
+class IdListSummary(IdSummary):
+    """The same for an id_list field. For `min_count`, a row counts an id once even if its list repeats it."""
 
-    _elements = 0
+    _total_ids = 0
 
     @property
-    def elements(self) -> int:
-        return self._elements
+    def total_ids(self) -> int:
+        """The number of ids in all lists, with repetitions."""
+        return self._total_ids
 
-    def look(self, column: pa.Array, weights: pa.Array | None, place: str) -> Look:
+    def summarise(self, column: pa.Array, weights: pa.Array | None, location: str) -> RowGroupSummary:
+        """Return the summary of a row group. Raises InputError for a value that is not a list of ids or of weights."""
         assert isinstance(self._field, IdListConfig)
         values, lengths = flatten_lists_without_nulls(column)
         ends = np.cumsum(lengths)
-        ids = as_int64_ids(values, self._field.values, place, lambda at: int(np.searchsorted(ends, at, "right")))
+        ids = as_int64_ids(values, self._field.values, location, lambda at: int(np.searchsorted(ends, at, "right")))
         if weights is not None or not self._field.hash:
-            decode_id_lists(column, weights, self._field, self._table, None, place)  # raises for a wrong weight or id
-        before = np.concatenate([np.zeros(1, np.uint64), np.cumsum(splitmix64(ids))])
-        sums = (before[ends] - before[ends - lengths]).view(np.int64)
-        times = rows = _times(ids)
+            # Raises for an id that is not a row of the table, and for a wrong weight.
+            decode_id_lists(column, weights, self._field, self._table, None, location)
+        sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(splitmix64(ids))])
+        codes = (sums[ends] - sums[ends - lengths]).view(np.int64)
+        counts = row_counts = _count_ids(ids)
         if self._field.min_count > 1:
-            rows = _times(_once_a_row(ids, np.repeat(np.arange(len(lengths)), lengths)))
-        return Look(lengths == 0, sums, (times, rows, int(lengths.sum())))
+            row_counts = _count_rows(ids, np.repeat(np.arange(len(lengths)), lengths))
+        return RowGroupSummary(lengths == 0, codes, (counts, row_counts, int(lengths.sum())))
 
-    def _add(self, found: Any) -> None:
-        *counts, elements = found
+    def _add(self, figures: Any) -> None:
+        *counts, total_ids = figures
         super()._add(counts)
-        self._elements += elements
+        self._total_ids += total_ids
 
     def report(self) -> dict[str, Any]:
-        return super().report() | {"mean_length": self.elements / max(self.present, 1)}
+        """Return the entries of an id field, and the mean length of the lists that are not empty."""
+        return super().report() | {"mean_length": self.total_ids / max(self.present, 1)}
 
 
-def _times(ids: np.ndarray) -> tuple[pa.Array, pa.Array]:
-    """The distinct ones of ids [V] int64, and how often each is there."""
-    distinct, times = pa.array(ids).value_counts().flatten()
-    return distinct, times
+def _count_ids(ids: np.ndarray) -> tuple[pa.Array, pa.Array]:
+    """Return the distinct ids of `ids` [V] int64, and how often each occurs."""
+    distinct, counts = pa.array(ids).value_counts().flatten()
+    return distinct, counts
 
 
-def _once_a_row(ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The ids [V] of lists without those that stand in the same one of `rows` [V] already."""
-    order = np.lexsort((ids, rows))
-    ids, rows = ids[order], rows[order]
-    again = (ids[1:] == ids[:-1]) & (rows[1:] == rows[:-1])
-    return ids[np.concatenate([[True], ~again])[: len(ids)]]
+def _count_rows(ids: np.ndarray, rows: np.ndarray) -> tuple[pa.Array, pa.Array]:
+    """Return the distinct ids of `ids` [V] int64, and the number of different `rows` [V] in which each occurs."""
+    pairs = pa.table({"row": rows, "id": ids}).group_by(["row", "id"], use_threads=False).aggregate([])
+    distinct, counts = pairs["id"].combine_chunks().value_counts().flatten()
+    return distinct, counts

@@ -1,4 +1,4 @@
-"""How the values of a number are spread: some that stand for all, in memory that does not grow with the rows."""
+"""A histogram of the values of a numeric field, in bounded memory, from which the knots are chosen."""
 
 from __future__ import annotations
 
@@ -6,50 +6,59 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-KEPT = 4096
-"""Distinct values of which nothing is put together"""
+MAX_VALUES = 4096
+"""Distinct values up to which a histogram is exact"""
 
 
-class Distribution(NamedTuple):
-    """Distinct values [V] float64, ascending, and how many rows each stands for [V].
+class Histogram(NamedTuple):
+    """Distinct values [V] float64 in ascending order, and the number of rows that each represents, [V] int64.
 
-    Each is a value of the data and stands for itself and, where there were more than KEPT, for rare ones around it.
+    Each value occurs in the data. With more than MAX_VALUES distinct values it also represents rare values around it.
+    np.histogram has fixed bins, and quantile sketches do not keep frequent values apart, as the knots need it.
     """
 
     values: np.ndarray
     rows: np.ndarray
 
     @classmethod
-    def of(cls, values: np.ndarray) -> Self:
-        """Of values [R] without NaN."""
-        return cls(*np.unique(values, return_counts=True)).within(KEPT)
+    def empty(cls) -> Self:
+        """Return the histogram of no rows."""
+        return cls(np.empty(0), np.empty(0, np.int64))
 
-    def and_of(self, other: Distribution) -> Self:
-        """The rows of both."""
-        values, places = np.unique(np.concatenate([self.values, other.values]), return_inverse=True)
-        rows = np.bincount(places, np.concatenate([self.rows, other.rows]), len(values))
-        return type(self)(values, rows.astype(np.int64)).within(KEPT)
+    @classmethod
+    def from_values(cls, values: np.ndarray) -> Self:
+        """Return the histogram of values [R] without NaN."""
+        return cls(*np.unique(values, return_counts=True)).reduce(MAX_VALUES)
 
-    def within(self, most: int) -> Self:
-        """At most so many values: a frequent one stays by itself, the others are put together in equal numbers of rows,
-        as LightGBM bins a feature (Ke et al., 2017)."""
-        if len(self.values) <= most:
+    def merge(self, other: Histogram) -> Self:
+        """Return the histogram of the rows of both."""
+        values, positions = np.unique(np.concatenate([self.values, other.values]), return_inverse=True)
+        rows = np.bincount(positions, np.concatenate([self.rows, other.rows]), len(values))
+        return type(self)(values, rows.astype(np.int64)).reduce(MAX_VALUES)
+
+    def reduce(self, max_values: int) -> Self:
+        """Return a histogram with at most `max_values` values.
+
+        A frequent value stays alone. The other values are merged into groups with equal numbers of rows, as LightGBM
+        bins a feature (Ke et al. 2017).
+        """
+        if len(self.values) <= max_values:
             return self
-        frequent = self.rows * most >= self.rows.sum()
-        if frequent.sum() + 2 < most:
-            frequent[[0, -1]] = True  # the least and the largest stay, too
+        frequent = self.rows * max_values >= self.rows.sum()
+        if frequent.sum() + 2 < max_values:
+            frequent[[0, -1]] = True  # the smallest and the largest value stay alone too
         rare, rows = self.values[~frequent], self.rows[~frequent]
-        room, share = most - int(frequent.sum()), rows.cumsum()
-        bucket = (share - rows) * room // share[-1]
-        starts = np.flatnonzero(np.diff(bucket, prepend=-1))
+        groups, cumulated = max_values - int(frequent.sum()), rows.cumsum()
+        group = (cumulated - rows) * groups // cumulated[-1]
+        starts = np.flatnonzero(np.diff(group, prepend=-1))
         ends = np.append(starts[1:], len(rare)) - 1
-        together = np.diff(share[ends], prepend=0)
-        middle = np.searchsorted(share, share[ends] - together / 2)
+        group_rows = np.diff(cumulated[ends], prepend=0)
+        middle = np.searchsorted(cumulated, cumulated[ends] - group_rows / 2)
         values = np.concatenate([self.values[frequent], rare[middle]])
         order = values.argsort()
-        return type(self)(values[order], np.concatenate([self.rows[frequent], together])[order])
+        return type(self)(values[order], np.concatenate([self.rows[frequent], group_rows])[order])
 
-    def knots(self, most: int) -> list[float]:
-        """Where a piecewise linear curve through the values may bend: the least value, and at most so many others."""
-        found: list[float] = self.within(most + 1).values.tolist()
-        return found
+    def knots(self, max_bins: int) -> list[float]:
+        """Return the edges of at most `max_bins` bins: all values if they are few, else frequent ones and quantiles."""
+        knots: list[float] = self.reduce(max_bins + 1).values.tolist()
+        return knots

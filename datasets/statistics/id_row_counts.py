@@ -1,4 +1,4 @@
-"""Which ids of a field are frequent: exact, and on disk where they are too many for memory."""
+"""Count exactly in how many rows each id occurs, on disk if there are too many ids for memory."""
 
 from __future__ import annotations
 
@@ -14,64 +14,65 @@ import pyarrow as pa
 
 from asymdiffrec.base import InputError
 
-WAITING = 1 << 21
-MEMORY = "512MB"
+MAX_PENDING_IDS = 1 << 21
+"""Ids that are collected in memory before they are written"""
+MEMORY_LIMIT = "512MB"
 
 T = TypeVar("T")
 
 
-class RowCounts:
-    """In how many rows each id of some fields was, counted by DuckDB, which spills to a temporary folder.
+class IdRowCounts:
+    """The number of rows that contain each id of some fields, counted by DuckDB in a temporary folder.
 
-    The folder is made where `tempfile` makes its own: `TMPDIR` moves it to a larger disk. It needs 16 bytes for each
-    distinct id of each row group. Raises InputError where it is full.
+    The folder is where `tempfile` puts it, so TMPDIR can move it to a larger disk. It needs 16 bytes for each distinct
+    id of each row group. Raises InputError if the disk is full.
     """
 
     def __init__(self, fields: list[str], threads: int) -> None:
         self._tables = {field: f"field_{number}" for number, field in enumerate(fields)}
-        self._waiting: dict[str, list[pa.Table]] = {field: [] for field in fields}
+        self._pending: dict[str, list[pa.Table]] = {field: [] for field in fields}
         self._threads = threads
-        self._opened = ExitStack()
+        self._resources = ExitStack()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._opened.close()
+        self._resources.close()
 
     @cached_property
     def _database(self) -> duckdb.DuckDBPyConnection:
-        folder = self._opened.enter_context(tempfile.TemporaryDirectory(prefix="asymdiffrec-ids-"))
+        folder = self._resources.enter_context(tempfile.TemporaryDirectory(prefix="asymdiffrec-ids-"))
         database = duckdb.connect(
             f"{folder}/counts",
             config={
                 "threads": self._threads,
-                "memory_limit": MEMORY,
+                "memory_limit": MEMORY_LIMIT,
                 "temp_directory": f"{folder}/spilled",
                 "preserve_insertion_order": False,
             },
         )
-        self._opened.enter_context(database)
+        self._resources.enter_context(database)
         for table in self._tables.values():
             database.execute(f"CREATE TABLE {table} (id BIGINT, rows BIGINT)")
         return database
 
     def add(self, field: str, ids: pa.Array, rows: pa.Array) -> None:
-        """Take in distinct ids [V] int64 of a row group, and in how many of its rows each of them is."""
-        self._waiting[field].append(pa.table({"id": ids, "rows": rows}))
-        if sum(len(part) for parts in self._waiting.values() for part in parts) > WAITING:
-            self._guarded(self._write)
+        """Add the distinct ids [V] int64 of a row group, and the number of its rows with each id, [V]."""
+        self._pending[field].append(pa.table({"id": ids, "rows": rows}))
+        if sum(len(part) for parts in self._pending.values() for part in parts) > MAX_PENDING_IDS:
+            self._run(self._write)
 
     def _write(self) -> None:
-        for field, parts in self._waiting.items():
+        for field, parts in self._pending.items():
             if parts:
-                self._database.register("waiting", pa.concat_tables(parts))
-                self._database.execute(f"INSERT INTO {self._tables[field]} SELECT id, rows FROM waiting")
-                self._database.unregister("waiting")
+                self._database.register("pending", pa.concat_tables(parts))
+                self._database.execute(f"INSERT INTO {self._tables[field]} SELECT id, rows FROM pending")
+                self._database.unregister("pending")
                 parts.clear()
 
-    def frequent(self, field: str, least: int) -> tuple[np.ndarray, int]:
-        """The ids that were in at least `least` rows, ascending, [V] int64, and the number of all distinct ids."""
+    def frequent_ids(self, field: str, min_rows: int) -> tuple[np.ndarray, int]:
+        """Return the ids in at least `min_rows` rows, ascending, [V] int64, and the number of all distinct ids."""
 
         def count() -> tuple[np.ndarray, int]:
             self._write()
@@ -80,16 +81,18 @@ class RowCounts:
                 f"SELECT id, sum(rows) AS rows FROM {self._tables[field]} GROUP BY id"
             )
             distinct = self._database.execute("SELECT count(*) FROM counted").fetchall()[0][0]
-            found = self._database.execute("SELECT id FROM counted WHERE rows >= ? ORDER BY id", [least])
-            return found.fetchnumpy()["id"], distinct
+            frequent = self._database.execute("SELECT id FROM counted WHERE rows >= ? ORDER BY id", [min_rows])
+            return frequent.fetchnumpy()["id"], distinct
 
-        return self._guarded(count)
+        return self._run(count)
 
-    def _guarded(self, work: Callable[[], T]) -> T:
+    def _run(self, work: Callable[[], T]) -> T:
+        """Return the result of `work`; turn a DuckDB error into an InputError."""
         try:
             return work()
         except duckdb.Error as error:
             reason = str(error).partition("\n")[0]
             raise InputError(
-                f"{tempfile.gettempdir()}: cannot count ids there ({reason}); TMPDIR names another folder"
+                f"{tempfile.gettempdir()}: cannot count ids in this folder ({reason}); set TMPDIR to a folder on a "
+                "larger disk"
             ) from error

@@ -1,69 +1,78 @@
-"""How often the distinct ids of a field come again: what caches of embedding rows live on."""
+"""How often the distinct ids of a field are looked up, from which the planner estimates cache hit rates."""
 
 from __future__ import annotations
 
 from typing import Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-EXACT = 8
-"""Look-ups up to which ids are counted by their own number; above, two numbers an octave stand for those around them"""
-ENOUGH = 30
-"""Ids of a sample that speak for a class of ids; the most frequent ids are put together until there are so many"""
+from asymdiffrec.base import Config
+
+MAX_EXACT_COUNT = 8
+"""Up to this count, each count is a class of its own; above, there are two classes per factor of 2"""
+MIN_IDS_PER_CLASS = 30
+"""Sampled ids that a class of frequent ids must have; the classes of the most frequent ids are merged until they do"""
 
 
-class Lookups(BaseModel):
-    """How the ids of a field are looked up, over the training rows."""
+class Lookups(Config):
+    """The frequency distribution of the ids of a field over the training rows.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    >>> lookups = Lookups.from_counts(np.array([1, 1, 6]), distinct=3, rows=10, total=8)
+    >>> lookups.repeats, lookups.hot_ids(0.7)
+    ([(1.0, 2.0), (6.0, 1.0)], 1)
+    """
 
-    per_sample: float = Field(description="mean number of ids of a sample; a sample that lacks the field has none")
+    per_sample: float = Field(description="mean number of ids per sample; a sample without the field has no ids")
     repeats: list[tuple[float, float]] = Field(
-        description="[n, ids]: how many of the distinct ids are looked up about n times; estimated where there are many"
+        description="[n, ids]: how many of the distinct ids are looked up about n times; an estimate if there are many"
     )
 
     @classmethod
-    def of(cls, counts: np.ndarray, distinct: int, rows: int, total: int) -> Self:
-        """The look-ups of a field: `total` in `rows` samples, of `distinct` ids; a uniform sample of them has `counts`.
+    def from_counts(cls, counts: np.ndarray, distinct: int, rows: int, total: int) -> Self:
+        """Return the distribution of a field with `total` ids in `rows` samples, of which `distinct` are different.
 
-        Rare ids, which are many, are as frequent as in the sample. The few that take much of all look-ups are hardly
-        in it: they get what the others leave of the total.
+        counts: [C] int64, the counts of a uniform sample of the distinct ids.
+
+        Rare ids are many, so the sample has them in the right proportion. The few ids with a large share of the
+        look-ups are hardly in the sample: their class gets the look-ups that the other classes leave of `total`.
         """
         if not len(counts):
             return cls(per_sample=0.0, repeats=[])
         counts = np.sort(counts)
-        classes = np.where(counts <= EXACT, counts, EXACT + 1 + np.floor(2 * np.log2(counts / EXACT)))
+        octaves = np.floor(2 * np.log2(counts / MAX_EXACT_COUNT))
+        classes = np.where(counts <= MAX_EXACT_COUNT, counts, MAX_EXACT_COUNT + 1 + octaves)
         if len(counts) < distinct:
-            classes = np.minimum(classes, classes[-min(ENOUGH, len(classes))])
+            classes = np.minimum(classes, classes[-min(MIN_IDS_PER_CLASS, len(classes))])
         scale = distinct / len(counts)
-        alike = [counts[classes == one] for one in np.unique(classes)]
-        repeats = [(float(like.mean()), len(like) * scale) for like in alike]
+        members = [counts[classes == each] for each in np.unique(classes)]
+        repeats = [(float(group.mean()), len(group) * scale) for group in members]
         rest = total - sum(count * ids for count, ids in repeats[:-1])
-        repeats[-1] = max(rest / repeats[-1][1], float(alike[-1][0])), repeats[-1][1]
+        repeats[-1] = max(rest / repeats[-1][1], float(members[-1][0])), repeats[-1][1]
         return cls(per_sample=total / rows, repeats=[(round(count, 3), round(ids, 3)) for count, ids in repeats])
 
     def hot_ids(self, share: float) -> int:
-        """How many ids, the most frequent ones, take a share of the look-ups."""
-        counts, ids = self._descending()
-        reached = np.cumsum(counts * ids)
-        if not len(reached):
+        """Return the smallest number of ids that together get a share of the look-ups."""
+        counts, ids = self._most_frequent_first()
+        cumulated = np.cumsum(counts * ids)
+        if not len(cumulated):
             return 0
-        return int(np.ceil(np.interp(share * reached[-1], [0.0, *reached], [0.0, *np.cumsum(ids)])))
+        return int(np.ceil(np.interp(share * cumulated[-1], [0.0, *cumulated], [0.0, *np.cumsum(ids)])))
 
-    def expected_distinct(self, drawn: float, without: float = 0.0) -> float:
-        """How many distinct ids `drawn` look-ups are of, on average, the `without` most frequent ids not counted.
+    def expected_distinct(self, lookups: float, excluded: float = 0.0) -> float:
+        """Return the expected number of distinct ids in `lookups` look-ups.
 
-        An id that takes a share p of the look-ups is among n of them with probability 1 - (1 - p)^n.
+        The `excluded` most frequent ids are not counted. An id with a share p of the look-ups is among n of them with
+        probability 1 - (1 - p)^n.
         """
-        counts, ids = self._descending()
+        counts, ids = self._most_frequent_first()
         before = np.cumsum(ids) - ids
-        left = np.clip(before + ids - without, 0, ids)
+        counted = np.clip(before + ids - excluded, 0, ids)
         shares = np.minimum(counts / max((counts * ids).sum(), 1e-300), 1.0)
         with np.errstate(divide="ignore"):
-            return float((left * -np.expm1(drawn * np.log1p(-shares))).sum())
+            return float((counted * -np.expm1(lookups * np.log1p(-shares))).sum())
 
-    def _descending(self) -> tuple[np.ndarray, np.ndarray]:
-        """Look-ups and ids of each class, the most frequent first."""
+    def _most_frequent_first(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the look-ups per id and the number of ids of each class, the most frequent class first."""
         counts, ids = np.array(sorted(self.repeats, reverse=True), dtype=np.float64).reshape(-1, 2).T
         return counts, ids

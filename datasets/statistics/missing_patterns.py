@@ -1,4 +1,4 @@
-"""Which fields are missing together, and how often."""
+"""Count which fields are missing together."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import numpy as np
 
 from asymdiffrec.datasets.statistics.statistics import MissingPattern
 
-PATTERNS = 256
-CANDIDATES = 1 << 17
+MAX_PATTERNS = 256
+"""Patterns that are saved in `statistics.yaml`"""
+MAX_CANDIDATES = 1 << 17
+"""Different patterns that are counted at once"""
 
 
-class Patterns:
-    """The most frequent missingness patterns of N fields, and how many rows have each.
+class MissingPatternCounter:
+    """Counts the patterns of missing fields of N fields.
 
-    Exact up to CANDIDATES different patterns; when there are more, the rarer half of them is forgotten.
+    Counts are exact up to MAX_CANDIDATES different patterns; whenever there are more, the rarer half is dropped.
     """
 
     def __init__(self, names: list[str]) -> None:
@@ -24,27 +26,32 @@ class Patterns:
         self._rows: Counter[bytes] = Counter()
 
     @staticmethod
-    def counted(missing: np.ndarray) -> Counter[bytes]:
-        """The patterns of the rows of `missing` [R, N], packed, with their numbers of rows."""
+    def count_rows(missing: np.ndarray) -> Counter[bytes]:
+        """Return the number of rows of each pattern in `missing` [R, N] bool; a pattern is packed into bytes."""
         packed = np.packbits(missing, axis=1)
-        found, counts = np.unique(packed.view(f"V{packed.shape[1]}").ravel(), return_counts=True)
-        return Counter(dict(zip(map(bytes, found), counts.tolist(), strict=True)))
+        patterns, counts = np.unique(packed.view(f"V{packed.shape[1]}").ravel(), return_counts=True)
+        return Counter(dict(zip(map(bytes, patterns), counts.tolist(), strict=True)))
 
-    def add(self, counted: Counter[bytes]) -> None:
-        self._rows.update(counted)
-        if len(self._rows) > CANDIDATES:
+    def add(self, rows: Counter[bytes]) -> None:
+        """Add the result of `count_rows`."""
+        self._rows.update(rows)
+        if len(self._rows) > MAX_CANDIDATES:
             complete = self._rows[self._complete]
-            self._rows = Counter(dict(self._rows.most_common(CANDIDATES // 2)))
+            self._rows = Counter(dict(self._rows.most_common(MAX_CANDIDATES // 2)))
             if complete:
                 self._rows[self._complete] = complete
 
     def most_frequent(self) -> list[MissingPattern]:
-        """The PATTERNS most frequent, ties in a fixed order; the complete one is among them if a row was complete."""
-        ranked = sorted(self._rows, key=lambda pattern: (-self._rows[pattern], pattern))[:PATTERNS]
+        """Return the MAX_PATTERNS most frequent patterns, in a deterministic order.
+
+        The pattern without missing fields is included if any row has it.
+        """
+        ranked = sorted(self._rows, key=lambda pattern: (-self._rows[pattern], pattern))[:MAX_PATTERNS]
         if self._rows[self._complete] and self._complete not in ranked:
             ranked[-1] = self._complete
-        return [MissingPattern(missing=self._unpacked(pattern), rows=self._rows[pattern]) for pattern in ranked]
+        return [MissingPattern(missing=self._unpack(pattern), rows=self._rows[pattern]) for pattern in ranked]
 
-    def _unpacked(self, pattern: bytes) -> list[str]:
+    def _unpack(self, pattern: bytes) -> list[str]:
+        """Return the names of the missing fields of a pattern."""
         bits = np.unpackbits(np.frombuffer(pattern, np.uint8), count=len(self._names))
         return [name for name, bit in zip(self._names, bits, strict=True) if bit]

@@ -1,4 +1,4 @@
-"""Which ids are in a split."""
+"""Collect the ids that occur in a split."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from asymdiffrec.datasets.shards import Shards
 
 
 def seen_ids(schema: Schema, shards: Shards, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """The ids of some fields of type id that are in any row, as batches have them: sorted, each once."""
-    narrow = replace(schema, fields={name: schema.fields[name] for name in names})
-    found: dict[str, np.ndarray] = {name: np.empty(0, np.int64) for name in names}
+    """Return the ids of some fields of type id that occur in any row, as batches have them: sorted, [V] int64."""
+    selected = replace(schema, fields={name: schema.fields[name] for name in names})
+    ids: dict[str, np.ndarray] = {name: np.empty(0, np.int64) for name in names}
     for group in range(len(shards.row_groups)):
-        table = shards.read(group, narrow.columns(labelled=False))
-        rows = decode(table, narrow, shards.location_of(group), labelled=False).columns
-        for place, name in enumerate(narrow.sparse):
-            found[name] = np.union1d(found[name], rows.column(place).to_numpy())
-    return {name: ids[ids >= 0].astype(np.int64) for name, ids in found.items()}
+        table = shards.read(group, selected.columns(labelled=False))
+        rows = decode(table, selected, shards.location_of(group), labelled=False).columns
+        for index, name in enumerate(selected.sparse):
+            ids[name] = np.union1d(ids[name], rows.column(index).to_numpy())
+    return {name: values[values >= 0].astype(np.int64) for name, values in ids.items()}

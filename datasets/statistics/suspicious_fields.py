@@ -1,4 +1,4 @@
-"""Fields that look wrong: that know the label, never vary, are hardly ever there, or name each row."""
+"""Find fields that look wrong: they leak the label, are constant, are almost always missing, or identify the row."""
 
 from __future__ import annotations
 
@@ -7,97 +7,100 @@ from typing import Any
 
 import numpy as np
 
-from asymdiffrec.datasets.statistics.field_summary import Look
+from asymdiffrec.datasets.statistics.auc import roc_auc
+from asymdiffrec.datasets.statistics.field_summary import RowGroupSummary
 
-FIRST = 200_000
-"""Training rows, the first ones, by which it is judged whether a field tells the label"""
-CELLS = 25_000_000
-"""Values that are kept of these rows: fewer rows where there are many fields"""
-ERRORS = 0.01
-"""Guesses that may be wrong, a row of the rarer label, of a field that tells the label"""
-RARER = 50
-"""Rows of the rarer label that it takes to judge"""
-MISSING = 0.99
-OWN = 0.99
-"""Distinct ids a row that has one, from where on an id names its row; where they are many their number is estimated"""
-ROWS = 1000
-"""Rows that it takes to see that an id names its row"""
+MAX_SAMPLE_ROWS = 200_000
+"""The leakage check uses this number of training rows, the first ones"""
+MAX_SAMPLE_VALUES = 25_000_000
+"""Values of all fields together that the leakage check keeps; with many fields it uses fewer rows"""
+MAX_WRONG_SHARE = 0.01
+"""Wrong predictions, per row of the rarer label, that a leaking field may make"""
+MIN_RARER_ROWS = 50
+"""Rows of the rarer label that the leakage check needs"""
+MAX_AUC_GAP = 0.001
+"""Distance of the AUC from 0 or 1 below which a number leaks the label"""
+MAX_MISSING_SHARE = 0.99
+MIN_UNIQUE_SHARE = 0.99
+"""Distinct ids per row with an id from which an id identifies its row; the number of distinct ids may be an estimate"""
+MIN_UNIQUE_ROWS = 1000
+"""Rows with an id that are needed to see that an id identifies its row"""
 
 
-def oddity(report: Mapping[str, Any], rows: int) -> str | None:
-    """What is odd about a field, by its entry in `profile.json`, or None."""
+def find_oddity(report: Mapping[str, Any], rows: int) -> str | None:
+    """Return what is odd about a field, given its entry in `profile.json` and the number of training rows, or None."""
     present = round((1 - report["missing"]) * rows)
-    if report["missing"] > MISSING:
+    if report["missing"] > MAX_MISSING_SHARE:
         return f"is missing in {report['missing']:.2%} of the training rows"
     if present == rows and (report.get("cardinality") == 1 or ("min" in report and report["min"] == report["max"])):
         return "has the same value in every training row"
-    if report["type"] == "id" and present >= ROWS and report["cardinality"] >= OWN * present:
-        return "has another id in each training row, so that nothing can be learned from it"
+    if report["type"] == "id" and present >= MIN_UNIQUE_ROWS and report["cardinality"] >= MIN_UNIQUE_SHARE * present:
+        return "has a different id in nearly every training row, so a model cannot learn from it"
     return None
 
 
-class FirstRows:
-    """The first training rows: whether a field tells the label there."""
+class LeakageSample:
+    """The first training rows, with which the fields are checked for label leakage."""
 
     def __init__(self, names: list[str]) -> None:
-        self._room = min(FIRST, CELLS // len(names))
+        self._remaining = min(MAX_SAMPLE_ROWS, MAX_SAMPLE_VALUES // len(names))
         self._labels: list[np.ndarray] = []
         self._fields: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in names}
 
-    def add(self, labels: np.ndarray, looks: Mapping[str, Look]) -> None:
-        """Take in as many rows of a row group as there is room for."""
-        if self._room:
-            first = slice(self._room)
+    def add(self, labels: np.ndarray, summaries: Mapping[str, RowGroupSummary]) -> None:
+        """Add the rows of a row group, until the sample is full."""
+        if self._remaining:
+            first = slice(self._remaining)
             self._labels.append(labels[first])
-            for name, look in looks.items():
-                self._fields[name].append((look.values[first].copy(), look.missing[first]))
-            self._room -= len(labels[first])
+            for name, summary in summaries.items():
+                self._fields[name].append((summary.values[first].copy(), summary.missing[first]))
+            self._remaining -= len(labels[first])
 
-    def telling(self, name: str) -> str | None:
-        """How a field tells the label all by itself, or None where it does not."""
+    def find_leak(self, name: str) -> str | None:
+        """Return how a field alone reveals the label, or None if it does not."""
         values, missing = (np.concatenate(parts) for parts in zip(*self._fields[name], strict=True))
-        return telling(values, missing, np.concatenate(self._labels))
+        return find_leak(values, missing, np.concatenate(self._labels))
 
 
-def telling(values: np.ndarray, missing: np.ndarray, labels: np.ndarray) -> str | None:
-    """How a field tells the label all by itself, or None where it does not.
+def find_leak(values: np.ndarray, missing: np.ndarray, labels: np.ndarray) -> str | None:
+    """Return how a field alone reveals the label, or None if it does not.
 
-    `values` [S] are numbers in float64, or int64 that are equal where the ids are; those that are `missing` [S] bool do
-    not count. `labels` [S] are 0 or 1. A label is guessed from the other rows with the same value, so that a value
-    that is seen once tells nothing, however many such values there are.
+    values: [S] float64 numbers, or int64 codes that are equal for equal ids; ignored where `missing` [S] bool.
+    labels: [S] 0 or 1.
+
+    A label is predicted from the other rows with the same value, so values that occur once reveal nothing.
     """
-    if _guesses(missing.astype(np.int64), labels):
-        return "gives the label away by whether it is missing; was it recorded after the label?"
-    present, known = values[~missing], labels[~missing]
+    if _predicts(missing.astype(np.int64), labels):
+        return "reveals the label by being missing; it may have been recorded after the label"
+    present, present_labels = values[~missing], labels[~missing]
     _, rank = np.unique(present, return_inverse=True)
-    if _guesses(rank, known):
-        return "gives the label away by its value alone; is it a copy of the label, or recorded after it?"
-    if values.dtype == np.float64 and _separates(rank, known):
-        return "gives the label away by whether it is small or large; was it recorded after the label?"
+    if _predicts(rank, present_labels):
+        return "reveals the label by its value; it may be a copy of the label, or recorded after it"
+    if values.dtype == np.float64 and _separates(rank, present_labels):
+        return "reveals the label by being small or large; it may have been recorded after the label"
     return None
 
 
-def _guesses(group: np.ndarray, labels: np.ndarray) -> bool:
-    """Whether the majority of the other rows of a row's group [S] has the row's label, for all but a few rows."""
+def _predicts(group: np.ndarray, labels: np.ndarray) -> bool:
+    """Return whether the majority label of the other rows in a row's group [S] is its label, with few exceptions."""
     others = np.bincount(group)[group] - 1
     ones = np.bincount(group, labels)[group] - labels
-    seen = others > 0
+    has_others = others > 0
     wrong = (2 * ones == others) | ((2 * ones > others) != (labels == 1))
-    rarer = _rarer(labels[seen])
-    return 2 * seen.sum() > len(group) and rarer >= RARER and wrong[seen].sum() <= ERRORS * rarer
+    rarer = _rows_of_rarer_label(labels[has_others])
+    covers_most_rows = 2 * has_others.sum() > len(group)
+    return covers_most_rows and rarer >= MIN_RARER_ROWS and wrong[has_others].sum() <= MAX_WRONG_SHARE * rarer
 
 
 def _separates(rank: np.ndarray, labels: np.ndarray) -> bool:
-    """Whether the AUC of a number, given by its rank [S], is all but 0 or 1."""
-    if _rarer(labels) < RARER:
+    """Return whether the AUC of a number, given by its rank [S], is nearly 0 or 1."""
+    if _rows_of_rarer_label(labels) < MIN_RARER_ROWS:
         return False
-    ones = np.bincount(rank, labels)
-    zeros = np.bincount(rank) - ones
-    auc = np.dot(ones, np.cumsum(zeros) - zeros / 2) / (ones.sum() * zeros.sum())
-    return min(auc, 1 - auc) < ERRORS / 10
+    auc = roc_auc(labels, rank)
+    return min(auc, 1 - auc) < MAX_AUC_GAP
 
 
-def _rarer(labels: np.ndarray) -> int:
-    """Rows [S] of the rarer label."""
+def _rows_of_rarer_label(labels: np.ndarray) -> int:
+    """Return the number of rows [S] with the rarer label."""
     ones = int(labels.sum())
     return min(ones, len(labels) - ones)

@@ -1,4 +1,4 @@
-"""The ids of a field that were frequent in training, small enough to live in `statistics.yaml`."""
+"""The frequent ids of a field, in a form that is small enough for `statistics.yaml`."""
 
 from __future__ import annotations
 
@@ -8,46 +8,51 @@ from functools import cached_property
 from typing import Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-RARE = np.int64(-(2**63))
-"""The one id of all that are not in a vocabulary"""
+from asymdiffrec.base import Config
+
+RARE_ID = np.int64(-(2**63))
+"""The id that replaces all ids outside a vocabulary"""
 
 
-class Vocabulary(BaseModel):
-    """A set of 64-bit ids, as `as_int64_ids` makes them of a field's values."""
+class Vocabulary(Config):
+    """A set of 64-bit ids, as `as_int64_ids` returns them.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    >>> vocabulary = Vocabulary.from_ids(np.array([7, 3, 7]))
+    >>> vocabulary.sorted_ids.tolist(), vocabulary.replace_rare(np.array([3, 4])).tolist()
+    ([3, 7], [3, -9223372036854775808])
+    """
 
     size: int = Field(ge=0, description="number of ids")
     ids: str = Field(description="the ids in ascending order: differences, little-endian, deflated, base64")
 
     @classmethod
-    def of(cls, ids: np.ndarray) -> Self:
-        """The vocabulary of some ids [V] int64."""
+    def from_ids(cls, ids: np.ndarray) -> Self:
+        """Return the vocabulary of some ids [V] int64; repetitions count once."""
         ordered = np.unique(ids)
-        steps = np.diff(ordered, prepend=ordered.dtype.type(0)).astype("<i8")
-        return cls(size=len(ordered), ids=base64.b64encode(zlib.compress(steps.tobytes())).decode())
+        differences = np.diff(ordered, prepend=ordered.dtype.type(0)).astype("<i8")
+        return cls(size=len(ordered), ids=base64.b64encode(zlib.compress(differences.tobytes())).decode())
 
     @model_validator(mode="after")
-    def _is_whole(self) -> Self:
+    def _require_all_ids(self) -> Self:
         try:
-            found = len(self.sorted)
+            size = len(self.sorted_ids)
         except (ValueError, zlib.error) as error:
             raise ValueError(f"the ids of the vocabulary cannot be read ({error}); prepare the data again") from None
-        if found != self.size:
-            raise ValueError(f"the vocabulary holds {found} ids instead of {self.size}; prepare the data again")
+        if size != self.size:
+            raise ValueError(f"the vocabulary has {size} ids instead of {self.size}; prepare the data again")
         return self
 
     @cached_property
-    def sorted(self) -> np.ndarray:
+    def sorted_ids(self) -> np.ndarray:
         """The ids in ascending order, [V] int64."""
-        steps = np.frombuffer(zlib.decompress(base64.b64decode(self.ids, validate=True)), dtype="<i8")
-        return np.cumsum(steps, dtype=np.int64)  # differences and sums wrap around alike
+        differences = np.frombuffer(zlib.decompress(base64.b64decode(self.ids, validate=True)), dtype="<i8")
+        return np.cumsum(differences, dtype=np.int64)  # a difference that overflowed is undone by an overflowing sum
 
-    def fold(self, ids: np.ndarray) -> np.ndarray:
-        """The ids [V] int64 with those that are not in the vocabulary replaced by RARE."""
+    def replace_rare(self, ids: np.ndarray) -> np.ndarray:
+        """Return ids [V] int64 in which RARE_ID replaces those outside the vocabulary."""
         if not self.size:
-            return np.full_like(ids, RARE)
-        places = np.searchsorted(self.sorted, ids).clip(max=self.size - 1)
-        return np.where(self.sorted[places] == ids, ids, RARE)
+            return np.full_like(ids, RARE_ID)
+        positions = np.searchsorted(self.sorted_ids, ids).clip(max=self.size - 1)
+        return np.where(self.sorted_ids[positions] == ids, ids, RARE_ID)

@@ -85,7 +85,7 @@ class RowReuse(CacheStatistics):
     def expected_miss_rate(self, clf: float) -> float:
         """Return the share of a step's distinct rows that a cache of `clf` of the table does not hold."""
         lookups = self._samples * self._per_sample
-        misses = self._combined.expected_distinct(lookups, without=clf * self._rows)
+        misses = self._combined.expected_distinct(lookups, excluded=clf * self._rows)
         return min(1.0, misses / max(self.expected_lookups, 1e-9))
 
     @property

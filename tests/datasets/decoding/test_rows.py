@@ -13,7 +13,7 @@ from asymdiffrec.datasets.batching.batch import to_batch
 from asymdiffrec.datasets.decoding.rows import Rows, decode, no_rows
 from asymdiffrec.datasets.schema import FieldsConfig
 from asymdiffrec.datasets.statistics.statistics import Statistics
-from asymdiffrec.datasets.statistics.vocabulary import RARE, Vocabulary
+from asymdiffrec.datasets.statistics.vocabulary import RARE_ID, Vocabulary
 from tests.datasets.sample_rows import (
     COLUMN_TYPES,
     NUM_EMBEDDINGS,
@@ -147,7 +147,7 @@ def test_ids_outside_the_vocabulary_count_as_one_id():
         "a": {"type": "id", "num_embeddings": 10**6, "min_count": 2},
         "b": {"type": "id_list", "num_embeddings": 10**6, "table": "a", "min_count": 2},
     }
-    vocabulary = Vocabulary.of(np.array([-5, 3, 7]))
+    vocabulary = Vocabulary.from_ids(np.array([-5, 3, 7]))
     statistics = Statistics(rows={"train": 4}, label_rate=0.5, vocabularies={"a": vocabulary, "b": vocabulary})
     schema = FieldsConfig.model_validate({"fields": fields}).to_schema(statistics)
     table = pa.table({"a": [3, None, 8, 9, -5], "b": [[3, 7], [], None, [8, 3], [9]]})
@@ -156,7 +156,7 @@ def test_ids_outside_the_vocabulary_count_as_one_id():
     def row(value):
         return hashed(value, "a", 10**6)
 
-    rare = row(int(RARE))
+    rare = row(int(RARE_ID))
     assert ids["a"] == [[row(3)], [], [rare], [rare], [row(-5)]]
     assert ids["b"] == [[row(3), row(7)], [], [], [rare, row(3)], [rare]]
 

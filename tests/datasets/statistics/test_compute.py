@@ -1,3 +1,5 @@
+"""The statistics and the profile of a folder of Parquet files."""
+
 from __future__ import annotations
 
 from collections import Counter
@@ -55,7 +57,7 @@ def write(path: Path, samples: list[dict[str, Any]], schema: pa.Schema = TYPES, 
 
 @given(st.lists(SAMPLE, min_size=1, max_size=60), st.integers(1, 9))
 @settings(max_examples=60, derandomize=True, deadline=None)
-def test_learn_agrees_with_counting_by_hand(
+def test_statistics_agree_with_counting_by_hand(
     tmp_path_factory: pytest.TempPathFactory, samples: list[dict[str, Any]], group: int
 ) -> None:
     folder = tmp_path_factory.mktemp("data")
@@ -109,7 +111,7 @@ def write_numbers(folder: Path, numbers: np.ndarray) -> None:
     pq.write_table(pa.table({"label": ones, "id": ones, **columns}), folder / "train/a.parquet", row_group_size=100)
 
 
-def test_moments_of_numbers_whose_mean_dwarfs_their_spread(tmp_path: Path) -> None:
+def test_mean_and_std_are_accurate_if_the_mean_is_much_larger_than_the_std(tmp_path: Path) -> None:
     stamps = 1.7e9 + np.random.default_rng(0).normal(0, 0.25, (1000, 1)).round(3)
     write_numbers(tmp_path, stamps)
     statistics, _ = compute_statistics(tmp_path, numbers_only(1))
@@ -118,49 +120,49 @@ def test_moments_of_numbers_whose_mean_dwarfs_their_spread(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("candidates", [1 << 17, 600])
-def test_the_256_most_frequent_patterns_are_kept_and_the_complete_one(
+def test_the_most_frequent_patterns_and_the_complete_one_are_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, candidates: int
 ) -> None:
-    monkeypatch.setattr(missing_patterns, "CANDIDATES", candidates)
+    monkeypatch.setattr(missing_patterns, "MAX_CANDIDATES", candidates)
     rng = np.random.default_rng(0)
     rare = rng.permutation(np.arange(1, 1024))
-    common = np.repeat(rare[:256], 5)  # these 256 six times in all, the others once, and one row complete
+    common = np.repeat(rare[:256], 5)  # 256 patterns in six rows each, the others in one row, and one complete row
     codes = np.concatenate([common, rare[:500], [0], rare[500:]])
     bits = codes[:, None] >> np.arange(10) & 1
     write_numbers(tmp_path, np.where(bits, np.nan, 1.0))
     statistics, _ = compute_statistics(tmp_path, numbers_only(10))
-    kept = {
+    saved = {
         sum(1 << int(name[1:]) for name in pattern.missing): pattern.rows for pattern in statistics.missing_patterns
     }
-    assert len(kept) == 256
-    assert kept[0] == 1
-    assert {rows for code, rows in kept.items() if code} == {6}
-    assert set(kept) - {0} < set(rare[:256].tolist())
+    assert len(saved) == 256
+    assert saved[0] == 1
+    assert {rows for code, rows in saved.items() if code} == {6}
+    assert set(saved) - {0} < set(rare[:256].tolist())
 
 
 GOOD = {"label": 1, "user": 1, "city": "a", "clicked": [1], "price": 1.0}
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"label": 2}, "train/a.parquet, row group 0, column label, row 1: label 2; allowed is 0 or 1"),
         ({"label": None}, "label None; allowed is 0 or 1"),
         (
             {"price": float("inf")},
-            "a.parquet, row group 0, column price, row 1: number inf; allowed is null, NaN or one within",
+            "a.parquet, row group 0, column price, row 1: found inf; allowed are null, NaN and numbers from",
         ),
     ],
 )
-def test_a_wrong_value_is_named_with_its_place(tmp_path: Path, change: dict[str, Any], says: str) -> None:
+def test_a_wrong_value_is_an_error_with_its_location(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     write(tmp_path / "train/a.parquet", [GOOD, GOOD | change])
     with pytest.raises(InputError) as error:
         compute_statistics(tmp_path, CONFIG)
-    assert says in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_what_a_folder_lacks_is_named(tmp_path: Path) -> None:
+def test_absent_files_and_columns_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="train"):
         compute_statistics(tmp_path, CONFIG)
     (tmp_path / "train").mkdir()
@@ -178,13 +180,13 @@ def test_standard_deviation_follows_the_scale(tmp_path: Path, scale: float) -> N
     statistics, _ = compute_statistics(tmp_path, numbers_only(3))
     assert statistics.numeric["n0"].std == pytest.approx(scale * (2 / 3) ** 0.5)
     assert statistics.numeric["n1"].mean == pytest.approx(5 * scale)
-    assert statistics.numeric["n1"].std == 1, "a number that never varies"
-    assert statistics.numeric["n2"] == NumericStatistics(), "a number that is never there"
+    assert statistics.numeric["n1"].std == 1, "a constant number"
+    assert statistics.numeric["n2"] == NumericStatistics(), "a number that is always missing"
     assert [statistics.numeric[name].knots for name in ("n0", "n1")] == [[scale, 2 * scale, 3 * scale], [5 * scale]]
 
 
 @pytest.mark.parametrize("transform", ["log1p", "log_squared", "standardise"])
-def test_moments_are_those_of_the_transformed_numbers(tmp_path: Path, transform: str) -> None:
+def test_mean_and_std_are_computed_after_the_transform(tmp_path: Path, transform: str) -> None:
     numbers = np.random.default_rng(0).exponential(100, (500, 1)) - 5
     write_numbers(tmp_path, numbers)
     fields = {"id": {"type": "id", "num_embeddings": 5}, "n0": {"type": "number", "transform": transform}}
@@ -199,31 +201,31 @@ def test_moments_are_those_of_the_transformed_numbers(tmp_path: Path, transform:
     assert (found["fields"]["n0"]["min"], found["fields"]["n0"]["max"]) == (numbers.min(), numbers.max())
 
 
-def frequent_config(threads: int, least: int) -> FieldsConfig:
+def frequent_config(threads: int, min_count: int) -> FieldsConfig:
     fields = {
-        "user": {"type": "id", "num_embeddings": 10, "min_count": least},
-        "city": {"type": "id", "num_embeddings": 10, "values": "string", "min_count": least},
-        "items": {"type": "id_list", "num_embeddings": 10, "column": "clicked", "min_count": least},
+        "user": {"type": "id", "num_embeddings": 10, "min_count": min_count},
+        "city": {"type": "id", "num_embeddings": 10, "values": "string", "min_count": min_count},
+        "items": {"type": "id_list", "num_embeddings": 10, "column": "clicked", "min_count": min_count},
     }
     return FieldsConfig.model_validate({"data": {"threads": threads}, "fields": fields})
 
 
 @settings(max_examples=25, derandomize=True, deadline=None)
 @given(st.lists(SAMPLE, min_size=1, max_size=60), st.integers(1, 9), st.integers(1, 3), st.integers(2, 4))
-def test_a_vocabulary_holds_the_ids_that_are_in_enough_rows(
-    tmp_path_factory: pytest.TempPathFactory, samples: list[dict[str, Any]], group: int, threads: int, least: int
+def test_a_vocabulary_has_the_ids_that_occur_in_enough_rows(
+    tmp_path_factory: pytest.TempPathFactory, samples: list[dict[str, Any]], group: int, threads: int, min_count: int
 ) -> None:
     folder = tmp_path_factory.mktemp("data")
     write(folder / "train/a.parquet", samples, row_group_size=group)
-    statistics, found = compute_statistics(folder, frequent_config(threads, least))
+    statistics, found = compute_statistics(folder, frequent_config(threads, min_count))
     rows = {
         "user": Counter(s["user"] for s in samples if s["user"] is not None),
         "city": Counter(string_id(s["city"]) for s in samples if s["city"] is not None),
         "items": Counter(item for s in samples for item in set(s["clicked"] or []) - {None}),
     }
     for name, counted in rows.items():
-        frequent = sorted(identity for identity, count in counted.items() if count >= least)
-        assert statistics.vocabularies[name].sorted.tolist() == frequent
+        frequent = sorted(identity for identity, count in counted.items() if count >= min_count)
+        assert statistics.vocabularies[name].sorted_ids.tolist() == frequent
         assert statistics.cardinalities[name] == len(counted)
         report = found["fields"][name]
         assert (report["frequent"], report["rare"]) == (len(frequent), len(counted) - len(frequent))
@@ -234,7 +236,7 @@ def string_id(text: str) -> int:
     return int(string_ids(pa.array([text]))[0])
 
 
-def test_neither_threads_nor_row_groups_change_what_is_learned(tmp_path: Path) -> None:
+def test_neither_threads_nor_row_groups_change_the_statistics(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     samples = [
         {
@@ -248,13 +250,13 @@ def test_neither_threads_nor_row_groups_change_what_is_learned(tmp_path: Path) -
     ]
     write(tmp_path / "many/train/a.parquet", samples, row_group_size=70)
     write(tmp_path / "one/train/a.parquet", samples)
-    advanced: list[int] = []
+    rows_read: list[int] = []
     config = CONFIG.model_copy(update={"data": DataConfig(threads=4)})
     many, one = (
-        compute_statistics(tmp_path / "many", config, advanced.append),
+        compute_statistics(tmp_path / "many", config, rows_read.append),
         compute_statistics(tmp_path / "one", config),
     )
-    assert advanced == [70] * 21 + [30]
+    assert rows_read == [70] * 21 + [30]
     assert many == compute_statistics(tmp_path / "many", CONFIG.model_copy(update={"data": DataConfig(threads=1)}))
     assert many[0].numeric["price"].std == pytest.approx(one[0].numeric["price"].std, rel=1e-12)
     for statistics in (many[0], one[0]):
@@ -269,7 +271,7 @@ WEIGHTED_TYPES = TYPES.append(pa.field("shares", pa.list_(pa.float32())))
 
 
 @pytest.mark.parametrize(
-    ("shares", "says"),
+    ("shares", "message"),
     [
         ([1.0], "row group 0, column clicked, row 1: 2 ids but 1 weights"),
         (None, "row 1: 2 ids but 0 weights"),
@@ -279,22 +281,22 @@ WEIGHTED_TYPES = TYPES.append(pa.field("shares", pa.list_(pa.float32())))
         ([0.5, None], "row 1: the weight of an id is null or NaN"),
     ],
 )
-def test_weights_that_cannot_be_are_named(tmp_path: Path, shares: Any, says: str) -> None:
+def test_wrong_weights_are_an_error(tmp_path: Path, shares: Any, message: str) -> None:
     good = GOOD | {"shares": [0.0]}
     write(tmp_path / "train/a.parquet", [good, good | {"clicked": [1, 2], "shares": shares}], WEIGHTED_TYPES)
     with pytest.raises(InputError) as error:
         compute_statistics(tmp_path, WEIGHTED)
-    assert says in str(error.value)
+    assert message in str(error.value)
 
 
-def test_weights_that_can_be_are_taken(tmp_path: Path) -> None:
+def test_valid_weights_are_accepted(tmp_path: Path) -> None:
     rows = [GOOD | {"clicked": [1, None, 2], "shares": [0.5, 1.0, 2.0]}, GOOD | {"clicked": None, "shares": []}]
     write(tmp_path / "train/a.parquet", rows, WEIGHTED_TYPES)
     assert compute_statistics(tmp_path, WEIGHTED)[0].cardinalities == {"items": 2}
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "says"),
+    ("column", "value", "message"),
     [
         ("city", "x", "row group 0, column city, row 1: 'x' is no 64-bit integer"),
         ("tags", ["1", None, "y"], "row group 0, column tags, row 1: 'y' is no 64-bit integer"),
@@ -302,7 +304,7 @@ def test_weights_that_can_be_are_taken(tmp_path: Path) -> None:
         ("lists", [9, 10], "row group 0, column lists, row 1: id 10 with hash: false"),
     ],
 )
-def test_an_id_that_cannot_be_is_named_with_its_row(tmp_path: Path, column: str, value: Any, says: str) -> None:
+def test_a_wrong_id_is_an_error_with_its_row(tmp_path: Path, column: str, value: Any, message: str) -> None:
     fields = {
         "city": {"type": "id", "num_embeddings": 10},
         "tags": {"type": "id_list", "num_embeddings": 10},
@@ -314,4 +316,4 @@ def test_an_id_that_cannot_be_is_named_with_its_row(tmp_path: Path, column: str,
     pq.write_table(pa.Table.from_pylist([good, good | {column: value}]), tmp_path / "train/a.parquet")
     with pytest.raises(InputError) as error:
         compute_statistics(tmp_path, FieldsConfig.model_validate({"fields": fields}))
-    assert says in str(error.value)
+    assert message in str(error.value)

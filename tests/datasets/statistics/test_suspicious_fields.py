@@ -1,4 +1,4 @@
-"""Fields that look wrong are named, and few others."""
+"""Fields that look wrong are reported, and good fields are not."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from asymdiffrec.datasets.statistics.compute import compute_statistics
 ROWS = 4000
 
 
-def suspects(folder: Path, labels: np.ndarray, **columns: Any) -> dict[str, str]:
-    """What is said about columns of numbers (float), lists, and ids (anything else)."""
+def suspicious(folder: Path, labels: np.ndarray, **columns: Any) -> dict[str, str]:
+    """Return the reasons for suspicious columns: numbers (float), id lists (lists) and ids (other types)."""
 
-    def kind(column: pa.Array) -> dict[str, Any]:
+    def config_of(column: pa.Array) -> dict[str, Any]:
         if pa.types.is_floating(column.type):
             return {"type": "number"}
         values = "string" if pa.types.is_string(column.type) else "int"
@@ -30,7 +30,7 @@ def suspects(folder: Path, labels: np.ndarray, **columns: Any) -> dict[str, str]
     arrays["some_id"] = pa.array(np.arange(len(labels)) % 7)
     (folder / "train").mkdir()
     pq.write_table(pa.table({"label": labels, **arrays}), folder / "train/a.parquet", row_group_size=700)
-    config = FieldsConfig.model_validate({"fields": {name: kind(column) for name, column in arrays.items()}})
+    config = FieldsConfig.model_validate({"fields": {name: config_of(column) for name, column in arrays.items()}})
     return {entry["field"]: entry["why"] for entry in compute_statistics(folder, config)[1]["suspicious"]}
 
 
@@ -39,9 +39,9 @@ def labels() -> np.ndarray:
     return (np.random.default_rng(0).random(ROWS) < 0.1).astype(np.int64)
 
 
-def test_fields_that_tell_the_label_are_named(tmp_path: Path, labels: np.ndarray) -> None:
+def test_fields_that_leak_the_label_are_reported(tmp_path: Path, labels: np.ndarray) -> None:
     rng = np.random.default_rng(1)
-    found = suspects(
+    reasons = suspicious(
         tmp_path,
         labels,
         copy=labels.astype(float),
@@ -52,19 +52,19 @@ def test_fields_that_tell_the_label_are_named(tmp_path: Path, labels: np.ndarray
         later=rng.random(ROWS) + 2 * labels,
         after=rng.random(ROWS) - 2 * labels,
     )
-    assert {name: why.partition(";")[0] for name, why in found.items()} == {
-        "copy": "gives the label away by its value alone",
-        "outcome": "gives the label away by its value alone",
-        "almost": "gives the label away by its value alone",
-        "only_then": "gives the label away by whether it is missing",
-        "list_then": "gives the label away by its value alone",
-        "later": "gives the label away by whether it is small or large",
-        "after": "gives the label away by whether it is small or large",
+    assert {name: why.partition(";")[0] for name, why in reasons.items()} == {
+        "copy": "reveals the label by its value",
+        "outcome": "reveals the label by its value",
+        "almost": "reveals the label by its value",
+        "only_then": "reveals the label by being missing",
+        "list_then": "reveals the label by its value",
+        "later": "reveals the label by being small or large",
+        "after": "reveals the label by being small or large",
     }
 
 
-def test_fields_that_teach_nothing_are_named(tmp_path: Path, labels: np.ndarray) -> None:
-    found = suspects(
+def test_fields_without_information_are_reported(tmp_path: Path, labels: np.ndarray) -> None:
+    reasons = suspicious(
         tmp_path,
         labels,
         constant_number=np.full(ROWS, 2.5),
@@ -72,19 +72,19 @@ def test_fields_that_teach_nothing_are_named(tmp_path: Path, labels: np.ndarray)
         hardly=np.where(np.arange(ROWS) < 4, 1.0 + np.arange(ROWS), np.nan),
         row=[f"row {row}" for row in range(ROWS)],
     )
-    assert found == {
+    assert reasons == {
         "constant_number": "has the same value in every training row",
         "constant_id": "has the same value in every training row",
         "hardly": "is missing in 99.90% of the training rows",
-        "row": "has another id in each training row, so that nothing can be learned from it",
+        "row": "has a different id in nearly every training row, so a model cannot learn from it",
     }
 
 
-def test_good_fields_are_let_be(tmp_path: Path, labels: np.ndarray) -> None:
-    """Strong ones too, ids that are rare, and values that only a few rows have."""
+def test_good_fields_are_not_reported(tmp_path: Path, labels: np.ndarray) -> None:
+    """Neither are strong fields, rare ids, and values that occur in few rows."""
     rng = np.random.default_rng(1)
     missing = rng.random(ROWS) < 0.5
-    assert not suspects(
+    assert not suspicious(
         tmp_path,
         labels,
         strong=labels + rng.normal(0, 0.6, ROWS),
@@ -97,14 +97,12 @@ def test_good_fields_are_let_be(tmp_path: Path, labels: np.ndarray) -> None:
     )
 
 
-def test_few_rows_raise_no_alarm(tmp_path: Path) -> None:
+def test_few_rows_are_not_enough_for_a_report(tmp_path: Path) -> None:
     labels = np.arange(60) % 2
-    assert not suspects(tmp_path, labels, copy=labels.astype(float), row=np.arange(60))
+    assert not suspicious(tmp_path, labels, copy=labels.astype(float), row=np.arange(60))
 
 
-def test_rows_beyond_the_first_do_not_count(
-    tmp_path: Path, labels: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(suspicious_fields, "FIRST", 1000)
+def test_only_the_first_rows_are_checked(tmp_path: Path, labels: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suspicious_fields, "MAX_SAMPLE_ROWS", 1000)
     changed = np.where(np.arange(ROWS) < 1000, labels, 1 - labels)
-    assert list(suspects(tmp_path, labels, field=changed)) == ["field"]
+    assert list(suspicious(tmp_path, labels, field=changed)) == ["field"]
