@@ -54,13 +54,13 @@ def show_progress() -> Iterator[Callable[[str, float | None], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=None)
-        shown = ""
+        present = ""
 
         def show(description: str, share: float | None) -> None:
-            nonlocal shown
-            if description != shown:
+            nonlocal present
+            if description != present:
                 bar.reset(task, description=description, total=None)
-                shown = description
+                present = description
             bar.update(task, total=None if share is None else 1.0, completed=share or 0.0)
 
         yield show
@@ -68,14 +68,14 @@ def show_progress() -> Iterator[Callable[[str, float | None], None]]:
 
 def _progress_lines() -> Callable[[str, float | None], None]:
     """Return a function that prints a line when the description changes, and after that one every few seconds."""
-    shown, printed_at = "", 0.0
+    present, printed_at = "", 0.0
 
     def show(description: str, share: float | None) -> None:
-        nonlocal shown, printed_at
+        nonlocal present, printed_at
         now = time.monotonic()
-        if description == shown and now - printed_at < PROGRESS_LINE_SECONDS:
+        if description == present and now - printed_at < PROGRESS_LINE_SECONDS:
             return
-        print_line(description if share is None or description != shown else f"{description}: {share:.0%}")
-        shown, printed_at = description, now
+        print_line(description if share is None or description != present else f"{description}: {share:.0%}")
+        present, printed_at = description, now
 
     return show

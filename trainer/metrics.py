@@ -58,11 +58,11 @@ class Metric:
     formula: Callable[[Sums], Value]
     """NaN where the metric is undefined"""
     is_drawn: bool = True
-    """Whether the page of a comparison draws a curve of it; its table has every metric"""
+    """True if the page of a comparison draws a curve of it; its tables have every metric"""
 
     @property
     def can_validate(self) -> bool:
-        """Whether the metric can choose the best step of a training: its better values lie in one direction."""
+        """True if the metric can choose the best step of a training: higher values are better, or lower ones."""
         return self.better != "near 1"
 
 

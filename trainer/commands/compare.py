@@ -67,20 +67,21 @@ def compare(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="folder for all runs and results [default: comparisons/JOB-NAME]")
+        Path | None,
+        typer.Option(metavar="DIR", help="folder for all runs and results; default: comparisons/JOB-NAME"),
     ] = None,
     parallel: Annotated[int, typer.Option(min=1, help="number of trainings at the same time, under Ray")] = 1,
     address: Annotated[
-        str | None, typer.Option(help="Ray cluster that runs the trainings [default: this machine]")
+        str | None, typer.Option(help="Ray cluster that runs the trainings; default: this machine")
     ] = None,
     draws: Annotated[int, typer.Option(min=50, help="number of bootstrap replicates for the intervals")] = 500,
     list_variants: Annotated[bool, typer.Option("--list", help="print the built-in variants and exit")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train variants on the same data, in the same order and with the same budget, and compare them on test samples.
+    """Train variants of a job and compare them on test samples, with intervals.
 
-    Differences from the first variant are paired by seed, user and sample. All intervals of a metric hold together
-    with 95 % probability.
+    All variants get the same data, in the same order, and the same budget. Differences from the first variant are
+    paired by seed, user and sample. All intervals of a metric hold together with 95 % probability.
 
     The command can be started again: it goes on where it stopped, and adds further variants, seeds and scenarios to
     what is there. A variant whose training fails is reported and left out, and the exit status is 1. Results are

@@ -29,14 +29,14 @@ class Check:
 
     name: str
     sound: bool
-    found: str
-    """What is installed, or what went wrong"""
+    detail: str
+    """Versions and devices of this environment, or the error"""
     repair: str = ""
     """The command or step that repairs it; empty if the check is sound"""
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Check that this environment can train: fitting versions, FBGEMM's operators, devices and Ray.
+    """Check versions, FBGEMM's operators, devices and Ray.
 
     Prints a line for each check, and how to repair what is wrong. Exit status 1 if a check fails.
     """
@@ -46,7 +46,7 @@ def doctor(as_json: AsJson = False) -> None:
         print_json({"sound": is_sound, "checks": [asdict(check) for check in checks]})
     else:
         for check in checks:
-            print(f"{'ok  ' if check.sound else 'FAIL'} {check.name}: {check.found}")
+            print(f"{'ok  ' if check.sound else 'FAIL'} {check.name}: {check.detail}")
             if check.repair:
                 print(f"     repair: {check.repair}")
     if not is_sound:
@@ -71,25 +71,25 @@ def _run(check: Callable[[], Check]) -> Check:
 
 def check_python() -> Check:
     """Check the version of Python."""
-    found = ".".join(map(str, sys.version_info[:3]))
+    installed = ".".join(map(str, sys.version_info[:3]))
     is_sound = sys.version_info >= MIN_PYTHON
-    return Check("python", is_sound, found, "" if is_sound else "use Python 3.11 or newer")
+    return Check("python", is_sound, installed, "" if is_sound else "use Python 3.11 or newer")
 
 
 def check_torch() -> Check:
     """Check that the versions of torch and torchrec fit each other."""
-    found = {name: _version(name) for name in TORCH_VERSIONS}
-    is_sound = all((found[name] or "").split("+")[0] == wanted for name, wanted in TORCH_VERSIONS.items())
-    text = ", ".join(f"{name} {found[name] or 'is not installed'}" for name in found)
+    installed = {name: _version(name) for name in TORCH_VERSIONS}
+    is_sound = all((installed[name] or "").split("+")[0] == wanted for name, wanted in TORCH_VERSIONS.items())
+    text = ", ".join(f"{name} {installed[name] or 'is not installed'}" for name in installed)
     return Check("torch and torchrec", is_sound, text, "" if is_sound else _install_command())
 
 
 def check_fbgemm_build() -> Check:
     """Check that exactly one of FBGEMM's two builds is installed, in the version that fits."""
-    found = {name: _version(name) for name in ("fbgemm-gpu-cpu", "fbgemm-gpu") if _version(name)}
-    is_sound = list(found.values()) == [FBGEMM_VERSION]
-    text = ", ".join(f"{name} {number}" for name, number in found.items()) or "is not installed"
-    if len(found) > 1:
+    installed = {name: _version(name) for name in ("fbgemm-gpu-cpu", "fbgemm-gpu") if _version(name)}
+    is_sound = list(installed.values()) == [FBGEMM_VERSION]
+    text = ", ".join(f"{name} {number}" for name, number in installed.items()) or "is not installed"
+    if len(installed) > 1:
         text += ": one has overwritten the other"
     repair = "" if is_sound else f"pip uninstall -y fbgemm-gpu fbgemm-gpu-cpu; {_install_command()}"
     return Check("fbgemm", is_sound, text, repair)
@@ -140,9 +140,9 @@ def check_ray() -> Check:
     """Check the version of Ray and that Ray Train can be imported."""
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    found = _version("ray")
-    is_sound = found == RAY_VERSION and callable(DataParallelTrainer.fit)
-    return Check("ray", is_sound, str(found), "" if is_sound else f'pip install "ray[train]=={RAY_VERSION}"')
+    installed = _version("ray")
+    is_sound = installed == RAY_VERSION and callable(DataParallelTrainer.fit)
+    return Check("ray", is_sound, str(installed), "" if is_sound else f'pip install "ray[train]=={RAY_VERSION}"')
 
 
 def _version(name: str) -> str | None:

@@ -56,7 +56,7 @@ def evaluate(
 ) -> None:
     """Evaluate the best step of a run on a split, with fields missing in one or more ways.
 
-    Prints AUC, GAUC (AUC per user), log loss, normalised entropy and calibration for each way.
+    Prints every metric for each of them: AUC, GAUC (the AUC within each user), log loss, calibration and others.
     """
     from asymdiffrec.trainer.evaluation import scenarios
     from asymdiffrec.trainer.inference.evaluate_run import evaluate_run

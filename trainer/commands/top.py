@@ -32,10 +32,11 @@ def top(
     once: Annotated[bool, typer.Option("--once", help="print the present state and exit")] = False,
     seconds: Annotated[float, typer.Option(min=0.1, help="seconds between two updates")] = 1.0,
 ) -> None:
-    """Show a run while it trains: losses, validations, messages, and for each worker waiting times and memory.
+    """Show a run while it trains.
 
-    It ends with the run, or with Ctrl-C, which does not stop the run. It reads only the run directory, so it works on
-    any machine that can read the directory, and does not slow down the training.
+    Shows losses, validations, messages, and for each worker how long it waits and how much memory it uses. It ends with
+    the run, or with Ctrl-C, which does not stop the run. It reads only the run directory, so it works on any machine
+    that can read the directory, and does not slow down the training.
     """
     from asymdiffrec.trainer.run import open_run
 

@@ -32,21 +32,23 @@ def tune(
     ] = 3,
     overrides: Overrides = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="folder for all trials and the result [default: tuning/JOB-NAME]")
+        Path | None,
+        typer.Option(metavar="DIR", help="folder for all trials and the result; default: tuning/JOB-NAME"),
     ] = None,
     parallel: Annotated[
-        int | None, typer.Option(min=1, help="number of trainings at the same time [default: one per CPU core]")
+        int | None, typer.Option(min=1, help="number of trainings at the same time; default: one per CPU core")
     ] = None,
     address: Annotated[
-        str | None, typer.Option(help="Ray cluster that runs the trainings [default: this machine]")
+        str | None, typer.Option(help="Ray cluster that runs the trainings; default: this machine")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Search for the method, loss weights, drop rates, learning rates and sizes that fit your data best.
+    """Search for the values of a job that fit your data best, within a time budget.
 
-    Only the training and validation splits are used. The search minimises the validation log loss, averaged over shares
-    of missing fields; then the best candidates are trained with more seeds, beside base and augment. If none is better
-    than base by more than chance, base is chosen.
+    Searches method, loss weights, drop rates, learning rates and sizes. Only the training and validation splits are
+    used. The search minimises the validation log loss, averaged over shares of missing fields; then the best candidates
+    are trained with more seeds, beside base and augment. If none is better than base by more than chance, base is
+    chosen.
 
     Results are job.yaml, ready to train, and tuning.json in --out. The command can be started again and goes on from
     the trials that are there. With data in order of time (`prepare --split time`) the validation split is later than

@@ -50,8 +50,8 @@ def try_task(task: Task) -> float | Failure:
         return run_task(task)
     except Exception as error:  # any error of one variant, a user's method included, leaves the others alone
         replace_file(task.failure_file, traceback.format_exc().encode())
-        own = InputError | TrainingError
-        return Failure(str(error) if isinstance(error, own) else f"{type(error).__name__}: {last_line(error)}")
+        is_message_enough = isinstance(error, InputError | TrainingError)
+        return Failure(str(error) if is_message_enough else f"{type(error).__name__}: {last_line(error)}")
 
 
 def run_task(task: Task) -> float:

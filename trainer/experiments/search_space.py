@@ -1,4 +1,4 @@
-"""What `tune` searches: the choices for each value of the job, the first candidates, and names for candidates."""
+"""The search space of `tune`: choices for values of the job, the first candidates, and descriptions of candidates."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ NUM_FINALISTS = 3
 
 @dataclass(frozen=True)
 class Tuning:
-    """What is tuned: a job with overrides, and the shares of missing fields that the objective averages over."""
+    """A job with overrides to tune, and the shares of missing fields that the objective averages over."""
 
     job_file: str
     overrides: tuple[str, ...]
@@ -149,7 +150,9 @@ def tune(
         "chosen": chosen.overrides,
         "description": describe(chosen.overrides, defaults),
         "reason": reason,
-        "finalists": [_row(one, defaults) for one in sorted(finalists, key=lambda candidate: candidate.mean)],
+        "finalists": [
+            _row(candidate, defaults) for candidate in sorted(finalists, key=lambda candidate: candidate.mean)
+        ],
         "others": [_row(candidate, defaults) for candidate in ranked if candidate not in finalists],
     }
 
@@ -176,7 +179,7 @@ def choose(base: Candidate, finalists: Sequence[Candidate]) -> tuple[Candidate, 
     """Return the best finalist that is below base by more than the standard error of the difference, else base; and
     the reason."""
     seeds = plural(len(base.losses), "seed")
-    for candidate in sorted(finalists, key=lambda candidate: candidate.mean):
+    for candidate in sorted(finalists, key=attrgetter("mean")):
         if candidate is base or not math.isfinite(candidate.mean):
             continue
         mean, error = _difference(candidate, base)

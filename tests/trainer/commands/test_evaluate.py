@@ -31,17 +31,17 @@ def test_table_on_a_terminal(trained: Path, command: Callable[..., Any]) -> None
 
 def test_scenarios_are_in_the_order_of_the_options(trained: Path, command: Callable[..., Any]) -> None:
     options = ("--missing", "0,0.5", "--outage", "item", "--rates", "user_id=0.5", "--as-in-training")
-    found = command("evaluate", trained, *options, "--json").document["results"]
-    assert [(result["scenario"], result["missing"]) for result in found] == [
+    results = command("evaluate", trained, *options, "--json").document["results"]
+    assert [(result["scenario"], result["missing"]) for result in results] == [
         ("0%", 0.0),
         ("50%", 0.5),
         ("item outage", None),
         ("user_id 50%", None),
         ("as in training", None),
     ]
-    complete, half, *_ = found
+    complete, half, *_ = results
     assert half["auc"] < complete["auc"]
-    assert all(result["rows"] == 601 for result in found)
+    assert all(result["rows"] == 601 for result in results)
 
 
 def test_drill_lists_the_largest_loss_first_beside_a_second_run(trained: Path, command: Callable[..., Any]) -> None:

@@ -1,4 +1,4 @@
-"""Which fields scenarios drop, and which samples they count."""
+"""The fields that scenarios drop, and the samples that they count."""
 
 from __future__ import annotations
 
@@ -112,11 +112,11 @@ def test_only_rows_with_an_unseen_id_count(tmp_path) -> None:
             "label": [0, 1] * 2 + [1] * (len(ids) - 4),
         }
         pq.write_table(pa.table(columns), tmp_path / split / "part.parquet", row_group_size=2)
-    seen = seen_ids(schema, open_shards(str(tmp_path / "train")), ["user_id"])
-    assert seen["user_id"].tolist() == [4, 9]
+    training_ids = seen_ids(schema, open_shards(str(tmp_path / "train")), ["user_id"])
+    assert training_ids["user_id"].tolist() == [4, 9]
     reader = EvaluationReader(schema, open_shards(str(tmp_path / "test")), 4)
     selected = [scenarios.drop_at_random(0.0, schema), scenarios.unseen_ids("user_id", schema)]
-    counted, label, *_ = read_samples(reader, selected, seen)
+    counted, label, *_ = read_samples(reader, selected, training_ids)
     assert counted[0].all()
     assert np.flatnonzero(counted[1]).tolist() == [1, 4]
     assert label.tolist() == [0, 1, 0, 1, 1]
