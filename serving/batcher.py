@@ -1,6 +1,6 @@
 """Threads that score requests; requests that wait at the same time are scored together.
 
-One forward pass over many samples costs little more than over one.
+One forward pass over many samples costs little more than over one. A request never waits for others to arrive.
 """
 
 from __future__ import annotations

@@ -143,7 +143,10 @@ class Client:
         return pa.ipc.open_stream(self._send("POST", path, write_stream(table), ARROW)).read_all()
 
     def _send(self, method: str, path: str, body: bytes | None, content_type: str) -> bytes:
-        """Send a request, with retries, and return the response body."""
+        """Send a request, with retries, and return the response body.
+
+        The retries of httpx2 itself cover failed connection attempts only, not broken connections and statuses.
+        """
         for attempt in range(self._retries + 1):
             is_last = attempt == self._retries
             try:

@@ -12,7 +12,7 @@ from asymdiffrec.serving.errors import RequestError
 from asymdiffrec.serving.export import MANIFEST, load_export
 
 POLL_SECONDS = 1.0
-"""Time between two looks at the folder"""
+"""Time between two looks at the folder. Notifications of the file system would miss changes on network file systems."""
 
 
 class Reloader:
