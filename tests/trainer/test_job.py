@@ -1,4 +1,4 @@
-"""The job file: what it accepts, and the one line it answers to what it does not."""
+"""The job file: reading it, and the error of one line for a wrong value."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     return document
 
 
-def test_resolved_job_reads_back_the_same(tmp_path: Path) -> None:
+def test_a_resolved_job_is_read_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB))
     job = read_job(
         tmp_path / "job.yaml", ["train.batch_size=2048", "diffusion.method=base", "model.extractor={name: dcn}"]
@@ -43,7 +43,7 @@ def test_resolved_job_reads_back_the_same(tmp_path: Path) -> None:
     assert read_job(tmp_path / "resolved.yaml") == job
 
 
-def test_uri_of_data_is_kept(tmp_path: Path) -> None:
+def test_a_uri_of_the_data_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(changed("data.path", "s3://bucket/clicks")))
     assert read_job(tmp_path / "job.yaml").location("train") == "s3://bucket/clicks/train"
 
@@ -68,7 +68,7 @@ def test_uri_of_data_is_kept(tmp_path: Path) -> None:
         ("name", "a/b", "name: found 'a/b';"),
     ],
 )
-def test_wrong_value_is_one_clear_line(path: str, value: Any, message: str) -> None:
+def test_a_wrong_value_is_an_error_of_one_line(path: str, value: Any, message: str) -> None:
     with pytest.raises(InputError) as error:
         validate(Job, changed(path, value), "job.yaml")
     text = str(error.value)

@@ -1,4 +1,4 @@
-"""Run directories: where a new or an old run is, and a log that survives a crash."""
+"""Run directories: finding new and existing runs, and a log that survives crashes and full disks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from asymdiffrec.trainer.run import Run, RunLog, latest_run, new_run, open_run
 JOB = Job.model_validate(
     {"name": "demo", "data": {"path": "/data"}, "fields": {"item": {"type": "id", "num_embeddings": 9}}}
 )
-LEARNED = Statistics(
+STATISTICS = Statistics(
     rows={"train": 8, "valid": 1},
     label_rate=0.25,
     numeric={"price": NumericStatistics(mean=1 / 3, std=1e-7)},
@@ -28,28 +28,30 @@ LEARNED = Statistics(
 
 
 def lines(run: Run) -> list[dict[str, object]]:
+    """Return the records of the metrics file; every line must be complete."""
     return [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
 
 
 def log(run: Run, after: int, *steps: int) -> None:
+    """Log steps in a session that goes on from step `after`."""
     run.drop_records_after(after)
     with RunLog(run, after, steps_per_epoch=10, is_writer=True) as writer:
         for step in steps:
             writer.write({"step": step, "loss": step / 2})
 
 
-def test_inputs_and_result_come_back_as_they_were_written(tmp_path: Path) -> None:
+def test_inputs_and_result_are_read_as_they_were_written(tmp_path: Path) -> None:
     run = Run(tmp_path / "deep" / "run")
-    run.write_inputs(JOB, LEARNED)
+    run.write_inputs(JOB, STATISTICS)
     assert run.job() == JOB
     assert run.job(("train.seed=7",)).train.seed == 7
-    assert run.statistics() == LEARNED
+    assert run.statistics() == STATISTICS
     assert run.result() is None
     run.write_result({"outcome": "finished", "step": 3})
     assert run.result() == {"outcome": "finished", "step": 3}
 
 
-def test_new_run_takes_a_folder_that_holds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_run_needs_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert new_run(JOB, tmp_path / "absent").path == tmp_path / "absent"
     (tmp_path / "empty").mkdir()
     assert new_run(JOB, tmp_path / "empty").path == tmp_path / "empty"
@@ -65,14 +67,14 @@ def test_new_run_takes_a_folder_that_holds_nothing(tmp_path: Path, monkeypatch: 
     assert first.name < second.name
 
 
-def test_latest_run_is_the_newest_of_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_latest_run_is_the_newest_of_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="runs/demo: no run to resume"):
         latest_run(JOB, None)
     runs = [new_run(JOB, None) for _ in range(3)]
     for run in runs[::-1]:
-        run.write_inputs(JOB, LEARNED)
-    (new_run(JOB, None).path).mkdir()  # of a command that ended before it had a job
+        run.write_inputs(JOB, STATISTICS)
+    (new_run(JOB, None).path).mkdir()  # left by a command that ended before it wrote a job
     assert latest_run(JOB, None) == runs[-1]
     assert latest_run(JOB, runs[0].path) == open_run(runs[0].path) == runs[0]
     with pytest.raises(InputError, match="elsewhere: not a run directory"):
@@ -85,7 +87,7 @@ def test_latest_run_is_the_newest_of_the_job(tmp_path: Path, monkeypatch: pytest
     after=st.integers(0, 30),
     half=st.integers(0, 20),
 )
-def test_log_drops_a_lost_future_and_half_a_line(
+def test_a_log_drops_later_steps_and_an_incomplete_line(
     tmp_path_factory: pytest.TempPathFactory, steps: list[int], after: int, half: int
 ) -> None:
     run = Run(tmp_path_factory.mktemp("run"))
@@ -102,15 +104,15 @@ def test_a_record_can_be_read_as_soon_as_it_is_written(tmp_path: Path) -> None:
     with RunLog(Run(tmp_path), 0, steps_per_epoch=10, is_writer=True) as writer:
         writer.write({"step": 1, "loss": 0.5})
         assert lines(Run(tmp_path)) == [{"step": 1, "loss": 0.5}]
-        writer.note(11, note="said once")
-        assert lines(Run(tmp_path))[-1] == {"step": 11, "epoch": 1, "note": "said once"}
+        writer.note(11, note="a note")
+        assert lines(Run(tmp_path))[-1] == {"step": 11, "epoch": 1, "note": "a note"}
 
 
-def test_lines_wait_for_room_on_a_full_disk(tmp_path: Path) -> None:
+def test_on_a_full_disk_records_wait_until_there_is_space(tmp_path: Path) -> None:
     run, limits = Run(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
     with RunLog(run, 0, steps_per_epoch=10, is_writer=True) as writer:
         writer.write({"step": 1, "note": "x" * 5000})
-        room = run.metrics_file.stat().st_size + 5  # for a part of a line, and for all of TensorBoard's
+        room = run.metrics_file.stat().st_size + 5  # enough for part of a line, and for all of TensorBoard's
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
         try:
             for step in (2, 3):
@@ -124,11 +126,11 @@ def test_lines_wait_for_room_on_a_full_disk(tmp_path: Path) -> None:
 
 def test_only_one_worker_writes(tmp_path: Path) -> None:
     with RunLog(Run(tmp_path), 0, steps_per_epoch=10, is_writer=False) as log:
-        log.note(1, note="heard by nobody")
+        log.note(1, note="not written")
     assert not list(tmp_path.iterdir())
 
 
-def test_tensorboard_forgets_the_lost_future_too(tmp_path: Path) -> None:
+def test_tensorboard_drops_later_steps_too(tmp_path: Path) -> None:
     run = Run(tmp_path)
     log(run, 0, 1, 2, 3, 4)
     log(run, 2, 3)

@@ -1,4 +1,4 @@
-"""What is wrong with the input is one line, and the exit status is 2."""
+"""Wrong input is reported in one line with exit status 2; a bug keeps its traceback, with exit status 1."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ import pytest
 
 @pytest.fixture
 def broken(clicks: Path, tmp_path: Path) -> Path:
-    """A copy of the data to break."""
+    """A copy of the data set to break."""
     folder = tmp_path / "broken"
     shutil.copytree(clicks, folder)
     return folder
 
 
-def rewritten(folder: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+def rewrite(folder: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Change the training rows."""
     (file,) = (folder / "train").glob("*.parquet")
     pq.write_table(change(pq.read_table(file)), file)
 
@@ -36,7 +37,7 @@ def zero_labels(folder: Path) -> None:
     from asymdiffrec.datasets.statistics.compute import compute_statistics
     from asymdiffrec.trainer.job import read_job
 
-    rewritten(folder, lambda table: set_column(table, "label", pc.multiply(table["label"], 0)))
+    rewrite(folder, lambda table: set_column(table, "label", pc.multiply(table["label"], 0)))
     statistics, _ = compute_statistics(folder, read_job(folder / "job.yaml"))
     write_yaml(folder / "statistics.yaml", statistics)
 
@@ -62,23 +63,23 @@ def truncate(folder: Path) -> None:
         (None, ["model.extractor={name: 'nowhere:Extractor'}"], "cannot import nowhere"),
         (lambda folder: shutil.rmtree(folder / "valid"), [], "valid: no such file or folder"),
         (lambda folder: (folder / "statistics.yaml").unlink(), [], "statistics.yaml: no such file"),
-        (lambda folder: rewritten(folder, lambda table: table.drop_columns(["price"])), [], "lacks the column price"),
+        (lambda folder: rewrite(folder, lambda table: table.drop_columns(["price"])), [], "lacks the column price"),
         (
-            lambda folder: rewritten(folder, lambda table: set_column(table, "tags", table["price"])),
+            lambda folder: rewrite(folder, lambda table: set_column(table, "tags", table["price"])),
             [],
             "column tags is double; field tags of type id_list needs a list of integers or strings",
         ),
         (
-            lambda folder: rewritten(folder, lambda table: set_column(table, "label", pc.add(table["label"], 1))),
+            lambda folder: rewrite(folder, lambda table: set_column(table, "label", pc.add(table["label"], 1))),
             [],
             "label 2; allowed is 0 or 1",
         ),
         (zero_labels, [], "every label is 0"),
         (truncate, [], "not a readable Parquet file"),
-        (lambda folder: rewritten(folder, lambda table: table.slice(0, 0)), [], "hold no rows"),
+        (lambda folder: rewrite(folder, lambda table: table.slice(0, 0)), [], "hold no rows"),
     ],
 )
-def test_wrong_input_is_one_line_and_status_2(
+def test_wrong_input_is_one_line_and_exit_status_2(
     broken: Path,
     breakage: Callable[[Path], None] | None,
     settings: list[str],
@@ -153,7 +154,7 @@ def test_an_error_of_a_users_class_keeps_its_traceback(
     assert result.stderr.splitlines()[-1].endswith("ValueError: a bug in forward")
 
 
-def test_diverging_training_is_one_line_and_status_1(
+def test_diverging_training_is_one_line_and_exit_status_1(
     clicks: Path, tmp_path: Path, command: Callable[..., Any], small: list[str]
 ) -> None:
     outcome = command(
@@ -164,7 +165,7 @@ def test_diverging_training_is_one_line_and_status_1(
     assert outcome.err.count("\n") == 2  # the other one says that training begins
 
 
-def test_wrong_input_to_the_installed_script(clicks: Path, tmp_path: Path, script: Path) -> None:
+def test_the_installed_script_reports_wrong_input(clicks: Path, tmp_path: Path, script: Path) -> None:
     arguments = [script, "train", clicks / "job.yaml", "--set", "train.epochs=none", "--run", tmp_path / "run"]
     result = subprocess.run(arguments, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (2, "")
@@ -184,7 +185,7 @@ def test_wrong_input_to_the_installed_script(clicks: Path, tmp_path: Path, scrip
         (["prepare", "movielens-100k", "out", "--input", "nowhere"], "nowhere"),
     ],
 )
-def test_other_commands_answer_alike(
+def test_other_commands_report_wrong_input_in_one_line(
     arguments: list[str],
     message: str,
     command: Callable[..., Any],

@@ -1,4 +1,4 @@
-"""Starting from another run: what is taken of it, how, and what is said of it."""
+"""Starting from another run: which weights are taken, how, and what the report says."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ STILL = ("train.learning_rate=1e-30", "tables.optimizer={name: sgd, learning_rat
 MANAGED = ("fields.category={type: id, num_embeddings: 1280}", "tables.per_table.category.collision=managed")
 
 
-@given(ratio=st.integers(1, 1000), before=st.integers(1, 2**31), sparse=st.integers(0, 2**64 - 1))
+@given(ratio=st.integers(1, 1000), old_rows=st.integers(1, 2**31), id_hash=st.integers(0, 2**64 - 1))
 @settings(derandomize=True)
-def test_an_id_of_a_grown_table_has_the_row_that_it_had(ratio: int, before: int, sparse: int) -> None:
-    after = ratio * before
-    row = torch.tensor([sparse * after >> 64])
-    assert source_rows(row, before, after).item() == sparse * before >> 64
+def test_an_id_of_a_larger_table_starts_with_its_old_row(ratio: int, old_rows: int, id_hash: int) -> None:
+    new_rows = ratio * old_rows
+    row = torch.tensor([id_hash * new_rows >> 64])
+    assert source_rows(row, old_rows, new_rows).item() == id_hash * old_rows >> 64
 
 
-@given(before=st.integers(1, 2**31), after=st.integers(1, 2**31))
+@given(old_rows=st.integers(1, 2**31), new_rows=st.integers(1, 2**31))
 @settings(derandomize=True)
-def test_every_row_has_one_to_begin_as(before: int, after: int) -> None:
-    ends = source_rows(torch.tensor([0, after - 1]), before, after)
-    assert ((ends >= 0) & (ends < before)).all()
+def test_every_new_row_has_an_old_row_to_start_from(old_rows: int, new_rows: int) -> None:
+    ends = source_rows(torch.tensor([0, new_rows - 1]), old_rows, new_rows)
+    assert ((ends >= 0) & (ends < old_rows)).all()
 
 
-def settings_of(*values: str) -> list[str]:
-    return [part for value in values for part in ("--set", value)]
+def override_options(*overrides: str) -> list[str]:
+    return [part for override in overrides for part in ("--set", override)]
 
 
 @pytest.fixture(scope="module")
 def jobs(clicks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the jobs of two runs, the second of which has other fields."""
+    """A folder with two jobs, first.yaml and second.yaml, with different fields."""
     folder = tmp_path_factory.mktemp("jobs")
     first = yaml.safe_load((clicks / "job.yaml").read_text()) | {"name": "first"}
     first["data"]["path"] = str(clicks)
@@ -59,8 +59,8 @@ def jobs(clicks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def whole(run: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a run's newest checkpoint."""
+def read_checkpoint(run: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a run's newest checkpoint."""
     folder = max((run / "checkpoints").iterdir(), key=lambda folder: int(folder.name.removeprefix("step-")))
     metadata = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
     tensors = {key: torch.empty(tensor.size, dtype=tensor.properties.dtype) for key, tensor in metadata.items()}
@@ -72,23 +72,23 @@ def whole(run: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def first(jobs: Path, command: Callable[..., Any]) -> Path:
-    """A run of the first job."""
+    """A run of the first job, trained once."""
     run = jobs / "first"
     if run.exists():
         return run
-    outcome = command("train", jobs / "first.yaml", "--run", run, *settings_of("train.steps=8", *MANAGED))
+    outcome = command("train", jobs / "first.yaml", "--run", run, *override_options("train.steps=8", *MANAGED))
     assert outcome.status == 0, outcome.err
     return run
 
 
-def test_a_run_starts_from_another_on_other_workers(jobs: Path, first: Path, tmp_path: Path) -> None:
+def test_a_run_on_two_workers_starts_from_a_run_on_one(jobs: Path, first: Path, tmp_path: Path) -> None:
     second = tmp_path / "second"
-    place = ("tables.per_table.city.sharding=[row_wise]", "tables.per_table.brand.sharding=[column_wise]")
+    sharding = ("tables.per_table.city.sharding=[row_wise]", "tables.per_table.brand.sharding=[column_wise]")
     arguments = ("train", jobs / "second.yaml", "--run", second, "--init-from", first)
-    launched = torchrun(2, *arguments, *settings_of(*MANAGED, *STILL, *place))
+    launched = torchrun(2, *arguments, *override_options(*MANAGED, *STILL, *sharding))
     outcome = subprocess.run(launched, capture_output=True, text=True)
     assert outcome.returncode == 0, outcome.stderr
-    said = " ".join(outcome.stderr.replace("│", " ").split())
+    report = " ".join(outcome.stderr.replace("│", " ").split())
     for line in (
         "taken table city 15,000 rows for 10,000: each starts as the row that its ids had",
         "taken table tags rows added: 10",
@@ -97,9 +97,9 @@ def test_a_run_starts_from_another_on_other_workers(jobs: Path, first: Path, tmp
         "new table hour embedding_dim: 8, 16 in the other run",
         "left out numeric age this job has no such name",
     ):
-        assert all(word in said for word in line.split()), (line, said)
+        assert all(word in report for word in line.split()), (line, report)
 
-    before, after = whole(first), whole(second)
+    before, after = read_checkpoint(first), read_checkpoint(second)
     for table in ("user_id", "item_id", "gender", "category", "brand", "weekday", "device"):
         assert torch.equal(after[f"tables.{table}.weight"], before[f"tables.{table}.weight"]), table
     assert torch.equal(after["dense.diffusion.head.0.weight"], before["dense.diffusion.head.0.weight"])
@@ -110,7 +110,7 @@ def test_a_run_starts_from_another_on_other_workers(jobs: Path, first: Path, tmp
     assert torch.equal(after["tables.city.weight"], spread)
     assert after["tables.hour.weight"].shape[1] == 8
     numbers = "dense.tables.concat.numeric.direction"
-    assert torch.equal(after[numbers], before[numbers][16:])  # those of age, the first one, are left
+    assert torch.equal(after[numbers], before[numbers][16:])  # without the columns of age, the first field
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_a_run_starts_from_another_on_other_workers(jobs: Path, first: Path, tmp
         (("--set", "fields.town={type: number}"), 'fields.town is {"column": null'),
     ],
 )
-def test_what_does_not_fit_is_refused_before_anything_is_allocated(
+def test_wrong_use_is_an_error_before_anything_is_allocated(
     jobs: Path, first: Path, command: Callable[..., Any], arguments: tuple[str, ...], message: str
 ) -> None:
     again = () if "--init-from" in arguments else ("--resume", "--run", first)

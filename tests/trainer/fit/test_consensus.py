@@ -1,4 +1,4 @@
-"""Steps whose loss is lost: they change nothing, and end the training or are skipped."""
+"""Bad steps, whose loss is not finite or too large: they change nothing, and end training or are skipped."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from asymdiffrec.trainer.job import read_job, read_statistics
 
 
 def flat(state: dict[str, dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Return copies of all tensors of a state by name."""
     return {
         f"{part}.{name}": getattr(tensor, "local_tensor", lambda tensor=tensor: tensor)().clone()
         for part, named in state.items()
@@ -33,10 +34,8 @@ def flat(state: dict[str, dict[str, Any]]) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("overlapped", [False, True])
-def test_a_step_that_may_not_learn_changes_nothing(
-    clicks: Path, overlapped: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Not a weight, nor a moment that zeros would decay; and the next step learns as if it had not been."""
+def test_a_step_without_update_changes_nothing(clicks: Path, overlapped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It changes no weight and no moment (which a zero gradient would decay), and has no effect on later steps."""
     if overlapped:
         monkeypatch.setattr(
             pipelines,
@@ -46,28 +45,28 @@ def test_a_step_that_may_not_learn_changes_nothing(
     job = read_job(clicks / "job.yaml", ["train.batch_size=256"])
     schema = job.to_schema(read_statistics(job))
     reader = TrainingReader(schema, open_shards(job.location("train")), job.train.seed, job.train.batch_size)
-    first, lost, second, last = islice(reader.batches(reader.position(0)), 4)
-    ended = []
+    first, bad, second, last = islice(reader.batches(reader.position(0)), 4)
+    runs = []
     with process_group(dist.HashStore(), 0, 1, ClusterConfig(gpu=False), one_host=True):
-        for batches, answers in (([first, lost, second], [True, False, True]), ([first, second], [True, True])):
+        for batches, answers in (([first, bad, second], [True, False, True]), ([first, second], [True, True])):
             train_state = build_train_state(job, schema, worker_device())
-            snapshot, asked, states = Snapshot(train_state), iter(answers), []
+            snapshot, answer, states = Snapshot(train_state), iter(answers), []
             train, stream = (
-                build_pipeline(train_state, lambda loss, asked=asked: next(asked)),
+                build_pipeline(train_state, lambda loss, answer=answer: next(answer)),
                 iter([*batches, last, last, last]),
             )
             for _ in batches:
                 train.progress(stream)
                 states.append(flat(snapshot.take()))
-            ended.append(states)
-    with_lost, without = ended
-    assert all(torch.equal(with_lost[1][name], tensor) for name, tensor in with_lost[0].items())
-    assert not all(torch.equal(with_lost[2][name], tensor) for name, tensor in with_lost[1].items())
-    assert all(torch.equal(without[-1][name], tensor) for name, tensor in with_lost[-1].items())
+            runs.append(states)
+    with_bad_step, without = runs
+    assert all(torch.equal(with_bad_step[1][name], tensor) for name, tensor in with_bad_step[0].items())
+    assert not all(torch.equal(with_bad_step[2][name], tensor) for name, tensor in with_bad_step[1].items())
+    assert all(torch.equal(without[-1][name], tensor) for name, tensor in with_bad_step[-1].items())
 
 
 @pytest.mark.parametrize(("on_nan", "step"), [("stop", 1), ("skip", MAX_BAD_STEPS)])
-def test_an_exploded_loss_ends_training_with_its_samples(
+def test_a_diverged_loss_ends_training_and_names_its_samples(
     clicks: Path, tmp_path: Path, command: Callable[..., Any], small: list[str], on_nan: str, step: int
 ) -> None:
     run, settings = tmp_path / "run", ["--set", "train.max_loss=0.001", "--set", f"train.on_nan={on_nan}"]

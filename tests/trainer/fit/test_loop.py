@@ -13,12 +13,13 @@ import pytest
 import torch
 from rich.console import Console
 
+from asymdiffrec.json_lines import read_json_lines
 from asymdiffrec.trainer.errors import TrainingError
 from asymdiffrec.trainer.fit.pipeline import OverlappedPipeline
 from asymdiffrec.trainer.fit.train import train_job
 from asymdiffrec.trainer.job import read_job, read_statistics
 from asymdiffrec.trainer.run import Run
-from tests.trainer.runs import logged, torchrun
+from tests.trainer.runs import records_without_times, torchrun
 
 SETTINGS = [
     "train.batch_size=128",
@@ -38,31 +39,36 @@ SHARDINGS = {
 }
 
 
-def records(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+def read_records(run: Path) -> list[dict[str, Any]]:
+    """Return all records of a run's metrics file."""
+    return read_json_lines(run / "metrics.jsonl")
 
 
 def train(clicks: Path, run: Path, *settings: str) -> list[dict[str, Any]]:
+    """Train on one worker, and return the records of the run."""
     job = read_job(clicks / "job.yaml", [*SETTINGS, *settings])
     train_job(job, read_statistics(job), Run(run), console=Console(quiet=True))
-    return records(run)
+    return read_records(run)
 
 
-def train_on_two(data: Path, run: Path, settings: Sequence[str]) -> list[dict[str, Any]]:
-    """On two workers, with tables sharded in every way."""
+def train_on_two_workers(data: Path, run: Path, settings: Sequence[str]) -> list[dict[str, Any]]:
+    """Train on two workers, with tables sharded in every way, and return the records of the run."""
     sharding = json.dumps({table: {"sharding": kind} for table, kind in SHARDINGS.items()})
-    options = [part for one in (*settings, f"tables.per_table={sharding}") for part in ("--set", one)]
+    overrides = (*settings, f"tables.per_table={sharding}")
+    options = [part for override in overrides for part in ("--set", override)]
     command = torchrun(2, "train", data / "job.yaml", "--run", run, *options)
     subprocess.run(command, check=True, capture_output=True)
-    return records(run)
+    return read_records(run)
 
 
 def test_one_and_two_workers_and_every_sharding_agree(clicks: Path, tmp_path: Path) -> None:
-    """50 steps over two epochs, and evaluations whose rows do not divide among the workers; dense gradients that are
-    accumulated and clipped, after workers have averaged them."""
+    """Train 50 steps over two epochs, with evaluations whose rows cannot be divided equally among the workers.
+
+    Dense gradients are accumulated and clipped after the workers have averaged them.
+    """
     update = ["train.accumulate=2", "train.clip_norm=0.1"]
     alone = train(clicks, tmp_path / "one", *update)
-    together = train_on_two(clicks, tmp_path / "two", [*SETTINGS, *update])
+    together = train_on_two_workers(clicks, tmp_path / "two", [*SETTINGS, *update])
     plan = json.loads((tmp_path / "two" / "plan.json").read_text())
     assert plan["world_size"] == 2
     assert SHARDINGS.items() <= {table["name"]: table["sharding"] for table in plan["tables"]}.items()
@@ -83,24 +89,24 @@ def test_one_and_two_workers_and_every_sharding_agree(clicks: Path, tmp_path: Pa
             assert theirs[key] == pytest.approx(mine[key], rel=1e-3), (key, mine["step"])
 
 
-def test_the_pipeline_for_gpus_trains_and_evaluates_alike(
-    clicks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It has the next batch's look-up in flight, in which an evaluation between two steps must not get caught."""
+def test_the_pipeline_for_gpus_computes_the_same(clicks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has the look-up of the next batch in flight; an evaluation between two steps must not get that look-up."""
     train(clicks, tmp_path / "plain", "train.validation.every=10")
 
     def overlapping(model: Any, optimizer: Any, device: torch.device) -> OverlappedPipeline:
         return OverlappedPipeline(model, optimizer, device, execute_all_batches=False)
 
     monkeypatch.setattr("asymdiffrec.trainer.fit.pipeline.PlainPipeline", overlapping)
-    ours = train(clicks, tmp_path / "overlapping", "train.validation.every=10")
-    assert sum("valid/auc" in record for record in ours) == 5
-    for mine, theirs in zip(logged(tmp_path / "plain"), logged(tmp_path / "overlapping"), strict=True):
+    records = train(clicks, tmp_path / "overlapping", "train.validation.every=10")
+    assert sum("valid/auc" in record for record in records) == 5
+    for mine, theirs in zip(
+        records_without_times(tmp_path / "plain"), records_without_times(tmp_path / "overlapping"), strict=True
+    ):
         assert theirs.pop("row_checksum", None) == mine.pop("row_checksum", None)
         assert theirs == pytest.approx(mine, rel=1e-5)
 
 
-def test_diverging_training_says_so(clicks: Path, tmp_path: Path) -> None:
+def test_diverging_training_is_an_error(clicks: Path, tmp_path: Path) -> None:
     with pytest.raises(
         TrainingError,
         match=r"loss is (-?inf|nan|\S+e\+\d+) at step \d+ on worker 0 \(epoch .* Lower train\.learning_rate",
@@ -110,10 +116,10 @@ def test_diverging_training_says_so(clicks: Path, tmp_path: Path) -> None:
 
 def test_training_stops_early(clicks: Path, tmp_path: Path) -> None:
     settings = ["train.learning_rate=1e-12", "tables.optimizer.learning_rate=1e-12", "train.validation.every=2"]
-    logged = train(clicks, tmp_path / "run", *settings, "train.validation.patience=3")
+    records = train(clicks, tmp_path / "run", *settings, "train.validation.patience=3")
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["outcome"] == "stopped early"
     assert result["validations_since_best"] == 3
     assert result["step"] == result["best_step"] + 6
-    assert logged[-1]["step"] == result["best_step"]
-    assert all(math.isfinite(record["test/auc"]) for record in logged if "test/auc" in record)
+    assert records[-1]["step"] == result["best_step"]
+    assert all(math.isfinite(record["test/auc"]) for record in records if "test/auc" in record)

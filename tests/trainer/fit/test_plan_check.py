@@ -1,4 +1,4 @@
-"""What a run says of its plan once it is over."""
+"""The result of a run compares measured values with its plan."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from asymdiffrec.trainer.fit.plan_check import describe_measured
 
 
-def test_a_run_tells_planned_and_measured(trained: Path) -> None:
+def test_the_result_has_planned_and_measured_values(trained: Path) -> None:
     measured = json.loads((trained / "result.json").read_text())["measured"]
     plan = json.loads((trained / "plan.json").read_text())
     (rank,) = measured["memory_bytes"]
@@ -24,7 +24,9 @@ def test_a_run_tells_planned_and_measured(trained: Path) -> None:
     assert describe_measured(measured).startswith("Measured (planned): step ")
 
 
-def test_training_ends_with_it(command: Callable[..., Any], clicks: Path, small: list[str], tmp_path: Path) -> None:
+def test_the_last_line_of_training_compares_them(
+    command: Callable[..., Any], clicks: Path, small: list[str], tmp_path: Path
+) -> None:
     outcome = command("train", clicks / "job.yaml", "--run", tmp_path / "run", *small, "--set", "train.steps=6")
     assert outcome.status == 0, outcome.err
     assert outcome.err.strip().splitlines()[-1].startswith("Measured (planned): step ")

@@ -1,4 +1,4 @@
-"""What a person sees of a run while it goes on."""
+"""The lines and the progress bar of a running training."""
 
 from __future__ import annotations
 
@@ -74,30 +74,31 @@ def test_time_left(seconds: float, clock: str) -> None:
 
 
 class Screen:
-    """A console that is no terminal, with the lines on it."""
+    """A console that is not a terminal, and the lines that were printed on it."""
 
     def __init__(self) -> None:
         self.file = io.StringIO()
         self.console = Console(file=self.file, width=80)
 
     def steps(self) -> list[int]:
-        """The steps of the whole lines."""
-        shown = self.file.getvalue()
-        assert not shown or shown.endswith("\n")
-        for text in shown.splitlines():
+        """Return the steps of the printed lines, and check that every line is complete."""
+        printed = self.file.getvalue()
+        assert not printed or printed.endswith("\n")
+        for text in printed.splitlines():
             assert text.startswith("step ")
             assert text.endswith(" left")
-        return [int(text.split()[1].partition("/")[0]) for text in shown.splitlines()]
+        return [int(text.split()[1].partition("/")[0]) for text in printed.splitlines()]
 
     def wait_for(self, steps: list[int]) -> None:
-        deadline = time.monotonic() + 20
+        """Wait until lines of exactly these steps are printed."""
+        deadline = time.monotonic() + 120
         while self.steps() != steps:
             assert time.monotonic() < deadline, self.file.getvalue()
             time.sleep(0.01)
 
 
-def test_lines_are_shown_as_they_come_and_to_the_last(tmp_path: Path) -> None:
-    """From a file that does not exist yet, and never half a line of it."""
+def test_every_line_is_shown_as_soon_as_it_is_complete(tmp_path: Path) -> None:
+    """The file does not exist at first; half a line is never shown."""
     metrics, screen = tmp_path / "metrics.jsonl", Screen()
     third = line(loss_record(3))
     with show_progress(metrics, 4, screen.console), metrics.open("a", buffering=1) as file:
@@ -132,7 +133,7 @@ def test_the_last_lines_of_a_failing_run_are_shown(tmp_path: Path) -> None:
     assert screen.steps() == [1]
 
 
-def test_a_run_that_writes_nothing_shows_nothing(tmp_path: Path) -> None:
+def test_without_records_nothing_is_shown(tmp_path: Path) -> None:
     screen = Screen()
     with show_progress(tmp_path / "metrics.jsonl", 4, screen.console):
         pass

@@ -1,8 +1,7 @@
-"""Which files a run trains on: those it was started with, wherever they are."""
+"""A run trains on the files that it was started with, on disk or in an object store."""
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Callable
@@ -14,34 +13,31 @@ import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
 
+from asymdiffrec.json_lines import read_json_lines
 from asymdiffrec.trainer.fit import loop
+from tests.trainer.runs import step_losses
 
-EPOCH = 18
+STEPS_PER_EPOCH = 18
 
 
-def added(run: Path) -> list[tuple[int, list[str]]]:
-    records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+def reported_files(run: Path) -> list[tuple[int, list[str]]]:
+    """Return the steps after which added files were reported, with their names."""
+    records = read_json_lines(run / "metrics.jsonl")
     return [(record["step"], record["files_added"]) for record in records if "files_added" in record]
-
-
-def losses(run: Path) -> list[float]:
-    return [
-        record["loss"]
-        for record in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-        if "loss" in record
-    ]
 
 
 @pytest.fixture
 def data(clicks: Path, tmp_path: Path) -> Path:
+    """A copy of the data set to change."""
     return shutil.copytree(clicks, tmp_path / "data")
 
 
-def add(data: Path, name: str) -> None:
+def add_file(data: Path, name: str) -> None:
+    """Add a training file, with rows that are already there."""
     shutil.copy(data / "train/part-00000.parquet", data / "train" / name)
 
 
-def test_files_that_are_added_are_said_and_not_used(
+def test_added_files_are_reported_and_not_used(
     data: Path,
     trained: Path,
     tmp_path: Path,
@@ -49,33 +45,33 @@ def test_files_that_are_added_are_said_and_not_used(
     small: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Between epochs and before a run is resumed; its losses are those of a run that never saw them."""
+    """Files are added between epochs and before a resume; the losses are those of a run without these files."""
     run, save = tmp_path / "run", loop.TrainingLoop.save
     arguments = ["train", data / "job.yaml", "--run", run, *small]
 
-    def add_and_save(training: loop.TrainingLoop, saver: Any, progress: Any) -> Any:
-        if progress.step == EPOCH:
-            add(data, "late.parquet")
+    def add_file_and_save(training: loop.TrainingLoop, saver: Any, progress: Any) -> Any:
+        if progress.step == STEPS_PER_EPOCH:
+            add_file(data, "late.parquet")
         return save(training, saver, progress)
 
-    monkeypatch.setattr(loop.TrainingLoop, "save", add_and_save)
+    monkeypatch.setattr(loop.TrainingLoop, "save", add_file_and_save)
     outcome = command(*arguments)
     assert outcome.status == 0, outcome.err
-    assert added(run) == [(2 * EPOCH, ["late.parquet"])]
+    assert reported_files(run) == [(2 * STEPS_PER_EPOCH, ["late.parquet"])]
     assert "not used: 1 training files added since the run was started (late.parquet)" in outcome.err
-    assert losses(run) == pytest.approx(losses(trained), rel=1e-4)
+    assert step_losses(run) == pytest.approx(step_losses(trained), rel=1e-4)
 
     for name in "abc":
-        add(data, f"{name}.parquet")
+        add_file(data, f"{name}.parquet")
     outcome = command(*arguments, "--resume", "--set", "train.epochs=3")
     assert outcome.status == 0, outcome.err
     assert (
         "not used: 4 training files added since the run was started (a.parquet, b.parquet, c.parquet, …)" in outcome.err
     )
-    assert added(run) == [(2 * EPOCH, ["late.parquet"])]
+    assert reported_files(run) == [(2 * STEPS_PER_EPOCH, ["late.parquet"])]
 
 
-def test_files_that_are_gone_or_changed_stop_a_resumed_run(
+def test_missing_or_changed_files_are_an_error_on_resume(
     data: Path, trained: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
@@ -119,6 +115,6 @@ def test_a_job_trains_from_an_object_store(
         run = tmp_path / "run"
         outcome = command("train", clicks / "job.yaml", "--run", run, *small, "--set", "data.path=s3://bucket/clicks")
         assert outcome.status == 0, outcome.err
-        assert losses(run) == pytest.approx(losses(trained), rel=1e-4)
+        assert step_losses(run) == pytest.approx(step_losses(trained), rel=1e-4)
     finally:
         server.stop()

@@ -1,4 +1,4 @@
-"""Jobs with managed tables, from the job file to the scores."""
+"""Jobs with managed tables: training, resuming, evaluation and wrong settings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from asymdiffrec.embeddings.managed.ids import COUNTS
-from tests.trainer.runs import logged, stop_after
+from tests.trainer.runs import records_without_times
 
 SETTINGS = [
     "train.batch_size=256",
@@ -24,11 +24,11 @@ SETTINGS = [
 ]
 
 
-def test_a_run_goes_on_where_it_stopped_and_scores_as_it_was_tested(
+def test_a_resumed_run_is_equal_and_scores_as_in_its_test(
     clicks: Path, tmp_path: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def train(run: Path, stop_at: int | None, *more: str) -> int:
-        stop_after(stop_at, monkeypatch)
+        stop_at(stop_at, monkeypatch)
         settings = [part for setting in SETTINGS for part in ("--set", setting)]
         outcome = command("train", clicks / "job.yaml", "--run", run, *settings, *more)
         assert outcome.status in (0, 130), outcome.err
@@ -36,8 +36,8 @@ def test_a_run_goes_on_where_it_stopped_and_scores_as_it_was_tested(
 
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     assert (train(whole, None), train(halves, 12), train(halves, None, "--resume")) == (0, 130, 0)
-    undisturbed = logged(whole)
-    assert logged(halves) == undisturbed  # digit for digit
+    undisturbed = records_without_times(whole)
+    assert records_without_times(halves) == undisturbed  # digit for digit
     steps = [entry for entry in undisturbed if "loss" in entry]
     for table in ("user_id", "item_id", "city"):
         assert all(f"{table}/{name}" in entry for name in (*COUNTS, "ids") for entry in steps)
@@ -80,7 +80,7 @@ def test_a_run_goes_on_where_it_stopped_and_scores_as_it_was_tested(
         (["tables.managed={admit: 2}"], "tables.managed.admit: unknown key; did you mean admit_after?"),
     ],
 )
-def test_wrong_settings_are_one_line(
+def test_wrong_settings_are_an_error_of_one_line(
     clicks: Path, tmp_path: Path, command: Callable[..., Any], settings: list[str], message: str
 ) -> None:
     given = [part for setting in settings for part in ("--set", setting)]

@@ -1,4 +1,4 @@
-"""Stopping a run and going on with it."""
+"""Stopping a run and resuming it."""
 
 from __future__ import annotations
 
@@ -15,44 +15,45 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.trainer.runs import ended, logged, stop_after, torchrun
+from tests.trainer.runs import records_without_times, result_without_measurements, torchrun
 
 
 @pytest.fixture(scope="module")
 def many_steps(clicks: Path, small: list[str]) -> list[Any]:
-    """The arguments of a run of 288 steps."""
+    """The arguments of a run with 288 steps."""
     often = ["--set", "train.batch_size=32", "--set", "train.checkpoints.steps=20"]
     return ["train", clicks / "job.yaml", *small, *often, "--run"]
 
 
 def wait_for_step(step: int, run: Path, process: subprocess.Popen[str]) -> None:
+    """Wait until a run has logged a step, or its process has ended."""
     metrics = run / "metrics.jsonl"
     while process.poll() is None and not (metrics.exists() and f'"step": {step},' in metrics.read_text()):
         time.sleep(0.01)
 
 
 def assert_same_end(run: Path, undisturbed: Path) -> None:
-    """The same lines in the log, of the same rows, and losses within what rounding adds up to."""
-    mine, theirs = logged(run), logged(undisturbed)
+    """Check that two runs logged the same records, of the same rows, with losses equal up to rounding."""
+    mine, theirs = records_without_times(run), records_without_times(undisturbed)
     assert [record.keys() for record in mine] == [record.keys() for record in theirs]
     compared = {"step", "epoch", "loss", "loss_main", "valid/log_loss", "test/log_loss"}
     for own, other in zip(mine, theirs, strict=True):
         keys = compared & own.keys()
         assert [own[key] for key in keys] == pytest.approx([other[key] for key in keys], rel=5e-3)
         assert own.get("row_checksum") == other.get("row_checksum")
-    end, other = ended(run), ended(undisturbed)
+    end, other = result_without_measurements(run), result_without_measurements(undisturbed)
     assert end.pop("outcome") == other.pop("outcome") == "finished"
     assert end == pytest.approx(other, rel=5e-3)
 
 
-def test_a_run_disturbed_and_resized_learns_from_the_same_rows(
+def test_an_interrupted_and_resized_run_learns_from_the_same_rows(
     many_steps: list[Any], script: Path, tmp_path: Path
 ) -> None:
-    """One worker, interrupted; two, of which one is killed, interrupted; and four to the end."""
+    """One worker, interrupted; then two, one of them killed, interrupted; then four to the end."""
     run, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
     subprocess.run([script, *many_steps, undisturbed], check=True, capture_output=True)
-    legs = (([script, *many_steps, run], 5), (torchrun(2, *many_steps, run, "--resume"), 105))
-    for command, reached in legs:
+    sessions = (([script, *many_steps, run], 5), (torchrun(2, *many_steps, run, "--resume"), 105))
+    for command, reached in sessions:
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
             if reached > 45:
                 wait_for_step(45, run, process)
@@ -71,9 +72,7 @@ def test_a_run_disturbed_and_resized_learns_from_the_same_rows(
     assert_same_end(run, undisturbed)
 
 
-def test_a_machine_that_is_to_go_gets_a_checkpoint_of_ray_s_workers(
-    many_steps: list[Any], script: Path, tmp_path: Path
-) -> None:
+def test_sigterm_stops_ray_s_workers_with_a_checkpoint(many_steps: list[Any], script: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with subprocess.Popen([script, *many_steps, run, "--workers", "2"], stderr=subprocess.PIPE, text=True) as process:
         wait_for_step(5, run, process)
@@ -86,12 +85,13 @@ def test_a_machine_that_is_to_go_gets_a_checkpoint_of_ray_s_workers(
 
 
 def kill_second_worker(torchrun: subprocess.Popen[str]) -> None:
+    """Kill the worker with rank 1."""
     workers = [child for child in psutil.Process(torchrun.pid).children() if "train" in child.cmdline()]
     assert [worker.environ()["RANK"] for worker in workers] == ["0", "1"]
     workers[1].kill()
 
 
-def test_stop_at_an_epoch_s_end_loses_no_validation(
+def test_a_stop_at_the_end_of_an_epoch_loses_no_validation(
     clicks: Path,
     trained: Path,
     tmp_path: Path,
@@ -99,19 +99,21 @@ def test_stop_at_an_epoch_s_end_loses_no_validation(
     monkeypatch: pytest.MonkeyPatch,
     small: list[str],
 ) -> None:
-    """Stopped at step 18, which is logged and validated, and again at the last one, which is an end like any other."""
+    """Stop at step 18, which is logged and validated, and again at the last step, where the run ends as usual."""
     run = tmp_path / "run"
     for stop_at, status in ((18, 130), (36, 0)):
-        stop_after(stop_at, monkeypatch)
+        stop_at(stop_at, monkeypatch)
         settings = [*small[:-1], "train.log_every=6", *(["--resume"] if stop_at > 18 else [])]
         outcome = command("train", clicks / "job.yaml", "--run", run, *settings)
         assert outcome.status == status, outcome.err
-    valid, undisturbed = ([entry for entry in logged(folder) if "valid/auc" in entry] for folder in (run, trained))
+    valid, undisturbed = (
+        [entry for entry in records_without_times(folder) if "valid/auc" in entry] for folder in (run, trained)
+    )
     for mine, theirs in zip(valid, undisturbed, strict=True):
         assert mine == pytest.approx(theirs, rel=1e-4)
 
 
-def test_a_run_is_resumed_as_what_it_is(
+def test_a_resume_cannot_change_fixed_settings_and_can_add_epochs(
     trained: Path, clicks: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     copy = tmp_path / "copy"
@@ -130,23 +132,25 @@ def test_a_run_is_resumed_as_what_it_is(
     assert json.loads((copy / "result.json").read_text())["step"] == 54
 
 
-def test_training_twice_needs_another_folder(trained: Path, clicks: Path, command: Callable[..., Any]) -> None:
+def test_a_second_training_in_a_run_directory_is_an_error(
+    trained: Path, clicks: Path, command: Callable[..., Any]
+) -> None:
     outcome = command("train", clicks / "job.yaml", "--run", trained)
     assert (outcome.status, outcome.err.count("\n")) == (2, 1)
     assert "--resume" in outcome.err
 
 
-def test_a_failure_after_the_last_step_is_made_good(
+def test_a_resume_after_the_last_step_repeats_the_test(
     trained: Path, clicks: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(trained, copy)
     (copy / "result.json").unlink()
     assert command("train", clicks / "job.yaml", "--run", copy, "--resume").status == 0
-    assert ended(copy) == ended(trained)
+    assert result_without_measurements(copy) == result_without_measurements(trained)
 
 
-def test_two_trainings_do_not_share_a_run(
+def test_two_trainings_at_once_in_a_run_directory_are_an_error(
     trained: Path, clicks: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     copy = tmp_path / "copy"
