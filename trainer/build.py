@@ -137,7 +137,7 @@ def _plan(
     job: Job, schema: Schema, model: Recommender, device: torch.device, plan: Mapping[str, Any] | None
 ) -> tuple[ShardingPlan, dict[str, Any]]:
     """Return the sharding plan for these workers and its document."""
-    figures = find_device(job.cluster.device) if job.cluster.device else None
+    figures = find_device(job.cluster.device, "cluster.device") if job.cluster.device else None
     if plan and figures is None and plan.get("device", {}).get("kind") == device.type:
         # The figures of the given plan, so that measured values are compared with what was planned.
         figures = validate(Device, plan["device"], "device of the plan")

@@ -69,25 +69,25 @@ server with Ethernet. Efficiency and overhead of GPUs are fitted to two publishe
 """
 
 
-def find_device(name: str) -> Device:
+def find_device(name: str, option: str = "device") -> Device:
     """Return a device of DEVICES by name, or the device that a YAML file describes with the keys of `Device`.
 
-    Raises InputError if `name` is neither.
+    Raises InputError if `name` is neither; `option` says in the message where the name is from.
     """
     if name in DEVICES:
         return DEVICES[name]
     file = Path(name)
     if not file.is_file():
         raise InputError(
-            f"{name}: no such device; allowed are {', '.join(DEVICES)}, or a YAML file with a device's figures"
+            f"{option} {name}: no such device; allowed are {', '.join(DEVICES)}, or a YAML file with a device's figures"
         )
     try:
         return Device.model_validate({"name": file.stem, **yaml.safe_load(file.read_text())})
     except (yaml.YAMLError, TypeError) as error:
-        raise InputError(f"{name}: not YAML with a device's figures") from error
+        raise InputError(f"{option} {name}: not YAML with a device's figures") from error
     except ValidationError as error:
         (first, *_) = error.errors()
-        raise InputError(f"{name}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from error
+        raise InputError(f"{option} {name}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from error
 
 
 @dataclass(frozen=True)
@@ -154,9 +154,9 @@ def local_cluster(device: str, rates: Device | None, world_size: int) -> Cluster
     return Cluster(local, world_size // local_world_size, local_world_size)
 
 
-def _similar_device(device: str) -> Device:
+def _similar_device(kind: str) -> Device:
     """Return the built-in device whose name is part of this GPU's name, or the most common GPU if there is none."""
-    if device == "cpu":
+    if kind == "cpu":
         return DEVICES["cpu"]
-    words = torch.cuda.get_device_name(device).lower()
-    return next((known for name, known in DEVICES.items() if name.split("-")[0] in words), DEVICES["a100-80"])
+    words = torch.cuda.get_device_name(kind).lower()
+    return next((device for name, device in DEVICES.items() if name.split("-")[0] in words), DEVICES["a100-80"])

@@ -39,9 +39,9 @@ KINDS = {
 """Sharding types by optimizer; row-wise Adagrad has one value for each row, so columns cannot be split."""
 MANAGED_ROWS = 256
 LOADS = [
-    (optimizer, kind, kinds[(number + place) % len(kinds)], *pair)
+    (optimizer, kind, kinds[(number + pair_number) % len(kinds)], *pair)
     for optimizer, kinds in KINDS.items()
-    for place, pair in enumerate(PAIRS)
+    for pair_number, pair in enumerate(PAIRS)
     for number, kind in enumerate(kinds)
 ]
 """Each sharding is loaded under each other one by at least one pair of worlds, and each pair of worlds loads each."""

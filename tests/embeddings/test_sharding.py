@@ -158,12 +158,12 @@ def reference(one_rank):
 @pytest.mark.parametrize(("optimizer", "kind"), EVERY)
 def test_two_ranks_train_like_the_unsharded_model(two_ranks, reference, optimizer, kind):
     expected = reference[optimizer][: STEPS[optimizer][kind]]
-    found = two_ranks["losses"][f"{optimizer}-{kind}"]
+    losses = two_ranks["losses"][f"{optimizer}-{kind}"]
     if kind in HALVES:
-        assert found == pytest.approx(expected, rel=3e-4)
-        assert found != pytest.approx(expected, rel=1e-7)
+        assert losses == pytest.approx(expected, rel=3e-4)
+        assert losses != pytest.approx(expected, rel=1e-7)
     else:
-        assert found == pytest.approx(expected, rel=1e-5)
+        assert losses == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -243,13 +243,13 @@ def test_evaluation_between_steps_changes_nothing(one_rank):
     losses = []
     for evaluations in (0, 2):
         model, tables, dense = make(config("adagrad", "mixed"))
-        found = train(model, [tables, dense], range(4))
+        first_losses = train(model, [tables, dense], range(4))
         model.eval()
         with torch.no_grad():
             for step in range(evaluations):
                 model(batch(step, 0, 2))
         model.train()
-        losses.append(found + train(model, [tables, dense], range(4, 8)))
+        losses.append(first_losses + train(model, [tables, dense], range(4, 8)))
     assert losses[0] == losses[1]
 
 

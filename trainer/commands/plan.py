@@ -71,6 +71,7 @@ def plan(
     gc.disable()
     atexit.register(gc.freeze)
     with _without_torchscript():
+        from asymdiffrec.embeddings.planner.devices import find_device
         from asymdiffrec.trainer.job import read_job
         from asymdiffrec.trainer.planning.what_if import DEFAULT_GPUS_PER_NODE
 
@@ -88,14 +89,15 @@ def plan(
         if value is not None and value < 1:
             raise InputError(f"{name} {value}: must be at least 1")
     config = read_job(job, overrides or ())
-    devices = _devices(gpu or config.cluster.device or DEFAULT_GPU)
+    option = "--gpu" if gpu else "cluster.device"
+    devices = [find_device(name.strip(), option) for name in (gpu or config.cluster.device or DEFAULT_GPU).split(",")]
     config, statistics, notes = _with_statistics(config, num_embeddings_from_data)
     per_node = gpus_per_node or DEFAULT_GPUS_PER_NODE
     if sweep is not None:
         _sweep(config, statistics, sweep, devices, per_node, as_json)
         return
     if len(devices) > 1:
-        raise InputError(f"--gpu {gpu}: several GPUs can only be compared with --sweep, such as --sweep gpus=8,16")
+        raise InputError(f"{option}: several GPUs can only be compared with --sweep, such as --sweep gpus=8,16")
     gpus = (nodes or 1) * per_node if nodes or gpus_per_node else None
     solution = _solution_or_exit(config, statistics, devices[0], gpus, per_node, advise, as_json)
     if gpus is None:
@@ -136,15 +138,6 @@ def _calibrate(file: Path, as_json: bool) -> None:
     if device.kind == "cpu":
         console.print("memory is the whole host's: divide it by the number of workers on a host", highlight=False)
     console.print(f"Use it with: asymdiffrec plan JOB --gpu {file}", soft_wrap=True)
-
-
-def _devices(names: str) -> list[Device]:
-    from asymdiffrec.embeddings.planner.devices import find_device
-
-    try:
-        return [find_device(name.strip()) for name in names.split(",")]
-    except InputError as error:
-        raise InputError(f"--gpu {error}") from error
 
 
 def _with_statistics(job: Job, collisions: float | None) -> tuple[Job, Statistics | None, list[str]]:

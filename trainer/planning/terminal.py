@@ -17,8 +17,8 @@ MAX_RANGES = 4
 GB = 1e9
 
 TABLE_HEADINGS = (
-    *("table", "num_embeddings", "embedding_dim", "dtype", "GB, all ranks", "sharding", "kernel", "ranks", "ms"),
-)
+    "table", "num_embeddings", "embedding_dim", "dtype", "GB, all ranks", "sharding", "kernel", "ranks", "ms",
+)  # fmt: skip
 ADVICE_HEADINGS = ("change", "samples/s", "tables on the fullest rank", "--set")
 
 
@@ -95,9 +95,9 @@ def _ranks_table(document: Mapping[str, Any]) -> Table:
         "ms of a step"
     )
     headings = (
-        *("rank", "memory", "weights", "state", "activations", "dense", "reserve"),
-        *("step", "forward", "backward", "communication"),
-    )
+        "rank", "memory", "weights", "state", "activations", "dense", "reserve", "step", "forward", "backward",
+        "communication",
+    )  # fmt: skip
     return _table(title, headings, [_rank_row(rank, document) for rank in ranks], caption=caption)
 
 

@@ -149,7 +149,7 @@ def test_counts_do_not_overflow() -> None:
 
 @pytest.mark.parametrize("admit_after", [1, 2])
 def test_a_plan_counts_the_memory_of_ids(admit_after: int) -> None:
-    rows, where = 1 << 20, Cluster(DEVICES["h100"], 1, 2)
+    rows, cluster = 1 << 20, Cluster(DEVICES["h100"], 1, 2)
     fields = FieldsConfig.model_validate({"fields": {"user": {"type": "id", "num_embeddings": rows}}}).to_schema()
     device_bytes = {}
     for collision in ("hash", "managed"):
@@ -160,7 +160,7 @@ def test_a_plan_counts_the_memory_of_ids(admit_after: int) -> None:
                 "kernels": ["fused", "fused_uvm"] if collision == "managed" else ["fused"],
             }
         )
-        solution = solve(problem(FieldTables(fields, tables_config), fields, tables_config, where))
+        solution = solve(problem(FieldTables(fields, tables_config), fields, tables_config, cluster))
         device_bytes[collision] = solution.memory.device
         table_bytes = (solution.memory.weights + solution.memory.state).sum()
     ids = sum(tensor.nbytes for tensor in managed_module(rows, admit_after=admit_after).state().values())

@@ -129,8 +129,12 @@ def test_the_copy_on_meta_has_the_same_shapes_and_does_not_change_the_module() -
     assert all(value.is_meta for value in meta_copy.state_dict().values())
     assert not any(value.is_meta for value in module.state_dict().values())
     assert meta_copy[1].weight is meta_copy[1].bias
-    for ours, theirs in zip(module.parameters(), meta_copy.parameters(), strict=True):
-        assert (ours.shape, ours.dtype, ours.requires_grad) == (theirs.shape, theirs.dtype, theirs.requires_grad)
+    for original, copied in zip(module.parameters(), meta_copy.parameters(), strict=True):
+        assert (original.shape, original.dtype, original.requires_grad) == (
+            copied.shape,
+            copied.dtype,
+            copied.requires_grad,
+        )
 
 
 @pytest.mark.parametrize("pattern", ["uniform", "outage", "empirical"])

@@ -23,18 +23,18 @@ def cluster(ranks: int, local: int | None = None, device: str = "cpu", memory: f
     )
 
 
-def problem(rows: dict[str, int], where: Cluster, dim: int = 16, dense: int = 0, **settings) -> Problem:
+def problem(rows: dict[str, int], on: Cluster, dim: int = 16, dense: int = 0, **settings) -> Problem:
     tables = TablesConfig.model_validate(settings)
     fields = {name: {"type": "id", "num_embeddings": count, "embedding_dim": dim} for name, count in rows.items()}
     schema = FieldsConfig.model_validate({"fields": fields}).to_schema()
     model = nn.Module()
     model.tables = FieldTables(schema, tables)
-    return Problem(model, schema, tables, where, 64 * where.world_size, DenseWork(dense, 0.0, 0.0, 0, 4 * dense, 2))
+    return Problem(model, schema, tables, on, 64 * on.world_size, DenseWork(dense, 0.0, 0.0, 0, 4 * dense, 2))
 
 
-def table_plans(rows: dict[str, int], where: Cluster, dim: int = 16, **settings) -> list[dict]:
+def table_plans(rows: dict[str, int], on: Cluster, dim: int = 16, **settings) -> list[dict]:
     """Return the sharding of each table, after checking that the tables stay on the meta device."""
-    unsolved = problem(rows, where, dim, **settings)
+    unsolved = problem(rows, on, dim, **settings)
     solution = solve(unsolved)
     assert all(weight.is_meta for weight in unsolved.model.tables.ids.parameters())
     return table_entries(solution)
@@ -79,8 +79,8 @@ def test_a_job_can_fix_the_sharding(kind, ranks, dim):
 
 def test_rowwise_adagrad_never_splits_columns():
     rows = {f"f{number}": 100_000 for number in range(3)}
-    where = cluster(2, memory=8)
-    tables = table_plans(rows, where, 512, optimizer={"name": "rowwise_adagrad"})
+    ranks = cluster(2, memory=8)
+    tables = table_plans(rows, ranks, 512, optimizer={"name": "rowwise_adagrad"})
     assert {table["sharding"] for table in tables} <= {"table_wise", "row_wise", "table_row_wise", "data_parallel"}
 
 
@@ -105,10 +105,10 @@ def test_the_state_of_the_optimizer_takes_memory():
 
 
 def test_the_dense_part_takes_memory():
-    rows, where = {"user": 1000}, cluster(1, memory=0.002)
-    assert solve(problem(rows, where))
+    rows, ranks = {"user": 1000}, cluster(1, memory=0.002)
+    assert solve(problem(rows, ranks))
     with pytest.raises(DoesNotFitError, match="do not fit"):
-        solve(problem(rows, where, dense=256 * 256 * 2))
+        solve(problem(rows, ranks, dense=256 * 256 * 2))
 
 
 def test_adam_needs_a_gpu():
@@ -152,15 +152,15 @@ def test_meta_tables_take_no_memory():
 
 
 def test_kernels_in_host_memory_make_room():
-    rows, where = {"user": 10**8}, cluster(2, device="cuda", memory=8)
+    rows, ranks = {"user": 10**8}, cluster(2, device="cuda", memory=8)
     with pytest.raises(DoesNotFitError, match="do not fit"):
-        solve(problem(rows, where, 32))
-    solution = solve(problem(rows, where, 32, kernels=["fused", "fused_uvm_caching"]))
+        solve(problem(rows, ranks, 32))
+    solution = solve(problem(rows, ranks, 32, kernels=["fused", "fused_uvm_caching"]))
     (table,) = table_entries(solution)
     assert table["kernel"] == "fused_uvm_caching"
     assert 0 < table["cache_load_factor"] < 1
     assert plan_document(solution)["tables"][0]["host_bytes"] >= 2 * 4 * 32 * 10**8
-    (table,) = table_plans(rows, where, 32, per_table={"user": {"kernel": "fused_uvm"}})
+    (table,) = table_plans(rows, ranks, 32, per_table={"user": {"kernel": "fused_uvm"}})
     assert table["kernel"] == "fused_uvm"
     with pytest.raises(
         InputError, match=r"tables.per_table.user.kernel: found fused_uvm, which needs GPUs; on cpu only"

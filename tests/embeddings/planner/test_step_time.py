@@ -132,8 +132,8 @@ def test_equal_ranks_have_no_imbalance() -> None:
 def test_cautions_name_cards_on_pcie_and_large_nvlink_domains() -> None:
     assert "PCIe" in step_time_cautions(Cluster(DEVICES["l40"], 1, 8))[0]
     assert "one NVLink domain" in step_time_cautions(Cluster(DEVICES["b200"], 1, 72))[0]
-    known = [Cluster(DEVICES["h100"], 16, 8), Cluster(DEVICES["l40"], 1, 1), Cluster(DEVICES["cpu"], 1, 16)]
-    assert not any(step_time_cautions(cluster) for cluster in known)
+    without_cautions = [Cluster(DEVICES["h100"], 16, 8), Cluster(DEVICES["l40"], 1, 1), Cluster(DEVICES["cpu"], 1, 16)]
+    assert not any(step_time_cautions(cluster) for cluster in without_cautions)
 
 
 def test_table_times_add_up_by_rank_and_split_ids_by_rows() -> None:

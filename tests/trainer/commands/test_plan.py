@@ -72,9 +72,9 @@ def test_a_plan_is_printed_and_drawn(command: Command, job: Path, tmp_path: Path
 def test_page_and_terminal_show_the_same_share_of_cached_rows(command: Command, job: Path, tmp_path: Path) -> None:
     caching = ("--set", "tables.kernels=[fused, fused_uvm_caching]", "--no-advise")
     outcome = command("plan", job, "--gpu", "l4", "--gpus-per-node", 1, *caching, "--html", tmp_path / "page.html")
-    shown = re.search(r"fused_uvm_caching \d+%", outcome.out)
-    assert shown is not None
-    assert f"<td>{shown[0]}</td>" in (tmp_path / "page.html").read_text()
+    kernel = re.search(r"fused_uvm_caching \d+%", outcome.out)
+    assert kernel is not None
+    assert f"<td>{kernel[0]}</td>" in (tmp_path / "page.html").read_text()
 
 
 def test_the_effect_of_advice_is_that_of_the_changed_job(command: Command, job: Path) -> None:
@@ -95,9 +95,9 @@ def test_lists_without_data_have_their_expected_length(command: Command, job: Pa
 
 
 def test_the_smallest_cluster_is_found(command: Command, job: Path) -> None:
-    found = command("plan", job, "--gpu", "l4", "--json", "--no-advise").document
-    assert found["fits"]
-    ranks = found["world_size"]
+    document = command("plan", job, "--gpu", "l4", "--json", "--no-advise").document
+    assert document["fits"]
+    ranks = document["world_size"]
     assert ranks > 1
     smaller = command("plan", job, "--gpu", "l4", "--gpus-per-node", ranks // 2, "--no-advise", "--json")
     assert smaller.status == 2
