@@ -28,13 +28,13 @@ class Autoencoder(AsymmetricDiffusion):
     def parts(
         self, clean: Tensor, missing: Tensor, label: Tensor, weight: Tensor, sample_index: Tensor
     ) -> dict[str, Tensor]:
-        noisy, step = self.process(clean, missing, sample_index)
-        made = self.encoder(noisy.detach(), step.to(noisy.dtype))
+        noisy, mask = self.process(clean, missing, sample_index)
+        made = self.encoder(noisy.detach(), mask.to(noisy.dtype))
         known = ~missing[:, self.field_of_column]
         error = known * (made - clean.detach()).square()
         return {
             "main": prediction_loss(self.score(clean, missing), label, weight),
-            "aux": prediction_loss(self.score(noisy, step), label, weight),
+            "aux": prediction_loss(self.score(noisy, mask), label, weight),
             "made": (weight * error.sum(1) / known.sum(1).clamp(min=1)).mean(),
         }
 

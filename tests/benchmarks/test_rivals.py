@@ -11,6 +11,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from asymdiffrec.diffusion.config import DiffusionConfig, ModelConfig
+from asymdiffrec.field_layout import FieldLayout
 from asymdiffrec.trainer.evaluation.scenarios import drop_at_random
 from asymdiffrec.trainer.job import read_job, read_statistics
 from benchmarks.rivals._samples import missing_under, read
@@ -19,7 +20,7 @@ from benchmarks.rivals.boosting import Features, boosting, boosting_dropped
 from benchmarks.rivals.contrastive import Contrastive
 from benchmarks.rivals.oracle import oracle
 
-WIDTHS = [4] * 5
+LAYOUT = FieldLayout.from_widths([4] * 5)
 
 
 def test_trees_learn_and_the_oracle_is_above_them(clicks: Path) -> None:
@@ -64,7 +65,7 @@ def test_rows_are_those_of_the_networks_and_their_statistics_are_out_of_fold(cli
 def test_variants_train_all_that_they_have(variant: type) -> None:
     torch.manual_seed(0)
     name = f"{variant.__module__}:{variant.__name__}"
-    model = variant(WIDTHS, ModelConfig(), DiffusionConfig(method=name), seed=1)
+    model = variant(LAYOUT, ModelConfig(), DiffusionConfig(method=name), seed=1)
     missing = torch.rand(64, 5) < 0.2
     clean = torch.randn(64, 20).masked_fill(missing.repeat_interleave(4, 1), 0)
     label, weight, index = (torch.rand(64) < 0.5).float(), torch.ones(64), torch.arange(64)
@@ -81,7 +82,7 @@ def test_variants_train_all_that_they_have(variant: type) -> None:
 
 
 def test_the_autoencoder_changes_what_is_missing_alone() -> None:
-    model = Autoencoder(WIDTHS, ModelConfig(), DiffusionConfig(method="m:Autoencoder"), seed=1)
+    model = Autoencoder(LAYOUT, ModelConfig(), DiffusionConfig(method="m:Autoencoder"), seed=1)
     x, none = torch.randn(8, 20), torch.zeros(8, 5, dtype=torch.bool)
     assert torch.equal(model.score(x, none), model.logit(model.latent(x, none)))
     gone = none.clone()
