@@ -1,4 +1,4 @@
-"""How often the distinct ids of a field are looked up, from which the planner estimates cache hit rates."""
+"""The frequency distribution of the ids of a field, from which the planner estimates cache hit rates."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from asymdiffrec.datasets.prepare.table.recipe import Recipe
 
 app = typer.Typer(
-    help="Write raw data as a data set: OUT/job.yaml, statistics.yaml, profile.json, {train,valid,test}/*.parquet.",
+    help="Prepare raw data for training: OUT/job.yaml, statistics.yaml, profile.json, {train,valid,test}/*.parquet.",
     no_args_is_help=True,
 )
 
@@ -78,7 +78,7 @@ def synthetic(
     seed: Annotated[int, typer.Option(min=0, help="seed of the click model and of the rows")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Write a synthetic click log. The best AUC that is possible on it is known."""
+    """Prepare a synthetic click log for which the best possible AUC is known."""
     from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
 
     with console.status("preparing synthetic data"):
@@ -87,7 +87,7 @@ def synthetic(
 
 
 def _add_movielens_command(size: Size) -> None:
-    help_text = f"Write MovieLens {size.upper()} from GroupLens, with features of earlier ratings."
+    help_text = f"Prepare MovieLens {size.upper()} from GroupLens, with features of earlier ratings."
 
     @app.command(f"movielens-{size}", help=help_text)
     def movielens(
@@ -130,7 +130,7 @@ def criteo(
     overrides: RecipeOverrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the Criteo logs (Kaggle or 1TB): tab-separated text, also gzip, with a label, 13 numbers and 26 ids.
+    """Prepare the Criteo logs (Kaggle or 1TB): tab-separated text, also gzip, with a label, 13 numbers and 26 ids.
 
     Numbers above 2 are transformed to log(x)^2; ids in fewer than 10 training rows count as one id. For the 1TB log:
     `--input day_0.gz … --valid day_22.gz --test day_23.gz`.
@@ -148,7 +148,7 @@ def table(
     input: Inputs = None,
     recipe: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="YAML file with these settings and more (see README); options replace it"),
+        typer.Option(metavar="FILE", help="YAML file with more settings (see docs/data.md); options take precedence"),
     ] = None,
     label: Annotated[
         str | None,
@@ -180,7 +180,7 @@ def table(
         typer.Option(
             "--list",
             metavar="COLUMN,…",
-            help="columns that become id_list fields; in text the ids are separated by | or ; (repeatable)",
+            help="columns that become id_list fields; text with | or ; between the ids is split; repeatable",
         ),
     ] = None,
     ignore: Annotated[
@@ -217,7 +217,7 @@ def table(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write any table: CSV, TSV, their gzip files, or Parquet.
+    """Prepare any table: CSV, TSV, their gzip files, or Parquet.
 
     The type of a field is inferred from the content of its column, unless an option or the recipe declares it. The
     decision on each column is shown with its reason.

@@ -1,4 +1,4 @@
-"""Prepare a synthetic click log. Its true click probabilities are known, and so is the best AUC that is possible."""
+"""Prepare a synthetic click log. Its true click probabilities are known, so the best possible AUC is known too."""
 
 from __future__ import annotations
 
@@ -96,9 +96,9 @@ def _optimal_auc(model: ClickModel, blocks: Iterator[ClickLog], seed: int) -> di
 
 def recorded_table(model: ClickModel, log: ClickLog) -> pa.Table:
     """Return the recorded fields of a log. A missing history is an empty list, any other missing field is null."""
-    kept = (log.history >= 0) & ~log.missing["history"][:, None]
-    offsets = np.concatenate([[0], np.cumsum(kept.sum(axis=1))]).astype(np.int32)
-    columns = {"history": pa.ListArray.from_arrays(pa.array(offsets), pa.array(log.history[kept]))}
+    recorded = (log.history >= 0) & ~log.missing["history"][:, None]
+    offsets = np.concatenate([[0], np.cumsum(recorded.sum(axis=1))]).astype(np.int32)
+    columns = {"history": pa.ListArray.from_arrays(pa.array(offsets), pa.array(log.history[recorded]))}
     for group, population in model.groups.items():
         for field, values in population.columns.items():
             columns[field] = values.take(pa.array(log.members[group], mask=log.missing[field]))

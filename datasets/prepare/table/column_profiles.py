@@ -31,9 +31,9 @@ class ColumnProfile:
     """Values that are integers; in text, integers in canonical form"""
     numbers: int
     """Values that are numbers; for a list, all ids"""
-    least: float | None
+    smallest: float | None
     """Smallest number"""
-    most: float | None
+    largest: float | None
     """Largest number"""
     length: float
     """Mean number of characters of text, or of ids of a list"""
@@ -66,9 +66,9 @@ def profile_columns(
     for name, duckdb_type in duckdb_types.items():
         width = len(parts[name])
         column_figures, figures = figures[:width], figures[width:]
-        values, distinct, integers, numbers, least, most, length, zero_padded, *separated = column_figures
+        values, distinct, integers, numbers, smallest, largest, length, zero_padded, *separated = column_figures
         profile = ColumnProfile(
-            name, duckdb_type, rows, values, distinct, integers, numbers, least, most, length or 0.0, zero_padded
+            name, duckdb_type, rows, values, distinct, integers, numbers, smallest, largest, length or 0.0, zero_padded
         )
         separator = list_separators.get(name) or (_frequent_separator(separated, values) if separated else None)
         if name in list_separators and is_text(duckdb_type):

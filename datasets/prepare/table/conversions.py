@@ -49,8 +49,8 @@ def integer(value: str, duckdb_type: str) -> Conversion:
 
 def require_table_row(ids: Conversion, is_list_field: bool, num_embeddings: int) -> Conversion:
     """Restrict ids, or lists of ids, to the rows of an embedding table."""
-    least, most = (f"list_{end}({ids.sql})" if is_list_field else ids.sql for end in ("min", "max"))
-    invalid = f"({ids.invalid}) OR coalesce({least} < 0 OR {most} >= {num_embeddings}, false)"
+    smallest, largest = (f"list_{end}({ids.sql})" if is_list_field else ids.sql for end in ("min", "max"))
+    invalid = f"({ids.invalid}) OR coalesce({smallest} < 0 OR {largest} >= {num_embeddings}, false)"
     return Conversion(ids.sql, invalid, f"0 to {num_embeddings - 1}, because the field has hash: false")
 
 

@@ -1,6 +1,6 @@
 """Count features: how many training rows have an id, and the share of label 1 among them, as numeric fields.
 
-The features of a row never depend on its own label: if the data have a time, only earlier training rows count;
+The features of a row never depend on the label of the row: if the data have a time, only earlier training rows count;
 otherwise, for a training row, only the rows of other folds. A feature is missing if the id is missing.
 """
 
@@ -77,7 +77,7 @@ def with_count_features(database: Database, layout: SampleLayout, recipe: Recipe
         features.append(f"CASE WHEN {present} AND n{index} > 0 THEN {rate} END AS {quote_name(f'{name}_rate')}")
     query = f"WITH counted AS (SELECT *, {', '.join(counts)} FROM ({rows})) SELECT {', '.join(features)} FROM counted"
     database.run("computing count features", f"CREATE TABLE {TABLE} AS {query}")
-    return f"{table} JOIN (SELECT * FROM {TABLE}) AS known ON known.{ROW_COLUMN} = {table}.rowid"
+    return f"{table} JOIN (SELECT * FROM {TABLE}) AS features ON features.{ROW_COLUMN} = {table}.rowid"
 
 
 def _over_visible_rows(aggregate: str, index: int, parts: int, by_time: bool) -> str:

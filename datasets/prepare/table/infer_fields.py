@@ -91,11 +91,14 @@ def _infer_integers(column: ColumnProfile, distinct_ids: str, unique: bool) -> t
         return "id", f"integers in a column named as an id; {distinct_ids}"
     if column.distinct <= MAX_CATEGORIES:
         return "id", f"only {column.distinct} different integers"
-    assert column.least is not None
-    assert column.most is not None
-    if max(-column.least, column.most) >= MAX_AMOUNT:
+    assert column.smallest is not None
+    assert column.largest is not None
+    if max(-column.smallest, column.largest) >= MAX_AMOUNT:
         return "id", f"integers too large for an amount; {distinct_ids}"
-    return "number", f"integers from {column.least:,.0f} to {column.most:,.0f}; about {column.distinct:,} distinct"
+    return (
+        "number",
+        f"integers from {column.smallest:,.0f} to {column.largest:,.0f}; about {column.distinct:,} distinct",
+    )
 
 
 def _infer_numbers(column: ColumnProfile, distinct_ids: str) -> tuple[FieldType | None, str]:
@@ -103,12 +106,12 @@ def _infer_numbers(column: ColumnProfile, distinct_ids: str) -> tuple[FieldType 
         return "id", f"numbers with leading zeros; {distinct_ids}"
     if _is_named_id(column.name):
         return "id", f"numbers in a column named as an id; {distinct_ids}"
-    largest = max(abs(column.least or 0), abs(column.most or 0))
+    largest = max(abs(column.smallest or 0), abs(column.largest or 0))
     if largest >= MAX_EXACT_FLOAT and not is_float(column.duckdb_type):
         return "id", f"numbers too large for an amount; {distinct_ids}"
     if is_text(column.duckdb_type) and column.distinct <= MAX_CATEGORIES:
         return "id", f"only {column.distinct} different numbers"
-    return "number", f"numbers from {column.least:g} to {column.most:g}"
+    return "number", f"numbers from {column.smallest:g} to {column.largest:g}"
 
 
 def _is_named_id(name: str) -> bool:
@@ -135,7 +138,7 @@ def job_field(
 
 
 def suggested_num_embeddings(ids: int) -> int:
-    """Return a table size, rounded up to two digits, in which most of the distinct ids have a row of their own."""
+    """Return a table size, rounded up to two digits, in which most distinct ids do not share a row."""
     rows = max(MIN_NUM_EMBEDDINGS, 2 * ids, *(min(each * ids, maximum) for each, maximum in ROWS_PER_ID))
     step = 10 ** max(math.floor(math.log10(rows)) - 1, 0)
     return math.ceil(rows / step) * step

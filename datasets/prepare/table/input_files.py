@@ -31,7 +31,7 @@ FILE_COLUMN = "__asymdiffrec_file"
 MAX_HEADER_CHARACTERS = 1 << 20
 GZIP_MAGIC = b"\x1f\x8b"
 """The first bytes of a gzip file"""
-SCHEME = re.compile(r"\bplace\d+://")
+SCHEME = re.compile(r"\bpyarrow\d+://")
 """The URI schemes under which pyarrow's filesystems are registered in DuckDB"""
 
 
@@ -81,7 +81,7 @@ class InputFiles:
         for scheme, registered in self._filesystems.items():
             if registered == filesystem:
                 return f"{scheme}://"
-        scheme = f"place{len(self._filesystems)}"
+        scheme = f"pyarrow{len(self._filesystems)}"
         wrapper = type("Wrapper", (_DuckDBFilesystem,), {"protocol": scheme})
         self.database.register_filesystem(wrapper(filesystem))
         self._filesystems[scheme] = filesystem
@@ -268,7 +268,7 @@ def _type_family(arrow_type: pa.DataType) -> str:
         return _type_family(arrow_type.value_type)
     if types.is_integer(arrow_type):
         return "integer"
-    if types.is_floating(arrow_type):  # a family of its own: a float loses the last bits of large integers
+    if types.is_floating(arrow_type):  # a separate family: a float loses the last bits of large integers
         return "floating"
     if types.is_null(arrow_type) or types.is_temporal(arrow_type):
         return "null" if types.is_null(arrow_type) else "time"

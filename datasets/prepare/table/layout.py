@@ -19,7 +19,7 @@ from asymdiffrec.datasets.prepare.table.sql import quote_name
 
 @dataclass
 class SampleLayout:
-    """How samples are made from the rows of a table."""
+    """The columns of the samples, and the conversions that make them from the rows of a table."""
 
     table: str
     conversions: dict[str, Conversion] = field(default_factory=dict)

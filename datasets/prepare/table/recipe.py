@@ -46,7 +46,7 @@ class TableConfig(Config):
 
 
 class LabelConfig(Config):
-    """Which samples are positive. Without `positive` and `at_least` the column holds 0 and 1, or false and true."""
+    """The rule for label 1. Without `positive` and `at_least` the column holds 0 and 1, or false and true."""
 
     column: str | None = Field(None, description="default: the first column named label, click, clicked, target, ...")
     positive: Strings | None = Field(None, description="values that mean label 1")
@@ -84,7 +84,7 @@ class RecipeField(Config):
 
 
 class SplitConfig(Config):
-    """How the rows are divided into train, valid and test."""
+    """The division of the rows into train, valid and test."""
 
     by: Literal["random", "time", "order", "column"] = Field(
         "random",
@@ -112,7 +112,7 @@ class SplitConfig(Config):
 
 
 class OutputConfig(Config):
-    """How the Parquet files are written."""
+    """The size of the Parquet files and the order of their rows."""
 
     rows_per_file: int = Field(1_000_000, gt=0)
     rows_per_group: int = Field(16_384, gt=0)

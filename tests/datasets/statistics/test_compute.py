@@ -65,7 +65,7 @@ def test_statistics_agree_with_counting_by_hand(
     write(folder / "train/a.parquet", samples[:half], row_group_size=group)
     write(folder / "train/b.parquet", samples[half:], row_group_size=group)
     write(folder / "test/a.parquet", samples)
-    statistics, found = compute_statistics(folder, CONFIG)
+    statistics, profile = compute_statistics(folder, CONFIG)
 
     lists = [[item for item in sample["clicked"] or [] if item is not None] for sample in samples]
     prices = np.array([s["price"] for s in samples if s["price"] is not None and not np.isnan(s["price"])])
@@ -78,23 +78,23 @@ def test_statistics_agree_with_counting_by_hand(
         )
         for sample, clicked in zip(samples, lists, strict=True)
     )
-    assert statistics.rows == found["rows"] == {"train": len(samples), "test": len(samples)}
+    assert statistics.rows == profile["rows"] == {"train": len(samples), "test": len(samples)}
     rate = sum(sample["label"] for sample in samples) / len(samples)
     assert statistics.label_rate == pytest.approx(rate)
-    assert found["label_rate"] == pytest.approx({"train": rate, "test": rate})
+    assert profile["label_rate"] == pytest.approx({"train": rate, "test": rate})
     assert {frozenset(pattern.missing): pattern.rows for pattern in statistics.missing_patterns} == patterns
     assert statistics.cardinalities["items"] == len({item for clicked in lists for item in clicked})
-    assert statistics.cardinalities["city"] == found["fields"]["city"]["cardinality"] == len(cities)
+    assert statistics.cardinalities["city"] == profile["fields"]["city"]["cardinality"] == len(cities)
     if any(lists):
         mean_length = np.mean([len(clicked) for clicked in lists if clicked])
-        assert found["fields"]["items"]["mean_length"] == pytest.approx(mean_length)
+        assert profile["fields"]["items"]["mean_length"] == pytest.approx(mean_length)
     for name in CONFIG.fields:
         absent = sum(rows for missing, rows in patterns.items() if name in missing)
-        assert found["fields"][name]["missing"] == pytest.approx(absent / len(samples))
+        assert profile["fields"][name]["missing"] == pytest.approx(absent / len(samples))
     if len(set(prices)) > 1:
         assert statistics.numeric["price"].mean == pytest.approx(prices.mean(), abs=1e-9)
         assert statistics.numeric["price"].std == pytest.approx(prices.std())
-        assert (found["fields"]["price"]["min"], found["fields"]["price"]["max"]) == (prices.min(), prices.max())
+        assert (profile["fields"]["price"]["min"], profile["fields"]["price"]["max"]) == (prices.min(), prices.max())
     else:
         assert statistics.numeric["price"].std == 1
 
@@ -190,7 +190,7 @@ def test_mean_and_std_are_computed_after_the_transform(tmp_path: Path, transform
     numbers = np.random.default_rng(0).exponential(100, (500, 1)) - 5
     write_numbers(tmp_path, numbers)
     fields = {"id": {"type": "id", "num_embeddings": 5}, "n0": {"type": "number", "transform": transform}}
-    statistics, found = compute_statistics(tmp_path, FieldsConfig.model_validate({"fields": fields}))
+    statistics, profile = compute_statistics(tmp_path, FieldsConfig.model_validate({"fields": fields}))
     expected = {
         "log1p": np.sign(numbers) * np.log1p(np.abs(numbers)),
         "log_squared": np.where(numbers > 2, np.log(np.clip(numbers, 2, None)) ** 2, numbers),
@@ -198,7 +198,7 @@ def test_mean_and_std_are_computed_after_the_transform(tmp_path: Path, transform
     }[transform]
     assert statistics.numeric["n0"].mean == pytest.approx(expected.mean())
     assert statistics.numeric["n0"].std == pytest.approx(expected.std())
-    assert (found["fields"]["n0"]["min"], found["fields"]["n0"]["max"]) == (numbers.min(), numbers.max())
+    assert (profile["fields"]["n0"]["min"], profile["fields"]["n0"]["max"]) == (numbers.min(), numbers.max())
 
 
 def frequent_config(threads: int, min_count: int) -> FieldsConfig:
@@ -217,7 +217,7 @@ def test_a_vocabulary_has_the_ids_that_occur_in_enough_rows(
 ) -> None:
     folder = tmp_path_factory.mktemp("data")
     write(folder / "train/a.parquet", samples, row_group_size=group)
-    statistics, found = compute_statistics(folder, frequent_config(threads, min_count))
+    statistics, profile = compute_statistics(folder, frequent_config(threads, min_count))
     rows = {
         "user": Counter(s["user"] for s in samples if s["user"] is not None),
         "city": Counter(string_id(s["city"]) for s in samples if s["city"] is not None),
@@ -227,7 +227,7 @@ def test_a_vocabulary_has_the_ids_that_occur_in_enough_rows(
         frequent = sorted(identity for identity, count in counted.items() if count >= min_count)
         assert statistics.vocabularies[name].sorted_ids.tolist() == frequent
         assert statistics.cardinalities[name] == len(counted)
-        report = found["fields"][name]
+        report = profile["fields"][name]
         assert (report["frequent"], report["rare"]) == (len(frequent), len(counted) - len(frequent))
         assert report["cardinality_exact"]
 

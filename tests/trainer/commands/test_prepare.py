@@ -201,16 +201,16 @@ def test_movielens_by_a_query_equals_prepare_movielens(
     ratings = read_ratings("100k", data_folder / "movielens-100k")
     in_train = np.array([pair in train for pair in zip(ratings.user.tolist(), ratings.item.tolist(), strict=True)])
     expected = make_samples(ratings, in_train).sort_by([(key, "ascending") for key in keys])
-    found = pa.concat_tables(parts).sort_by([(key, "ascending") for key in keys])
-    assert len(found) == len(expected) == 100_000
+    samples = pa.concat_tables(parts).sort_by([(key, "ascending") for key in keys])
+    assert len(samples) == len(expected) == 100_000
     for name in ("gender", "occupation", "zip_prefix", "release_year", "hour", "weekday", "label"):
-        assert found[name].to_pylist() == expected[name].to_pylist(), name
-    np.testing.assert_allclose(np.log1p(found["user_count"]), expected["user_count"])
-    np.testing.assert_allclose(np.log1p(found["item_count"]), expected["item_count"])
+        assert samples[name].to_pylist() == expected[name].to_pylist(), name
+    np.testing.assert_allclose(np.log1p(samples["user_count"]), expected["user_count"])
+    np.testing.assert_allclose(np.log1p(samples["item_count"]), expected["item_count"])
     for name in ("user_like_rate", "item_like_rate"):
-        np.testing.assert_allclose(found[name].to_numpy(), expected[name].to_numpy())
-    ours, theirs = (pc.list_value_length(table["history"]).fill_null(0) for table in (found, expected))
-    assert ours.to_pylist() == theirs.to_pylist()
+        np.testing.assert_allclose(samples[name].to_numpy(), expected[name].to_numpy())
+    lengths, expected_lengths = (pc.list_value_length(table["history"]).fill_null(0) for table in (samples, expected))
+    assert lengths.to_pylist() == expected_lengths.to_pylist()
 
 
 @pytest.mark.parametrize(

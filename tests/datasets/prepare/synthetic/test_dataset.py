@@ -103,10 +103,10 @@ def test_recorded_table_has_the_values_of_the_log_except_missing_fields(model: C
     row = int(np.flatnonzero(~log.missing["history"])[0])
     assert lists[row] == log.history[row][log.history[row] >= 0].tolist()
     hour, weekday = (table[name].to_numpy(zero_copy_only=False) for name in ("hour", "weekday"))
-    known = ~np.isnan(hour) & ~np.isnan(weekday)
+    both_recorded = ~np.isnan(hour) & ~np.isnan(weekday)
     stamps = table["timestamp"].to_numpy()
-    np.testing.assert_array_equal(hour[known], stamps[known] // 3600 % 24)
-    np.testing.assert_array_equal(weekday[known], (stamps[known] // 86400 + 3) % 7)
+    np.testing.assert_array_equal(hour[both_recorded], stamps[both_recorded] // 3600 % 24)
+    np.testing.assert_array_equal(weekday[both_recorded], (stamps[both_recorded] // 86400 + 3) % 7)
     assert abs(log.label.mean() - log.probability.mean()) < 0.01
 
 

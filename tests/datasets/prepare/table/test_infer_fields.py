@@ -21,12 +21,12 @@ def column(name: str = "x", duckdb_type: str = "VARCHAR", **figures: object) -> 
     """Return the profile of a text column with 10,000 rows, with some figures replaced."""
     default = {"rows": 10_000, "present": 10_000, "distinct": 500, "integers": 0, "numbers": 0, "length": 8.0}
     return ColumnProfile(
-        **{"name": name, "duckdb_type": duckdb_type, "least": None, "most": None, **default, **figures}
+        **{"name": name, "duckdb_type": duckdb_type, "smallest": None, "largest": None, **default, **figures}
     )  # type: ignore[arg-type]
 
 
-INTEGERS = {"integers": 10_000, "numbers": 10_000, "least": 0.0, "most": 900.0}
-REALS = {"integers": 90, "numbers": 10_000, "least": -1.5, "most": 900.0}
+INTEGERS = {"integers": 10_000, "numbers": 10_000, "smallest": 0.0, "largest": 900.0}
+REALS = {"integers": 90, "numbers": 10_000, "smallest": -1.5, "largest": 900.0}
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ REALS = {"integers": 90, "numbers": 10_000, "least": -1.5, "most": 900.0}
         (column("paid", **INTEGERS), "number", "integers from"),
         (column("row_id", **{**INTEGERS, "distinct": 9_999}), None, "is an id that is different in nearly every row"),
         (column(**{**INTEGERS, "distinct": 12}), "id", "only 12 different integers"),
-        (column(**{**INTEGERS, "most": 2.0**40}), "id", "integers too large for an amount"),
+        (column(**{**INTEGERS, "largest": 2.0**40}), "id", "integers too large for an amount"),
         (column(**REALS), "number", "numbers from -1.5 to 900"),
         (column(**{**REALS, "integers": 10_000}, duckdb_type="DOUBLE"), "number", "numbers from"),
         (column(**{**INTEGERS, "distinct": 12}, duckdb_type="DOUBLE"), "id", "only 12 different integers"),
