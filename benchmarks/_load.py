@@ -1,10 +1,10 @@
-"""A load on an HTTP server of this machine: as many requests as it answers, or so many a second."""
+"""Load on an HTTP server of this machine: as many requests as it answers, or a given number per second."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,48 +12,50 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Load:
-    """What came of it."""
+    """The responses to a load."""
 
     rate: float
-    """Answers a second"""
+    """Right responses per second"""
     seconds: np.ndarray
-    """Of each answer; under a given rate from when the request was due, so that a late start counts"""
+    """Latency of each right response; at a given rate from the time when the request was due, so a late start counts"""
     failed: int
-    """Requests without a right answer of status 200"""
-    again: int
-    """Requests that were answered only when they were sent once more, for the server or the connection broke"""
+    """Requests without a right response of status 200"""
+    retried: int
+    """Requests that were answered rightly at the second try only, after the server or the connection failed"""
 
     def quantile(self, share: float) -> float:
-        """Milliseconds"""
+        """Return a quantile of the latencies in milliseconds."""
         return 1e3 * float(np.quantile(self.seconds, share))
 
 
 class Connection:
-    """Speaks HTTP/1.1 and no more of it than a server's answers need: the load must cost less than the server."""
+    """A client of HTTP/1.1 without anything that these servers do not need: it must cost less than the server."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._writer: asyncio.StreamWriter | None = None
-        self.again = 0
+        self.retried = 0
 
-    async def ask(self, request: bytes) -> bytes | None:
-        """The body of an answer of status 200. Asks once more where the server or the connection breaks, as
-        `serving.client` does."""
-        status, body = await self._asked(request)
+    async def send(self, request: bytes) -> bytes | None:
+        """Return the body of a response of status 200, or None.
+
+        Like `serving.client`, send the request again if the server or the connection fails.
+        """
+        status, body = await self._try(request)
         if status >= 500:
-            status, body = await self._asked(request)
-            self.again += status == 200
+            status, body = await self._try(request)
+            self.retried += status == 200
         return body if status == 200 else None
 
-    async def _asked(self, request: bytes) -> tuple[int, bytes]:
-        """Status and body; 503 where the connection breaks."""
+    async def _try(self, request: bytes) -> tuple[int, bytes]:
+        """Return status and body; status 503 if the connection fails."""
         try:
-            return await self._told(request)
+            return await self._exchange(request)
         except (OSError, asyncio.IncompleteReadError):
             self.close()
             return 503, b""
 
-    async def _told(self, request: bytes) -> tuple[int, bytes]:
+    async def _exchange(self, request: bytes) -> tuple[int, bytes]:
         if self._writer is None:
             self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
         self._writer.write(request)
@@ -61,24 +63,30 @@ class Connection:
         lines = head.lower().split(b"\r\n")
         length = next(int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length"))
         body = await self._reader.readexactly(length)
-        if b"connection: close" in lines:  # as a proxy says before its successor takes over
+        if b"connection: close" in lines:  # a proxy sends it before its successor takes over
             self.close()
         return int(lines[0].split()[1]), body
 
     def close(self) -> None:
+        """Close the connection if it is open."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
 
-def post(path: str, body: bytes, kind: str) -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+def post(path: str, body: bytes, content_type: str) -> bytes:
+    """Return a POST request as bytes."""
+    head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: {content_type}\r\ncontent-length: {len(body)}"
+    return f"{head}\r\n\r\n".encode() + body
 
 
 def saturate(port: int, request: bytes, seconds: float, connections: int = 16) -> Load:
-    """Each connection asks again as soon as it is answered."""
-    return _load(port, request, connections, lambda passed: passed if passed < seconds else None)
+    """Send requests for some seconds: each connection sends the next one as soon as a response arrives.
+
+    However slow the machine is, one request per connection at least is sent.
+    """
+    first: Iterator[float] = iter([0.0] * connections)
+    return _load(port, request, connections, lambda passed: next(first, passed if passed < seconds else None))
 
 
 def steady(
@@ -87,13 +95,15 @@ def steady(
     rate: float,
     seconds: float,
     connections: int = 16,
-    right: Callable[[bytes], bool] = lambda body: True,
+    is_right: Callable[[bytes], bool] = lambda body: True,
 ) -> Load:
-    """So many requests a second, at times that are drawn, whether the server keeps up or not; answers that are not
-    `right` have failed."""
-    gaps = np.random.default_rng(0).exponential(1 / rate, int(rate * seconds))
+    """Send `rate` requests per second at random times (a Poisson process), and one at least.
+
+    The times do not depend on how fast the server answers. A response whose body is not right counts as failed.
+    """
+    gaps = np.random.default_rng(0).exponential(1 / rate, max(1, int(rate * seconds)))
     due = iter(np.cumsum(gaps).tolist())
-    return _load(port, request, connections, lambda passed: next(due, None), right)
+    return _load(port, request, connections, lambda passed: next(due, None), is_right)
 
 
 def _load(
@@ -101,29 +111,29 @@ def _load(
     request: bytes,
     connections: int,
     due: Callable[[float], float | None],
-    right: Callable[[bytes], bool] = lambda body: True,
+    is_right: Callable[[bytes], bool] = lambda body: True,
 ) -> Load:
-    """`due` gives, of the seconds that have passed, those at which the next request is sent; None ends it."""
+    """Send requests until `due(seconds since the start)` is None; else it is the time at which the next one is due."""
 
     async def main() -> Load:
-        taken: list[float] = []
-        failed, again, start = 0, 0, time.perf_counter()
+        latencies: list[float] = []
+        failed, retried, start = 0, 0, time.perf_counter()
 
-        async def one() -> None:
-            nonlocal failed, again
+        async def send_all() -> None:
+            nonlocal failed, retried
             connection = Connection(port)
             while (at := due(time.perf_counter() - start)) is not None:
                 if (early := start + at - time.perf_counter()) > 0:
                     await asyncio.sleep(early)
-                body = await connection.ask(request)
-                if body is not None and right(body):
-                    taken.append(time.perf_counter() - start - at)
+                body = await connection.send(request)
+                if body is not None and is_right(body):
+                    latencies.append(time.perf_counter() - start - at)
                 else:
                     failed += 1
-            again += connection.again
+            retried += connection.retried
             connection.close()
 
-        await asyncio.gather(*(one() for _ in range(connections)))
-        return Load(len(taken) / (time.perf_counter() - start), np.array(taken), failed, again)
+        await asyncio.gather(*(send_all() for _ in range(connections)))
+        return Load(len(latencies) / (time.perf_counter() - start), np.array(latencies), failed, retried)
 
     return asyncio.run(main())

@@ -1,4 +1,4 @@
-"""The servers that are measured, each a process of its own that ends with the measurement."""
+"""The servers that are measured. Each is a process of its own and ends with the measurement."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,62 +19,101 @@ import psutil
 from asymdiffrec.serving.ray_serve_compat import free_port
 
 ROOT = Path(__file__).parents[1]
+HANGING_SECONDS = 1800.0
+"""Time after which a server that is alive counts as hanging. A busy machine takes minutes to start one."""
+SHOWN_LINES = 20
+"""Last lines of a server's standard error that a message shows"""
+
+
+class ServerError(Exception):
+    """A server ended, or does not do what is waited for; the message has the end of its standard error."""
+
+
+class Server:
+    """A server process on a port of this machine."""
+
+    def __init__(self, command: list[str], port: int, environment: Mapping[str, str]) -> None:
+        self.port = port
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed by `close`
+        variables = {**os.environ, **environment}
+        self._process = subprocess.Popen(command, cwd=ROOT, env=variables, stderr=self._log)
+
+    def get(self, path: str) -> httpx2.Response | None:
+        """Return the response to a GET request, or None if the server does not answer yet."""
+        try:
+            return httpx2.get(f"http://127.0.0.1:{self.port}{path}", timeout=HANGING_SECONDS)
+        except httpx2.TransportError:
+            return None
+
+    def version(self) -> str | None:
+        """Return the version of the model that the server has loaded, or None while it is not ready.
+
+        A proxy may answer before its replicas do, with another status.
+        """
+        response = self.get("/ready")
+        document: dict[str, Any] = response.json() if response is not None and _is_ok(response) else {}
+        return document.get("version")
+
+    def wait_until(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait for a condition as long as the server lives. Raises ServerError if it ends, or hangs."""
+        start = time.monotonic()
+        while not condition():
+            if (status := self._process.poll()) is not None:
+                raise ServerError(f"the server ended with exit status {status} before {what}\n{self._errors()}")
+            if time.monotonic() - start > HANGING_SECONDS:
+                raise ServerError(f"the server runs, but not {what} within {HANGING_SECONDS:g} s\n{self._errors()}")
+            time.sleep(0.2)
+
+    def _errors(self) -> str:
+        self._log.seek(0)
+        return "".join(self._log.readlines()[-SHOWN_LINES:])
+
+    def close(self) -> None:
+        """End the server and wait until it has ended."""
+        self._process.terminate()
+        self._process.wait(HANGING_SECONDS)
+        self._log.close()
 
 
 @contextmanager
-def served(folder: Path, *options: str, model: Path | None = None, **environment: str) -> Iterator[int]:
+def our_server(folder: Path, *options: str, model: Path | None = None, **environment: str) -> Iterator[Server]:
+    """Run `asymdiffrec serve` on folder/export, or on `model`, with options and environment variables."""
     port = free_port()
-    served = str(model or folder / "export")
-    with process([sys.executable, "-m", "asymdiffrec", "serve", served, "--port", str(port), *options], environment):
-        wait(lambda: "version" in ready(port))
-        yield port
-
-
-def ready(port: int) -> dict[str, Any]:
-    """What it says, or nothing where it is not ready: a proxy may answer before its replicas do."""
-    answer = httpx2.get(f"http://127.0.0.1:{port}/ready")
-    found: dict[str, Any] = answer.json() if answer.status_code == 200 else {}
-    return found
+    command = [sys.executable, "-m", "asymdiffrec", "serve", str(model or folder / "export"), "--port", str(port)]
+    with _running(Server([*command, *options], port, environment)) as server:
+        server.wait_until(lambda: server.version() is not None, "it was ready")
+        yield server
 
 
 @contextmanager
-def plainly_served(folder: Path) -> Iterator[int]:
+def plain_server(folder: Path) -> Iterator[Server]:
+    """Run the server of `peers/plain_server.py` on folder/export."""
     port = free_port()
     module = [sys.executable, "-m", "benchmarks.peers.plain_server"]
-    with process([*module, str(folder / "export"), str(port), str(folder / "vocabulary.json")], {}):
-        wait(lambda: httpx2.get(f"http://127.0.0.1:{port}/openapi.json").status_code == 200)
-        yield port
+    command = [*module, str(folder / "export"), str(port), str(folder / "vocabulary.json")]
+    with _running(Server(command, port, {})) as server:
+        server.wait_until(lambda: _is_ok(server.get("/openapi.json")), "it answered")
+        yield server
+
+
+def _is_ok(response: httpx2.Response | None) -> bool:
+    return response is not None and response.status_code == 200
 
 
 @contextmanager
-def process(command: list[str], environment: Mapping[str, str]) -> Iterator[None]:
-    running = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, stderr=subprocess.DEVNULL)
+def _running(server: Server) -> Iterator[Server]:
     try:
-        yield
+        yield server
     finally:
-        running.terminate()
-        running.wait(60)
-
-
-def wait(until: Callable[[], bool]) -> None:
-    end = time.monotonic() + 120
-    while True:
-        try:
-            if until():
-                return
-        except httpx2.TransportError:
-            pass
-        if time.monotonic() > end:
-            raise TimeoutError("the server does not answer")
-        time.sleep(0.2)
+        server.close()
 
 
 def replicas() -> list[psutil.Process]:
-    """Those that have loaded their model: they listen."""
-    found = []
-    for one in psutil.process_iter(["cmdline"]):
-        if (one.info["cmdline"] or [""])[0].startswith("ray::ServeReplica:asymdiffrec"):
+    """Return the replicas under Ray Serve that have loaded their model: they listen on a port."""
+    processes = []
+    for process in psutil.process_iter(["cmdline"]):
+        if (process.info["cmdline"] or [""])[0].startswith("ray::ServeReplica:asymdiffrec"):
             with contextlib.suppress(psutil.Error):
-                if any(connection.status == psutil.CONN_LISTEN for connection in one.net_connections()):
-                    found.append(one)
-    return found
+                if any(connection.status == psutil.CONN_LISTEN for connection in process.net_connections()):
+                    processes.append(process)
+    return processes

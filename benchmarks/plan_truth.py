@@ -50,7 +50,7 @@ def prepare(out: Path, samples: int, workers: int) -> None:
     fields = {name: {"type": "id_list" if name == "d" else "id", "num_embeddings": rows} for name, rows in ROWS.items()}
     job = {
         "name": "truth",
-        "data": {"path": ".", "cache": 0, "window": 1024},
+        "data": {"path": ".", "window": 1024},
         "fields": fields,
         "tables": {"embedding_dim": DIM},
         "diffusion": {"method": "base"},

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from asymdiffrec.json_lines import read_json_lines
+
 SHOWN_STEPS = (1, 10, 100)
 """Steps whose losses a comparison shows, beside the last one"""
 ROW_CHECKSUM = "row_checksum"
@@ -17,10 +19,8 @@ ROW_CHECKSUM = "row_checksum"
 
 
 def records(run: Path) -> list[dict[str, Any]]:
-    """Return the complete lines of a run's metrics.jsonl."""
-    file = run / "metrics.jsonl"
-    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """Return the records of a run's metrics.jsonl."""
+    return read_json_lines(run / "metrics.jsonl")
 
 
 def by_step(run: Path, key: str) -> dict[int, Any]:

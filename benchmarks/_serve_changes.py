@@ -1,0 +1,78 @@
+"""Serving while the model changes or replicas die, and under Ray Serve."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from asymdiffrec.serving.export import load_export
+from benchmarks._load import Load, steady
+from benchmarks._result import Result
+from benchmarks._serve_requests import right_scores
+from benchmarks._servers import ROOT, our_server, replicas
+
+KILLS = 10
+PROXY_SECONDS = 2
+"""Time after which HAProxy knows a new replica; nothing tells when it does"""
+
+
+def swap_results(folder: Path, request: bytes, count: int) -> Iterator[Result]:
+    """Yield responses while a new version is put in place `count` times, each once the one before is served."""
+    rounded, link = folder / "rounded", folder / "live"
+    command = [sys.executable, "-m", "asymdiffrec", "export", str(folder / "run"), str(rounded), "--tables", "int8"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    versions = {export: load_export(export).manifest.version for export in (folder / "export", rounded)}
+    point(link, folder / "export")
+    with our_server(folder, model=link) as server, ThreadPoolExecutor(1) as pool:
+        load = pool.submit(steady, server.port, request, 100, 4 * count, is_right=right_scores(request, *versions))
+        for number in range(count):
+            target = list(versions)[(number + 1) % 2]
+            point(link, target)
+            version = versions[target]
+            server.wait_until(lambda version=version: server.version() == version, "it served the new version")  # type: ignore[misc]
+        responses = load.result()
+    worst = responses.quantile(1)
+    yield Result(f"worst response under {count} swaps", worst, "ms", "limit", 200, "< 200 ms", worst < 200)
+    yield first_try_result(responses, f"{count} swaps", "all")
+
+
+def kill_results(folder: Path, request: bytes) -> Iterator[Result]:
+    """Yield responses while replicas are killed, each once all are there again."""
+    with our_server(folder, "--ray", "--replicas", "2") as server, ThreadPoolExecutor(1) as pool:
+        is_right = right_scores(request, folder / "export")
+        load = pool.submit(steady, server.port, request, 100, 25 * KILLS, is_right=is_right)
+        seconds = []
+        for _ in range(KILLS):
+            server.wait_until(lambda: len(replicas()) == 2, "it had two replicas")
+            time.sleep(PROXY_SECONDS)
+            killed = replicas()[0]
+            killed.kill()
+            start = time.monotonic()
+            server.wait_until(lambda killed=killed: len(set(replicas()) - {killed}) == 2, "the replica was replaced")  # type: ignore[misc]
+            seconds.append(time.monotonic() - start)
+        responses = load.result()
+    slowest, under, right = max(seconds), f"{KILLS} kills", len(responses.seconds)
+    yield Result(f"slowest of {KILLS} replicas to come back", slowest, "s", "limit", 20, "< 20 s", slowest < 20)
+    yield first_try_result(responses, under)
+    sent, failed = right + responses.failed, responses.failed
+    yield Result(f"right responses, {under}", right, "", "requests", sent, "all", not failed)
+
+
+def first_try_result(load: Load, under: str, goal: str = "") -> Result:
+    """Return how many requests got a right response at the first try."""
+    sent = len(load.seconds) + load.failed
+    right = len(load.seconds) - load.retried
+    return Result(
+        f"right responses at once, {under}", right, "", "requests", sent, goal, right == sent if goal else None
+    )
+
+
+def point(link: Path, folder: Path) -> None:
+    """Make a link point to a folder, in one step."""
+    new = link.with_name("new-link")
+    new.symlink_to(folder)
+    new.rename(link)
