@@ -1,4 +1,4 @@
-"""Run benchmarks, keep what they found in results/, and show it as one table and one picture.
+"""Run benchmarks, write their documents to results/, and show all results as one table and one picture.
 
 python -m benchmarks [NAME ...] [--quick] [--into FOLDER] [--no-run]
 """
@@ -22,26 +22,27 @@ HERE = Path(__file__).parent
 NOT_MEASUREMENTS = ("same_computation",)
 """Programs with a command line of their own, which print no results"""
 PROGRAMS = sorted(file.stem for file in HERE.glob("[a-z]*.py") if file.stem not in NOT_MEASUREMENTS)
-ASKED_FOR = ("evidence",)
-"""Takes hours: it runs where it is named"""
+RUN_BY_NAME = ("evidence",)
+"""Programs that take hours: they run only if they are named"""
 
 
 def run(name: str, quick: bool, into: Path) -> bool:
-    """Whether the program ended well; then its document is written."""
+    """Run a program, write its document, and return whether it succeeded."""
     command = [sys.executable, "-m", f"benchmarks.{name}", "--json", *(["--quick"] if quick else [])]
-    ended = subprocess.run(command, cwd=HERE.parent, stdout=subprocess.PIPE, text=True)
-    if ended.returncode == 0:
-        (into / f"{name.replace('_', '-')}.json").write_text(ended.stdout)
-    return ended.returncode == 0
+    process = subprocess.run(command, cwd=HERE.parent, stdout=subprocess.PIPE, text=True)
+    if process.returncode == 0:
+        (into / f"{name.replace('_', '-')}.json").write_text(process.stdout)
+    return process.returncode == 0
 
 
 def table(documents: dict[str, dict[str, Any]]) -> Table:
-    made = Table("program", *HEADINGS, "machine")
+    """Return the results of all documents as one table."""
+    rows = Table("program", *HEADINGS, "machine")
     for name, document in documents.items():
         for result in document["results"]:
-            made.add_row(name, *cells(result), document["machine"])
-        made.add_section()
-    return made
+            rows.add_row(name, *cells(result), document["machine"])
+        rows.add_section()
+    return rows
 
 
 def main() -> None:
@@ -50,18 +51,18 @@ def main() -> None:
         "names",
         nargs="*",
         metavar="NAME",
-        help=f"of {', '.join(PROGRAMS)}; all but {', '.join(ASKED_FOR)} when left out",
+        help=f"{', '.join(PROGRAMS)}; default: all except {', '.join(RUN_BY_NAME)}",
     )
-    parser.add_argument("--quick", action="store_true", help="small versions, to see that they run")
-    parser.add_argument("--into", type=Path, default=HERE / "results", help="folder of the documents and the picture")
-    parser.add_argument("--no-run", action="store_true", help="show what the folder has")
+    parser.add_argument("--quick", action="store_true", help="run small versions, to see that the programs work")
+    parser.add_argument("--into", type=Path, default=HERE / "results", help="folder for the documents and the picture")
+    parser.add_argument("--no-run", action="store_true", help="show the results in the folder, run nothing")
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in PROGRAMS]
     if unknown:
         parser.error(f"no benchmark is named {unknown[0]}; there are {', '.join(PROGRAMS)}")
     options.into.mkdir(parents=True, exist_ok=True)
     failed = []
-    for name in [] if options.no_run else options.names or [name for name in PROGRAMS if name not in ASKED_FOR]:
+    for name in [] if options.no_run else options.names or [name for name in PROGRAMS if name not in RUN_BY_NAME]:
         print(f"benchmarks.{name} ...", file=sys.stderr, flush=True)
         if not run(name, options.quick, options.into):
             failed.append(name)

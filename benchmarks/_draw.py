@@ -1,4 +1,4 @@
-"""What was measured as one picture: ratios over peers, and times over sizes."""
+"""Draw benchmark documents as one picture: ratios to peers, and times by size."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from matplotlib.axes import Axes
 CURVES = "scaling"
 SIZED = re.compile(r", (\w+) = (\d+)$")
 RATIOS = ("steps", "kernels-h200", "checkpoints", "data")
-"""Documents whose ratios are drawn; those of plans and of quality are no speeds"""
+"""Documents whose ratios are drawn. Those of plans and of quality are not speeds"""
 
 
 def draw(documents: dict[str, dict[str, Any]], path: Path) -> None:
-    """Write the picture of those of the documents that it has a place for."""
+    """Write the picture of the documents that RATIOS and CURVES name; write nothing if there is none of them."""
     ratios = [name for name in RATIOS if name in documents]
     points = [
         (match[1], int(match[2]), result)
@@ -38,7 +38,7 @@ def draw(documents: dict[str, dict[str, Any]], path: Path) -> None:
         _ratios(part.subplots(), name, documents[name])
     if axes_names:
         for axes, axis in zip(parts[-1].subplots(1, len(axes_names), squeeze=False)[0], axes_names, strict=True):
-            _curves(axes, axis, [(size, result) for found, size, result in points if found == axis])
+            _curves(axes, axis, [(size, result) for name, size, result in points if name == axis])
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -47,14 +47,14 @@ def _ratios(axes: Axes, name: str, document: dict[str, Any]) -> None:
     results = document["results"][::-1]
     labels = [f"{result['name']} / {result['peer']}" for result in results]
     values = [result["ratio"] for result in results]
-    places = range(len(results))
-    axes.barh(places, values, color="tab:blue", height=0.7)
+    positions = range(len(results))
+    axes.barh(positions, values, color="tab:blue", height=0.7)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xscale("log")
-    axes.set_yticks(places, labels, fontsize=7)
-    axes.set_title(f"{name}: over the peer, {document['machine']}", fontsize=9)
-    for place, value in zip(places, values, strict=True):
-        axes.annotate(f" {value:.2f}", (value, place), va="center", fontsize=7)
+    axes.set_yticks(positions, labels, fontsize=7)
+    axes.set_title(f"{name}: ratio to the peer, {document['machine']}", fontsize=9)
+    for position, value in zip(positions, values, strict=True):
+        axes.annotate(f" {value:.2f}", (value, position), va="center", fontsize=7)
     axes.margins(x=0.15)
 
 

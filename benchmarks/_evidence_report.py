@@ -1,4 +1,4 @@
-"""docs/evidence.md, drawn of the comparisons that were kept."""
+"""Write docs/evidence.md from the comparisons in results/evidence/."""
 
 from __future__ import annotations
 
@@ -16,25 +16,30 @@ from benchmarks._result import Result
 DOCS = Path(__file__).parents[1] / "docs"
 INTRODUCTION = """# Evidence
 
-Does it help, and when? Every variant and rival was trained on the same rows with the same budget, once for each seed,
-and judged on the same test samples with fields dropped at random. Below each first row are differences from it ± what
-all differences of the table together stay within with 95 % probability (a bootstrap over users and seeds, paired,
-corrected for their number); * is more than chance. `make evidence DATA=FOLDER` runs all of it anew (FOLDER holds
-`movielens-100k/` and `adult/`); `python -m benchmarks.evidence --report` draws this page of what
-`benchmarks/results/evidence/` has.
+Does the method help, and when? Every variant and rival was trained on the same rows with the same budget, once per
+seed, and evaluated on the same test samples with fields dropped at random.
+
+The first row of a table has the metric of the reference. The other rows have differences from it, with simultaneous
+95 % confidence intervals: with a probability of 95 % all differences of the table lie within theirs (paired bootstrap
+over users and seeds, corrected for the number of differences). A star marks an interval without 0: the difference is
+significant.
+
+`make evidence DATA=FOLDER` runs everything again; FOLDER has `movielens-100k/` and `adult/`.
+`python -m benchmarks.evidence --report` writes this page from `benchmarks/results/evidence/`.
 """
-EXPLAINED = {
-    "oracle": "the probability of a click given what is recorded, as the generator of the log knows it: the best",
-    "boosting": "gradient boosted trees with native missing values, on the fields, and counts and rates of their ids",
-    "boosting_dropped": "the same, trained also on copies of the rows with fields dropped",
-    "autoencoder": "a denoising autoencoder before the extractor makes the vectors of missing fields",
-    "tuned": "what `tune` chose on the validation rows",
+DESCRIPTIONS = {
+    "oracle": "the probability of a click given the recorded fields, computed by the log's generator: the optimum",
+    "boosting": "gradient boosted trees with native missing values, on the fields and on counts and rates of their ids",
+    "boosting_dropped": "boosting, trained also on copies of the rows with dropped fields",
+    "autoencoder": "a denoising autoencoder before the extractor computes the vectors of missing fields",
+    "tuned": "the settings that `tune` chose on the validation rows",
     "contrastive": "augment, with InfoNCE between the latents of both views",
 }
+"""Of variants that are not built in"""
 
 
 def write_report(documents: Mapping[str, Mapping[str, Any]], claims: Sequence[Result], docs: Path = DOCS) -> None:
-    """Write the page and its pictures."""
+    """Write the page and its figures from the comparisons of all studies."""
     docs.mkdir(exist_ok=True)
     parts = [INTRODUCTION, _claims(claims), _variants(documents)]
     for name, document in documents.items():
@@ -44,10 +49,9 @@ def write_report(documents: Mapping[str, Mapping[str, Any]], claims: Sequence[Re
 
 
 def _claims(claims: Sequence[Result]) -> str:
-    lines = ["## What was to be shown", ""]
-    asked = [claim for claim in claims if claim.goal]
+    lines = ["## Claims", ""]
     lines += _table(
-        ("what", "it", "beside", "", "difference", "asked", "holds"),
+        ("claim", "value", "peer", "peer's value", "difference", "goal", "holds"),
         [
             (
                 claim.name,
@@ -58,51 +62,53 @@ def _claims(claims: Sequence[Result]) -> str:
                 claim.goal,
                 "yes" if claim.holds else "**no**",
             )
-            for claim in asked
+            for claim in claims
+            if claim.goal
         ],
     )
     return "\n".join(lines)
 
 
 def _variants(documents: Mapping[str, Mapping[str, Any]]) -> str:
-    known = {name: variant.description for name, variant in BUILT_IN.items()} | EXPLAINED
-    there = dict.fromkeys(variant for document in documents.values() for variant in document["variants"])
-    return "\n".join(["## What was compared", "", *_table(("name", ""), [(name, known[name]) for name in there])])
+    descriptions = {name: variant.description for name, variant in BUILT_IN.items()} | DESCRIPTIONS
+    names = dict.fromkeys(variant for document in documents.values() for variant in document["variants"])
+    lines = _table(("name", "description"), [(name, descriptions[name]) for name in names])
+    return "\n".join(["## Variants", "", *lines])
 
 
 def _study(name: str, document: Mapping[str, Any]) -> Iterator[str]:
-    seeds, rows_ = document["seeds"], document["rows"]
     yield f"## {document['title']}"
     yield ""
-    yield f"{rows_:,} test rows, {seeds} seeds, {document['machine']}. AUC:"
+    yield f"{document['rows']:,} test rows, {document['seeds']} seeds, {document['machine']}. AUC:"
     yield ""
     yield from _differences(document, "auc", "base")
     if document["diverged"]:
-        yield f"Diverged, and judged at the best step before, or else as a constant: {', '.join(document['diverged'])}."
+        diverged = ", ".join(document["diverged"])
+        yield f"Diverged, and evaluated at the best step before, or as a constant where no step was saved: {diverged}."
         yield ""
     if tuning := document.get("tuning"):
         settings = ", ".join(
             f"{path.removeprefix('diffusion.')} {json.dumps(value)}" for path, value in tuning["chosen"].items()
         )
-        yield f"`tune` chose, of {tuning['trials']} trainings: {settings}; for {tuning['reason']}."
+        yield f"In {tuning['trials']} trainings `tune` chose {settings}. Reason: {tuning['reason']}."
         yield ""
     yield f"![curves](evidence-{name}.png)"
     yield ""
     for metric in ("gauc", "log_loss"):
-        if any(one[metric] is not None for one in document["results"]):
+        if any(result[metric] is not None for result in document["results"]):
             yield f"{METRICS[metric].heading}:"
             yield ""
             yield from _differences(document, metric, "base")
     for reference in ("augment", "boosting_dropped"):
         if any(cell["from"] == reference for cell in document["differences"]):
-            yield f"AUC, from {reference}:"
+            yield f"AUC, differences from {reference}:"
             yield ""
             yield from _differences(document, "auc", reference)
 
 
 def _differences(document: Mapping[str, Any], metric: str, reference: str) -> Iterator[str]:
-    """As `compare` prints them."""
-    headings = ["", *(one["scenario"] for one in document["scenarios"])]
+    """Yield a table of a metric and its differences from a reference, as `compare` prints them."""
+    headings = ["", *(scenario["scenario"] for scenario in document["scenarios"])]
     cells = [cell for cell in document["differences"] if cell["from"] == reference]
     yield from _table(headings, metric_rows({**document, "reference": reference, "differences": cells}, metric))
 

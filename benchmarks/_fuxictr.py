@@ -1,4 +1,4 @@
-"""FuxiCTR's DNN in a process of another Python, which trains when it is told to."""
+"""FuxiCTR's DNN in a process with a Python environment of its own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROGRAM = Path(__file__).parent / "peers" / "fuxictr_dnn.py"
 
 
 def padded_ids(clicks: Clicks, batch: Batch) -> np.ndarray:
-    """[fields, B] int64: one more than the id's row, 0 where it is missing."""
+    """Return the table row of each id plus 1, and 0 for a missing id, [fields, B] int64."""
     ids = np.zeros((clicks.fields, len(batch)), np.int64)
     present = batch.ids.lengths().numpy().reshape(ids.shape) > 0
     ids[present] = batch.ids.values().numpy() + 1
@@ -27,15 +27,15 @@ def padded_ids(clicks: Clicks, batch: Batch) -> np.ndarray:
 
 @contextmanager
 def fuxictr_dnn(python: Path, clicks: Clicks, batches: Sequence[Batch]) -> Iterator[Steps]:
-    """A function that trains on each batch once; the process ends with the block. OSError where it does not start."""
+    """Start the process and yield a function that trains on each batch once. Raises OSError if it does not start."""
     with TemporaryDirectory() as folder:
         file = Path(folder) / "batches.npz"
         ids = np.stack([padded_ids(clicks, batch) for batch in batches])
         np.savez(file, ids=ids, label=np.stack([batch.label.numpy() for batch in batches]))
         sizes = {"fields": clicks.names, "rows": clicks.rows, "dim": clicks.dim, "hidden": clicks.hidden}
-        given = json.dumps({**sizes, "learning_rate": LEARNING_RATE, "batches": str(file)})
+        arguments = json.dumps({**sizes, "learning_rate": LEARNING_RATE, "batches": str(file)})
         with subprocess.Popen(
-            [python, PROGRAM, given], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder
+            [python, PROGRAM, arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder
         ) as process:
             assert process.stdin is not None
             assert process.stdout is not None
@@ -53,9 +53,9 @@ def fuxictr_dnn(python: Path, clicks: Clicks, batches: Sequence[Batch]) -> Itera
 
 
 def expect(process: subprocess.Popen[str], word: str) -> None:
-    """Read the process's lines until the word comes."""
+    """Read lines of the process until one is the word. Raises OSError if the process ends before."""
     assert process.stdout is not None
     for line in process.stdout:
         if line.strip() == word:
             return
-    raise OSError(f"{PROGRAM.name} ended with status {process.wait()} before it said {word}")
+    raise OSError(f"{PROGRAM.name} ended with status {process.wait()} before it printed {word}")

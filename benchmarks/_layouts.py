@@ -1,4 +1,4 @@
-"""The tables that reading is measured on, and how their readers elsewhere make the same tensors."""
+"""The tables for measurements of reading, and how other readers make the same tensors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROW_GROUP = 16_384
 
 @dataclass(frozen=True)
 class Layout:
-    """Columns of a click log."""
+    """The columns of a click log, by type."""
 
     name: str
     integers: int
@@ -35,10 +35,12 @@ class Layout:
 
     @property
     def columns(self) -> list[str]:
+        """Names of the columns, without the label"""
         counts = {"id": self.integers, "string": self.strings, "list": self.lists, "number": self.numbers}
-        return [f"{kind}{place}" for kind, count in counts.items() for place in range(count)]
+        return [f"{kind}{number}" for kind, count in counts.items() for number in range(count)]
 
     def schema(self, threads: int) -> Schema:
+        """Return the schema of a job that reads the columns with some threads."""
         fields: dict[str, dict[str, Any]] = {}
         for name in self.columns:
             kind = name.rstrip("0123456789")
@@ -50,7 +52,7 @@ class Layout:
         return FieldsConfig.model_validate({"fields": fields, "data": {"threads": threads}}).to_schema()
 
     def write(self, folder: Path, rows: int) -> None:
-        """A file of random rows, 5 % of each column null, as `prepare` writes them."""
+        """Write a file of random rows in the format of `prepare`, 5 % of each column null."""
         folder.mkdir()
         rng = np.random.default_rng(0)
         groups = (self._draw(rng, min(ROW_GROUP, rows - start)) for start in range(0, rows, ROW_GROUP))
@@ -75,7 +77,7 @@ class Layout:
 
 
 def tensors(schema: Schema, table: pa.Table) -> tuple[KeyedJaggedTensor, torch.Tensor, torch.Tensor]:
-    """A table's samples as anyone would make them of Arrow's columns by numpy: ids, numbers and label."""
+    """Return ids, numeric values and labels of a table, computed from Arrow's columns by numpy in the simplest way."""
     values, lengths = [], []
     for name, field in schema.sparse.items():
         column = table.column(name).combine_chunks()
@@ -104,7 +106,7 @@ def _batch(
 
 
 class Frame(Dataset[pd.Series]):
-    """A pandas frame of raw values that gives a row at a time, as tutorials do."""
+    """A data set over a pandas frame that returns one row at a time, as in tutorials."""
 
     def __init__(self, table: pa.Table) -> None:
         self.frame = table.to_pandas(types_mapper=pd.ArrowDtype)
@@ -118,7 +120,7 @@ class Frame(Dataset[pd.Series]):
 
 @dataclass(frozen=True)
 class Collate:
-    """Rows of a `Frame` to the tensors of `tensors`."""
+    """Turns rows of a `Frame` into the tensors that `tensors` returns."""
 
     schema: Schema
 
@@ -141,7 +143,7 @@ class Collate:
 
 
 def ray_batches(folder: Path, columns: list[str], rows: int, shuffled: int | None) -> Iterator[pa.Table]:
-    """Ray Data's batches of a folder as Arrow tables, as rows stand, or drawn out of `shuffled` rows."""
+    """Yield Ray Data's batches of a folder as Arrow tables, in order, or shuffled in a buffer of `shuffled` rows."""
     import ray
 
     data = ray.data.read_parquet(str(folder), columns=columns)

@@ -1,4 +1,4 @@
-"""Bytes that tensors on the CPU take while a function runs."""
+"""Peak memory of CPU tensors while a function runs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def peak_bytes(function: Callable[[], object]) -> int:
-    """The most that was allocated at once beyond what there was before, as torch's profiler tells of its allocator."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+    """Return the most bytes allocated at the same time, beyond those before the call, from torch's profiler."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         function()
-    held = most = 0
-    for event in found.profiler.kineto_results.events():
+    current = peak = 0
+    for event in profiler.profiler.kineto_results.events():
         if event.name() == "[memory]":
-            held += event.nbytes()
-            most = max(most, held)
-    return most
+            current += event.nbytes()
+            peak = max(peak, current)
+    return peak

@@ -1,4 +1,4 @@
-"""Sets of embedding tables that planners are measured on."""
+"""Sets of embedding tables for measurements of planners."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from asymdiffrec.embeddings.planner.planned_tables import PlannedTable
 from asymdiffrec.embeddings.torchrec_compat import table_name
 
 RESERVED = 12e9
-"""Bytes of a rank that tables do not get"""
+"""Bytes of each rank that are not for tables"""
 KINDS = ("data_parallel", "table_wise", "row_wise", "table_row_wise", "column_wise", "grid_shard")
 
 
 @dataclass(frozen=True)
 class TableSet:
-    """Tables of one field each: rows, dimension, and mean number of ids in a sample."""
+    """Tables of one field each: rows, width, and mean number of ids per sample."""
 
     name: str
     rows: Sequence[int]
@@ -31,13 +31,13 @@ class TableSet:
     pooling: Sequence[float]
 
     def model(self) -> nn.Module:
-        """The tables in fp16 on the meta device, updated by Adagrad."""
+        """Return fp16 tables on the meta device, updated by Adagrad."""
         configs = [
             EmbeddingBagConfig(
-                name=f"t{place}", feature_names=[f"f{place}"], num_embeddings=rows, embedding_dim=dim,
+                name=f"t{number}", feature_names=[f"f{number}"], num_embeddings=rows, embedding_dim=dim,
                 data_type=DataType.FP16,
             )
-            for place, (rows, dim) in enumerate(zip(self.rows, self.dims, strict=True))
+            for number, (rows, dim) in enumerate(zip(self.rows, self.dims, strict=True))
         ]  # fmt: skip
         model = nn.Module()
         model.tables = EmbeddingBagCollection(configs, device=torch.device("meta"))
@@ -45,10 +45,10 @@ class TableSet:
         return model
 
     def planned(self, model: nn.Module) -> list[PlannedTable]:
-        """The tables of `model` as planners see them."""
+        """Return the tables of `model` as planners take them."""
         weights = {table_name(name): weight for name, weight in model.named_parameters()}
         return [
-            PlannedTable(f"t{place}", weights[f"t{place}"], [mean], KINDS) for place, mean in enumerate(self.pooling)
+            PlannedTable(f"t{number}", weights[f"t{number}"], [mean], KINDS) for number, mean in enumerate(self.pooling)
         ]
 
 
@@ -62,19 +62,21 @@ DCN_ROWS = (
     40000000, 40000000, 40000000, 590152, 12973, 108, 36,
 )  # fmt: skip
 DCN_POOLING = (3, 2, 1, 2, 6, 1, 1, 1, 1, 7, 3, 8, 1, 6, 9, 5, 1, 1, 1, 12, 100, 27, 10, 3, 1, 1)
-"""Of MLPerf's DLRM-DCNv2, with its multi-hot inputs"""
+"""Ids per sample of MLPerf's DLRM-DCNv2, with its multi-hot inputs"""
 
 
 def criteo() -> TableSet:
+    """Return the tables of Criteo's terabyte, one id per sample."""
     return TableSet("Criteo 1TB, one-hot", CRITEO_ROWS, [128] * 26, [1.0] * 26)
 
 
 def dcn() -> TableSet:
+    """Return the tables of MLPerf's DLRM-DCNv2."""
     return TableSet("DLRM-DCNv2, multi-hot", DCN_ROWS, [128] * 26, [float(length) for length in DCN_POOLING])
 
 
 def power_law(tables: int, terabytes: float, exponent: float, seed: int) -> TableSet:
-    """Tables whose sizes fall as a power of their place, 10^12 bytes of fp16 weights a terabyte."""
+    """Return tables whose sizes fall as a power of their rank; a terabyte is 10^12 bytes of fp16 weights."""
     rng = np.random.default_rng(seed)
     dims = rng.choice([64, 128, 256], tables, p=[0.3, 0.5, 0.2])
     sizes = np.arange(1, tables + 1) ** -exponent
@@ -86,6 +88,7 @@ def power_law(tables: int, terabytes: float, exponent: float, seed: int) -> Tabl
 
 
 def ten_sets() -> list[TableSet]:
+    """Return two published sets and eight random ones."""
     shapes = (
         (26, 1, 1.0, 5), (50, 1, 0.8, 1), (100, 1, 1.0, 0), (100, 1, 1.5, 6), (200, 1, 1.2, 2), (300, 1, 0.6, 3),
         (500, 1, 1.0, 4), (1000, 1, 1.0, 7),

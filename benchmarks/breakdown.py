@@ -1,4 +1,4 @@
-"""Where the time of a training step on the CPU goes: the share of each part, of bare TorchRec's too."""
+"""The share of each part in the time of a training step on the CPU, also for bare TorchRec."""
 
 from __future__ import annotations
 
@@ -27,19 +27,20 @@ PARTS = {
 
 
 def part_of(operator: str) -> str:
+    """Return the part that a profiled operator belongs to."""
     return next((part for part, pattern in PARTS.items() if re.match(pattern, operator)), "other")
 
 
 def shares(steps: Steps) -> Counter[str]:
-    """Of the time that operators take by themselves, by part."""
+    """Return the share of each part in the time of all operators, the operators that they call not counted."""
     steps()
-    with profile(activities=[ProfilerActivity.CPU]) as found:
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
         steps()
-    taken: Counter[str] = Counter()
-    for event in found.key_averages():
-        taken[part_of(event.key)] += event.self_cpu_time_total
-    total = sum(taken.values())
-    return Counter({part: time / total for part, time in taken.items() if time})
+    durations: Counter[str] = Counter()
+    for event in profiler.key_averages():
+        durations[part_of(event.key)] += event.self_cpu_time_total
+    total = sum(durations.values())
+    return Counter({part: time / total for part, time in durations.items() if time})
 
 
 def main() -> None:
@@ -49,7 +50,7 @@ def main() -> None:
     with process_group(dist.HashStore(), 0, 1, ClusterConfig(gpu=False), one_host=True):
         batches = clicks.batches(1 if options.quick else 5, clicks.batch)
         loops = {"bare TorchRec": clicks.bare_torchrec(batches)}
-        loops |= {variant: clicks.ours(batches, variant) for variant in ("base", "asymdiff")}
+        loops |= {method: clicks.ours(batches, method) for method in ("base", "asymdiff")}
         results = [
             Result(f"{part}, {name}", share, "", "whole step", 1.0)
             for name, steps in loops.items()

@@ -27,60 +27,62 @@ from benchmarks._result import Result
 
 DIM, TABLES = 64, 4
 GIB = 2**30
-PIECE = 64 << 20
+WRITE_BYTES = 64 << 20
 """Bytes of one write to the plain file"""
-LIMIT = 1.5
-"""Of the stall over the copy, as asked"""
+MAX_STALL = 1.5
+"""Goal: largest ratio of the stall to the copy"""
 
 
 def train_state_of(size: int) -> TrainState:
-    """A model on this process with so many bytes of tables and of their optimizer's state together."""
+    """Build a model on this process whose tables and optimizer state have `size` bytes together."""
     rows = size // (2 * 4 * DIM * TABLES)
-    fields = {f"c{place}": {"type": "id", "num_embeddings": rows} for place in range(TABLES)}
+    fields = {f"c{number}": {"type": "id", "num_embeddings": rows} for number in range(TABLES)}
     job = Job.model_validate({"name": "checkpoint", "fields": fields, "tables": {"embedding_dim": DIM}})
     return build_train_state(job, job.to_schema(), torch.device("cpu"))
 
 
 def bytes_of(train_state: TrainState) -> int:
-    """That a checkpoint of it has, on this process alone."""
+    """Return the bytes of a checkpoint of this process."""
     tensors = (tensor for part in state(train_state).values() for tensor in part.values())
     local = (tensor.local_tensor() if hasattr(tensor, "local_tensor") else tensor for tensor in tensors)
     return sum(tensor.nbytes for tensor in local)
 
 
 def plain_file(path: Path, content: torch.Tensor) -> None:
-    """Write bytes to a file, down to the disk."""
+    """Write bytes to a file and flush them to the disk."""
     view = memoryview(content.numpy())  # type: ignore[arg-type]  # an array is a buffer
     with path.open("wb") as file:
-        for start in range(0, len(view), PIECE):
-            file.write(view[start : start + PIECE])
+        for start in range(0, len(view), WRITE_BYTES):
+            file.write(view[start : start + WRITE_BYTES])
         file.flush()
         os.fsync(file.fileno())
 
 
 class Saves:
-    """Checkpoints one after the other, of which the time that training would stand still is told apart."""
+    """Saves one checkpoint after the other, in the part that stops training and the part that does not."""
 
     def __init__(self, saver: Saver) -> None:
         self._saver, self._step = saver, 0
 
     def begin(self) -> None:
+        """Do the part that training waits for."""
         self._step += 1
         self._saver.save(Progress(step=self._step))
 
     def end(self) -> None:
+        """Wait until the checkpoint is written."""
         failed = self._saver.finish()
         assert failed is None, self._saver.failure
 
 
 def stalls(saves: Saves, copy: Callable[[], object], rounds: int) -> tuple[float, float]:
-    """Median seconds that a save stops the training for, and of a copy; nothing is written meanwhile."""
-    taken: list[float] = []
+    """Return the median seconds that a save stops training, and those of a copy while nothing is written."""
+    durations: list[float] = []
 
     def stall() -> None:
         start = time.perf_counter()
         saves.begin()
-        taken.append(time.perf_counter() - start)
+        durations.append(time.perf_counter() - start)
 
     copies: list[float] = []
     for _ in range(rounds + 1):
@@ -89,7 +91,7 @@ def stalls(saves: Saves, copy: Callable[[], object], rounds: int) -> tuple[float
         start = time.perf_counter()
         copy()
         copies.append(time.perf_counter() - start)
-    return _median(taken[1:]), _median(copies[1:])
+    return _median(durations[1:]), _median(copies[1:])
 
 
 def _median(values: list[float]) -> float:
@@ -105,23 +107,23 @@ def main() -> None:
         process_group(dist.HashStore(), 0, 1, ClusterConfig(gpu=False), one_host=True),
     ):
         folder, train_state = Path(name), train_state_of(size)
-        held = bytes_of(train_state)
-        source, target = (torch.ones(held, dtype=torch.uint8) for _ in range(2))
+        checkpoint_bytes = bytes_of(train_state)
+        source, target = (torch.ones(checkpoint_bytes, dtype=torch.uint8) for _ in range(2))
         settings = CheckpointsConfig(keep=1)
         with Saver(Checkpoints(str(folder / "saved")), train_state, {}, settings, Progress()) as saver:
             saves = Saves(saver)
             stalled, copied = stalls(saves, partial(target.copy_, source), rounds)
 
-            def written() -> None:
+            def save() -> None:
                 saves.begin()
                 saves.end()
 
-            saved, plain = alternate(written, partial(plain_file, folder / "plain", source), rounds)
-    goal, holds = f"at most {LIMIT:g}", stalled <= LIMIT * copied
-    gib = held / GIB
+            saved, plain = alternate(save, partial(plain_file, folder / "plain", source), rounds)
+    goal, holds = f"at most {MAX_STALL:g}", stalled <= MAX_STALL * copied
+    gib = checkpoint_bytes / GIB
     show(
         [
-            Result(f"training stands still, {gib:.2f} GiB", stalled, "s", "copy in memory", copied, goal, holds),
+            Result(f"training waits, {gib:.2f} GiB", stalled, "s", "copy in memory", copied, goal, holds),
             Result(f"write a checkpoint, {gib:.2f} GiB", gib / saved, "GiB/s", "plain file", gib / plain),
         ],
         options,

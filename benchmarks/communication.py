@@ -1,4 +1,4 @@
-"""Test AUC of two workers that send each other embeddings in fp16 beside fp32, over seeds."""
+"""Test AUC of two workers that exchange embeddings in fp16, beside fp32, over seeds."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from benchmarks._report import arguments, show
 from benchmarks._result import Result
 from benchmarks.quality import SHARES, measure
 
-WITHIN = 1e-3
+MAX_AUC_LOSS = 1e-3
+"""Largest AUC that fp16 may cost"""
 
 
 def compare(half: np.ndarray, full: np.ndarray) -> list[Result]:
-    """Mean AUCs of the two, from those of each seed and share, [seeds, shares]."""
+    """Return mean AUCs with fp16 and fp32, from the AUC of each seed and share, [seeds, shares]."""
     return [
         Result(
             f"AUC, fp16 between workers, {share:.0%} missing",
@@ -26,8 +27,8 @@ def compare(half: np.ndarray, full: np.ndarray) -> list[Result]:
             "",
             "fp32",
             float(theirs),
-            f"at most {WITHIN:g} below",
-            bool(ours >= theirs - WITHIN),
+            f"at most {MAX_AUC_LOSS:g} below",
+            bool(ours >= theirs - MAX_AUC_LOSS),
         )
         for share, ours, theirs in zip(SHARES, half.mean(axis=0), full.mean(axis=0), strict=True)
     ]
@@ -37,11 +38,11 @@ def main() -> None:
     silence_torchrec_warnings()
     options = arguments(
         __doc__ or "",
-        data={"type": Path, "help": "folder with MovieLens-100K's own files; synthetic data when left out"},
-        seeds={"type": int, "default": 3, "help": "runs of each; each has its own split, weights and noise"},
+        data={"type": Path, "help": "folder with the files of MovieLens-100K; default: synthetic data"},
+        seeds={"type": int, "default": 3, "help": "runs of each type; each has its own split, weights and noise"},
     )
     quick = ["train.steps=3", "cluster.workers=1"] if options.quick else ["cluster.workers=2"]
-    found: dict[str, list[list[float]]] = {"fp16": [], "fp32": []}
+    aucs: dict[str, list[list[float]]] = {"fp16": [], "fp32": []}
     for seed in range(1 if options.quick else options.seeds):
         with tempfile.TemporaryDirectory() as temporary:
             data = Path(temporary) / "data"
@@ -49,10 +50,10 @@ def main() -> None:
                 prepare_movielens(data, input=options.data, seed=seed)
             else:
                 prepare_synthetic(data, rows=5_000 if options.quick else 100_000, seed=seed)
-            for dtype, aucs in found.items():
-                settings = [f"tables.communication={dtype}", *quick]
-                aucs.append(measure(data, Path(temporary) / dtype, "asymdiff", seed, settings))
-    results = compare(*(np.array(aucs) for aucs in found.values()))
+            for dtype, by_seed in aucs.items():
+                overrides = [f"tables.communication={dtype}", *quick]
+                by_seed.append(measure(data, Path(temporary) / dtype, "asymdiff", seed, overrides))
+    results = compare(*(np.array(by_seed) for by_seed in aucs.values()))
     show(results, options)
 
 

@@ -1,4 +1,4 @@
-"""From files to batches: rows a second beside Arrow, Ray Data and a DataLoader; resuming; waiting; `prepare table`."""
+"""From files to batches: rows per second beside Arrow, Ray Data and a DataLoader; resuming; `prepare table`."""
 
 from __future__ import annotations
 
@@ -47,25 +47,26 @@ _, status, usage = os.wait4(process.pid, 0)
 print(usage.ru_maxrss)
 sys.exit(status != 0)
 """
-"""Runs a command and prints its peak memory in KiB, which would count the memory of a large process that starts it"""
-PEERS = 5.0
-"""Times as fast as Ray Data and a DataLoader: the goal"""
+"""Program that runs a command and prints its peak memory in KiB. It is small: a child's peak includes its parent's"""
+MIN_OVER_PEERS = 5.0
+"""Goal: smallest ratio to Ray Data and to a DataLoader"""
 
 
 def decode(shards: Shards, columns: list[str], threads: int) -> None:
-    """Arrow's decoding of all row groups, in threads, and nothing else."""
+    """Decode all row groups by Arrow in threads, and do nothing with them."""
     with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(lambda group: len(shards.read(group, columns)), range(len(shards.row_groups))):
             pass
 
 
-def epoch(reader: TrainingReader) -> None:
+def read_epoch(reader: TrainingReader) -> None:
+    """Read the batches of an epoch."""
     for _ in islice(reader.batches(Position()), reader.steps_per_epoch):
         pass
 
 
 def reading(layout: Layout, folder: Path, rows: int, threads: int, quick: bool) -> Iterator[Result]:
-    """Our reader beside three others, each with so many threads or workers."""
+    """Yield the speed of our reader beside that of three others, each with that many threads or workers."""
     schema, shards = layout.schema(threads), open_shards(str(folder))
     columns = [*layout.columns, "label"]
     reader = TrainingReader(schema, shards, 0, BATCH)
@@ -76,35 +77,35 @@ def reading(layout: Layout, folder: Path, rows: int, threads: int, quick: bool) 
         rates = reader.steps_per_epoch * BATCH / ours, peer_rows / theirs
         return Result(name, rates[0], "rows/s", peer, rates[1], f"at least {goal:g} times", rates[0] >= goal * rates[1])
 
-    ours, theirs = alternate(partial(epoch, reader), partial(decode, shards, columns, threads), rounds)
+    ours, theirs = alternate(partial(read_epoch, reader), partial(decode, shards, columns, threads), rounds)
     yield result("bare Parquet decoding", ours, theirs, rows, 0.7)
 
-    def by_ray(shuffled: int | None) -> None:
+    def read_by_ray(shuffled: int | None) -> None:
         for table in ray_batches(folder, columns, BATCH, shuffled):
             tensors(schema, table)
 
-    window = schema.data.window * schema.data.lanes  # rows that ours draws a batch from
+    window = schema.data.window * schema.data.lanes  # our reader draws a batch from that many rows
     for peer, shuffled in (("Ray Data, in order", None), ("Ray Data, shuffled", min(window, rows // 2)))[quick:]:
-        with cluster(threads):  # its processes have the cores of this one
-            ours, theirs = alternate(partial(epoch, reader), partial(by_ray, shuffled), 1)
-        yield result(peer, ours, theirs, rows // BATCH * BATCH, PEERS)
+        with ray_cluster(threads):  # its processes run on the cores of this process
+            ours, theirs = alternate(partial(read_epoch, reader), partial(read_by_ray, shuffled), 1)
+        yield result(peer, ours, theirs, rows // BATCH * BATCH, MIN_OVER_PEERS)
 
-    few = min(rows, 2 * BATCH if quick else 8 * BATCH)
-    frame = Frame(pq.read_table(folder, columns=columns).slice(0, few))
+    slow_rows = min(rows, 2 * BATCH if quick else 8 * BATCH)
+    frame = Frame(pq.read_table(folder, columns=columns).slice(0, slow_rows))
     workers = threads if threads > 1 else 0
     loader = DataLoader(frame, BATCH, shuffle=True, collate_fn=Collate(schema), num_workers=workers, drop_last=True)
 
-    def by_loader() -> None:
+    def read_by_loader() -> None:
         for _ in loader:
             pass
 
-    ours, theirs = alternate(partial(epoch, reader), by_loader, 1)
-    yield result("DataLoader over pandas", ours, theirs, few // BATCH * BATCH, PEERS)
+    ours, theirs = alternate(partial(read_epoch, reader), read_by_loader, 1)
+    yield result("DataLoader over pandas", ours, theirs, slow_rows // BATCH * BATCH, MIN_OVER_PEERS)
 
 
 @contextlib.contextmanager
 def cores(count: int) -> Iterator[None]:
-    """This process, its threads to come and its children on so many cores, whatever they start."""
+    """Limit this process, its new threads and its children to `count` cores during the block."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(before)[:count])
     yield
@@ -112,8 +113,8 @@ def cores(count: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def cluster(cores: int) -> Iterator[None]:
-    """Ray on this machine, which says nothing."""
+def ray_cluster(cores: int) -> Iterator[None]:
+    """Start Ray on this machine, without output, for the block."""
     ray.init(
         "local",
         num_cpus=cores,
@@ -129,7 +130,7 @@ def cluster(cores: int) -> Iterator[None]:
 
 
 def resuming(layout: Layout, folder: Path) -> Result:
-    """Seconds to the first batch from the middle of an epoch, beside reading all that came before it."""
+    """Return the seconds to the first batch from the middle of an epoch, beside those of reading up to it."""
     reader = TrainingReader(layout.schema(threads=len(os.sched_getaffinity(0))), open_shards(str(folder)), 0, BATCH)
     middle = reader.steps_per_epoch // 2
 
@@ -137,20 +138,20 @@ def resuming(layout: Layout, folder: Path) -> Result:
         start, stream = time.perf_counter(), reader.batches(position)
         for _ in islice(stream, batches):
             pass
-        taken = time.perf_counter() - start
-        stream.close()  # which waits for what is read ahead
-        return taken
+        duration = time.perf_counter() - start
+        stream.close()  # waits for batches that are read ahead
+        return duration
 
     rounds = [(seconds(Position(1, middle), 1), seconds(Position(1, 0), middle + 1)) for _ in range(4)]
-    ours, theirs = (statistics.median(taken[1:]) for taken in zip(*rounds, strict=True))
+    ours, theirs = (statistics.median(durations[1:]) for durations in zip(*rounds, strict=True))
     return Result("a position to its first batch", ours, "s", "reading up to it", theirs, "under 1 s", ours < 1)
 
 
 def waiting(folder: Path, quick: bool) -> Result:
-    """The share of time that training waits for data, in a run as `prepare synthetic` sets it up."""
+    """Return the share of time that training waits for data, in the job that `prepare synthetic` writes."""
     prepare_synthetic(folder / "clicks", rows=5_000 if quick else 400_000)
-    settings = ["train.log_every=10", *(["train.epochs=1"] if quick else [])]
-    job = read_job(folder / "clicks" / "job.yaml", settings)
+    overrides = ["train.log_every=10", *(["train.epochs=1"] if quick else [])]
+    job = read_job(folder / "clicks" / "job.yaml", overrides)
     train_job(job, read_statistics(job), Run(folder / "run"), console=Console(quiet=True))
     records = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     steps = [record for record in records if "data_wait" in record]
@@ -161,7 +162,7 @@ def waiting(folder: Path, quick: bool) -> Result:
 
 
 def generate(file: Path, rows: int) -> None:
-    """A CSV of a click log: label, time, 6 ids, 4 numbers, 2 strings, one in twenty missing."""
+    """Write a CSV file of a click log: label, time, 6 ids, 4 numbers (5 % missing), 2 strings."""
     columns = ["(random() < 0.2)::INT AS label", "i AS time"]
     columns += [f"hash(i, {k}) % {10 ** (k + 2)} AS id_{k}" for k in range(6)]
     columns += [f"CASE WHEN random() > 0.05 THEN round(random() * 1000, 2) END AS number_{k}" for k in range(4)]
@@ -171,7 +172,7 @@ def generate(file: Path, rows: int) -> None:
 
 
 def preparing(folder: Path, rows: int) -> Iterator[Result]:
-    """`prepare table` in a process of its own, beside Arrow reading the same file and keeping nothing."""
+    """Yield speed and memory of `prepare table`, in a process of its own, beside Arrow that only reads the file."""
     file = folder / "log.csv"
     generate(file, rows)
     script = Path(sys.executable).with_name("asymdiffrec")

@@ -1,6 +1,6 @@
-"""Does it help, and when: every variant and rival on five data sets, over seeds, with fields missing.
+"""Compare every variant and rival on five data sets, over seeds, with fields missing.
 
-Each data set's comparison is kept in results/evidence/; `--report` draws docs/evidence.md from what is there.
+The comparison of each data set is written to results/evidence/. `--report` writes docs/evidence.md from them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from benchmarks._report import arguments, machine, show, versions
 from benchmarks._result import Result
 
 HERE = Path(__file__).parent
-KEPT = HERE / "results" / "evidence"
+RESULTS = HERE / "results" / "evidence"
 SHARES = (0.0, 0.1, 0.3, 0.5, 0.7)
 TREES = ("benchmarks.rivals.boosting:boosting", "benchmarks.rivals.boosting:boosting_dropped")
 NETWORKS = ("benchmarks.rivals.autoencoder:Autoencoder", "benchmarks.rivals.contrastive:Contrastive")
@@ -54,19 +54,19 @@ SPLITS = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class Study:
-    """A data set, and what is compared on it."""
+    """A data set, and the variants that are compared on it."""
 
     title: str
     prepare: Callable[[Path, Path], Any]
-    """Makes it in a new folder, of the folder of raw data"""
+    """Prepares the data set: takes the folder to write and the folder of raw data"""
     variants: tuple[str, ...] = (*RIVALS, "asymdiff", *PARTS, *PUBLISHED)
     seeds: int = 5
     outages: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
-    settings: tuple[str, ...] = ()
-    """Of all networks"""
-    tuned: float = 0
-    """Minutes that `tune` has, whose choice is compared, too"""
+    overrides: tuple[str, ...] = ()
+    """PATH=VALUE for all networks"""
+    tuning_minutes: float = 0
+    """Time for `tune`, whose choice is compared as well; 0: no tuning"""
 
 
 def _movielens(out: Path, data: Path, split: Any = "random") -> None:
@@ -74,7 +74,7 @@ def _movielens(out: Path, data: Path, split: Any = "random") -> None:
 
 
 def _with_gaps(out: Path, data: Path, share: float = 0.2) -> None:
-    """MovieLens whose fields are missing at random, in training too."""
+    """Prepare MovieLens with fields missing at random, in training too."""
     whole = out.with_name(f"{out.name}-whole")
     _movielens(whole, data)
     job = read_yaml(str(whole / "job.yaml"))
@@ -85,8 +85,8 @@ def _with_gaps(out: Path, data: Path, share: float = 0.2) -> None:
         table = pq.read_table(whole / split)
         for name in table.column_names:
             if name in names:
-                gone = pa.array(rng.random(len(table)) < share)
-                column = pc.if_else(gone, pa.scalar(None, table.schema.field(name).type), table[name])
+                missing = pa.array(rng.random(len(table)) < share)
+                column = pc.if_else(missing, pa.scalar(None, table.schema.field(name).type), table[name])
                 table = table.set_column(table.column_names.index(name), name, column)
         yield table
 
@@ -111,46 +111,47 @@ def _adult(out: Path, data: Path) -> None:
 STUDIES = {
     "movielens": Study("MovieLens-100K, random split", _movielens, outages=("user", "item")),
     "movielens-temporal": Study(
-        "MovieLens-100K, the latest ratings to be predicted",
+        "MovieLens-100K, split by time",
         partial(_movielens, split="time"),
         FEW,
         seeds=8,
         unseen=("user_id",),
-        tuned=20,
+        tuning_minutes=20,
     ),
-    "movielens-gaps": Study("MovieLens-100K with 20 % of the fields missing, in training too", _with_gaps, FEW),
-    # One number's single values tell much, and trees get 255 bins; chosen on validation rows.
-    "adult": Study("Adult (UCI)", _adult, settings=(f"tables.numeric_bins={MAX_KNOTS}",)),
+    "movielens-gaps": Study("MovieLens-100K, 20 % of the fields missing in training too", _with_gaps, FEW),
+    # Single values of some numeric fields matter, and trees get 255 bins; chosen on validation rows.
+    "adult": Study("Adult (UCI)", _adult, overrides=(f"tables.numeric_bins={MAX_KNOTS}",)),
     "synthetic": Study(
-        "A synthetic click log whose best is known",
+        "Synthetic click log with a known optimum",
         lambda out, data: prepare_synthetic(out, rows=200_000),
         (
             "benchmarks.rivals.oracle:oracle",
-            *(one for one in FEW if one not in ("indicators", "mean", TREES[0], NETWORKS[1])),
+            *(name for name in FEW if name not in ("indicators", "mean", TREES[0], NETWORKS[1])),
         ),
     ),
 }
 
 
-def conduct(study: Study, data: Path, work: Path, parallel: int, settings: Sequence[str] = ()) -> dict[str, Any]:
-    """The document of its comparison; what `work` has of it already is not done again."""
+def run_study(study: Study, data: Path, work: Path, parallel: int, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the document of a study's comparison. Trainings that `work` has already are not repeated."""
     folder = work / "data"
     if not folder.exists():
         study.prepare(folder, data)
-    asked = ScenarioOptions(SHARES, study.outages, {}, False, study.unseen)
-    chosen = parse_variants(study.variants, [])
-    tuning = tuned(folder / "job.yaml", study.tuned, work / "tuning", parallel) if study.tuned else None
+    scenarios = ScenarioOptions(SHARES, study.outages, {}, False, study.unseen)
+    variants = parse_variants(study.variants, [])
+    minutes = study.tuning_minutes
+    tuning = run_tuning(folder / "job.yaml", minutes, work / "tuning", parallel) if minutes else None
     if tuning:
-        chosen.append(
-            Variant("tuned", tuple(f"{path}={json.dumps(value)}" for path, value in tuning["chosen"].items()))
-        )
-    todo = make_tasks(folder / "job.yaml", chosen, study.seeds, [*study.settings, *settings], work / "runs", asked)
+        choice = tuple(f"{path}={json.dumps(value)}" for path, value in tuning["chosen"].items())
+        variants.append(Variant("tuned", choice))
+    values = [*study.overrides, *overrides]
+    tasks = make_tasks(folder / "job.yaml", variants, study.seeds, values, work / "runs", scenarios)
     start = time.monotonic()
-    for number, (task, auc) in enumerate(run_in_parallel(run_task, todo, parallel, None), start=1):
-        told = f"{study.title}: {number}/{len(todo)}  {task.name}: AUC {auc:.4f}"
-        print(f"{told}  {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
-    names = {one.name for one in chosen}
-    document = make_document(todo, [name for name in REFERENCES if name in names], draws=500)
+    for number, (task, auc) in enumerate(run_in_parallel(run_task, tasks, parallel, None), start=1):
+        line = f"{study.title}: {number}/{len(tasks)}  {task.name}: AUC {auc:.4f}"
+        print(f"{line}  {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+    names = {variant.name for variant in variants}
+    document = make_document(tasks, [name for name in REFERENCES if name in names], draws=500)
     return {
         "title": study.title,
         "machine": machine(),
@@ -161,43 +162,43 @@ def conduct(study: Study, data: Path, work: Path, parallel: int, settings: Seque
     }
 
 
-def tuned(job: Path, minutes: float, folder: Path, parallel: int) -> dict[str, Any]:
-    """What `tune` chose, on validation rows alone."""
-    kept = folder / "tuning.json"
-    if not kept.exists():
+def run_tuning(job: Path, minutes: float, folder: Path, parallel: int) -> dict[str, Any]:
+    """Return the document of `tune`, which sees validation rows only. If the folder has one, it is not run again."""
+    file = folder / "tuning.json"
+    if not file.exists():
         tuning = Tuning(str(job.resolve()), (), str(folder.resolve()), (0.0, 0.3, 0.7))
         write_result(tuning, tune(tuning, 60 * minutes, 4, parallel, None, partial(print, file=sys.stderr, flush=True)))
-    found: dict[str, Any] = json.loads(kept.read_text())
-    return found
+    document: dict[str, Any] = json.loads(file.read_text())
+    return document
 
 
 def claims(name: str, document: dict[str, Any]) -> Iterator[Result]:
-    """What was to be shown, and whether it holds."""
-    found = Found(document)
+    """Yield the AUCs of a study's comparison beside those that they are to exceed, and whether they do."""
+    comparison = Comparison(document)
     for share in SHARES:
-        for reference, goal, holds in _goals(name, share, found):
-            yield found.claim("asymdiff", reference, share, goal, holds)
-        if "tuned" in found.variants and share != 0.1:
-            cell = found.difference("tuned", "base", share)
-            holds = cell["high"] >= 0 if share == 0 else cell["low"] > 0
-            yield found.claim("tuned", "base", share, "not surely below" if share == 0 else "surely above", holds)
+        for reference, goal, holds in _goals(name, share, comparison):
+            yield comparison.result("asymdiff", reference, share, goal, holds)
+        if "tuned" in comparison.variants and share != 0.1:
+            cell = comparison.difference("tuned", "base", share)
+            goal = "significantly above" if share else "not significantly below"
+            yield comparison.result("tuned", "base", share, goal, cell["low"] > 0 if share else cell["high"] >= 0)
     for other in ("no_aux", "gaussian", "autoencoder"):
-        if other in found.variants:
-            cell = found.difference(other, "asymdiff", 0.5)
-            yield found.claim("asymdiff", other, 0.5, "surely above, as published", cell["high"] < 0)
-    if "oracle" in found.variants:
+        if other in comparison.variants:
+            cell = comparison.difference(other, "asymdiff", 0.5)
+            yield comparison.result("asymdiff", other, 0.5, "significantly above, as published", cell["high"] < 0)
+    if "oracle" in comparison.variants:
         for share in (0.3, 0.5):
-            for variant in found.variants:
+            for variant in comparison.variants:
                 if variant not in ("base", "oracle"):
-                    yield from _won_back(found, variant, share)
+                    yield from _recovered(comparison, variant, share)
 
 
-class Found:
-    """AUCs of a comparison, and differences of them with their intervals."""
+class Comparison:
+    """AUCs of a comparison, and their differences with intervals."""
 
     def __init__(self, document: dict[str, Any]) -> None:
         self.title, self.variants = document["title"], document["variants"]
-        self._values = {(one["variant"], one["missing"]): one["auc"] for one in document["results"]}
+        self._values = {(result["variant"], result["missing"]): result["auc"] for result in document["results"]}
         self._cells = {
             (cell["variant"], cell["from"], cell["missing"]): cell
             for cell in document["differences"]
@@ -205,81 +206,104 @@ class Found:
         }
 
     def auc(self, variant: str, share: float) -> float:
+        """Return a variant's AUC with a share of the fields missing."""
         return float(self._values[variant, share])
 
     def difference(self, variant: str, reference: str, share: float) -> dict[str, Any]:
-        """Of the first from the second, which is one of REFERENCES"""
+        """Return the AUC of a variant minus that of a reference, one of REFERENCES, with its interval."""
         return dict(self._cells[variant, reference, share])
 
-    def claim(self, variant: str, beside: str, share: float, goal: str, holds: bool | None) -> Result:
-        what = f"{self.title}: AUC of {variant}, {100 * share:g}% missing"
-        return Result(what, self.auc(variant, share), "", beside, self.auc(beside, share), goal, holds)
+    def result(self, variant: str, peer: str, share: float, goal: str, holds: bool | None) -> Result:
+        """Return the AUCs of a variant and a peer."""
+        name = f"{self.title}: AUC of {variant}, {100 * share:g}% missing"
+        return Result(name, self.auc(variant, share), "", peer, self.auc(peer, share), goal, holds)
 
 
-LEAST = {0.1: 0.003, 0.3: 0.010, 0.5: 0.014, 0.7: 0.016}
-"""Of asymdiff over base on MovieLens, random split"""
+MIN_GAINS = {0.1: 0.003, 0.3: 0.010, 0.5: 0.014, 0.7: 0.016}
+"""Smallest AUC gain of asymdiff over base on MovieLens with a random split, by share of missing fields"""
 
 
-def _goals(name: str, share: float, found: Found) -> Iterator[tuple[str, str, bool]]:
-    """For asymdiff: beside whom, what is asked, and whether it holds."""
-    beside = {one: found.difference("asymdiff", one, share) for one in REFERENCES[:3] if one in found.variants}
+def _goals(name: str, share: float, comparison: Comparison) -> Iterator[tuple[str, str, bool]]:
+    """Yield the goals of asymdiff in a study: the peer, the goal, and whether it is met."""
+    differences = {
+        reference: comparison.difference("asymdiff", reference, share)
+        for reference in REFERENCES[:3]
+        if reference in comparison.variants
+    }
     if name == "movielens" and share:
-        least, cell = LEAST[share], beside["base"]
-        yield "base", f"surely above, by {least:.3f} or more", cell["low"] > 0 and cell["difference"] >= least
-    elif "base" in beside:
-        yield "base", "not surely below", beside["base"]["high"] >= 0
+        gain, cell = MIN_GAINS[share], differences["base"]
+        yield "base", f"significantly above, by {gain:.3f} or more", cell["low"] > 0 and cell["difference"] >= gain
+    elif "base" in differences:
+        yield "base", "not significantly below", differences["base"]["high"] >= 0
     if name == "movielens":
         if share >= 0.3:
-            yield "augment", "surely above", beside["augment"]["low"] > 0
-        yield "boosting_dropped", "above", beside["boosting_dropped"]["difference"] > 0
+            yield "augment", "significantly above", differences["augment"]["low"] > 0
+        yield "boosting_dropped", "above", differences["boosting_dropped"]["difference"] > 0
     if name in ("movielens-gaps", "adult"):
-        named = {one.rpartition(":")[2].lower() for one in RIVALS}
-        rivals = [one for one in found.variants if one in named]
-        best = max(rivals, key=lambda one: found.auc(one, share))
-        yield best, "not surely below any rival", found.difference(best, "asymdiff", share)["low"] <= 0
+        names = {rival.rpartition(":")[2].lower() for rival in RIVALS}
+        rivals = [variant for variant in comparison.variants if variant in names]
+        best = max(rivals, key=lambda rival: comparison.auc(rival, share))
+        holds = comparison.difference(best, "asymdiff", share)["low"] <= 0
+        yield best, "not significantly below any rival", holds
 
 
-def _won_back(found: Found, variant: str, share: float) -> Iterator[Result]:
-    """Of the AUC that base loses with the fields, beyond what the oracle loses, too: for nobody gets that back."""
-    lost = {one: found.auc(one, 0.0) - found.auc(one, share) for one in ("base", "oracle", variant)}
-    room = lost["base"] - lost["oracle"]
-    won = lost["base"] - lost[variant]
+def _recovered(comparison: Comparison, variant: str, share: float) -> Iterator[Result]:
+    """Yield the AUC that a variant recovers of what base loses with the missing fields.
+
+    What the oracle loses as well cannot be recovered.
+    """
+    lost = {name: comparison.auc(name, 0.0) - comparison.auc(name, share) for name in ("base", "oracle", variant)}
+    possible = lost["base"] - lost["oracle"]
+    recovered = lost["base"] - lost[variant]
     goal = "at least half of it" if variant == "asymdiff" else ""
-    what = f"AUC that {variant} loses less than base, {100 * share:g}% missing"
-    yield Result(what, won, "", "the oracle", room, goal, won >= 0.5 * room if goal else None)
-    above = found.auc(variant, share) - found.auc("base", share)
-    room = found.auc("oracle", share) - found.auc("base", share)
-    yield Result(f"AUC of {variant} over base, {100 * share:g}% missing", above, "", "the oracle over base", room)
+    holds = recovered >= 0.5 * possible if goal else None
+    name = f"AUC that {variant} loses less than base, {100 * share:g}% missing"
+    yield Result(name, recovered, "", "the oracle", possible, goal, holds)
+    above, possible = (comparison.auc(one, share) - comparison.auc("base", share) for one in (variant, "oracle"))
+    name = f"AUC of {variant} over base, {100 * share:g}% missing"
+    yield Result(name, above, "", "the oracle over base", possible)
 
 
 def main() -> None:
     silence_torchrec_warnings()
     options = arguments(
         __doc__ or "",
-        data={"type": Path, "help": "folder with movielens-100k/ and adult/; left out: the synthetic log alone"},
-        only={"nargs": "*", "metavar": "STUDY", "choices": list(STUDIES), "help": f"of {', '.join(STUDIES)}"},
-        work={"type": Path, "default": Path("evidence"), "help": "folder of all runs; started again it goes on there"},
-        parallel={"type": int, "default": 2, "help": "trainings side by side"},
-        into={"type": Path, "default": KEPT, "help": "folder of the comparisons"},
-        report={"action": "store_true", "help": "do not run, but draw docs/evidence.md of the comparisons"},
+        data={
+            "type": Path,
+            "help": "folder with movielens-100k/ and adult/; default: the synthetic log only",
+        },
+        only={
+            "nargs": "*",
+            "metavar": "STUDY",
+            "choices": list(STUDIES),
+            "help": "studies to run",
+        },
+        work={
+            "type": Path,
+            "default": Path("evidence"),
+            "help": "folder for runs; a repeated command continues there",
+        },
+        parallel={"type": int, "default": 2, "help": "number of trainings at the same time"},
+        into={"type": Path, "default": RESULTS, "help": "folder for the comparisons"},
+        report={"action": "store_true", "help": "write docs/evidence.md from the comparisons, run nothing"},
     )
     names = options.only or (list(STUDIES) if options.data else ["synthetic"])
     if options.quick:
         with tempfile.TemporaryDirectory() as temporary:
             small = Study("small", lambda out, data: prepare_synthetic(out, rows=3_000), ("base", "asymdiff"), seeds=1)
-            documents = {"small": conduct(small, options.data, Path(temporary), options.parallel, ["train.steps=20"])}
-        show((claim for name, one in documents.items() for claim in claims(name, one)), options)
+            documents = {"small": run_study(small, options.data, Path(temporary), options.parallel, ["train.steps=20"])}
+        show((result for name, document in documents.items() for result in claims(name, document)), options)
         return
     for name in [] if options.report else names:
-        document = conduct(STUDIES[name], options.data, options.work / name, options.parallel)
+        document = run_study(STUDIES[name], options.data, options.work / name, options.parallel)
         options.into.mkdir(parents=True, exist_ok=True)
         (options.into / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
-    kept = {name: options.into / f"{name}.json" for name in STUDIES}
-    documents = {name: json.loads(file.read_text()) for name, file in kept.items() if file.exists()}
-    found = [claim for name, one in documents.items() for claim in claims(name, one)]
+    files = {name: options.into / f"{name}.json" for name in STUDIES}
+    documents = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
+    results = [result for name, document in documents.items() for result in claims(name, document)]
     if options.report:
-        write_report(documents, found)
-    show(found, options)
+        write_report(documents, results)
+    show(results, options)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The forward process by itself: its time beside torch's own and its bandwidth beside a copy's; and the dense step."""
+"""The forward process alone: its time beside torch's, its bandwidth beside that of a copy; and the dense step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NO_GOAL = ("", None)
 
 
 class Case:
-    """One batch of one type, and the noisy view of it alone, or both views in bf16; by our operator and by torch."""
+    """A batch of one type; its noisy view, or both views in bf16, by our operator and by torch."""
 
     def __init__(self, batch: int, width: int, dtype: torch.dtype, both: bool, device: str) -> None:
         self.both_as = torch.bfloat16 if both else None
@@ -34,15 +34,15 @@ class Case:
         self.process = ForwardProcess(FieldLayout.from_widths([width] * FIELDS), ForwardConfig(), seed=1).to(device)
         chunks = [self.process.get_buffer(name) for name in ColumnChunks._fields]
         law = [self.process.get_buffer(name) for name in DropLaw._fields]
-        views, self.step, bits = torch.ops.asymdiffrec.drop_fields(
+        views, self.mask, bits = torch.ops.asymdiffrec.drop_fields(
             self.clean, self.missing, self.samples, 1, *law, *chunks, out, both
         )
         self.upstream = torch.randn_like(views)
         self._for_backward = (self.upstream, bits, *chunks, dtype, both)
-        kept = 1 - self.step.float().mean().item()
-        read, written = self.clean.nbytes * (1.0 if both else kept), views.nbytes
-        self.forward_bytes = read + written + sum(x.nbytes for x in (self.missing, self.step, self.samples, bits))
-        upstream_read = self.upstream.nbytes * ((1 + kept) / 2 if both else kept)
+        kept_share = 1 - self.mask.float().mean().item()
+        read, written = self.clean.nbytes * (1.0 if both else kept_share), views.nbytes
+        self.forward_bytes = read + written + sum(x.nbytes for x in (self.missing, self.mask, self.samples, bits))
+        upstream_read = self.upstream.nbytes * ((1 + kept_share) / 2 if both else kept_share)
         self.backward_bytes = upstream_read + self.clean.nbytes + bits.nbytes
         self.compiled_forward, self.compiled_backward = (
             torch.compile(self.torch_forward, dynamic=False),
@@ -50,26 +50,29 @@ class Case:
         )
 
     def forward(self) -> object:
+        """Compute the views by our operator."""
         return self.process(self.clean, self.missing, self.samples, both_as=self.both_as)
 
     def backward(self) -> object:
+        """Compute the gradient of the clean view by our operator."""
         return torch.ops.asymdiffrec.drop_fields_backward(*self._for_backward)
 
     def torch_forward(self) -> object:
-        """The cheapest that torch's own functions do: it draws by the batch, not by the sample."""
+        """Compute the views by torch in the cheapest way: its random numbers depend on the batch, not on the sample."""
         time = 0.8 * torch.rand(len(self.clean), 1, device=self.clean.device)
-        step = self.missing | (torch.rand(self.missing.shape, device=self.clean.device) < time)
-        noisy = _zero(self.clean, step)
-        return (noisy if self.both_as is None else torch.cat([self.clean, noisy]).to(self.both_as)), step
+        mask = self.missing | (torch.rand(self.missing.shape, device=self.clean.device) < time)
+        noisy = _zero(self.clean, mask)
+        return (noisy if self.both_as is None else torch.cat([self.clean, noisy]).to(self.both_as)), mask
 
     def torch_backward(self) -> object:
+        """Compute the gradient of the clean view by torch."""
         batch = len(self.clean)
-        noisy = _zero(self.upstream[-batch:], self.step).to(self.clean.dtype)
+        noisy = _zero(self.upstream[-batch:], self.mask).to(self.clean.dtype)
         return noisy if self.both_as is None else noisy + self.upstream[:batch]
 
 
-def _zero(x: Tensor, step: Tensor) -> Tensor:
-    return x.unflatten(1, (FIELDS, -1)).masked_fill(step[:, :, None], 0).flatten(1)
+def _zero(x: Tensor, mask: Tensor) -> Tensor:
+    return x.unflatten(1, (FIELDS, -1)).masked_fill(mask[:, :, None], 0).flatten(1)
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -77,7 +80,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def repeated(function: Callable[[], object], device: str) -> Callable[[], None]:
-    """`function` several times; on CUDA as one graph each, so that the host's share of a launch is left out."""
+    """Return a function that calls `function` REPEATS times; on CUDA by a graph, without the host's launch time."""
     if device == "cpu":
         return _looped(function)
     stream = torch.cuda.Stream()
@@ -102,39 +105,40 @@ def _looped(function: Callable[[], object]) -> Callable[[], None]:
 
 
 def copy_rate(device: str, rounds: int) -> float:
-    """GB/s read and written by `copy_`: of the best size, for that of some is a fifth lower."""
+    """Return the GB/s that `copy_` reads and writes at the best of some sizes; others are up to a fifth slower."""
     rates = []
     for size in (2**26, 40_000 * 4096, 2**28) if device == "cuda" else (4096 * FIELDS * 16,):
         source = torch.randn(size, device=device)
         target = torch.empty_like(source)
-        for way in (_looped(lambda: target.copy_(source)), repeated(lambda: target.copy_(source), device)):  # noqa: B023
-            seconds, again = alternate(way, way, rounds)
+        for copy in (_looped(lambda: target.copy_(source)), repeated(lambda: target.copy_(source), device)):  # noqa: B023
+            seconds, again = alternate(copy, copy, rounds)
             rates.append(2 * source.nbytes * REPEATS / 1e9 / min(seconds, again))
     return max(rates)
 
 
-def operator(case: Case, copied: float, device: str, rounds: int) -> Iterator[Result]:
-    """Each way beside torch, eager and compiled, and beside a copy of `copied` GB/s."""
-    ways = {
+def operator_results(case: Case, copy_gb_per_s: float, device: str, rounds: int) -> Iterator[Result]:
+    """Yield forward and backward time beside torch's, eager and compiled, and bandwidth beside that of a copy."""
+    passes = {
         "forward": (case.forward, case.torch_forward, case.compiled_forward, case.forward_bytes),
         "backward": (case.backward, case.torch_backward, case.compiled_backward, case.backward_bytes),
     }
-    for way, (ours, eager, compiled, size) in ways.items():
-        run, name = repeated(ours, device), f"{way}, {case.name}"
+    for direction, (ours, eager, compiled, size) in passes.items():
+        run, name = repeated(ours, device), f"{direction}, {case.name}"
         peers = {"eager torch": eager} | ({"torch.compile": compiled} if device == "cuda" else {})
         times = []
         for peer, function in peers.items():
-            taken, theirs = (1e3 * seconds / REPEATS for seconds in alternate(run, repeated(function, device), rounds))
-            yield Result(name, taken, "ms", peer, theirs)
-            times.append(taken)
+            seconds = alternate(run, repeated(function, device), rounds)
+            milliseconds, theirs = (1e3 * total / REPEATS for total in seconds)
+            yield Result(name, milliseconds, "ms", peer, theirs)
+            times.append(milliseconds)
         rate = size / 1e6 / max(times)
-        aims = device == "cuda" and case.width >= 64
-        goal = ("at least 0.9 of it", rate >= 0.9 * copied) if aims else NO_GOAL
-        yield Result(f"{name}: bandwidth", rate, "GB/s", "copy", copied, *goal)
+        has_goal = device == "cuda" and case.width >= 64
+        goal = ("at least 0.9 of it", rate >= 0.9 * copy_gb_per_s) if has_goal else NO_GOAL
+        yield Result(f"{name}: bandwidth", rate, "GB/s", "copy", copy_gb_per_s, *goal)
 
 
 def dense_steps(batch: int, width: int, hidden: list[int], device: str, rounds: int) -> Iterator[Result]:
-    """Forward and backward of all that is dense, with bf16 autocast on CUDA, and the forward process's share of it."""
+    """Yield the time of the dense part, with bf16 autocast on CUDA, and the forward process's share of it."""
     case = Case(batch, width, torch.float32, device == "cuda", device)
     label, weight = torch.randint(2, (batch,), device=device).float(), torch.ones(batch, device=device)
 
@@ -167,12 +171,13 @@ def dense_steps(batch: int, width: int, hidden: list[int], device: str, rounds: 
             ours, theirs = (1e3 * seconds for seconds in alternate(step_of(method, compiled=True), eager, rounds))
             yield Result(name.replace("asymdiff", f"{method}, compiled"), ours, "ms", "not compiled", theirs)
     alone = repeated(lambda: (case.forward(), case.backward()), device)
-    taken, whole = (1e3 * seconds for seconds in alternate(alone, asymdiff, rounds))
-    taken /= REPEATS
-    yield Result(f"forward process in the {name}", taken, "ms", "that step", whole)
+    duration, whole = (1e3 * seconds for seconds in alternate(alone, asymdiff, rounds))
+    duration /= REPEATS
+    yield Result(f"forward process in the {name}", duration, "ms", "that step", whole)
 
 
 def measure(quick: bool, device: str) -> Iterator[Result]:
+    """Yield all results on a device."""
     rounds = 2 if quick else 9
     if device == "cuda":
         batch, hidden, width = 65_536, [1024, 512, 256], 128
@@ -180,9 +185,9 @@ def measure(quick: bool, device: str) -> Iterator[Result]:
     else:
         batch, hidden, width = 512 if quick else 4096, [400, 400, 400], 16
         cases = [(16, torch.float32, False)]
-    copied = copy_rate(device, rounds)
+    copy_gb_per_s = copy_rate(device, rounds)
     for fields_width, dtype, both in cases:
-        yield from operator(Case(batch, fields_width, dtype, both, device), copied, device, rounds)
+        yield from operator_results(Case(batch, fields_width, dtype, both, device), copy_gb_per_s, device, rounds)
     yield from dense_steps(batch, width, hidden, device, rounds)
 
 

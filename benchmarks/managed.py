@@ -1,4 +1,4 @@
-"""Test AUC of managed collision against plain hashing at equal memory, on a click log with a long tail of ids."""
+"""Test AUC of managed ids beside plain hashing at equal memory, on a click log with many rare ids."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ POPULATION = {"user": 400_000, "item": 40_000}
 CONTEXTS = 20
 DIM = 16
 ROW_BYTES = 2 * 4 * DIM
-"""Weights and Adagrad's sums of a row"""
+"""Bytes of a row with weights and Adagrad's state"""
 
 
 @dataclass(frozen=True)
 class World:
-    """What ids do to the log-odds of a click: effects of their own, and an affinity of user and item."""
+    """The log-odds of a click: an effect of each id, and an affinity of user and item."""
 
     user: np.ndarray
     item: np.ndarray
@@ -44,6 +44,7 @@ class World:
 
     @staticmethod
     def draw(seed: int) -> World:
+        """Return random effects."""
         rng = np.random.default_rng([seed, 0])
         users, items = POPULATION.values()
         return World(
@@ -55,7 +56,7 @@ class World:
         )
 
     def log(self, rows: int, rng: np.random.Generator) -> Iterator[pa.Table]:
-        """Samples whose ids are met as often as 1 / (10 + rank)."""
+        """Yield random samples; the frequency of an id is proportional to 1 / (10 + rank)."""
         user, item = (_ranks(size, rows, rng) for size in POPULATION.values())
         context = rng.integers(0, CONTEXTS, rows)
         affinity = (self.tastes[user] * self.kinds[item]).sum(axis=1)
@@ -65,16 +66,17 @@ class World:
 
 
 def _ranks(population: int, rows: int, rng: np.random.Generator) -> np.ndarray:
-    """[rows] int64 in [0, population), with a density of 1 / (10 + rank)."""
+    """Return random ranks in [0, population) with a density of 1 / (10 + rank), [rows] int64."""
     ranks = 10 * np.exp(rng.random(rows) * np.log1p(population / 10)) - 10
     return np.minimum(ranks.astype(np.int64), population - 1)
 
 
 def prepare(out: Path, rows: int, seed: int) -> None:
+    """Write a data set with its job."""
     world = World.draw(seed)
     splits = {
-        split: world.log(size, np.random.default_rng([seed, place]))
-        for place, (split, size) in enumerate({"train": rows, "valid": rows // 10, "test": rows // 4}.items(), 1)
+        split: world.log(size, np.random.default_rng([seed, number]))
+        for number, (split, size) in enumerate({"train": rows, "valid": rows // 10, "test": rows // 4}.items(), 1)
     }
     fields = {name: {"type": "id", "num_embeddings": count} for name, count in TABLES.items()}
     fields["context"] = {"type": "id", "num_embeddings": CONTEXTS, "hash": False}
@@ -83,22 +85,23 @@ def prepare(out: Path, rows: int, seed: int) -> None:
     write_dataset(out, splits, {"name": "managed", "data": {"path": ".", "window": 1024}, "fields": fields, **model})
 
 
-def sparse(scale: float) -> list[str]:
-    """Plain tables with `scale` times the memory of the managed ones."""
+def hashed_overrides(scale: float) -> list[str]:
+    """Return overrides for plain tables with `scale` times the memory of the managed ones."""
     ids = id_bytes(ROWS_PER_SET, ManagedConfig()) / ROWS_PER_SET
     return [
         f"fields.{name}.num_embeddings={round(scale * rows * (1 + ids / ROW_BYTES))}" for name, rows in TABLES.items()
     ]
 
 
-def managed(**settings: Any) -> list[str]:
+def managed_overrides(**settings: Any) -> list[str]:
+    """Return overrides for managed tables."""
     kinds = {name: {"collision": "managed"} for name in TABLES}
     return [f"tables.per_table={json.dumps(kinds)}", f"tables.managed={json.dumps(settings)}"]
 
 
-def measure(data: Path, run: Path, seed: int, settings: list[str]) -> tuple[float, float]:
-    """Test AUC, and samples a second."""
-    job = read_job(data / "job.yaml", [f"train.seed={seed}", *settings])
+def measure(data: Path, run: Path, seed: int, overrides: list[str]) -> tuple[float, float]:
+    """Train and return test AUC and samples per second."""
+    job = read_job(data / "job.yaml", [f"train.seed={seed}", *overrides])
     train_job(job, read_statistics(job), Run(run), console=Console(quiet=True))
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     rates = [record["samples_per_second"] for record in records if "samples_per_second" in record]
@@ -107,21 +110,27 @@ def measure(data: Path, run: Path, seed: int, settings: list[str]) -> tuple[floa
 
 def main() -> None:
     silence_torchrec_warnings()
-    options = arguments(__doc__ or "", seeds={"type": int, "default": 3, "help": "runs, each of a log of its own"})
+    options = arguments(__doc__ or "", seeds={"type": int, "default": 3, "help": "runs, each with a log of its own"})
     quick = ["train.steps=3"] if options.quick else []
-    ways = {"managed": managed(), "hash": sparse(1), "hash, 4 times the memory": sparse(4)}
-    found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+    kinds = {
+        "managed": managed_overrides(),
+        "hash": hashed_overrides(1),
+        "hash, 4 times the memory": hashed_overrides(4),
+    }
+    measured: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
     for seed in range(1 if options.quick else options.seeds):
         with tempfile.TemporaryDirectory() as temporary:
             data = Path(temporary) / "data"
             prepare(data, 20_000 if options.quick else 1_000_000, seed)
-            for number, (way, settings) in enumerate(ways.items()):
-                found[way].append(measure(data, Path(temporary) / str(number), seed, [*settings, *quick]))
-    auc, rate = ({way: np.array([values[place] for values in runs]) for way, runs in found.items()} for place in (0, 1))
+            for number, (kind, overrides) in enumerate(kinds.items()):
+                measured[kind].append(measure(data, Path(temporary) / str(number), seed, [*overrides, *quick]))
+    auc, rate = (
+        {kind: np.array([values[index] for values in runs]) for kind, runs in measured.items()} for index in (0, 1)
+    )
     holds = bool((auc["managed"] > auc["hash"]).all())
     results = [
-        Result("AUC, managed", auc["managed"].mean(), "", way, auc[way].mean(), *goal)
-        for way, goal in (("hash", ("above on every seed", holds)), ("hash, 4 times the memory", ()))
+        Result("AUC, managed", auc["managed"].mean(), "", kind, auc[kind].mean(), *goal)
+        for kind, goal in (("hash", ("above on every seed", holds)), ("hash, 4 times the memory", ()))
     ]
     rates = rate["managed"].mean(), rate["hash"].mean()
     results.append(Result("training, managed", rates[0], "samples/s", "hash", rates[1]))

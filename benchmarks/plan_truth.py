@@ -1,7 +1,7 @@
-"""Plans of one job run on two workers of this machine: memory and step time, as estimated and as measured.
+"""Run plans of one job on two workers of this machine: memory and step time, estimated and measured.
 
-The machine's rates are measured first, as `plan --calibrate` does. So is what a worker's libraries and its reader take,
-by a plan of tables that are next to nothing: a plan leaves that to its reserve.
+The machine's rates are measured first, as by `plan --calibrate`. So is the memory of a worker's libraries and reader,
+by a plan with tiny tables: a plan does not estimate that memory, its reserve covers it.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from benchmarks._result import Result
 
 ROWS = {"a": 800_000, "b": 400_000, "c": 200_000, "d": 400_000}
 DIM, LONG, BATCH = 128, 8, 2048
-"""Columns of a table; ids of the list d; samples of a step"""
+"""Width of a table; ids of the list d; samples of a step"""
 KINDS = {"t": "table_wise", "r": "row_wise", "c": "column_wise", "d": "data_parallel"}
 PLANS = ("tttt", "rrrr", "cccc", "rttt", "tttr", "tttc", "tttd", "ddtt", "rrtd", "cttr", "rcdt", "ccdr")
-"""The sharding of each table in turn"""
+"""The sharding of the tables a, b, c, d, one letter each"""
 
 
 def prepare(out: Path, samples: int, workers: int) -> None:
-    """Samples whose ids are all as frequent."""
+    """Write a data set whose ids are all equally frequent, with its job."""
 
     def log(rows: int, seed: int) -> Iterator[pa.Table]:
         rng = np.random.default_rng(seed)
@@ -60,41 +60,43 @@ def prepare(out: Path, samples: int, workers: int) -> None:
     write_dataset(out, splits, job)
 
 
-def run(data: Path, folder: Path, plan: str, *settings: str) -> Mapping[str, Any]:
-    """Planned and measured, as a run's `result.json` has them."""
+def train_plan(data: Path, folder: Path, plan: str, *overrides: str) -> Mapping[str, Any]:
+    """Train by a plan and return planned and measured resources, as in a run's result.json."""
     kinds = {name: {"sharding": KINDS[kind]} for name, kind in zip(ROWS, plan, strict=True)}
-    job = read_job(data / "job.yaml", [f"tables.per_table={json.dumps(kinds)}", *settings])
+    job = read_job(data / "job.yaml", [f"tables.per_table={json.dumps(kinds)}", *overrides])
     result = train_job(job, read_statistics(job), Run(folder), console=Console(quiet=True))
     measured: Mapping[str, Any] = result["measured"]
     return measured
 
 
 def measure(quick: bool) -> Iterator[Result]:
+    """Yield memory and step time of each plan."""
     with tempfile.TemporaryDirectory() as temporary:
         device = Path(temporary) / "here.yaml"
         device.write_text(yaml.safe_dump(calibrate("here").model_dump()))
         prepare(Path(temporary) / "data", *((10 * BATCH, 1) if quick else (100 * BATCH, 2)))
         data, rates = Path(temporary) / "data", f"cluster.device={device}"
 
-        def rows(share: float) -> list[str]:
+        def table_sizes(share: float) -> list[str]:
+            """Return overrides for tables with a share of their rows."""
             return [f"fields.{name}.num_embeddings={int(share * rows)}" for name, rows in ROWS.items()]
 
-        alone = run(data, Path(temporary) / "alone", PLANS[0], rates, *rows(0.001))["memory_bytes"]
-        beside = mean(rank["measured"] - rank["planned"] for rank in alone)
-        planned, taken = [], []
+        tiny = train_plan(data, Path(temporary) / "tiny", PLANS[0], rates, *table_sizes(0.001))["memory_bytes"]
+        libraries = mean(rank["measured"] - rank["planned"] for rank in tiny)
+        planned, measured = [], []
         for plan in PLANS[:1] if quick else PLANS:
-            found = run(data, Path(temporary) / plan, plan, rates, *rows(0.05 if quick else 1))
-            for rank in found["memory_bytes"]:
-                values = rank["measured"] / 1e9, (rank["planned"] + beside) / 1e9
+            resources = train_plan(data, Path(temporary) / plan, plan, rates, *table_sizes(0.05 if quick else 1))
+            for rank in resources["memory_bytes"]:
+                values = rank["measured"] / 1e9, (rank["planned"] + libraries) / 1e9
                 holds = abs(values[0] / values[1] - 1) <= 0.1
-                name, peer = f"plan {plan}, rank {rank['rank']}", f"estimated, and {beside / 1e9:.2f} of libraries"
+                name, peer = f"plan {plan}, rank {rank['rank']}", f"estimated, and {libraries / 1e9:.2f} of libraries"
                 yield Result(name, values[0], "GB", peer, values[1], "within 10 %", holds)
-            step = found["step_milliseconds"]
+            step = resources["step_milliseconds"]
             planned.append(step["planned"])
-            taken.append(step["measured"])
+            measured.append(step["measured"])
             yield Result(f"plan {plan}, step", step["measured"], "ms", "estimated", step["planned"])
-        if not quick:  # of one plan there is none
-            correlation = float(spearmanr(planned, taken).statistic)
+        if not quick:  # needs several plans
+            correlation = float(spearmanr(planned, measured).statistic)
             yield Result("rank correlation of steps, estimated and measured", correlation, "", "perfect", 1.0)
 
 

@@ -1,7 +1,7 @@
-"""The step's time of a plan beside what others measured: MLPerf's DLRM-DCNv2 in HugeCTR, by number and kind of GPU.
+"""Planned step times beside published ones: MLPerf's DLRM-DCNv2 in HugeCTR, by number and kind of GPU.
 
-Two of the published figures fit the model's two parameters, the rest is a test. It fails on machines whose GPUs are
-joined by PCIe alone, and was not made for NVL72; those are shown without a goal. See docs/step-time.md.
+Two published figures fit the two parameters of the step-time model; the others test it. The model does not hold for
+GPUs that are connected by PCIe only, nor for NVL72: their results have no goal. See docs/step-time.md.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ from benchmarks._result import Result
 from benchmarks._tables import RESERVED, dcn
 
 DIM, TABLES, NUMBERS = 128, 26, 13
-WITHIN = 0.2
+MAX_ERROR = 0.2
+"""Largest relative error of the throughput"""
 
 
 @dataclass(frozen=True)
 class Published:
-    """Throughput of a cluster, in million samples a second."""
+    """A published throughput of a cluster, in million samples per second."""
 
     name: str
     device: Device
@@ -57,7 +58,8 @@ FITTED = (
     Published("8 x A100-80", A100, 1, 8, 55296, 6.39),
     Published("8 x B200", B200, 1, 8, 55296, 22.9),
 )
-"""The longest and the shortest step on one machine with NVLink: one tells the efficiency, the other the overhead"""
+"""The longest and the shortest step on one host with NVLink. The first mainly fixes the efficiency, the other the
+overhead"""
 TEST = (
     Published("4 x H100", H100, 1, 4, 28000, 6.29),
     Published("8 x H100", H100, 1, 8, 55296, 13.5),
@@ -67,7 +69,7 @@ TEST = (
     Published("8 x L40", L40, 1, 8, 55296, 2.1),
 )
 GB200 = B200.model_copy(update={"flops": 2450.0})
-FURTHER = (
+ADDED_LATER = (
     Published("8 x H100 on 2 machines", H100, 2, 4, 55296, 8.95),
     Published("4 x H100, batch 32,768", H100, 1, 4, 32768, 5.69),
     Published("4 x H100, batch 49,152", H100, 1, 4, 49152, 7.34),
@@ -75,7 +77,7 @@ FURTHER = (
     Published("32 x H200", H200, 4, 8, 131200, 30.8),
     Published("8 x GB200", GB200, 1, 8, 55296, 23.8),
 )
-"""Looked at after model and fit were settled"""
+"""Not looked at before the model and the fit were final"""
 A100_PCIE = A100.model_copy(update={"bandwidth": 1935.0, "link": 32.0})
 H100_PCIE = H100.model_copy(update={"bandwidth": 2000.0, "flops": 756.0, "link": 64.0})
 BEYOND = (
@@ -83,11 +85,11 @@ BEYOND = (
     Published("8 x H100 PCIe", H100_PCIE, 1, 8, 55296, 4.53),
     Published("64 x GB200, NVL72", GB200, 1, 64, 135168, 83.8),
 )
-"""Machines that the model does not describe"""
+"""Hosts that the model does not describe"""
 
 
 class DenseDCN(nn.Module):
-    """The dense part: 13 numbers through 512-256-128, three crosses of rank 512, then 1024-1024-512-256-1."""
+    """The dense part: 13 numeric values through 512-256-128, three crosses of rank 512, then 1024-1024-512-256-1."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,7 +106,7 @@ class DenseDCN(nn.Module):
 
 
 def dense_dcn(batch_size: int) -> DenseWork:
-    """In fp16, updated in fp32 by Adagrad, on one rank's samples."""
+    """Return the work of the dense part on one rank's samples, in fp16, updated in fp32 by Adagrad."""
     with torch.device("meta"):
         module = DenseDCN().half()
         numbers, label = torch.empty(batch_size, NUMBERS).half(), torch.empty(batch_size).half()
@@ -112,8 +114,8 @@ def dense_dcn(batch_size: int) -> DenseWork:
     return dense_work(module, [numbers, vectors, label])
 
 
-def predicted(published: Published, **figures: float) -> StepTime:
-    """The step of our plan for the cluster; `figures` are other ones of its device."""
+def planned_step(published: Published, **figures: float) -> StepTime:
+    """Return the step time of our plan for the cluster; `figures` replace figures of its device."""
     device = published.cluster.device.model_copy(update=figures)
     cluster, tables = replace(published.cluster, device=device), dcn()
     topology, model, batch_size = cluster.topology(RESERVED), tables.model(), published.batch_size // cluster.world_size
@@ -123,23 +125,24 @@ def predicted(published: Published, **figures: float) -> StepTime:
     return step_time(times, dense_dcn(batch_size), cluster, published.batch_size)
 
 
-def fitted(first: Published, second: Published) -> tuple[float, float]:
-    """e and t0 of T = S / e + t0 that give two published times."""
-    sums = [predicted(one, efficiency=1.0, overhead=0.0).milliseconds for one in (first, second)]
+def fit(first: Published, second: Published) -> tuple[float, float]:
+    """Return e and t0 of T = S / e + t0 for two published times."""
+    sums = [planned_step(point, efficiency=1.0, overhead=0.0).milliseconds for point in (first, second)]
     slope = (first.milliseconds - second.milliseconds) / (sums[0] - sums[1])
     return 1 / slope, first.milliseconds - slope * sums[0]
 
 
 def measure(quick: bool) -> Iterator[Result]:
-    efficiency, overhead = fitted(*FITTED)
+    """Yield the fitted parameters and the throughput of each cluster."""
+    efficiency, overhead = fit(*FITTED)
     built_in = FITTED[0].cluster.device
     yield Result("efficiency e", efficiency, "", "built in", built_in.efficiency)
     yield Result("overhead t0", overhead, "ms", "built in", built_in.overhead)
-    for published in (*FITTED, *TEST[:1]) if quick else (*FITTED, *TEST, *FURTHER, *BEYOND):
-        million = predicted(published).samples_per_second / 1e6
+    for published in (*FITTED, *TEST[:1]) if quick else (*FITTED, *TEST, *ADDED_LATER, *BEYOND):
+        million = planned_step(published).samples_per_second / 1e6
         note = "fitted" if published in FITTED else "outside the model" if published in BEYOND else ""
-        holds = None if note else abs(million / published.throughput - 1) <= WITHIN
-        goal = note or f"within {WITHIN:.0%}"
+        holds = None if note else abs(million / published.throughput - 1) <= MAX_ERROR
+        goal = note or f"within {MAX_ERROR:.0%}"
         yield Result(published.name, million, "M samples/s", "published", published.throughput, goal, holds)
 
 

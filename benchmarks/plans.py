@@ -1,4 +1,4 @@
-"""Sharding plans: our slowest rank beside that of TorchRec's default planner and beside the lower bound; seconds."""
+"""Sharding plans: our slowest rank beside that of TorchRec's default planner and a lower bound; planning time."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ PER_NODE, BATCH = 8, 1024
 
 
 def milliseconds(options: Sequence[ShardingOption], ranks: int) -> np.ndarray:
-    """What each rank takes for its shards by TorchRec's estimate, [ranks]."""
+    """Return the milliseconds of each rank's shards by TorchRec's estimate, [ranks]."""
     time = np.zeros(ranks)
     for option in options:
-        for rank, taken in shard_milliseconds(option).items():
-            time[rank] += taken
+        for rank, duration in shard_milliseconds(option).items():
+            time[rank] += duration
     return time
 
 

@@ -1,4 +1,4 @@
-"""Test AUC of AsymDiffRec against the base model with fields missing, over seeds: MovieLens-100K or synthetic data."""
+"""Test AUC of asymdiff and base with fields missing, over seeds, on MovieLens-100K or synthetic data."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from benchmarks._result import Result
 SHARES = (0.0, 0.1, 0.3, 0.5, 0.7)
 MOVIELENS_GOAL = 0.778
 FUXICTR_DNN = 0.7775
-"""AUC of FuxiCTR's DNN on such a split of MovieLens-100K"""
-FROM_CEILING = 0.01
+"""AUC of FuxiCTR's DNN on a random split of MovieLens-100K"""
+MAX_BELOW_OPTIMUM = 0.01
 
 
-def measure(data: Path, run: Path, variant: str, seed: int, settings: list[str]) -> list[float]:
-    """AUC of a trained variant on the test split, for each share of missing fields."""
-    job = read_job(data / "job.yaml", [f"diffusion.method={variant}", f"train.seed={seed}", *settings])
+def measure(data: Path, run: Path, method: str, seed: int, overrides: list[str]) -> list[float]:
+    """Train a method and return its AUC on the test split for each share of missing fields."""
+    job = read_job(data / "job.yaml", [f"diffusion.method={method}", f"train.seed={seed}", *overrides])
     silent = Console(quiet=True)
     train_job(job, read_statistics(job), Run(run), console=silent)
     results = evaluate_run(
@@ -43,27 +43,29 @@ def measure(data: Path, run: Path, variant: str, seed: int, settings: list[str])
 
 
 def compare(base: np.ndarray, ours: np.ndarray) -> Iterator[Result]:
-    """The variants, from the AUC of each seed and share, [seeds, shares]."""
+    """Yield the mean AUCs of the two methods, from the AUC of each seed and share, [seeds, shares]."""
     for share, theirs, mine in zip(SHARES, base.T, ours.T, strict=True):
         goal = "above on every seed" if share >= 0.3 else ""
         holds = bool((mine > theirs).all()) if goal else None
         yield Result(f"AUC of asymdiff, {share:.0%} missing", mine.mean(), "", "base", theirs.mean(), goal, holds)
 
 
-def against_fuxictr(variant: str, auc: float) -> Result:
+def against_fuxictr(method: str, auc: float) -> Result:
+    """Return an AUC on MovieLens-100K beside that of FuxiCTR's DNN."""
     holds = bool(auc >= MOVIELENS_GOAL)
     goal = f"at least {MOVIELENS_GOAL}"
-    return Result(f"AUC of {variant}, 0% missing", auc, "", "a FuxiCTR DNN", FUXICTR_DNN, goal, holds)
+    return Result(f"AUC of {method}, 0% missing", auc, "", "a FuxiCTR DNN", FUXICTR_DNN, goal, holds)
 
 
-def against_ceiling(auc: float, ceiling: float) -> Result:
-    holds = bool(ceiling - auc <= FROM_CEILING)
-    goal = f"at most {FROM_CEILING} below"
-    return Result("AUC of asymdiff, 0% missing", auc, "", "the generator's own best", ceiling, goal, holds)
+def against_optimum(auc: float, optimum: float) -> Result:
+    """Return an AUC on synthetic data beside the best possible one."""
+    holds = bool(optimum - auc <= MAX_BELOW_OPTIMUM)
+    goal = f"at most {MAX_BELOW_OPTIMUM} below"
+    return Result("AUC of asymdiff, 0% missing", auc, "", "the optimum", optimum, goal, holds)
 
 
 def prepare_by(recipe: Path, folder: Path, out: Path, seed: int) -> None:
-    """Prepare the files of a folder, which the recipe names as they are called there."""
+    """Prepare the files of a folder by a recipe, whose file names are relative to that folder."""
     with contextlib.chdir(folder):
         prepare_table(out, validate(Recipe, {**read_yaml(str(recipe)), "seed": seed}, str(recipe)))
 
@@ -72,13 +74,13 @@ def main() -> None:
     silence_torchrec_warnings()
     options = arguments(
         __doc__ or "",
-        data={"type": Path, "help": "folder with MovieLens-100K's own files; synthetic data when left out"},
-        recipe={"type": Path, "help": "recipe of `prepare table` to prepare --data by, in place of movielens-100k"},
-        seeds={"type": int, "default": 3, "help": "runs of each variant; each has its own split, weights and noise"},
+        data={"type": Path, "help": "folder with the files of MovieLens-100K; default: synthetic data"},
+        recipe={"type": Path, "help": "recipe of `prepare table` for --data, instead of `prepare movielens-100k`"},
+        seeds={"type": int, "default": 3, "help": "runs of each method; each has its own split, weights and noise"},
     )
-    settings = ["train.steps=3"] if options.quick else []
+    overrides = ["train.steps=3"] if options.quick else []
     aucs: dict[str, list[list[float]]] = {"base": [], "asymdiff": []}
-    ceilings = []
+    optima = []
     for seed in range(1 if options.quick else options.seeds):
         with tempfile.TemporaryDirectory() as temporary:
             data = Path(temporary) / "data"
@@ -88,15 +90,15 @@ def main() -> None:
                 prepare_movielens(data, input=options.data, seed=seed)
             else:
                 profile = prepare_synthetic(data, rows=5_000 if options.quick else 400_000, seed=seed)
-                ceilings.append(profile["optimal_auc"]["observed"])
-            for variant, found in aucs.items():
-                found.append(measure(data, Path(temporary) / variant, variant, seed, settings))
-    base, ours = (np.array(found) for found in aucs.values())
+                optima.append(profile["optimal_auc"]["observed"])
+            for method, by_seed in aucs.items():
+                by_seed.append(measure(data, Path(temporary) / method, method, seed, overrides))
+    base, ours = (np.array(by_seed) for by_seed in aucs.values())
     results = list(compare(base, ours))
     if options.data:
         results += [against_fuxictr("base", base[:, 0].mean()), against_fuxictr("asymdiff", ours[:, 0].mean())]
     else:
-        results.append(against_ceiling(ours[:, 0].mean(), np.mean(ceilings)))
+        results.append(against_optimum(ours[:, 0].mean(), np.mean(optima)))
     show(results, options)
 
 

@@ -1,4 +1,4 @@
-"""Time of a training step over its size: batch, fields, rows of a table, workers; beside bare TorchRec's."""
+"""The time of a training step by batch size, fields, table rows and workers, beside that of bare TorchRec."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from benchmarks._result import Result
 BATCH = (512, 2048, 8192, 32_768)
 FIELDS = (8, 32, 128, 512)
 ROWS = (10_000, 100_000, 1_000_000, 10_000_000)
-FEW = 4
-"""Fields where tables are large: that many of them fit into a machine's memory"""
+FIELDS_OF_LARGE_TABLES = 4
+"""Fields for the points with large tables, so that they fit into memory"""
 WORKERS = (1, 2)
 SLACK = 1.1
-"""What timings differ by on a machine at rest"""
+"""Factor by which timings differ on an idle machine"""
 PEER = "bare TorchRec"
 
 
-def timed(rank: int, workers: int, clicks: Clicks, quick: bool, store: str) -> tuple[float, float]:
-    """Milliseconds of a step of asymdiff and of bare TorchRec, in turn, on one of `workers` processes."""
+def measure_worker(rank: int, workers: int, clicks: Clicks, quick: bool, store: str) -> tuple[float, float]:
+    """Return the milliseconds of a step of asymdiff and of bare TorchRec, measured in turn, on one of some workers."""
     silence_torchrec_warnings()
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
     count, rounds = (1, 1) if quick else (3, 3)
@@ -43,30 +43,35 @@ def timed(rank: int, workers: int, clicks: Clicks, quick: bool, store: str) -> t
 
 
 def step_times(clicks: Clicks, quick: bool, workers: int = 1) -> tuple[float, float]:
-    """`timed`, in processes of their own, as the first of them has it: what one size took, the next finds free."""
+    """Return the times of the first worker. Each call has new processes, so that no size sees the memory of another."""
     with TemporaryDirectory() as folder, get_context("spawn").Pool(workers) as pool:
-        given = [(rank, workers, clicks, quick, str(Path(folder) / "store")) for rank in range(workers)]
-        first, *_ = pool.starmap(timed, given, chunksize=1)
+        arguments_of_ranks = [(rank, workers, clicks, quick, str(Path(folder) / "store")) for rank in range(workers)]
+        first, *_ = pool.starmap(measure_worker, arguments_of_ranks, chunksize=1)
         return first
 
 
 def growth(axis: str, sizes: Sequence[int], times: Sequence[tuple[float, float]], grows: bool) -> Result:
-    """From the smallest to the largest: beside that of the work, or TorchRec's where there is no more of it."""
+    """Return the ratio of the times at the largest and the smallest size.
+
+    The peer is the growth of the work, or TorchRec's growth if the work does not grow.
+    """
     name = f"time of a step, {axis} {sizes[0]:,} to {sizes[-1]:,}"
     ours, theirs = (last / first for first, last in zip(times[0], times[-1], strict=True))
+    goal = "no more than it"
     if grows:
         work = sizes[-1] / sizes[0]
-        return Result(name, ours, "times", "its work", work, "no more than it", ours <= SLACK * work)
-    return Result(name, ours, "times", PEER, theirs, "no more than it", ours <= SLACK * theirs)
+        return Result(name, ours, "times", "its work", work, goal, ours <= SLACK * work)
+    return Result(name, ours, "times", PEER, theirs, goal, ours <= SLACK * theirs)
 
 
-def measured(quick: bool) -> Iterator[Result]:
-    usual = SMALL if quick else Clicks()
+def measure(quick: bool) -> Iterator[Result]:
+    """Yield the step at each size and the growth along each axis."""
+    default = SMALL if quick else Clicks()
     axes = {
-        "batch": [(size, replace(usual, batch=size), 1) for size in BATCH],
-        "fields": [(size, replace(usual, fields=size), 1) for size in FIELDS],
-        "rows": [(size, replace(usual, rows=size, fields=FEW), 1) for size in ROWS],
-        "workers": [(size, usual, size) for size in WORKERS],
+        "batch": [(size, replace(default, batch=size), 1) for size in BATCH],
+        "fields": [(size, replace(default, fields=size), 1) for size in FIELDS],
+        "rows": [(size, replace(default, rows=size, fields=FIELDS_OF_LARGE_TABLES), 1) for size in ROWS],
+        "workers": [(size, default, size) for size in WORKERS],
     }
     for axis, points in axes.items():
         if quick:
@@ -80,7 +85,7 @@ def measured(quick: bool) -> Iterator[Result]:
 
 def main() -> None:
     options = arguments(__doc__ or "")
-    results = list(measured(options.quick))
+    results = list(measure(options.quick))
     show(results, options)
 
 

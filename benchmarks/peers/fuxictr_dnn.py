@@ -1,4 +1,7 @@
-"""Train a DNN of FuxiCTR on batches of a file each time a line is read: `_fuxictr` runs it by a Python that has it."""
+"""Train FuxiCTR's DNN on the batches of a file each time a line is read.
+
+`benchmarks._fuxictr` runs this program in an environment that has FuxiCTR.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from torch import Tensor
 
 
 class DNN(BaseModel):
-    """FuxiCTR's layers in the order of the DNN in its model zoo, which its package lacks."""
+    """FuxiCTR's layers in the order of the DNN of its model zoo, which is not in its package."""
 
     def __init__(self, features: FeatureMap, dim: int, hidden: list[int], **settings: object) -> None:
         super().__init__(features, **settings)
@@ -32,7 +35,8 @@ class DNN(BaseModel):
         return {"y_pred": self.mlp(self.embedding_layer(self.get_inputs(inputs), flatten_emb=True))}
 
 
-def model(fields: list[str], rows: int, dim: int, hidden: list[int], learning_rate: float) -> BaseModel:
+def make_model(fields: list[str], rows: int, dim: int, hidden: list[int], learning_rate: float) -> BaseModel:
+    """Return a DNN with one table of `rows` + 1 rows per field; row 0 is for missing ids."""
     features = FeatureMap("clicks", ".")
     spec = {"source": "", "type": "categorical", "padding_idx": 0, "vocab_size": rows + 1}
     features.features = OrderedDict((name, dict(spec)) for name in fields)
@@ -45,12 +49,12 @@ def model(fields: list[str], rows: int, dim: int, hidden: list[int], learning_ra
 
 
 def main() -> None:
-    given = json.loads(sys.argv[1])
-    file = np.load(given.pop("batches"))
-    dnn = model(**given)
-    dnn._max_gradient_norm = 10.0  # as its own `fit` has it
+    arguments = json.loads(sys.argv[1])
+    file = np.load(arguments.pop("batches"))
+    dnn = make_model(**arguments)
+    dnn._max_gradient_norm = 10.0  # the value of its own `fit`
     dnn.train()
-    names = [*given["fields"], "label"]
+    names = [*arguments["fields"], "label"]
     batches = [
         {name: torch.from_numpy(values) for name, values in zip(names, [*ids, label], strict=True)}
         for ids, label in zip(file["ids"], file["label"], strict=True)

@@ -1,7 +1,8 @@
-"""What one writes at first: FastAPI, pydantic bodies, and the model with a plain embedding bag for each field.
+"""A first, simple server for an export: FastAPI, pydantic bodies, and an embedding bag for each field.
 
-python -m benchmarks.peers.plain_server EXPORT PORT VOCABULARY, where VOCABULARY is a JSON object: by column of strings,
-the row of each string.
+python -m benchmarks.peers.plain_server EXPORT PORT VOCABULARY
+
+VOCABULARY is a JSON file with the table row of each string, by column.
 """
 
 import json
@@ -20,8 +21,8 @@ from asymdiffrec.serving.export import load_export
 from asymdiffrec.serving.request_schema import RequestSchema
 
 
-class Plain(nn.Module):
-    """The exported model, its unrounded tables in `nn.EmbeddingBag`."""
+class PlainModel(nn.Module):
+    """The exported model with its fp32 tables in `nn.EmbeddingBag`."""
 
     def __init__(self, folder: Path, vocabulary: dict[str, dict[str, int]]) -> None:
         super().__init__()
@@ -37,6 +38,7 @@ class Plain(nn.Module):
 
     @torch.inference_mode()
     def forward(self, samples: list[dict[str, Any]]) -> list[float]:
+        """Return the score of each sample."""
         vectors, missing = [], []
         for name, field in self.schema.sparse.items():
             column = self.schema.column(name)
@@ -45,11 +47,12 @@ class Plain(nn.Module):
             for sample in samples:
                 offsets.append(len(ids))
                 value = sample[column]
-                found = [] if value is None else value if isinstance(field, IdListConfig) else [value]
+                values = [] if value is None else value if isinstance(field, IdListConfig) else [value]
                 if column in self.vocabulary:
-                    found = [self.vocabulary[column][one] for one in found if one in self.vocabulary[column]]
-                absent.append(not found)
-                ids += found
+                    rows = self.vocabulary[column]
+                    values = [rows[text] for text in values if text in rows]
+                absent.append(not values)
+                ids += values
             vectors.append(self.bags[name](torch.tensor(ids, dtype=torch.int64), torch.tensor(offsets)))
             missing.append(absent)
         scaled = []
@@ -65,16 +68,17 @@ class Plain(nn.Module):
 
 
 def _weights(tables: Any) -> list[torch.Tensor]:
-    """[rows, D] of each table, fp32"""
-    found = []
-    for place, (_, rows, dim, _, _) in zip(
+    """Return the weights of each table, [rows, D] fp32."""
+    weights = []
+    for offset, (_, rows, dim, _, _) in zip(
         tables.operator.weights_physical_offsets, tables.operator.embedding_specs, strict=True
     ):
-        found.append(tables.bytes[place : place + 4 * rows * dim].view(torch.float32).view(rows, dim).clone())
-    return found
+        weights.append(tables.bytes[offset : offset + 4 * rows * dim].view(torch.float32).view(rows, dim).clone())
+    return weights
 
 
 def sample_model(schema: Schema) -> type[BaseModel]:
+    """Return a pydantic model of a sample; every column may be null."""
     kinds = {
         name: (list[column.kind] if column.is_list else column.kind)  # type: ignore[name-defined]
         for name, column in RequestSchema(schema).columns.items()
@@ -83,14 +87,15 @@ def sample_model(schema: Schema) -> type[BaseModel]:
     return create_model("Sample", **fields)
 
 
-def application(model: Plain) -> FastAPI:
+def application(model: PlainModel) -> FastAPI:
+    """Return an application that answers POST /score."""
     app = FastAPI()
     sample = sample_model(model.schema)
-    asked = create_model("Asked", samples=(list[sample], ...))  # type: ignore[valid-type]
+    body_model = create_model("Body", samples=(list[sample], ...))  # type: ignore[valid-type]
 
     @app.post("/score")
-    def score(body: asked) -> dict[str, list[float]]:
-        return {"scores": model([one.model_dump() for one in body.samples])}  # type: ignore[attr-defined]
+    def score(body: body_model) -> dict[str, list[float]]:
+        return {"scores": model([sample.model_dump() for sample in body.samples])}  # type: ignore[attr-defined]
 
     return app
 
@@ -98,5 +103,5 @@ def application(model: Plain) -> FastAPI:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     export, port, vocabulary = sys.argv[1:]
-    made = Plain(Path(export), json.loads(Path(vocabulary).read_text()))
-    uvicorn.run(application(made), port=int(port), log_level="warning")
+    model = PlainModel(Path(export), json.loads(Path(vocabulary).read_text()))
+    uvicorn.run(application(model), port=int(port), log_level="warning")

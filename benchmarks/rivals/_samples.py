@@ -1,4 +1,4 @@
-"""A split as arrays, for models that are no networks."""
+"""A split as arrays, for rivals that are not networks."""
 
 from __future__ import annotations
 
@@ -18,31 +18,32 @@ from asymdiffrec.trainer.job import Job
 
 @dataclass(frozen=True)
 class Bags:
-    """The ids of a field, row by row."""
+    """The ids of a sparse field, row by row."""
 
     values: np.ndarray
     """[ids]"""
     rows: np.ndarray
-    """[ids] the row that each is of"""
+    """[ids]: the row of each id"""
 
 
 @dataclass(frozen=True)
 class Split:
-    """R rows of N fields."""
+    """R rows with N fields."""
 
     bags: dict[str, Bags]
-    numbers: np.ndarray
-    """[R, number fields]"""
+    numeric: np.ndarray
+    """[R, numeric fields]"""
     missing: np.ndarray
     """[R, N] bool"""
     label: np.ndarray
+    """[R]"""
 
     def __len__(self) -> int:
         return len(self.label)
 
 
 def read(job: Job, schema: Schema, split: str) -> Split:
-    """A whole split, in order."""
+    """Return a whole split, rows in order."""
     shards = open_shards(job.location(split))
     (batch,) = EvaluationReader(schema, shards, shards.rows).batches()
     return Split(
@@ -59,10 +60,12 @@ def _bags(batch: Batch, name: str) -> Bags:
 
 
 def missing_under(scenario: Scenario, schema: Schema, missing: np.ndarray) -> np.ndarray:
-    """Which fields [R, N] are missing under a scenario: those that were, and those that it drops, as the networks see
-    it of the same rows."""
+    """Return which fields are missing under a scenario, [R, N]: those that were missing, and those that it drops.
+
+    The networks get the same mask for the same rows.
+    """
     process = scenario.process(FieldLayout.from_widths([1] * missing.shape[1]), schema)
     if process is None:
         return missing
-    there = torch.zeros(missing.shape)
-    return process(there, torch.from_numpy(missing), torch.arange(len(missing)))[1].numpy()
+    clean = torch.zeros(missing.shape)
+    return process(clean, torch.from_numpy(missing), torch.arange(len(missing)))[1].numpy()

@@ -1,4 +1,4 @@
-"""A denoising autoencoder before the extractor: missing fields get the vectors that it makes of the others."""
+"""A denoising autoencoder before the extractor: it computes the vectors of missing fields from the other fields."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ HIDDEN = 128
 
 
 class Autoencoder(AsymmetricDiffusion):
-    """x' = x where a field is there, MLP([x, s]) where it is not; BCE of both views, and the error of what was made."""
+    """x' = x for a present field, MLP([x, s]) for a missing one. Loss: BCE of both views, reconstruction error."""
 
     field_of_column: Tensor
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         width, num_fields = self.layout.total_width, self.layout.num_fields
         self.encoder = MaskMLP(width, num_fields, [self.config.options.get("hidden", HIDDEN)], width)
         self.register_buffer("field_of_column", self.layout.field_of_column, persistent=False)
@@ -29,15 +29,15 @@ class Autoencoder(AsymmetricDiffusion):
         self, clean: Tensor, missing: Tensor, label: Tensor, weight: Tensor, sample_index: Tensor
     ) -> dict[str, Tensor]:
         noisy, mask = self.process(clean, missing, sample_index)
-        made = self.encoder(noisy.detach(), mask.to(noisy.dtype))
-        known = ~missing[:, self.field_of_column]
-        error = known * (made - clean.detach()).square()
+        restored = self.encoder(noisy.detach(), mask.to(noisy.dtype))
+        present = ~missing[:, self.field_of_column]
+        error = present * (restored - clean.detach()).square()
         return {
             "main": prediction_loss(self.score(clean, missing), label, weight),
             "aux": prediction_loss(self.score(noisy, mask), label, weight),
-            "made": (weight * error.sum(1) / known.sum(1).clamp(min=1)).mean(),
+            "reconstruction": (weight * error.sum(1) / present.sum(1).clamp(min=1)).mean(),
         }
 
     def score(self, x: Tensor, missing: Tensor) -> Tensor:
-        made = self.encoder(x, missing.to(x.dtype))
-        return self.logit(self.latent(torch.where(missing[:, self.field_of_column], made, x), missing))
+        restored = self.encoder(x, missing.to(x.dtype))
+        return self.logit(self.latent(torch.where(missing[:, self.field_of_column], restored, x), missing))

@@ -1,7 +1,8 @@
-"""Gradient boosted trees (scikit-learn's, with native missing values) on the fields and statistics of the target.
+"""Gradient boosted trees (scikit-learn's, with native missing values) on the fields and on target statistics.
 
-Of an id its count and its smoothed rate of positives in the training rows, out of fold there; of a list their means;
-and an id or list of few values as it is. What belongs to a missing field is missing.
+An id has two columns: its count and its smoothed rate of positives in the training rows, computed out of fold for those
+rows. A list has the means of its ids. A field with few values also has the values themselves. All columns of a missing
+field are NaN.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ from benchmarks.rivals._samples import Bags, Split, missing_under, read
 
 FOLDS = 5
 PRIOR = 10.0
-"""Rows of the mean rate that a rate is smoothed by"""
-FEW = 64
-"""Values of a field that are told apart one by one"""
+"""A rate is smoothed with that many rows of the mean rate"""
+MAX_CATEGORIES = 64
+"""Most values of a field that has a column for its values"""
 COPIES = 2
-"""Of the training rows, with fields dropped"""
+"""Copies of the training rows with dropped fields"""
 
 
 def boosting(job: Job, statistics: Statistics, scenarios: Sequence[Scenario], seed: int) -> np.ndarray:
-    """Trained on the rows as they are: a `Rival`."""
+    """Train on the rows as they are; return logits [scenarios, R]. A `Rival`."""
     return _scores(job, statistics, scenarios, seed, copies=0)
 
 
 def boosting_dropped(job: Job, statistics: Statistics, scenarios: Sequence[Scenario], seed: int) -> np.ndarray:
-    """Trained on the rows and on copies of them whose fields are dropped with a probability drawn from U(0, 0.8)."""
+    """Train also on copies of the rows whose fields are dropped, with a probability drawn from U(0, 0.8). A `Rival`."""
     return _scores(job, statistics, scenarios, seed, copies=COPIES)
 
 
@@ -41,15 +42,15 @@ def _scores(job: Job, statistics: Statistics, scenarios: Sequence[Scenario], see
     schema, rng = job.to_schema(statistics), np.random.default_rng(seed)
     splits = {name: read(job, schema, name) for name in ("train", "valid", "test")}
     features = Features(schema, splits["train"], rng)
-    train, owner, categorical = features.of(splits["train"], out_of_fold=True)
-    valid, *_ = features.of(splits["valid"])
-    test, *_ = features.of(splits["test"])
+    train, field_of_column, categorical = features.columns(splits["train"], out_of_fold=True)
+    valid, *_ = features.columns(splits["valid"])
+    test, *_ = features.columns(splits["test"])
 
-    def multiplied(x: np.ndarray, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    def with_copies(x: np.ndarray, split: Split) -> tuple[np.ndarray, np.ndarray]:
         parts = [x]
         for _ in range(copies):
             drop = rng.random(split.missing.shape) < 0.8 * rng.random((len(split), 1))
-            parts.append(_without(x, drop, owner))
+            parts.append(_without(x, drop, field_of_column))
         return np.concatenate(parts), np.tile(split.label, 1 + copies)
 
     model = HistGradientBoostingClassifier(
@@ -63,75 +64,74 @@ def _scores(job: Job, statistics: Statistics, scenarios: Sequence[Scenario], see
         categorical_features=categorical,
         random_state=seed,
     )
-    x, y = multiplied(train, splits["train"])
-    x_valid, y_valid = multiplied(valid, splits["valid"])
+    x, y = with_copies(train, splits["train"])
+    x_valid, y_valid = with_copies(valid, splits["valid"])
     model.fit(x, y, X_val=x_valid, y_val=y_valid)
-    found = []
+    probabilities = []
     for scenario in scenarios:
         missing = missing_under(scenario, schema, splits["test"].missing)
-        found.append(model.predict_proba(_without(test, missing, owner))[:, 1])
-    return logit(np.clip(np.stack(found), 1e-7, 1 - 1e-7))
+        probabilities.append(model.predict_proba(_without(test, missing, field_of_column))[:, 1])
+    return logit(np.clip(np.stack(probabilities), 1e-7, 1 - 1e-7))
 
 
-def _without(x: np.ndarray, missing: np.ndarray, owner: np.ndarray) -> np.ndarray:
-    """x [R, columns] with NaN in the columns of fields that are missing [R, N]."""
-    return np.where(missing[:, owner], np.nan, x)
+def _without(x: np.ndarray, missing: np.ndarray, field_of_column: np.ndarray) -> np.ndarray:
+    """Return x [R, C] with NaN in the columns of missing fields, from missing [R, N]."""
+    return np.where(missing[:, field_of_column], np.nan, x)
 
 
 class Features:
-    """Columns of numbers for trees; what they need to know they learn from the training split."""
+    """Numeric columns for trees, with statistics of the training split."""
 
     def __init__(self, schema: Schema, train: Split, rng: np.random.Generator) -> None:
         self.schema, self.train = schema, train
         self.fold = rng.integers(FOLDS, size=len(train))
         self.rate = float(train.label.mean())
 
-    def of(self, split: Split, out_of_fold: bool = False) -> tuple[np.ndarray, np.ndarray, list[int]]:
-        """Columns [R, C] of a split, the field [C] that each belongs to, and which are categories."""
+    def columns(self, split: Split, out_of_fold: bool = False) -> tuple[np.ndarray, np.ndarray, list[int]]:
+        """Return the columns of a split [R, C], the field of each column [C], and the columns that are categories."""
         columns: list[np.ndarray] = []
-        owner: list[int] = []
+        field_of_column: list[int] = []
         categorical: list[int] = []
-        for place, (name, field) in enumerate(self.schema.fields.items()):
+        for index, (name, field) in enumerate(self.schema.fields.items()):
             before = len(columns)
             if name in self.schema.numeric:
-                columns.append(split.numbers[:, list(self.schema.numeric).index(name)])
+                columns.append(split.numeric[:, list(self.schema.numeric).index(name)])
             else:
                 columns += self._statistics(name, split, out_of_fold)
                 values = np.unique(self.train.bags[name].values)
-                if len(values) <= FEW:
-                    shown = self._one_by_one(split, split.bags[name], values, isinstance(field, IdListConfig))
-                    categorical += [] if isinstance(field, IdListConfig) else [len(columns)]
-                    columns += shown
-            owner += [place] * (len(columns) - before)
-        x = np.stack(columns, axis=1)
-        owners = np.array(owner)
-        return _without(x, split.missing, owners), owners, categorical
+                if len(values) <= MAX_CATEGORIES:
+                    is_list = isinstance(field, IdListConfig)
+                    categorical += [] if is_list else [len(columns)]
+                    columns += self._values(split, split.bags[name], values, is_list)
+            field_of_column += [index] * (len(columns) - before)
+        x, fields = np.stack(columns, axis=1), np.array(field_of_column)
+        return _without(x, split.missing, fields), fields, categorical
 
-    def _one_by_one(self, split: Split, bags: Bags, values: np.ndarray, is_list: bool) -> list[np.ndarray]:
-        """A category, or of a list whether each value is in it."""
-        place = np.searchsorted(values, bags.values)
-        known = (place < len(values)) & (values[np.minimum(place, len(values) - 1)] == bags.values)
+    def _values(self, split: Split, bags: Bags, values: np.ndarray, is_list: bool) -> list[np.ndarray]:
+        """Return one column with the category of an id, or for lists one column per value: whether the list has it."""
+        category = np.searchsorted(values, bags.values)
+        known = (category < len(values)) & (values[np.minimum(category, len(values) - 1)] == bags.values)
         if not is_list:
             column = np.full(len(split), np.nan)
-            column[bags.rows[known]] = place[known]
+            column[bags.rows[known]] = category[known]
             return [column]
-        inside = np.zeros((len(split), len(values)))
-        inside[bags.rows[known], place[known]] = 1
-        return list(inside.T)
+        contains = np.zeros((len(split), len(values)))
+        contains[bags.rows[known], category[known]] = 1
+        return list(contains.T)
 
     def _statistics(self, name: str, split: Split, out_of_fold: bool) -> list[np.ndarray]:
-        """Rate and count of a field's ids, means over the row."""
-        bags, own = split.bags[name], self.train.bags[name]
+        """Return rate and count of a field's ids, each a mean over the ids of a row."""
+        bags, train = split.bags[name], self.train.bags[name]
         size = self.schema.table_of(name).id_range
         folds = range(FOLDS) if out_of_fold else [-1]
         rate, count = np.empty(len(bags.values)), np.empty(len(bags.values))
         for fold in folds:
-            learning = self.fold[own.rows] != fold
-            seen = np.bincount(own.values[learning], minlength=size)
-            positive = np.bincount(own.values[learning], self.train.label[own.rows[learning]], size)
-            asked = self.fold[bags.rows] == fold if out_of_fold else slice(None)
-            ids = bags.values[asked]
-            rate[asked] = (positive[ids] + PRIOR * self.rate) / (seen[ids] + PRIOR)
-            count[asked] = np.log1p(seen[ids])
+            learning = self.fold[train.rows] != fold
+            seen = np.bincount(train.values[learning], minlength=size)
+            positive = np.bincount(train.values[learning], self.train.label[train.rows[learning]], size)
+            selected = self.fold[bags.rows] == fold if out_of_fold else slice(None)
+            ids = bags.values[selected]
+            rate[selected] = (positive[ids] + PRIOR * self.rate) / (seen[ids] + PRIOR)
+            count[selected] = np.log1p(seen[ids])
         lengths = np.maximum(1, np.bincount(bags.rows, minlength=len(split)))
         return [np.bincount(bags.rows, values, len(split)) / lengths for values in (rate, count)]

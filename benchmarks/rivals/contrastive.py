@@ -1,4 +1,4 @@
-"""Contrastive views: the latents of a sample as it is and with fields dropped are to find each other in the batch."""
+"""Contrastive views: the latent of a complete sample must identify that of its masked view within the batch."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ TEMPERATURE, WEIGHT = 0.2, 0.1
 
 
 class Contrastive(AsymmetricDiffusion):
-    """BCE of both views, and InfoNCE (van den Oord et al., 2018) between their latents, of one worker's samples."""
+    """Loss: BCE of both views, and InfoNCE (van den Oord et al., 2018) of their latents in a worker's batch."""
 
     def parts(
         self, clean: Tensor, missing: Tensor, label: Tensor, weight: Tensor, sample_index: Tensor
     ) -> dict[str, Tensor]:
         clean_latent, noisy_latent, *_ = self.both_latents(clean, missing, sample_index)
-        likeness = F.normalize(clean_latent.float()) @ F.normalize(noisy_latent.float()).t()
-        found = F.cross_entropy(
-            likeness / self.config.options.get("temperature", TEMPERATURE),
+        similarity = F.normalize(clean_latent.float()) @ F.normalize(noisy_latent.float()).t()
+        contrast = F.cross_entropy(
+            similarity / self.config.options.get("temperature", TEMPERATURE),
             torch.arange(len(clean), device=clean.device),
             reduction="none",
         )
         return {
             "main": prediction_loss(self.logit(clean_latent), label, weight),
             "aux": prediction_loss(self.logit(noisy_latent), label, weight),
-            "contrast": self.config.options.get("weight", WEIGHT) * (weight * found).mean(),
+            "contrast": self.config.options.get("weight", WEIGHT) * (weight * contrast).mean(),
         }

@@ -1,4 +1,4 @@
-"""The best that any model can do on the synthetic log: the expected probability of a click given what is recorded."""
+"""The optimum on the synthetic log: the expected probability of a click given the recorded fields."""
 
 from __future__ import annotations
 
@@ -22,29 +22,32 @@ from benchmarks.rivals._samples import missing_under, read
 
 
 def oracle(job: Job, statistics: Statistics, scenarios: Sequence[Scenario], seed: int) -> np.ndarray:
-    """It knows the world, and with which probability a scenario drops a field: a `Rival`."""
-    told = json.loads(Path(job.location("profile.json")).read_text()).get("generator")
-    if told is None:
-        raise InputError(f"{job.data.path}: not made by `prepare synthetic`, so that nobody knows the best")
+    """Return logits [scenarios, R] from the click model and the probability with which a scenario drops each field.
+
+    A `Rival`. Raises InputError if the data was not made by `prepare synthetic`.
+    """
+    generator = json.loads(Path(job.location("profile.json")).read_text()).get("generator")
+    if generator is None:
+        raise InputError(f"{job.data.path}: not made by `prepare synthetic`, so the optimum is not known")
     schema = job.to_schema(statistics)
-    model, test = make_click_model(told["seed"]), read(job, schema, "test")
-    found = []
+    model, test = make_click_model(generator["seed"]), read(job, schema, "test")
+    scores = []
     for scenario in scenarios:
         missing = missing_under(scenario, schema, test.missing)
         dropped, start, parts = _dropping(model, scenario, schema), 0, []
-        for log in draw_split(model, told["seed"], "test", len(test)):
+        for log in draw_split(model, generator["seed"], "test", len(test)):
             stop = start + len(log.label)
-            own = {name: missing[start:stop, place] for place, name in enumerate(schema.names)}
-            parts.append(optimal_scores(dropped, replace(log, missing=own), np.random.default_rng(0)))
+            recorded = {name: missing[start:stop, field] for field, name in enumerate(schema.names)}
+            parts.append(optimal_scores(dropped, replace(log, missing=recorded), np.random.default_rng(0)))
             start = stop
-        found.append(np.concatenate(parts))
-    return logit(np.clip(np.stack(found), 1e-7, 1 - 1e-7))
+        scores.append(np.concatenate(parts))
+    return logit(np.clip(np.stack(scores), 1e-7, 1 - 1e-7))
 
 
 def _dropping(model: ClickModel, scenario: Scenario, schema: Schema) -> ClickModel:
-    """Return the click model whose fields also go missing as the scenario drops them."""
+    """Return the click model with the fields that the scenario drops missing as well."""
     if scenario.uses_patterns:
-        raise InputError(f"{scenario.name}: the best is known where fields are dropped independently")
+        raise InputError(f"{scenario.name}: the optimum is only known if fields are dropped independently")
     rates = dict(zip(schema.names, scenario.rates or [0.0] * len(schema.names), strict=True))
     groups = {
         name: replace(

@@ -48,8 +48,8 @@ def test_rows_are_those_of_the_networks_and_their_statistics_are_out_of_fold(cli
     place = schema.names.index("item_id")
     assert len(train.bags["item_id"].values) == (~train.missing[:, place]).sum()
     features = Features(schema, train, np.random.default_rng(0))
-    x, owner, _ = features.of(train, out_of_fold=True)
-    rates = x[:, np.flatnonzero(owner == place)[0]]
+    x, field_of_column, _ = features.columns(train, out_of_fold=True)
+    rates = x[:, np.flatnonzero(field_of_column == place)[0]]
     assert np.array_equal(np.isnan(rates), train.missing[:, place])
     row = train.bags["item_id"].rows[0]
     others = (train.bags["item_id"].values == train.bags["item_id"].values[0]) & (
