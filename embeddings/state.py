@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch.distributed._shard.sharded_tensor import ShardedTensor
-from torch.distributed._shard.sharding_spec import ShardMetadata
 from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import KeyedOptimizer
 
 from asymdiffrec.embeddings.managed.lookup import managed_state
 from asymdiffrec.embeddings.optimizers import STATES, OptimizerConfig
-from asymdiffrec.embeddings.torchrec_compat import sharded_tensor, table_name
+from asymdiffrec.embeddings.torchrec_compat import ShardedTensor, ShardMetadata, sharded_tensor, table_name
 
 
 def table_weights(model: DistributedModelParallel) -> dict[str, torch.Tensor]:

@@ -1,6 +1,7 @@
 """Everything that uses internals of TorchRec, or of the torch.distributed parts that TorchRec is built on.
 
-Each function says why the public API is not enough. Check all of them when TorchRec, FBGEMM or torch is upgraded.
+Each function says why the public API is not enough. Check all of them when TorchRec, FBGEMM or torch is upgraded. The
+classes of sharded tensors are exported from here: TorchRec's public API returns them, but torch keeps them private.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor, ShardedTensorMetadata, TensorProperties
-from torch.distributed._shard.sharding_spec import ShardMetadata
+from torch.distributed._shard.sharding_spec import EnumerableShardingSpec, ShardMetadata
 from torch.distributed._shard.sharding_spec._internals import check_tensor, validate_non_overlapping_shards_metadata
 from torch.distributed.optim import _apply_optimizer_in_backward
 from torchrec.distributed.batched_embedding_kernel import BatchedFusedEmbeddingBag
@@ -22,6 +23,24 @@ from torchrec.distributed.planner.shard_estimators import _get_optimizer_multipl
 from torchrec.distributed.planner.types import ShardingOption
 from torchrec.distributed.types import ModuleSharder, ShardingPlan
 from torchrec.optim.optimizers import in_backward_optimizer_filter
+
+__all__ = [
+    "EnumerableShardingSpec",
+    "Shard",
+    "ShardMetadata",
+    "ShardedTensor",
+    "ShardedTensorMetadata",
+    "check_shards_cover",
+    "fuse_optimizer",
+    "fused_table_elements",
+    "is_replicated_table",
+    "optimizer_state_elements",
+    "parameters_updated_by_step",
+    "plan_with_options",
+    "rank_device",
+    "sharded_tensor",
+    "table_name",
+]
 
 
 def table_name(key: str) -> str:

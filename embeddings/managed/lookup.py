@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor
-from torch.distributed._shard.sharding_spec import ShardMetadata
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.mc_embeddingbag import ManagedCollisionEmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DistributedModelParallel
@@ -19,7 +17,7 @@ from torchrec.modules.mc_modules import ManagedCollisionCollection
 
 from asymdiffrec.embeddings import initial_weights as initial
 from asymdiffrec.embeddings.managed.ids import COUNTS, ROWS_PER_SET, ManagedConfig, ManagedIds, id_bytes
-from asymdiffrec.embeddings.torchrec_compat import sharded_tensor, table_name
+from asymdiffrec.embeddings.torchrec_compat import Shard, ShardedTensor, ShardMetadata, sharded_tensor, table_name
 
 
 class ManagedTables(ManagedCollisionEmbeddingBagCollection):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch.distributed._shard.sharding_spec import EnumerableShardingSpec
 from torchrec.distributed.types import ShardingPlan
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 
-from asymdiffrec.embeddings.torchrec_compat import check_shards_cover
+from asymdiffrec.embeddings.torchrec_compat import EnumerableShardingSpec, check_shards_cover
 
 
 class InvalidPlanError(ValueError):

@@ -12,14 +12,18 @@ from unittest.mock import patch
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed._shard.sharding_spec import EnumerableShardingSpec, ShardMetadata
 from torch.testing._internal.distributed.fake_pg import FakeStore  # the only store of the `fake` backend
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.types import ShardingEnv, ShardingPlan
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from asymdiffrec.embeddings.planner.plan_validation import InvalidPlanError
-from asymdiffrec.embeddings.torchrec_compat import fused_table_elements, rank_device
+from asymdiffrec.embeddings.torchrec_compat import (
+    EnumerableShardingSpec,
+    ShardMetadata,
+    fused_table_elements,
+    rank_device,
+)
 from asymdiffrec.torch_compat import default_process_group
 
 

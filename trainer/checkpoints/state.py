@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor, ShardedTensorMetadata
-from torch.distributed._shard.sharding_spec import ShardMetadata
 
 from asymdiffrec.embeddings.state import lookup_state, table_state
+from asymdiffrec.embeddings.torchrec_compat import Shard, ShardedTensor, ShardedTensorMetadata, ShardMetadata
 from asymdiffrec.trainer.build import TrainState
 
 

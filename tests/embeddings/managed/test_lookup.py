@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
@@ -17,6 +16,7 @@ from asymdiffrec.embeddings import initial_weights as initial
 from asymdiffrec.embeddings.managed.ids import ROWS_PER_SET
 from asymdiffrec.embeddings.managed.lookup import managed_ids, take_counts
 from asymdiffrec.embeddings.state import lookup_state, table_state, table_weights
+from asymdiffrec.embeddings.torchrec_compat import ShardedTensor
 from tests.embeddings.managed.small_managed import (
     CPU,
     SEED,

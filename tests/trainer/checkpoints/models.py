@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from asymdiffrec.datasets.batching.batch import Batch
 from asymdiffrec.embeddings.state import table_state
+from asymdiffrec.embeddings.torchrec_compat import ShardedTensor
 from asymdiffrec.trainer.build import TrainState
 from asymdiffrec.trainer.fit.pipeline import build_pipeline
 
