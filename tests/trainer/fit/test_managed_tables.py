@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from asymdiffrec.embeddings.managed.ids import COUNTS
-from tests.trainer.runs import records_without_times
+from tests.trainer.runs import records_without_times, stop_at
 
 SETTINGS = [
     "train.batch_size=256",
@@ -27,8 +27,8 @@ SETTINGS = [
 def test_a_resumed_run_is_equal_and_scores_as_in_its_test(
     clicks: Path, tmp_path: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def train(run: Path, stop_at: int | None, *more: str) -> int:
-        stop_at(stop_at, monkeypatch)
+    def train(run: Path, last_step: int | None, *more: str) -> int:
+        stop_at(last_step, monkeypatch)
         settings = [part for setting in SETTINGS for part in ("--set", setting)]
         outcome = command("train", clicks / "job.yaml", "--run", run, *settings, *more)
         assert outcome.status in (0, 130), outcome.err

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.trainer.runs import records_without_times, result_without_measurements, torchrun
+from tests.trainer.runs import records_without_times, result_without_measurements, stop_at, torchrun
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +101,9 @@ def test_a_stop_at_the_end_of_an_epoch_loses_no_validation(
 ) -> None:
     """Stop at step 18, which is logged and validated, and again at the last step, where the run ends as usual."""
     run = tmp_path / "run"
-    for stop_at, status in ((18, 130), (36, 0)):
-        stop_at(stop_at, monkeypatch)
-        settings = [*small[:-1], "train.log_every=6", *(["--resume"] if stop_at > 18 else [])]
+    for last_step, status in ((18, 130), (36, 0)):
+        stop_at(last_step, monkeypatch)
+        settings = [*small[:-1], "train.log_every=6", *(["--resume"] if last_step > 18 else [])]
         outcome = command("train", clicks / "job.yaml", "--run", run, *settings)
         assert outcome.status == status, outcome.err
     valid, undisturbed = (
