@@ -48,9 +48,9 @@ class InitPart:
     """taken: from the other run; new: of the new run only, initialised as usual; left out: of the other run only"""
     note: str = ""
     rows: RowChange | None = None
-    """Of a table that is taken"""
+    """Rows of a table that is taken"""
     curve: CurveChange | None = None
-    """Of a numeric field that is taken"""
+    """Curve of a numeric field that is taken"""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ MAX_BAD_STEPS = 10
 
 @dataclass(frozen=True)
 class Decision:
-    """What all workers do in a step: each value is true if it is true on at least one of them."""
+    """The common decision of all workers in a step. A value is True if it is True on at least one worker."""
 
     is_bad: bool = False
     """The loss is not finite, or above `train.max_loss`: the step changes no parameter"""

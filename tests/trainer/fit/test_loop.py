@@ -1,4 +1,4 @@
-"""What training computes does not depend on the number of workers or on how the tables are sharded."""
+"""Losses and metrics of training do not depend on the number of workers or on how the tables are sharded."""
 
 from __future__ import annotations
 
