@@ -155,7 +155,7 @@ def resume(setup: Setup) -> None:
 
 def calibrate(setup: Setup) -> None:
     """Measure this machine for the planner, and plan by that."""
-    device = str(setup.folder / "device.yaml")
+    device = str(setup.folder / "this-machine.yaml")
     _python("-m", "asymdiffrec", "plan", "--calibrate", device)
     cluster = ("--gpu", device, "--nodes", "1", "--gpus-per-node", "1")
     setup.write("plan-calibrated", _command("plan", f"{setup.pack}/data/job.yaml", *cluster, "--json"))
@@ -215,7 +215,7 @@ def throughput(section: str) -> Callable[[Setup], None]:
 
     def part(setup: Setup) -> None:
         (setup.folder / "traces").mkdir(exist_ok=True)
-        document, device = setup.folder / f"{section}.json", setup.folder / "device.yaml"
+        document, device = setup.folder / f"{section}.json", setup.folder / "this-machine.yaml"
         options = ["--json", str(document), "--traces", str(setup.folder / "traces")]
         options += ["--device-file", str(device)] if device.exists() else []
         options += ["--quick"] if setup.quick else []

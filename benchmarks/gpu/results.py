@@ -22,12 +22,12 @@ def document(summary: dict[str, Any]) -> dict[str, Any]:
 
 def checks(documents: dict[str, Any]) -> Iterator[Result]:
     """Yield what the parts check, beside the limits that they check it by."""
-    for name, kernels in (("tables", "device"), ("tables-uvm", "managed memory")):
+    for name, place in (("tables", "GPU memory"), ("tables-uvm", "managed memory")):
         if name in documents:
             held, count = documents[name]["held"], len(documents[name]["cases"])
-            yield Result(f"look-ups and updates, {kernels}", held, "cases", "all", count, "all", held == count)
+            yield Result(f"FBGEMM as the reference, {place}", held, "cases", "all cases", count, "all", held == count)
     for name in COMPARED_RUNS:
         if documents.get(name, {}).get("steps"):
             run = documents[name]
-            title = f"{name}: loss apart from the CPU's, first {run['first']} steps"
-            yield Result(title, run["apart_first"], "", "the limit", run["limit"], "at most", run["holds"])
+            title = f"training {name}: relative difference to the CPU's loss, first {run['first']} steps"
+            yield Result(title, run["apart_first"], "", "limit", run["limit"], "at most the limit", run["holds"])

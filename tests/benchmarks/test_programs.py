@@ -1,4 +1,4 @@
-"""Every benchmark runs and prints what programs may count on."""
+"""Tests that every benchmark runs and prints the document that programs rely on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 KEYS = {"name", "value", "unit", "peer", "peer_value", "ratio", "goal", "holds"}
 
 
-def run(program: str, *options: str | Path) -> str:
+def run_quick(program: str, *options: str | Path) -> str:
     command = [sys.executable, "-m", f"benchmarks.{program}", "--quick", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -27,7 +27,7 @@ def run(program: str, *options: str | Path) -> str:
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_quick_run_prints_the_document(program: str) -> None:
-    document = json.loads(run(program, "--json"))
+    document = json.loads(run_quick(program, "--json"))
     assert document.keys() == {"machine", "versions", "results"}
     assert {"asymdiffrec", "torch", "torchrec", "pyarrow"} <= document["versions"].keys()
     assert document["results"]
@@ -39,13 +39,13 @@ def test_quick_run_prints_the_document(program: str) -> None:
 
 
 def test_quality_on_movielens_prints_a_table_with_its_goals(data_folder: Path) -> None:
-    printed = run("quality", "--data", data_folder / "movielens-100k")
+    printed = run_quick("quality", "--data", data_folder / "movielens-100k")
     assert all(heading in printed for heading in ("name", "value", "peer", "ratio", "goal", "holds"))
     assert "AUC of asymdiff, 70% missing" in printed
     assert printed.count("at least 0.778") == 2
 
 
-def test_together_they_write_documents_one_table_and_a_picture(tmp_path: Path) -> None:
+def test_all_programs_together_write_documents_one_table_and_a_picture(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "plans", "--quick", "--into", str(tmp_path / "results")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -61,7 +61,7 @@ def test_together_they_write_documents_one_table_and_a_picture(tmp_path: Path) -
     assert (tmp_path / "all" / "speed.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
+def test_an_unknown_name_is_refused_with_the_names_of_all_programs() -> None:
     result = subprocess.run([sys.executable, "-m", "benchmarks", "speed"], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
     assert "no benchmark is named speed; there are breakdown, checkpoints" in result.stderr

@@ -1,4 +1,4 @@
-"""What the variants are compared with: each learns, and the oracle is what nobody beats."""
+"""Tests of the rivals: each of them learns, and none is better than the oracle."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ def test_trees_learn_and_the_oracle_is_above_them(clicks: Path) -> None:
     assert aucs["oracle"][0] == pytest.approx(ceiling, abs=2e-3)
 
 
-def test_rows_are_those_of_the_networks_and_their_statistics_are_out_of_fold(clicks: Path) -> None:
+def test_rows_are_those_of_the_networks_and_statistics_are_out_of_fold(clicks: Path) -> None:
     job = read_job(clicks / "job.yaml")
     schema = job.to_schema(read_statistics(job))
     train = read(job, schema, "train")
-    place = schema.names.index("item_id")
-    assert len(train.bags["item_id"].values) == (~train.missing[:, place]).sum()
+    field = schema.names.index("item_id")
+    assert len(train.bags["item_id"].values) == (~train.missing[:, field]).sum()
     features = Features(schema, train, np.random.default_rng(0))
     x, field_of_column, _ = features.columns(train, out_of_fold=True)
-    rates = x[:, np.flatnonzero(field_of_column == place)[0]]
-    assert np.array_equal(np.isnan(rates), train.missing[:, place])
+    rates = x[:, np.flatnonzero(field_of_column == field)[0]]
+    assert np.array_equal(np.isnan(rates), train.missing[:, field])
     row = train.bags["item_id"].rows[0]
     others = (train.bags["item_id"].values == train.bags["item_id"].values[0]) & (
         features.fold[train.bags["item_id"].rows] != features.fold[row]
@@ -61,11 +61,11 @@ def test_rows_are_those_of_the_networks_and_their_statistics_are_out_of_fold(cli
     assert (half & ~train.missing).mean() == pytest.approx(0.5 * (~train.missing).mean(), abs=0.01)
 
 
-@pytest.mark.parametrize("variant", [Autoencoder, Contrastive])
-def test_variants_train_all_that_they_have(variant: type) -> None:
+@pytest.mark.parametrize("method", [Autoencoder, Contrastive])
+def test_every_parameter_of_a_network_rival_gets_a_gradient(method: type) -> None:
     torch.manual_seed(0)
-    name = f"{variant.__module__}:{variant.__name__}"
-    model = variant(LAYOUT, ModelConfig(), DiffusionConfig(method=name), seed=1)
+    name = f"{method.__module__}:{method.__name__}"
+    model = method(LAYOUT, ModelConfig(), DiffusionConfig(method=name), seed=1)
     missing = torch.rand(64, 5) < 0.2
     clean = torch.randn(64, 20).masked_fill(missing.repeat_interleave(4, 1), 0)
     label, weight, index = (torch.rand(64) < 0.5).float(), torch.ones(64), torch.arange(64)
@@ -81,13 +81,13 @@ def test_variants_train_all_that_they_have(variant: type) -> None:
     assert losses[-1] < 0.9 * losses[0]
 
 
-def test_the_autoencoder_changes_what_is_missing_alone() -> None:
+def test_the_autoencoder_changes_only_missing_fields() -> None:
     model = Autoencoder(LAYOUT, ModelConfig(), DiffusionConfig(method="m:Autoencoder"), seed=1)
-    x, none = torch.randn(8, 20), torch.zeros(8, 5, dtype=torch.bool)
-    assert torch.equal(model.score(x, none), model.logit(model.latent(x, none)))
-    gone = none.clone()
-    gone[:, 2] = True
-    made = model.encoder(x, gone.float())
+    x, nothing_missing = torch.randn(8, 20), torch.zeros(8, 5, dtype=torch.bool)
+    assert torch.equal(model.score(x, nothing_missing), model.logit(model.latent(x, nothing_missing)))
+    missing = nothing_missing.clone()
+    missing[:, 2] = True
+    restored = model.encoder(x, missing.float())
     filled = x.clone()
-    filled[:, 8:12] = made[:, 8:12]
-    torch.testing.assert_close(model.score(x, gone), model.logit(model.latent(filled, gone)))
+    filled[:, 8:12] = restored[:, 8:12]
+    torch.testing.assert_close(model.score(x, missing), model.logit(model.latent(filled, missing)))
