@@ -35,7 +35,7 @@ DESCRIPTIONS = {
     "tuned": "the settings that `tune` chose on the validation rows",
     "contrastive": "augment, with InfoNCE between the latents of both views",
 }
-"""Of variants that are not built in"""
+"""Descriptions of variants that are not built in"""
 
 
 def write_report(documents: Mapping[str, Mapping[str, Any]], claims: Sequence[Result], docs: Path = DOCS) -> None:

@@ -99,7 +99,7 @@ FAULTS: tuple[Fault, ...] = (
     alter_checkpoint,
     fill_disk,
 )
-"""In the order in which they are injected, again and again"""
+"""Faults in the order in which they are injected; the cycle repeats"""
 
 
 def lose_node(training: Training) -> None:
@@ -122,4 +122,4 @@ RESIZES: tuple[tuple[Fault, int], ...] = (
     (drain_node, 1),
     (Training.add_node, 2),
 )
-"""What happens to the nodes, and how many workers train afterwards"""
+"""Changes of the nodes, each with the number of workers that train afterwards"""

@@ -1,5 +1,5 @@
-"""What a checkpoint costs: how long training stands still for one, beside a copy of the same bytes in memory; and how
-fast it reaches the disk, beside a plain file of as many bytes."""
+"""The cost of a checkpoint: how long training waits for it, beside a copy of the same bytes in memory; and how fast it
+is written to the disk, beside a plain file of the same size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From files to batches: rows per second beside Arrow, Ray Data and a DataLoader; resuming; `prepare table`."""
+"""Reading files into batches: rows per second beside Arrow, Ray Data and a DataLoader; resuming; `prepare table`."""
 
 from __future__ import annotations
 
@@ -192,6 +192,7 @@ def preparing(folder: Path, rows: int) -> Iterator[Result]:
 
 
 def measure(quick: bool) -> Iterator[Result]:
+    """Yield all results."""
     rows = 20_000 if quick else 2_000_000
     with tempfile.TemporaryDirectory() as temporary:
         for number, layout in enumerate(LAYOUTS[:1] if quick else LAYOUTS):

@@ -46,10 +46,12 @@ class Published:
 
     @property
     def cluster(self) -> Cluster:
+        """The cluster as the planner describes it"""
         return Cluster(self.device, self.nodes, self.per_node)
 
     @property
     def milliseconds(self) -> float:
+        """Time of a step"""
         return self.batch_size / self.throughput / 1000
 
 
@@ -99,6 +101,7 @@ class DenseDCN(nn.Module):
         self.top = mlp([columns, 1024, 1024, 512, 256, 1])
 
     def forward(self, numbers: Tensor, vectors: Tensor, label: Tensor) -> Tensor:
+        """Return the loss of a batch."""
         crossed = x_0 = torch.cat([self.bottom(numbers), vectors], dim=1)
         for cross in self.crosses:
             crossed = cross(x_0, crossed)

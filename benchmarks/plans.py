@@ -40,6 +40,7 @@ def milliseconds(options: Sequence[ShardingOption], ranks: int) -> np.ndarray:
 
 
 def compare(tables: TableSet, nodes: int, with_torchrec: bool) -> Iterator[Result]:
+    """Yield the slowest rank, the ranks in use and the planning time for a set of tables on some nodes."""
     topology = Cluster(find_device("h100"), nodes, PER_NODE).topology(reserved=RESERVED)
     ranks, sharder = topology.world_size, TableSharder(TablesConfig(), "cuda")
     name = f"{tables.name}, {ranks} ranks"
@@ -70,6 +71,7 @@ def compare(tables: TableSet, nodes: int, with_torchrec: bool) -> Iterator[Resul
 
 
 def measure(quick: bool) -> Iterator[Result]:
+    """Yield the results of each set of tables."""
     for tables in [criteo()] if quick else ten_sets():
         yield from compare(tables, nodes=1 if quick else 8, with_torchrec=True)
     for tables in [] if quick else ten_sets():

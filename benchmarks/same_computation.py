@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 LIMIT = 1e-6
 """Largest relative difference of two values that count as equal"""
 MAX_SCORES = 2000
-"""Scores kept of each prediction, from its first row on; mean and standard deviation are of all rows"""
+"""A record has the scores of that many first rows of a prediction; mean and standard deviation are of all rows"""
 
 Value = float | str | None
 Quantities = dict[str, list[Value]]
@@ -81,7 +81,7 @@ def broad(managed: str) -> Experiment:
 
 @dataclass(frozen=True)
 class Dataset:
-    """How a data set is prepared, and what is trained on it."""
+    """A data set with its options of `prepare` and the experiments on it."""
 
     name: str
     prepare: tuple[str, ...]
@@ -263,9 +263,9 @@ def compare(first: dict[str, Any], second: dict[str, Any]) -> bool:
         worst = max(apart, default=0.0)
         failed, largest = failed + bool(beyond), max(largest, worst)
         absent = [letter for letter, part in zip("AB", quantities, strict=True) if name not in part]
-        shown = f"not in {absent[0]}" if absent else "not equal" if math.isinf(worst) else f"{worst:.3g}"
+        difference_text = f"not in {absent[0]}" if absent else "not equal" if math.isinf(worst) else f"{worst:.3g}"
         verdict = f"no, first at value {beyond[0] + 1}" if beyond else "yes"
-        print(f"{name:<52} {max(map(len, values)):>6,}  {shown:<14} {verdict}")
+        print(f"{name:<52} {max(map(len, values)):>6,}  {difference_text:<14} {verdict}")
     print(f"{len(names)} quantities, {failed} beyond {LIMIT:g}; largest relative difference {largest:.3g}")
     return not failed
 

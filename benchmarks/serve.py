@@ -47,7 +47,7 @@ class Target:
     port: int
     requests: Mapping[str, bytes]
     loads: dict[str, list[Load]] = field(default_factory=dict)
-    """By request, one load of each round"""
+    """The load of each round, by request"""
 
     def rate(self, request: str) -> float:
         """Return the median of the rounds, in requests per second."""

@@ -29,7 +29,7 @@ SETTINGS: tuple[dict[str, object], ...] = (
     {"clip_norm": 1.0},
     {"accumulate": 4},
 )
-"""Of the section train, each measured alone"""
+"""Settings of the section train; each is measured alone"""
 MAX_TIME_OVER_OPERATIONS = 1.1
 """Largest ratio of a method's time to that of base, over the ratio of their operations"""
 MIN_OVER_FUXICTR = 1.5

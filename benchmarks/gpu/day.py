@@ -63,7 +63,7 @@ class Day:
         return status == "done"
 
     def _process(self, name: str, seconds: float) -> str:
-        """Run a part's process for at most so many seconds and return how it ended."""
+        """Run a part's process for at most `seconds` and return how it ended."""
         command = [sys.executable, "-m", "benchmarks.gpu.parts", name, self.setup.work]
         with (self.setup.folder / f"{name}.log").open("wb") as log:
             options: dict[str, Any] = {"cwd": ROOT, "env": self._environment(), "stdout": log, "stderr": log}
@@ -76,7 +76,7 @@ class Day:
                 _end(process)
 
     def _environment(self) -> dict[str, str]:
-        """Return the environment of a part: that of the unpacked packages, and few threads, for parts share cores."""
+        """Return the environment of a part: that of the unpacked packages, and few threads, since parts share cores."""
         threads = {"OMP_NUM_THREADS": "2" if self.setup.on_gpu else "1", "TORCHINDUCTOR_COMPILE_THREADS": "4"}
         file = self.setup.folder / "environment.json"
         unpacked = json.loads(file.read_text()) if file.exists() else {}

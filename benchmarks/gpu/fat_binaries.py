@@ -67,7 +67,7 @@ def kernel_names(cubin: bytes) -> list[str]:
 
 @dataclass(frozen=True)
 class Needs:
-    """Which GPU code stays in a library."""
+    """The GPU code that stays in a library."""
 
     architecture: int
     unused_libraries: tuple[str, ...] = ()
@@ -82,7 +82,7 @@ class Needs:
 
 
 def trim(name: str, library: bytearray, needs: Needs, decompress: Callable[[bytes], bytes]) -> list[tuple[int, int]]:
-    """Move the needed images of each fat binary to its front, in place; return the (start, size) of what is blank then.
+    """Move the needed images of each fat binary to its front, in place; return (start, size) of the blank parts.
 
     Nothing else of the library moves. Each fat binary looks as if it had been built for fewer architectures. One that
     has no needed image keeps an image of another architecture, the smallest of the library: if such a kernel is called,

@@ -1,4 +1,4 @@
-"""From Parquet files to training steps: the reader alone, and how long steps wait for it."""
+"""Training from Parquet files: the speed of the reader alone, and how long steps wait for it."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def trained_steps(train_state: TrainState, batches: Sequence[Batch], guarded: bo
 
 
 def synchronize() -> None:
-    """Wait until the GPU has done all that it was given."""
+    """Wait until the GPU has finished all its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 

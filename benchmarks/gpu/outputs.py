@@ -1,4 +1,4 @@
-"""What a section of the throughput measurements yields: results, details, failures."""
+"""The outputs of a section of the throughput measurements: results, details, failures."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 1 << 27}]
 
 
 class Entry(TypedDict):
-    """What a manifest says of a packed library."""
+    """The entry of a packed library in a manifest."""
 
     path: str
     """Path of the library below the folder of packages"""
@@ -23,7 +23,7 @@ class Entry(TypedDict):
     blank: list[list[int]]
     """Start and size of each blank part, in bytes and in ascending order"""
     sha256: str
-    """Of the parts that are not blank"""
+    """Checksum of the parts that are not blank"""
 
 
 def pack(library: bytes, path: str, blank: list[tuple[int, int]], target: Path) -> Entry:
@@ -43,11 +43,11 @@ def unpack(source: Path, entry: Entry, folder: Path) -> None:
     target = folder / entry["path"]
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("wb") as file:
-        taken = offset = 0
+        consumed = offset = 0
         for start, size in [*entry["blank"], [entry["size"], 0]]:
             file.seek(offset)
-            file.write(parts[taken : taken + start - offset])
-            taken, offset = taken + start - offset, start + size
+            file.write(parts[consumed : consumed + start - offset])
+            consumed, offset = consumed + start - offset, start + size
         file.truncate(entry["size"])
 
 

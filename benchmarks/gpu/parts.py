@@ -24,12 +24,12 @@ EXACT = ("train.precision=fp32", "train.compile=false")
 
 
 class PartError(Exception):
-    """What a part measured is not what it should be; the message says where to look."""
+    """A part measured something wrong; the message says where to look."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What the parts of a day share. `day` writes it to the work folder."""
+    """Folders and device of a day, for all its parts. `day` writes it to the work folder."""
 
     pack: str
     """Folder that `benchmarks.gpu.pack` wrote"""
@@ -49,6 +49,7 @@ class Setup:
 
     @property
     def on_gpu(self) -> bool:
+        """Whether the parts run on a GPU"""
         return self.device == "cuda"
 
     @property
@@ -66,6 +67,7 @@ class Setup:
         return next(int(value.partition("=")[2]) for value in self.overrides() if value.startswith("train.steps="))
 
     def run(self, name: str) -> Path:
+        """Return the folder of a training."""
         return self.folder / "runs" / name
 
     def write(self, name: str, document: Any) -> None:
@@ -73,10 +75,12 @@ class Setup:
         (self.folder / f"{name}.json").write_text(json.dumps(document, indent=1))
 
     def save(self) -> None:
+        """Write the setup to the work folder."""
         (self.folder / "setup.json").write_text(json.dumps(asdict(self)))
 
     @staticmethod
     def load(work: Path) -> Setup:
+        """Read the setup from the work folder."""
         return Setup(**json.loads((work / "setup.json").read_text()))
 
 
@@ -179,7 +183,7 @@ def uvm_caching(setup: Setup) -> None:
 
 
 def uvm_tested(setup: Setup) -> None:
-    """Show that the cache forgets rows of later steps when the best step is loaded.
+    """Check that the cache has no rows of later steps once the best step is loaded.
 
     Learning rates are so high that the best step is not the last one.
     """
@@ -264,7 +268,7 @@ PARTS = {
     "uvm": Part(70, side_by_side=("uvm-tables", "uvm-plain", "uvm-caching", "uvm-tested"), needs_gpu=True),
     "optimizers": Part(60, throughput("optimizers")),
 }
-"""In the order in which a day runs them"""
+"""Parts in the order in which a day runs them"""
 MEMBERS = {
     "kernels": Part(170, kernels),
     "plain": Part(170, plain),

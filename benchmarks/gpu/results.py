@@ -22,10 +22,12 @@ def document(summary: dict[str, Any]) -> dict[str, Any]:
 
 def checks(documents: dict[str, Any]) -> Iterator[Result]:
     """Yield what the parts check, beside the limits that they check it by."""
-    for name, place in (("tables", "GPU memory"), ("tables-uvm", "managed memory")):
+    for name, memory in (("tables", "GPU memory"), ("tables-uvm", "managed memory")):
         if name in documents:
-            held, count = documents[name]["held"], len(documents[name]["cases"])
-            yield Result(f"FBGEMM as the reference, {place}", held, "cases", "all cases", count, "all", held == count)
+            equal, count = documents[name]["equal"], len(documents[name]["cases"])
+            yield Result(
+                f"FBGEMM equal to the reference, {memory}", equal, "cases", "all cases", count, "all", equal == count
+            )
     for name in COMPARED_RUNS:
         if documents.get(name, {}).get("steps"):
             run = documents[name]

@@ -46,7 +46,7 @@ def compare_losses(run: Path, reference: Path, limit: float, first: int = 100) -
     early = [difference for step, difference in apart.items() if step <= first]
     rows, expected_rows = by_step(run, ROW_CHECKSUM), by_step(reference, ROW_CHECKSUM)
     same_rows = bool(rows) and all(rows[step] == expected_rows.get(step) for step in rows)
-    shown = [step for step in (*SHOWN_STEPS, *steps[-1:]) if step in apart]
+    shown_steps = [step for step in (*SHOWN_STEPS, *steps[-1:]) if step in apart]
     return {
         "steps": len(steps),
         "limit": limit,
@@ -54,7 +54,7 @@ def compare_losses(run: Path, reference: Path, limit: float, first: int = 100) -
         "same_rows": same_rows,
         "apart_first": max(early, default=None),
         "apart_all": max(apart.values(), default=None),
-        "losses": {step: [losses[step], expected[step]] for step in shown},
+        "losses": {step: [losses[step], expected[step]] for step in shown_steps},
         **{
             f"{split}/auc": [last_metric(path, f"{split}/auc") for path in (run, reference)]
             for split in ("valid", "test")
@@ -83,7 +83,7 @@ def stop_after(run: Path, step: int, command: list[str]) -> dict[str, Any]:
 def compare_test_auc(run: Path, evaluation: dict[str, Any]) -> dict[str, Any]:
     """Compare the test AUC at the end of a training with that of `evaluate --json`, which loads the same step anew.
 
-    `tells`: the best step is not the last one, so that a model which kept rows of later steps would show.
+    `best_is_not_last`: only then would rows of later steps show in the metric.
     """
     tested = [record for record in records(run) if "test/auc" in record][-1]
     evaluated, last = evaluation["results"][0]["auc"], max(record["step"] for record in records(run))
@@ -92,7 +92,7 @@ def compare_test_auc(run: Path, evaluation: dict[str, Any]) -> dict[str, Any]:
         "last_step": last,
         "test/auc": tested["test/auc"],
         "evaluated": evaluated,
-        "tells": tested["step"] < last,
+        "best_is_not_last": tested["step"] < last,
         "holds": abs(tested["test/auc"] - evaluated) < 1e-5,
     }
 

@@ -1,4 +1,4 @@
-"""Look-up and update of one embedding table in fp64, in few lines: what FBGEMM's kernels are compared with."""
+"""Look-up and update of one embedding table in fp64, the reference for FBGEMM's kernels."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ LIMITS = {"fp32": 2e-5, "fp16": 4e-3}
 
 @dataclass(frozen=True)
 class Case:
-    """One way to keep and update tables."""
+    """Optimizer, type and location of tables to compare."""
 
     optimizer: str
     dtype: str
@@ -157,12 +157,12 @@ def main() -> None:
         results.append(result)
         if not result["holds"]:
             print(f"differs: {result}", flush=True)
-    held = sum(result["holds"] for result in results)
+    equal = sum(result["holds"] for result in results)
     if options.json:
-        options.json.write_text(json.dumps({"held": held, "cases": results}, indent=1))
+        options.json.write_text(json.dumps({"equal": equal, "cases": results}, indent=1))
     largest = {key: max(result.get(key, 0.0) for result in results) for key in ("look_up", "weights")}
-    print(f"{held} of {len(results)} cases hold on {options.device}; largest differences {json.dumps(largest)}")
-    sys.exit(held < len(results))
+    print(f"{equal} of {len(results)} cases are equal on {options.device}; largest differences {json.dumps(largest)}")
+    sys.exit(equal < len(results))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ SECTIONS: dict[str, tuple[Section, int]] = {
     "parquet": (from_parquet, 3_000_000),
     "optimizers": (optimizers, 3_000_000),
 }
-"""With the most rows of a table: 18 GB of tables with their state, and 96 GB for `capacity`"""
+"""Each section with the most rows of a table: 18 GB of tables with their state, and 96 GB for `capacity`"""
 
 
 def main() -> None:

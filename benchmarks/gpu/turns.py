@@ -38,6 +38,7 @@ class Loop:
 
     @property
     def milliseconds(self) -> float:
+        """Median time of a step"""
         return 1e3 * statistics.median(self.durations)
 
 

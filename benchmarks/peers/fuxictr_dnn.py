@@ -32,6 +32,7 @@ class DNN(BaseModel):
         )
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the predictions of a batch."""
         return {"y_pred": self.mlp(self.embedding_layer(self.get_inputs(inputs), flatten_emb=True))}
 
 

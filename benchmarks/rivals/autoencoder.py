@@ -28,6 +28,7 @@ class Autoencoder(AsymmetricDiffusion):
     def parts(
         self, clean: Tensor, missing: Tensor, label: Tensor, weight: Tensor, sample_index: Tensor
     ) -> dict[str, Tensor]:
+        """Return the terms of the loss."""
         noisy, mask = self.process(clean, missing, sample_index)
         restored = self.encoder(noisy.detach(), mask.to(noisy.dtype))
         present = ~missing[:, self.field_of_column]
@@ -39,5 +40,6 @@ class Autoencoder(AsymmetricDiffusion):
         }
 
     def score(self, x: Tensor, missing: Tensor) -> Tensor:
+        """Return logits [B] with the vectors of missing fields restored."""
         restored = self.encoder(x, missing.to(x.dtype))
         return self.logit(self.latent(torch.where(missing[:, self.field_of_column], restored, x), missing))

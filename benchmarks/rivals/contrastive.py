@@ -18,6 +18,7 @@ class Contrastive(AsymmetricDiffusion):
     def parts(
         self, clean: Tensor, missing: Tensor, label: Tensor, weight: Tensor, sample_index: Tensor
     ) -> dict[str, Tensor]:
+        """Return the terms of the loss."""
         clean_latent, noisy_latent, *_ = self.both_latents(clean, missing, sample_index)
         similarity = F.normalize(clean_latent.float()) @ F.normalize(noisy_latent.float()).t()
         contrast = F.cross_entropy(

@@ -32,7 +32,7 @@ def small_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Day:
 
     scripts = {
         "fine": "print('fine')",
-        "wrong": "raise SystemExit('wrong: told by the part')",
+        "wrong": "raise SystemExit('wrong: message of the part')",
         "endless": "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(10000)'])",
     }
     parts = {name: Part(100 if name != "endless" else 6, never) for name in scripts}
@@ -54,7 +54,7 @@ def test_a_part_that_fails_costs_the_others_nothing(small_day: Day, capsys: pyte
     assert small_day.statuses["fine"]["status"] == "done"
     assert small_day.failures() == ["wrong"]
     small_day.show_failures()
-    assert "wrong: told by the part" in capsys.readouterr().out
+    assert "wrong: message of the part" in capsys.readouterr().out
 
 
 def test_a_part_is_ended_at_its_limit_with_all_its_processes(small_day: Day) -> None:

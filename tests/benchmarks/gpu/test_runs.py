@@ -51,7 +51,7 @@ def test_test_auc_is_compared_with_evaluate(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a", [1.0, 0.5], best=1)
     comparison = compare_test_auc(run, {"results": [{"auc": 0.75}]})
     assert comparison["holds"]
-    assert comparison["tells"]
+    assert comparison["best_is_not_last"]
     assert not compare_test_auc(run, {"results": [{"auc": 0.7501}]})["holds"]
 
 
@@ -87,7 +87,7 @@ def test_results_have_checks_and_measurements() -> None:
     measured = {"name": "training of base", "value": 2.0, "peer_value": 1.0, "ratio": 2.0}
     documents = {
         "machine": {"machine": "16 cores", "versions": {"torch": "2.11.0"}},
-        "tables": {"held": 3, "cases": [{}] * 4},
+        "tables": {"equal": 3, "cases": [{}] * 4},
         "plain": {"steps": 400, "first": 100, "apart_first": 1e-4, "limit": 1e-3, "holds": True},
         "turns": {"results": [measured], "details": [], "failures": []},
     }
