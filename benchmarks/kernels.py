@@ -10,7 +10,7 @@ from torch import Tensor
 from asymdiffrec.diffusion.config import DiffusionConfig, ModelConfig
 from asymdiffrec.diffusion.forward import ForwardConfig, ForwardProcess
 from asymdiffrec.diffusion.kernels.drop_fields import ColumnChunks, DropLaw
-from asymdiffrec.diffusion.model import AsymmetricDiffusion
+from asymdiffrec.diffusion.methods import AsymmetricDiffusion
 from asymdiffrec.field_layout import FieldLayout
 from benchmarks._report import alternate, arguments, show
 from benchmarks._result import Result

@@ -2,50 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 import traceback
 
 from ray.exceptions import RayActorError
-from ray.train import FailureConfig, TrainingFailedError, WorkerGroupError
+from ray.train import TrainingFailedError, WorkerGroupError
 
 from asymdiffrec.base import OtherRankError
-from asymdiffrec.cluster.errors import HostLeavingError, last_line
-from asymdiffrec.cluster.ray_compat import RestartPolicy, worker_exceptions
-
-
-class WorkerRestarts(RestartPolicy):
-    """Start the workers again unless the first failure is a permanent error; HostLeavingError does not count.
-
-    Appends the reason of each restart to `file`, one JSON string per line.
-    """
-
-    def __init__(
-        self,
-        config: FailureConfig,
-        permanent_errors: tuple[type[Exception], ...],
-        file: str,
-        timeout_seconds: float,
-    ) -> None:
-        super().__init__(config)
-        self._permanent_errors, self._file, self._timeout_seconds = permanent_errors, file, timeout_seconds
-
-    def is_permanent(self, error: TrainingFailedError) -> bool:
-        """Return whether the first failure is one of the permanent errors."""
-        first = first_failure(error)
-        return first is not None and isinstance(first[1], self._permanent_errors)
-
-    def is_free(self, error: TrainingFailedError) -> bool:
-        """Return whether the workers ended because a host is taken away."""
-        first = first_failure(error)
-        return first is not None and isinstance(first[1], HostLeavingError)
-
-    def on_restart(self, error: TrainingFailedError) -> None:
-        """Append the reason to the file."""
-        line = f"{describe_failure(error, self._timeout_seconds)}; the workers are started again"
-        with open(self._file, "a") as file:
-            file.write(json.dumps(line) + "\n")
+from asymdiffrec.cluster.errors import last_line
+from asymdiffrec.cluster.ray_compat import worker_exceptions
 
 
 def mark_failure(error: Exception, world_size: int) -> None:

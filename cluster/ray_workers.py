@@ -30,11 +30,12 @@ from ray.train.collective import broadcast_from_rank_zero
 from asymdiffrec.cluster.config import ClusterConfig
 from asymdiffrec.cluster.context import ClusterContext, WorkerFunction
 from asymdiffrec.cluster.errors import ClusterError, WorkerError, last_line
-from asymdiffrec.cluster.failures import WorkerRestarts, describe_failure, first_failure, is_timeout, mark_failure
+from asymdiffrec.cluster.failures import describe_failure, first_failure, is_timeout, mark_failure
 from asymdiffrec.cluster.process_group import gather_ranks_by_host, process_group, set_local_rank
 from asymdiffrec.cluster.ray_compat import AllowedSizesPolicy, Trainer, is_host_leaving
 from asymdiffrec.cluster.ray_connection import ray_connection
 from asymdiffrec.cluster.ray_metrics import metrics_publisher
+from asymdiffrec.cluster.restart_policy import WorkerRestarts
 from asymdiffrec.json_lines import follow_json_lines
 
 TIMEOUT_GRACE_SECONDS = 2.0

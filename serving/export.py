@@ -27,7 +27,7 @@ from asymdiffrec.datasets.schema import FieldsConfig, Schema
 from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.diffusion.config import DiffusionConfig, ModelConfig
 from asymdiffrec.diffusion.forward import ForwardConfig
-from asymdiffrec.diffusion.model import AsymmetricDiffusion, method_class
+from asymdiffrec.diffusion.methods import AsymmetricDiffusion, method_class
 from asymdiffrec.embeddings.config import TablesConfig
 from asymdiffrec.embeddings.managed.ids import with_id_ranges
 from asymdiffrec.embeddings.serving_tables import Precision, ServedTables, write_tables

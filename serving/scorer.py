@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from asymdiffrec.diffusion.model import AsymmetricDiffusion
+from asymdiffrec.diffusion.methods import AsymmetricDiffusion
 from asymdiffrec.embeddings.serving_tables import ServedTables
 
 MAX_COMPILED_SAMPLES = 128

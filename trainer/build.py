@@ -18,7 +18,8 @@ from asymdiffrec.base import InputError
 from asymdiffrec.datasets.files.documents import validate
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.diffusion.forward import MissingPatterns
-from asymdiffrec.diffusion.model import Recommender, method_class
+from asymdiffrec.diffusion.methods import method_class
+from asymdiffrec.diffusion.recommender import Recommender
 from asymdiffrec.embeddings.optimizers import dense_parameters, tables_optimizer
 from asymdiffrec.embeddings.planner.dense import dense_work
 from asymdiffrec.embeddings.planner.devices import Cluster, Device, find_device, local_cluster

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from asymdiffrec.diffusion.layers import MaskMLP
-from asymdiffrec.diffusion.model import AsymmetricDiffusion
-from asymdiffrec.diffusion.objective import prediction_loss
+from asymdiffrec.diffusion.losses import prediction_loss
+from asymdiffrec.diffusion.methods import AsymmetricDiffusion
 
 HIDDEN = 128
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from asymdiffrec.diffusion.model import AsymmetricDiffusion
-from asymdiffrec.diffusion.objective import prediction_loss
+from asymdiffrec.diffusion.losses import prediction_loss
+from asymdiffrec.diffusion.methods import AsymmetricDiffusion
 
 TEMPERATURE, WEIGHT = 0.2, 0.1
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from asymdiffrec.datasets.statistics.auc import roc_auc
+from asymdiffrec.datasets.statistics.field_auc import roc_auc
 from asymdiffrec.datasets.statistics.field_summary import RowGroupSummary
 
 MAX_SAMPLE_ROWS = 200_000

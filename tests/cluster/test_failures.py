@@ -10,8 +10,9 @@ from ray.train import ControllerError, NCCLHangError, WorkerGroupError
 
 from asymdiffrec.base import OtherRankError
 from asymdiffrec.cluster.errors import HostLeavingError
-from asymdiffrec.cluster.failures import WorkerRestarts, describe_failure, first_failure
+from asymdiffrec.cluster.failures import describe_failure, first_failure
 from asymdiffrec.cluster.ray_compat import worker_exceptions
+from asymdiffrec.cluster.restart_policy import WorkerRestarts
 
 
 def failed(error: Exception, at: float, world_size: int = 4) -> Exception:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from asymdiffrec.diffusion.config import DiffusionConfig, ModelConfig
-from asymdiffrec.diffusion.model import AsymmetricDiffusion
+from asymdiffrec.diffusion.methods import AsymmetricDiffusion
 from asymdiffrec.field_layout import FieldLayout
 
 FIELDS, WIDTH, BATCH = 6, 4, 64

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from asymdiffrec.diffusion.model import Recommender
+from asymdiffrec.diffusion.recommender import Recommender
 from tests.diffusion.small_model import build, build_trained, samples
 
 

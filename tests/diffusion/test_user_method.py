@@ -12,8 +12,8 @@ from torch import Tensor
 
 from asymdiffrec.base import InputError
 from asymdiffrec.diffusion.config import DiffusionConfig, ModelConfig
-from asymdiffrec.diffusion.model import AsymmetricDiffusion, method_class
-from asymdiffrec.diffusion.objective import prediction_loss
+from asymdiffrec.diffusion.losses import prediction_loss
+from asymdiffrec.diffusion.methods import AsymmetricDiffusion, method_class
 from tests.diffusion.small_model import LAYOUT, samples
 
 

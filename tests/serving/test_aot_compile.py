@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from asymdiffrec.diffusion.config import DiffusionConfig, ModelConfig
-from asymdiffrec.diffusion.model import AsymmetricDiffusion
+from asymdiffrec.diffusion.methods import AsymmetricDiffusion
 from asymdiffrec.serving import aot_compile
 from asymdiffrec.serving.engine import Engine
 from asymdiffrec.serving.export import load_export

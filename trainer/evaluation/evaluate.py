@@ -16,7 +16,7 @@ from asymdiffrec.datasets.batching.batch import Batch
 from asymdiffrec.datasets.reader import EvaluationReader, WorkerContext
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.shards import open_shards
-from asymdiffrec.diffusion.model import Recommender
+from asymdiffrec.diffusion.recommender import Recommender
 from asymdiffrec.serving.scorer import Scorer
 from asymdiffrec.trainer.evaluation.accumulator import MetricAccumulator, rows_in_memory
 from asymdiffrec.trainer.evaluation.scenarios import Scenario

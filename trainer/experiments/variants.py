@@ -10,7 +10,7 @@ import numpy as np
 
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.statistics.statistics import Statistics
-from asymdiffrec.diffusion.model import AsymmetricDiffusion
+from asymdiffrec.diffusion.methods import AsymmetricDiffusion
 from asymdiffrec.diffusion.user_classes import CLASS_PATH, load_object
 from asymdiffrec.trainer.evaluation.scenarios import Scenario
 from asymdiffrec.trainer.job import Job

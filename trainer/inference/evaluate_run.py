@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.schema import Schema
-from asymdiffrec.diffusion.model import Recommender
+from asymdiffrec.diffusion.recommender import Recommender
 from asymdiffrec.embeddings.serving_tables import Precision
 from asymdiffrec.serving.scorer import Scorer
 from asymdiffrec.trainer.evaluation.evaluate import (
@@ -24,7 +24,7 @@ from asymdiffrec.trainer.evaluation.evaluate import (
     score_batches,
 )
 from asymdiffrec.trainer.evaluation.scenarios import Scenario, ScenarioOptions, training_ids
-from asymdiffrec.trainer.inference.quantised import model_weights, quantised_scorer
+from asymdiffrec.trainer.inference.quantised_scorer import model_weights, quantised_scorer
 from asymdiffrec.trainer.inference.restore import restore_run
 
 

@@ -17,7 +17,7 @@ from asymdiffrec.serving.export import ExportConfig, Manifest, write_export
 from asymdiffrec.serving.scorer import Scorer
 from asymdiffrec.trainer.evaluation import scenarios
 from asymdiffrec.trainer.evaluation.evaluate import evaluate, evaluation_reader
-from asymdiffrec.trainer.inference.quantised import model_weights
+from asymdiffrec.trainer.inference.quantised_scorer import model_weights
 from asymdiffrec.trainer.inference.restore import RestoredRun, restore_run
 from asymdiffrec.trainer.job import Job
 

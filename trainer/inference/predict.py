@@ -15,7 +15,7 @@ from asymdiffrec.base import InputError
 from asymdiffrec.cluster.parallel_tasks import run_in_parallel
 from asymdiffrec.datasets.files.locations import join_location
 from asymdiffrec.datasets.shards import open_shards
-from asymdiffrec.diffusion.model import Recommender
+from asymdiffrec.diffusion.recommender import Recommender
 from asymdiffrec.serving.batch_prediction import predict_shards
 from asymdiffrec.serving.export import is_export, load_export
 from asymdiffrec.serving.scorer import Scorer

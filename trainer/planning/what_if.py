@@ -12,7 +12,7 @@ import torch
 
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.statistics.statistics import Statistics
-from asymdiffrec.diffusion.model import Recommender
+from asymdiffrec.diffusion.recommender import Recommender
 from asymdiffrec.embeddings.planner.devices import Cluster, Device
 from asymdiffrec.embeddings.planner.plan import DoesNotFitError, Solution, solve
 from asymdiffrec.embeddings.tables import FieldTables

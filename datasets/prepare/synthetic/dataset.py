@@ -26,7 +26,7 @@ from asymdiffrec.datasets.prepare.synthetic.click_model import (
 )
 from asymdiffrec.datasets.prepare.synthetic.optimal_scores import optimal_scores
 from asymdiffrec.datasets.prepare.write_dataset import write_dataset
-from asymdiffrec.datasets.statistics.auc import roc_auc
+from asymdiffrec.datasets.statistics.field_auc import roc_auc
 
 MIN_ROWS = 1000
 BLOCK_ROWS = 131_072

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from asymdiffrec.diffusion.config import DiffusionConfig, ModelConfig
 from asymdiffrec.diffusion.extractors.build import EXTRACTORS
 from asymdiffrec.diffusion.forward import MissingPatterns
-from asymdiffrec.diffusion.model import AsymmetricDiffusion
+from asymdiffrec.diffusion.methods import AsymmetricDiffusion
 from asymdiffrec.embeddings.planner.dense import MASTER_BYTES, DenseWork, dense_work, on_meta
 from asymdiffrec.field_layout import FieldLayout
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from asymdiffrec.datasets.statistics.statistics import Statistics
-from asymdiffrec.diffusion.model import AsymmetricDiffusion
+from asymdiffrec.diffusion.methods import AsymmetricDiffusion
 from asymdiffrec.trainer.evaluation.scenarios import Scenario
 from asymdiffrec.trainer.experiments import running
 from asymdiffrec.trainer.job import Job

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 METHOD = """
-from asymdiffrec.diffusion.model import AsymmetricDiffusion
+from asymdiffrec.diffusion.methods import AsymmetricDiffusion
 
 
 class Broken(AsymmetricDiffusion):

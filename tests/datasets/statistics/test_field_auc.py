@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from asymdiffrec.datasets.statistics.auc import roc_auc
+from asymdiffrec.datasets.statistics.field_auc import roc_auc
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2).filter(lambda x: len({a for a, _ in x}) == 2))

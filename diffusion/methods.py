@@ -1,10 +1,10 @@
-"""The model: extractor and head and, depending on the method, forward process and denoiser; `Recommender` around it."""
+"""The robustness methods: extractor and head and, depending on the method, forward process, denoiser and losses."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from asymdiffrec.diffusion.extractors.build import build_extractor
 from asymdiffrec.diffusion.forward import ForwardProcess, MissingPatterns
 from asymdiffrec.diffusion.gaussian import GaussianProcess
 from asymdiffrec.diffusion.layers import Candidates, Vectors, expanded, mlp
-from asymdiffrec.diffusion.objective import distillation_loss, prediction_loss, reconstruction_loss
+from asymdiffrec.diffusion.losses import distillation_loss, prediction_loss, reconstruction_loss
 from asymdiffrec.diffusion.user_classes import load_class
 from asymdiffrec.field_layout import FieldLayout
 
@@ -250,32 +250,3 @@ def _linear_dtype(x: Tensor) -> torch.dtype:
     """Return the dtype to which a linear layer would cast x."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-
-
-class LabelledBatch(Protocol):
-    """The attributes of a batch that `Recommender` itself reads; the tables read the others."""
-
-    label: Tensor
-    weight: Tensor
-    sample_index: Tensor
-
-
-class Recommender(nn.Module):
-    """Look-up, then diffusion: the module that a train pipeline runs, and splits at the look-up.
-
-    tables: a module that maps a batch to clean [B, sum D_n] and missing [B, N] bool.
-    """
-
-    def __init__(self, tables: nn.Module, diffusion: AsymmetricDiffusion) -> None:
-        super().__init__()
-        self.tables = tables
-        self.diffusion = diffusion
-
-    def forward(self, batch: LabelledBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of the batch and the values for the log, see `AsymmetricDiffusion.forward`."""
-        clean, missing = self.tables(batch)
-        return self.diffusion(clean, missing, batch.label, batch.weight, batch.sample_index)
-
-    def score(self, batch: LabelledBatch) -> Tensor:
-        """Return the logits [B] of the batch, see `AsymmetricDiffusion.score`."""
-        return self.diffusion.score(*self.tables(batch))
