@@ -23,9 +23,9 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from asymdiffrec.datasets.batching.batch import Batch, split_into_batches
 from asymdiffrec.datasets.decoding.rows import decode
-from asymdiffrec.trainer.build import TrainState, build_train_state
 from asymdiffrec.trainer.fit.pipeline import build_pipeline
 from asymdiffrec.trainer.job import Job
+from asymdiffrec.trainer.train_state import TrainState, build_train_state
 
 CPU = torch.device("cpu")
 LEARNING_RATE, TABLES_RATE = 1e-3, 0.02

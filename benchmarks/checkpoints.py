@@ -16,12 +16,12 @@ import torch.distributed as dist
 from asymdiffrec.cluster.config import ClusterConfig
 from asymdiffrec.cluster.process_group import process_group
 from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
-from asymdiffrec.trainer.build import TrainState, build_train_state
 from asymdiffrec.trainer.checkpoints.progress import Progress
 from asymdiffrec.trainer.checkpoints.saver import Saver
-from asymdiffrec.trainer.checkpoints.state import state
 from asymdiffrec.trainer.checkpoints.store import Checkpoints
+from asymdiffrec.trainer.checkpoints.tensors import state
 from asymdiffrec.trainer.job import CheckpointsConfig, Job
+from asymdiffrec.trainer.train_state import TrainState, build_train_state
 from benchmarks._report import alternate, arguments, show
 from benchmarks._result import Result
 

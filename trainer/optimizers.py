@@ -1,13 +1,33 @@
-"""When parameters change, and by how much: learning rates, accumulated gradients, clipping."""
+"""The optimizers of training: AdamW for the dense part, learning rates, accumulated gradients and clipping.
+
+The optimizers of the tables are in `embeddings.optimizers`.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torchrec.optim.keyed import CombinedOptimizer
 
 from asymdiffrec.trainer.job import ScheduleConfig, TrainConfig
+
+ADAMW_MOMENTS = 2
+"""Values that AdamW keeps for each dense parameter"""
+
+
+def build_dense_optimizer(parameters: Iterable[torch.nn.Parameter], settings: TrainConfig) -> torch.optim.AdamW:
+    """Return AdamW for the dense parameters, with its state at step 0.
+
+    AdamW creates its state at its first step. A checkpoint is loaded into live tensors, so they must exist before.
+    """
+    parameters = list(parameters)
+    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    for parameter in parameters:
+        moments = (torch.zeros_like(parameter), torch.zeros_like(parameter))
+        optimizer.state[parameter] = {"step": torch.tensor(0.0), "exp_avg": moments[0], "exp_avg_sq": moments[1]}
+    return optimizer
 
 
 def learning_rate_factor(schedule: ScheduleConfig, step: int, total_steps: int) -> float:

@@ -16,8 +16,8 @@ from torch.profiler import ProfilerActivity, profile
 from asymdiffrec.datasets.batching.batch import Batch
 from asymdiffrec.embeddings.planner.devices import Cluster, find_device
 from asymdiffrec.embeddings.planner.plan import solve
-from asymdiffrec.trainer.build import TrainState, build_recommender, planning_problem
 from asymdiffrec.trainer.fit.pipeline import build_pipeline
+from asymdiffrec.trainer.train_state import TrainState, build_recommender, planning_problem
 from benchmarks._clicks import Steps
 from benchmarks._result import Result
 from benchmarks.gpu.criteo import CriteoClicks

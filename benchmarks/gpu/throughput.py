@@ -19,7 +19,7 @@ import torch.distributed as dist
 from asymdiffrec.cluster.config import ClusterConfig
 from asymdiffrec.cluster.process_group import process_group
 from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
-from asymdiffrec.trainer.build import worker_device
+from asymdiffrec.trainer.train_state import worker_device
 from benchmarks.gpu.criteo import CriteoClicks, criteo_clicks
 from benchmarks.gpu.from_parquet import from_parquet
 from benchmarks.gpu.outputs import Failure, Output, write

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from asymdiffrec.trainer.build import TrainState
+from asymdiffrec.trainer.train_state import TrainState
 from benchmarks._clicks import Steps
 from benchmarks._result import Result
 from benchmarks.gpu.criteo import CriteoClicks

@@ -13,14 +13,14 @@ from asymdiffrec.base import InputError
 from asymdiffrec.datasets.schema import Schema, Table
 from asymdiffrec.embeddings.optimizers import STATES
 from asymdiffrec.embeddings.state import local_blocks
-from asymdiffrec.trainer.build import TrainState, build_recommender
-from asymdiffrec.trainer.checkpoints import state as checkpoint
+from asymdiffrec.trainer.checkpoints import tensors as checkpoint
 from asymdiffrec.trainer.checkpoints.blocks import Block
 from asymdiffrec.trainer.checkpoints.init_numeric import NUMERIC, CurveChange, CurveReader, curves
 from asymdiffrec.trainer.checkpoints.store import Checkpoints
 from asymdiffrec.trainer.errors import CheckpointError
 from asymdiffrec.trainer.job import Job
 from asymdiffrec.trainer.run import Run
+from asymdiffrec.trainer.train_state import TrainState, build_recommender
 
 ID_KEYS = ("values", "hash")
 """Keys of a table that must be equal in both jobs for an id to have a row of the same meaning"""

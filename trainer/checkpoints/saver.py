@@ -9,12 +9,12 @@ from typing import Any
 
 import torch.distributed as dist
 
-from asymdiffrec.trainer.build import TrainState
-from asymdiffrec.trainer.checkpoints import state as checkpoint
+from asymdiffrec.trainer.checkpoints import tensors as checkpoint
 from asymdiffrec.trainer.checkpoints.progress import Progress
 from asymdiffrec.trainer.checkpoints.store import Checkpoints
 from asymdiffrec.trainer.errors import CheckpointError
 from asymdiffrec.trainer.job import CheckpointsConfig
+from asymdiffrec.trainer.train_state import TrainState
 
 
 class Saver:

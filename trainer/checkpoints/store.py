@@ -15,12 +15,12 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from asymdiffrec.base import gather_all
 from asymdiffrec.cluster.errors import last_line
 from asymdiffrec.datasets.files.locations import join_location
-from asymdiffrec.trainer.build import TrainState
-from asymdiffrec.trainer.checkpoints import state as checkpoint
+from asymdiffrec.trainer.checkpoints import tensors as checkpoint
 from asymdiffrec.trainer.checkpoints.blocks import Block, BlockPlanner
+from asymdiffrec.trainer.checkpoints.folder import Folder
 from asymdiffrec.trainer.checkpoints.progress import Progress
-from asymdiffrec.trainer.checkpoints.storage import Folder
 from asymdiffrec.trainer.errors import CheckpointError
+from asymdiffrec.trainer.train_state import TrainState
 
 MANIFEST = "manifest.json"
 """File with the checksums of the other files and the progress. Written last: a folder without it is no checkpoint"""

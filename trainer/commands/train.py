@@ -50,7 +50,8 @@ def train(
     """
     from asymdiffrec.cluster import torchrun_workers
     from asymdiffrec.trainer.fit.plan_check import describe_measured
-    from asymdiffrec.trainer.fit.train import resumed_job, train_job
+    from asymdiffrec.trainer.fit.resume import resumed_job
+    from asymdiffrec.trainer.fit.train import train_job
     from asymdiffrec.trainer.job import read_job, read_statistics
     from asymdiffrec.trainer.run import RunOutcome, latest_run, new_run, read_plan_file
 

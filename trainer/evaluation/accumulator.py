@@ -11,7 +11,8 @@ import numpy as np
 
 from asymdiffrec.datasets.memory_check import available_memory
 from asymdiffrec.trainer.errors import TrainingError
-from asymdiffrec.trainer.evaluation.sorted_runs import ROW, merge, slices, spill, starts
+from asymdiffrec.trainer.evaluation.auc import ranked_pairs
+from asymdiffrec.trainer.evaluation.sorted_runs import ROW, merge, slices, spill
 from asymdiffrec.trainer.metrics import Sums, compute_metrics
 
 PEAK_BYTES_PER_ROW = 160
@@ -146,27 +147,3 @@ def _sum_aucs(parts: Iterable[np.ndarray]) -> _UserAucs:
         auc += np.sum(((positive + negative) * pairs)[both] / (positive * negative)[both])
         weight += np.sum((positive + negative)[both])
     return _UserAucs(auc, weight, counted, users - counted)
-
-
-def ranked_pairs(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yield [3, U] for U users at a time, each user once: weights of its positives, of its negatives, and of its
-    (positive, negative) pairs in which the positive scores higher, ties one half.
-
-    `parts` are consecutive slices, none of them empty, of rows in order of (user, score).
-    """
-    last_user, last = None, np.empty((3, 0))
-    for rows in parts:
-        first = starts(rows["user"])
-        positive, negative = (np.add.reduceat(rows[name], first) for name in ("positive", "negative"))
-        # A running sum that goes back to 0 where a user starts stays small, and so does its rounding.
-        steps = rows["negative"].copy()
-        steps[first[1:]] -= negative[:-1]
-        below = np.cumsum(steps) - rows["negative"] / 2
-        sums = np.stack([positive, negative, np.add.reduceat(rows["positive"] * below, first)])
-        if rows["user"][0] == last_user:  # all its rows in earlier slices have lower scores
-            sums[:, :1] += last + np.array([[0], [0], [1]]) * positive[0] * last[1]
-        else:
-            yield last
-        yield sums[:, :-1]
-        last_user, last = rows["user"][-1], sums[:, -1:]
-    yield last

@@ -17,9 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from asymdiffrec.datasets.decoding.native import compiled
-from asymdiffrec.trainer.evaluation.accumulator import ranked_pairs
-from asymdiffrec.trainer.evaluation.sorted_runs import ROW, merge, starts
+from asymdiffrec.trainer.evaluation.auc import auc_areas, aucs_by_user
 from asymdiffrec.trainer.metrics import METRICS, Sums, compute_metrics
 
 MAX_USER_GROUPS = 20_000
@@ -166,10 +164,10 @@ def _metrics(
     sample_group = group[user]
     user_auc = user_weight = np.zeros(len(times))
     if samples.user is not None:
-        users, auc, auc_weight = _aucs_by_user(logit, y, w, user)
+        users, auc, auc_weight = aucs_by_user(logit, y, w, user)
         user_auc = sum_over_draws(auc * auc_weight, group[users])
         user_weight = sum_over_draws(auc_weight, group[users])
-    auc_area, pairs = _auc(logit, y, w, sample_group, times)
+    auc_area, pairs = auc_areas(logit, y, w, sample_group, times)
     sums = Sums(
         positive=sum_over_draws(w * y, sample_group),
         negative=sum_over_draws(w * (1 - y), sample_group),
@@ -181,54 +179,3 @@ def _metrics(
         user_weight=user_weight,
     )
     return np.stack(list(compute_metrics(sums).values()))
-
-
-def _aucs_by_user(
-    logit: np.ndarray, y: np.ndarray, w: np.ndarray, user: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the users with samples of both classes, the AUC of each, and the weight of its samples."""
-    rows = np.empty(len(logit), ROW)
-    rows["user"], rows["score"], rows["positive"], rows["negative"] = user, logit, w * y, w * (1 - y)
-    positive, negative, pairs = np.concatenate(list(ranked_pairs([merge(rows)])), axis=1)
-    both = (positive > 0) & (negative > 0)
-    return np.unique(user)[both], pairs[both] / (positive * negative)[both], (positive + negative)[both]
-
-
-def _auc(
-    logit: np.ndarray, y: np.ndarray, w: np.ndarray, group: np.ndarray, times: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weight of the pairs in which the positive scores higher, ties one half, and of all pairs: [1 + D]."""
-    order = np.argsort(logit)
-    first = np.zeros(len(order), np.bool_)
-    first[starts(logit[order])] = True
-    areas, pairs = np.empty(len(times)), np.empty(len(times))
-    positive, negative = (w * y)[order].astype(np.float64), (w * (1 - y))[order].astype(np.float64)
-    _write_areas(first, group[order], positive, negative, times, areas, pairs)
-    return areas, pairs
-
-
-@compiled
-def _write_areas(
-    first: np.ndarray,
-    group: np.ndarray,
-    positive: np.ndarray,
-    negative: np.ndarray,
-    times: np.ndarray,
-    areas: np.ndarray,
-    pairs: np.ndarray,
-) -> None:
-    """Write what `_auc` returns. Samples are in order of score; `first` [R] is true at the first sample of a score."""
-    for draw in range(len(times)):
-        area = below = total = up = down = 0.0
-        for index in range(len(first)):
-            if first[index]:
-                area += up * (below + down / 2)
-                below += down
-                up = down = 0.0
-            count = times[draw, group[index]]
-            up += count * positive[index]
-            total += count * positive[index]
-            down += count * negative[index]
-        area += up * (below + down / 2)
-        below += down
-        areas[draw], pairs[draw] = area, total * below

@@ -13,8 +13,8 @@ from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.datasets.statistics.seen_ids import seen_ids
 from asymdiffrec.diffusion.forward import ForwardConfig, ForwardProcess
 from asymdiffrec.field_layout import FieldLayout
-from asymdiffrec.trainer.build import missing_patterns
 from asymdiffrec.trainer.job import Job
+from asymdiffrec.trainer.train_state import missing_patterns
 
 SEED = 0
 """Seed of the dropped fields. It is the same for all runs, so that all are evaluated on the same masked samples."""

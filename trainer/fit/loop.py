@@ -12,7 +12,6 @@ from asymdiffrec.datasets.reader import TrainingReader, WorkerContext
 from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.shards import added_files
 from asymdiffrec.embeddings.managed.lookup import take_counts
-from asymdiffrec.trainer.build import TrainState
 from asymdiffrec.trainer.checkpoints.progress import Progress
 from asymdiffrec.trainer.checkpoints.saver import Saver
 from asymdiffrec.trainer.checkpoints.store import Checkpoints
@@ -27,6 +26,7 @@ from asymdiffrec.trainer.fit.profiling import Profiler, profile_steps
 from asymdiffrec.trainer.job import Job, total_steps
 from asymdiffrec.trainer.metrics import METRICS
 from asymdiffrec.trainer.run import Run, RunLog, RunOutcome
+from asymdiffrec.trainer.train_state import TrainState
 
 MIN_POLL_SECONDS = 0.5
 """Least time between two looks at whether training should stop; a look costs a system call"""

@@ -10,7 +10,7 @@ import torch
 from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
 from xxhash import xxh64_intdigest
 
-from asymdiffrec.trainer.build import TrainState
+from asymdiffrec.trainer.train_state import TrainState
 
 
 class _GuardedBackward:

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pydantic_core import to_jsonable_python
 from rich.console import Console
 
 from asymdiffrec.base import InputError
 from asymdiffrec.cluster import torchrun_workers
 from asymdiffrec.cluster.errors import WorkerError
 from asymdiffrec.cluster.launch import launch
-from asymdiffrec.datasets.files.documents import first_difference
 from asymdiffrec.datasets.reader import TrainingReader, WorkerContext
 from asymdiffrec.datasets.shards import Shards, added_files, open_shards
 from asymdiffrec.datasets.statistics.statistics import Statistics
@@ -35,15 +31,6 @@ from asymdiffrec.trainer.fit.report import describe_unused_files, init_table, sh
 from asymdiffrec.trainer.fit.worker import train_worker
 from asymdiffrec.trainer.job import Job, total_steps
 from asymdiffrec.trainer.run import Run, open_run
-
-FIXED_PATHS = (
-    *("data.lanes", "data.window", "fields", "model", "train.seed", "train.batch_size", "train.accumulate"),
-    *("tables.embedding_dim", "tables.optimizer.name", "tables.managed", "tables.managed_tables"),
-    *("diffusion.method", "diffusion.options", "diffusion.denoiser_hidden", "diffusion.space", "diffusion.fill"),
-    *("diffusion.mask_in_extractor", "diffusion.mask_in_denoiser", "diffusion.fields_in_denoiser"),
-    "tables.numeric_bins",
-)
-"""Job values that a run cannot change: shapes in its checkpoints or the order of its samples depend on them"""
 
 PERMANENT_ERRORS = (InputError, TrainingError)
 """Errors that would only come again if the workers were started again"""
@@ -85,35 +72,6 @@ def _is_possible(job: Job, workers: int) -> bool:
     tables = job.to_schema().tables
     managed = [tables[name].num_embeddings for name in job.tables.managed_tables]
     return job.data.lanes % workers == 0 and all(rows % (ROWS_PER_SET * workers) == 0 for rows in managed)
-
-
-def resumed_job(run: Run, overrides: tuple[str, ...]) -> Job:
-    """Return the job that a run was started with, with `PATH=VALUE` overrides applied.
-
-    Raises InputError if they change a value that a run cannot change, or if nothing is left to do.
-    """
-    before, job = run.job(), run.job(overrides)
-    for path in FIXED_PATHS:
-        old, new = (to_jsonable_python(attrgetter(path)(either)) for either in (before, job))
-        if change := first_difference(old, new, path):
-            where, *values = change
-            old_text, new_text = map(json.dumps, values)
-            raise InputError(
-                f"{where} is {new_text}, but {run.path} was started with {old_text}; to change it start a new run, "
-                f"with --init-from {run.path} from the weights of this one"
-            )
-    checkpoints = Checkpoints(run.checkpoints(job))
-    if steps := checkpoints.steps():
-        progress = checkpoints.progress(steps[-1])
-        all_steps, _ = check_job(job, run.statistics(), run.training_files())
-        patience = job.train.validation.patience
-        has_ended = progress.step >= all_steps or progress.validations_since_best >= patience
-        if has_ended and run.result():  # without a result the test is still to be done
-            raise InputError(
-                f"{run.path}: has ended at step {progress.step}; to go on, raise train.epochs (or train.steps) "
-                "or train.validation.patience with --set"
-            )
-    return job
 
 
 def train_job(

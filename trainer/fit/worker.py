@@ -16,7 +16,6 @@ from asymdiffrec.datasets.shards import open_shards
 from asymdiffrec.datasets.statistics.statistics import Statistics
 from asymdiffrec.embeddings.planner.plan_document import world_size_mismatch
 from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
-from asymdiffrec.trainer.build import build_train_state, worker_device
 from asymdiffrec.trainer.checkpoints.init_from import load_init
 from asymdiffrec.trainer.checkpoints.progress import Progress
 from asymdiffrec.trainer.checkpoints.store import Checkpoints
@@ -24,6 +23,7 @@ from asymdiffrec.trainer.fit.loop import TrainingLoop
 from asymdiffrec.trainer.fit.plan_check import ResourceUsage
 from asymdiffrec.trainer.job import Job
 from asymdiffrec.trainer.run import Run, RunLog, RunOutcome
+from asymdiffrec.trainer.train_state import build_train_state, worker_device
 
 
 def train_worker(arguments: Mapping[str, Any], cluster: ClusterContext) -> None:

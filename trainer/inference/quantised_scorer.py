@@ -12,7 +12,7 @@ from asymdiffrec.embeddings.config import TablesConfig
 from asymdiffrec.embeddings.serving_tables import Precision, ServedTables, write_tables
 from asymdiffrec.embeddings.state import local_blocks, lookup_state
 from asymdiffrec.serving.scorer import Scorer
-from asymdiffrec.trainer.build import TrainState
+from asymdiffrec.trainer.train_state import TrainState
 
 
 class ModelWeights(NamedTuple):

@@ -12,11 +12,11 @@ import torch.distributed as dist
 from asymdiffrec.base import InputError
 from asymdiffrec.cluster.process_group import process_group
 from asymdiffrec.datasets.schema import Schema
-from asymdiffrec.trainer.build import TrainState, build_train_state, worker_device
 from asymdiffrec.trainer.checkpoints.store import Checkpoints
 from asymdiffrec.trainer.errors import CheckpointError
 from asymdiffrec.trainer.job import Job
 from asymdiffrec.trainer.run import open_run
+from asymdiffrec.trainer.train_state import TrainState, build_train_state, worker_device
 
 
 @dataclass(frozen=True)

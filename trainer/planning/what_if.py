@@ -16,8 +16,8 @@ from asymdiffrec.diffusion.recommender import Recommender
 from asymdiffrec.embeddings.planner.devices import Cluster, Device
 from asymdiffrec.embeddings.planner.plan import DoesNotFitError, Solution, solve
 from asymdiffrec.embeddings.tables import FieldTables
-from asymdiffrec.trainer.build import build_recommender, planning_problem
 from asymdiffrec.trainer.job import Job, apply_override, validate
+from asymdiffrec.trainer.train_state import build_recommender, planning_problem
 
 DEFAULT_GPUS_PER_NODE = 8
 MAX_GPUS = 4096

@@ -14,8 +14,8 @@ from asymdiffrec.cluster.process_group import process_group
 from asymdiffrec.datasets.batching.batch import Batch
 from asymdiffrec.datasets.reader import TrainingReader
 from asymdiffrec.datasets.shards import open_shards
-from asymdiffrec.trainer.build import TrainState, build_train_state, worker_device
 from asymdiffrec.trainer.job import read_job, read_statistics
+from asymdiffrec.trainer.train_state import TrainState, build_train_state, worker_device
 from tests.trainer.checkpoints.models import Build
 
 

@@ -10,8 +10,8 @@ import torch
 from asymdiffrec.datasets.batching.batch import Batch
 from asymdiffrec.embeddings.state import table_state
 from asymdiffrec.embeddings.torchrec_compat import ShardedTensor
-from asymdiffrec.trainer.build import TrainState
 from asymdiffrec.trainer.fit.pipeline import build_pipeline
+from asymdiffrec.trainer.train_state import TrainState
 
 Build = Callable[..., TrainState]
 

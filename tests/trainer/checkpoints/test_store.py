@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from asymdiffrec.datasets.batching.batch import Batch
-from asymdiffrec.trainer.build import TrainState
 from asymdiffrec.trainer.checkpoints.progress import Progress
 from asymdiffrec.trainer.checkpoints.saver import Saver
 from asymdiffrec.trainer.checkpoints.store import Checkpoints
 from asymdiffrec.trainer.errors import CheckpointError
 from asymdiffrec.trainer.job import CheckpointsConfig
+from asymdiffrec.trainer.train_state import TrainState
 from tests.trainer.checkpoints.models import Build, are_equal, optimizer_states, overwrite, train, weights
 
 DOCUMENTS = {"job.yaml": "name: clicks"}

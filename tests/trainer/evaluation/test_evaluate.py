@@ -34,11 +34,11 @@ def test_workers_merge_to_the_metrics_of_one_process(clicks: Path, tmp_path: Pat
     def work(arguments: Mapping[str, Any], context: ClusterContext) -> None:
         from asymdiffrec.datasets.reader import EvaluationReader, WorkerContext
         from asymdiffrec.datasets.shards import open_shards
-        from asymdiffrec.trainer.build import build_train_state, worker_device
         from asymdiffrec.trainer.checkpoints.store import Checkpoints
         from asymdiffrec.trainer.evaluation.evaluate import evaluate
         from asymdiffrec.trainer.evaluation.scenarios import drop_at_random
         from asymdiffrec.trainer.run import Run
+        from asymdiffrec.trainer.train_state import build_train_state, worker_device
 
         run = Run(Path(arguments["run"]))
         job = run.job(("tables.per_table={item_id: {sharding: row_wise}, user_id: {sharding: column_wise}}",))

@@ -16,12 +16,12 @@ from asymdiffrec.cluster.config import ClusterConfig
 from asymdiffrec.cluster.process_group import process_group
 from asymdiffrec.datasets.reader import TrainingReader
 from asymdiffrec.datasets.shards import open_shards
-from asymdiffrec.trainer.build import build_train_state, worker_device
-from asymdiffrec.trainer.checkpoints.state import Snapshot
+from asymdiffrec.trainer.checkpoints.tensors import Snapshot
 from asymdiffrec.trainer.fit import pipeline as pipelines
 from asymdiffrec.trainer.fit.consensus import MAX_BAD_STEPS
 from asymdiffrec.trainer.fit.pipeline import OverlappedPipeline, build_pipeline
 from asymdiffrec.trainer.job import read_job, read_statistics
+from asymdiffrec.trainer.train_state import build_train_state, worker_device
 
 
 def flat(state: dict[str, dict[str, Any]]) -> dict[str, torch.Tensor]:

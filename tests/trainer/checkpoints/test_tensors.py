@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from asymdiffrec.datasets.batching.batch import Batch
-from asymdiffrec.trainer.checkpoints import state as checkpoint
-from asymdiffrec.trainer.checkpoints.state import Snapshot
+from asymdiffrec.trainer.checkpoints import tensors as checkpoint
+from asymdiffrec.trainer.checkpoints.tensors import Snapshot
 from tests.trainer.checkpoints.models import Build, are_equal, local_tensors, train
 
 

@@ -1,4 +1,4 @@
-"""Builds what training needs from a job: sharded tables, the replicated dense part, and their optimizers."""
+"""The train state of a job: sharded tables, the replicated dense part, and their optimizers."""
 
 from __future__ import annotations
 
@@ -28,11 +28,9 @@ from asymdiffrec.embeddings.planner.plan_document import plan_document, solve_fr
 from asymdiffrec.embeddings.sharding import run_on_rank_0, shard
 from asymdiffrec.embeddings.tables import FieldTables
 from asymdiffrec.trainer.job import Job
-from asymdiffrec.trainer.optimizers import TrainOptimizer
+from asymdiffrec.trainer.optimizers import ADAMW_MOMENTS, TrainOptimizer, build_dense_optimizer
 
 AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16}
-ADAMW_MOMENTS = 2
-"""Values that AdamW keeps for each dense parameter"""
 
 
 @dataclass(frozen=True)
@@ -81,11 +79,7 @@ def build_train_state(
     if settings.compile or (settings.compile is None and device.type == "cuda"):
         _require_compiler(device)
         model.module.diffusion.compile(dynamic=False)
-    dense_optimizer = torch.optim.AdamW(dense.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    for parameter in dense.values():
-        # AdamW creates its state at its first step; a checkpoint is loaded into live tensors, which must exist before.
-        zeros = (torch.zeros_like(parameter), torch.zeros_like(parameter))
-        dense_optimizer.state[parameter] = {"step": torch.tensor(0.0), "exp_avg": zeros[0], "exp_avg_sq": zeros[1]}
+    dense_optimizer = build_dense_optimizer(dense.values(), settings)
     tables = tables_optimizer(model, job.tables.optimizer)
     optimizer = TrainOptimizer(tables, dense_optimizer, settings)
     return TrainState(job, model, model.module, tables, dense, dense_optimizer, optimizer, device, document)

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from asymdiffrec.embeddings.state import lookup_state, table_state
 from asymdiffrec.embeddings.torchrec_compat import Shard, ShardedTensor, ShardedTensorMetadata, ShardMetadata
-from asymdiffrec.trainer.build import TrainState
+from asymdiffrec.trainer.train_state import TrainState
 
 
 def weights(train_state: TrainState) -> dict[str, Any]:
