@@ -1,4 +1,4 @@
-"""What every room shares: the base of configuration sections, errors, and one collective."""
+"""The base that every room shares: configuration sections, errors, and one collective."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from asymdiffrec.serving.reloader import Reloader
 
 @dataclass(frozen=True)
 class ServiceConfig:
-    """What a service starts from. It can be pickled, so Ray Serve sends it to replicas.
+    """The settings of a service. They can be pickled, so Ray Serve sends them to replicas.
 
     app = ServiceConfig(Path("model")).start(print).application()
     """
