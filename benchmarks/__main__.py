@@ -1,4 +1,4 @@
-"""Run benchmarks, write their documents to results/, and show all results as one table and one picture.
+"""Run benchmarks, write their JSON documents to results/, and show all results as one table and one picture.
 
 python -m benchmarks [NAME ...] [--quick] [--into FOLDER] [--no-run]
 """
@@ -20,14 +20,14 @@ from benchmarks._result import HEADINGS, cells
 
 HERE = Path(__file__).parent
 NOT_MEASUREMENTS = ("same_computation",)
-"""Programs with a command line of their own, which print no results"""
+"""Programs that print no results; they have different command-line options"""
 PROGRAMS = sorted(file.stem for file in HERE.glob("[a-z]*.py") if file.stem not in NOT_MEASUREMENTS)
 RUN_BY_NAME = ("evidence",)
-"""Programs that take hours: they run only if they are named"""
+"""Programs that take hours. They run only if the command line names them"""
 
 
 def run(name: str, quick: bool, into: Path) -> bool:
-    """Run a program, write its document, and return whether it succeeded."""
+    """Run a benchmark, write its JSON document to `into`, and return whether the benchmark succeeded."""
     command = [sys.executable, "-m", f"benchmarks.{name}", "--json", *(["--quick"] if quick else [])]
     process = subprocess.run(command, cwd=HERE.parent, stdout=subprocess.PIPE, text=True)
     if process.returncode == 0:
@@ -53,13 +53,13 @@ def main() -> None:
         metavar="NAME",
         help=f"{', '.join(PROGRAMS)}; default: all except {', '.join(RUN_BY_NAME)}",
     )
-    parser.add_argument("--quick", action="store_true", help="run small versions, to see that the programs work")
-    parser.add_argument("--into", type=Path, default=HERE / "results", help="folder for the documents and the picture")
-    parser.add_argument("--no-run", action="store_true", help="show the results in the folder, run nothing")
+    parser.add_argument("--quick", action="store_true", help="run small versions, to check that the programs work")
+    parser.add_argument("--into", type=Path, default=HERE / "results", help="folder for JSON documents and the picture")
+    parser.add_argument("--no-run", action="store_true", help="only show the results in the folder")
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in PROGRAMS]
     if unknown:
-        parser.error(f"no benchmark is named {unknown[0]}; there are {', '.join(PROGRAMS)}")
+        parser.error(f"no benchmark is named {unknown[0]}; the benchmarks are {', '.join(PROGRAMS)}")
     options.into.mkdir(parents=True, exist_ok=True)
     failed = []
     for name in [] if options.no_run else options.names or [name for name in PROGRAMS if name not in RUN_BY_NAME]:

@@ -1,4 +1,4 @@
-"""Rows per second of batch prediction from an export, beside the model's bare forward pass."""
+"""Compare batch prediction from an export with the model's bare forward pass, in rows per second."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ from benchmarks._result import Result
 
 ROWS_PER_CORE = 500_000
 GOAL = 0.8
-"""Smallest share of the forward pass's speed"""
+"""Goal: smallest ratio of the speed of `predict` to the speed of the forward pass"""
 
 
 def prediction_results(folder: Path, data: Path, rounds: int) -> Iterator[Result]:
-    """Yield the speed of `predict` on a file that takes some seconds, beside the forward pass over decoded batches."""
+    """Compare the speed of `predict` on a Parquet file with the speed of the forward pass on decoded batches.
+
+    The file is so large that `predict` runs for some seconds.
+    """
     export = load_export(folder / "export")
     schema, cores = export.schema, len(os.sched_getaffinity(0))
     part = pq.read_table(data / "train").select(schema.columns(labelled=False)).combine_chunks()

@@ -1,4 +1,4 @@
-"""The click log and the model that training speed is measured on, and loops of others that train the same model."""
+"""The click log and the model for measurements of training speed, and other training loops for the same model."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from asymdiffrec.trainer.train_state import TrainState, build_train_state
 CPU = torch.device("cpu")
 LEARNING_RATE, TABLES_RATE = 1e-3, 0.02
 Steps = Callable[[], object]
-"""Trains on each of some batches once"""
+"""A function that makes one training step for each batch of a fixed list"""
 
 
 @dataclass(frozen=True)
 class Clicks:
-    """Sizes of a log of id columns and of the model that learns from it; 5 % of the ids are null.
+    """The sizes of a click log with id columns, and of the model that trains on it.
 
-    All ids of a column are equally frequent.
+    5 % of the ids are null. All ids of a column are equally frequent.
     """
 
     fields: int = 39
     rows: int = 50_000
-    """Rows of each embedding table"""
+    """num_embeddings of each table"""
     dim: int = 16
     batch: int = 4096
     hidden: tuple[int, ...] = (400, 400, 400)
@@ -58,11 +58,11 @@ class Clicks:
 
     @property
     def table_sizes(self) -> list[int]:
-        """Rows of each field's table"""
+        """num_embeddings of each field's table"""
         return [self.rows] * self.fields
 
     def job(self, method: str = "asymdiff", tables: dict[str, Any] | None = None, **settings: object) -> Job:
-        """Return the job of the model. `settings` belong to its section train, `tables` to its section tables."""
+        """Return the job of the model. `settings` are keys of its section `train`, `tables` of its section `tables`."""
         sizes = zip(self.names, self.table_sizes, strict=True)
         optimizer = {"name": "adagrad", "learning_rate": TABLES_RATE}
         train = {"batch_size": self.batch, "learning_rate": LEARNING_RATE, "precision": self.precision}
@@ -91,23 +91,29 @@ class Clicks:
         return pa.table({**columns, "label": rng.integers(0, 2, rows)})
 
     def batches(self, count: int, size: int, seed: int = 0) -> list[Batch]:
-        """Return `count` batches of `size` samples as the reader makes them, in page-locked memory for a GPU."""
+        """Return `count` batches of `size` samples in the form that the reader returns.
+
+        For a GPU they are in pinned memory.
+        """
         schema = self.job().to_schema()
         rows = decode(self.table(count * size, seed), schema, "clicks", labelled=True)
         batches = split_into_batches(rows, schema, size)
         return [batch.pin_memory() if self.device.type == "cuda" else batch for batch in batches]
 
     def build(self, job: Job) -> TrainState:
-        """Build a job's model on the workers of the default process group."""
+        """Build the model of a job on the workers of the default process group."""
         return build_train_state(job, job.to_schema(), self.device)
 
     def ours(self, batches: Sequence[Batch], method: str, **settings: Any) -> Steps:
-        """Return steps of our trainer on the workers of the default process group."""
+        """Return a function that trains with our trainer, on the workers of the default process group."""
         training, stream = build_pipeline(self.build(self.job(method, **settings))), cycle(batches)
         return lambda: [training.progress(stream) for _ in batches]
 
     def operations(self, batch: Batch, method: str) -> int:
-        """Return the floating-point operations of a step's matrix products, forward and backward, on this process."""
+        """Return the number of floating-point operations in the matrix products of a step, forward and backward.
+
+        Only the operations of this process are counted.
+        """
         train_state = self.build(self.job(method))
         with FlopCounterMode(display=False) as counter:
             loss, _ = train_state.model(batch)
@@ -115,7 +121,7 @@ class Clicks:
         return counter.get_total_flops()
 
     def bare_torchrec(self, batches: Sequence[Batch], compiled: bool = False) -> Steps:
-        """Return steps of a loop as in TorchRec's own examples: its planner, its pipeline, no diffusion."""
+        """Return a function that trains as in TorchRec's examples: TorchRec's planner and pipeline, no diffusion."""
         configs = [
             EmbeddingBagConfig(name=name, num_embeddings=size, embedding_dim=self.dim, feature_names=[name])
             for name, size in zip(self.names, self.table_sizes, strict=True)
@@ -140,7 +146,10 @@ class Clicks:
         return lambda: [training.progress(stream) for _ in batches]
 
     def plain_torch(self, batches: Sequence[Batch]) -> Steps:
-        """Return steps with an `nn.EmbeddingBag` with sparse gradients per field, by Adagrad; AdamW for the rest."""
+        """Return a function that trains one `nn.EmbeddingBag` per field, with plain PyTorch.
+
+        The tables have sparse gradients and Adagrad, the other parameters AdamW.
+        """
         tables = nn.ModuleList(nn.EmbeddingBag(size, self.dim, mode="sum", sparse=True) for size in self.table_sizes)
         dense = self.dense()
         optimizers = [
@@ -165,7 +174,7 @@ class Clicks:
         return steps
 
     def dense(self) -> nn.Sequential:
-        """Return extractor and head of the base model without the mask, as an MLP that anyone would write."""
+        """Return the extractor and the head of the base model as a plain MLP, which does not get the mask."""
         sizes = [self.fields * self.dim, *self.hidden, self.latent]
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(sizes):
@@ -178,14 +187,17 @@ SMALL = Clicks(fields=4, rows=1000, batch=256, hidden=(32,))
 
 
 class _Bare(nn.Module):
-    """The smallest model that TorchRec trains: tables, an MLP, the loss."""
+    """A minimal TorchRec model: tables, an MLP and the loss."""
 
     def __init__(self, tables: EmbeddingBagCollection, dense: nn.Module, bf16: bool) -> None:
         super().__init__()
         self.tables, self.dense, self.bf16 = tables, dense, bf16
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the loss twice: the pipeline calls backward on the first and hands on the second."""
+        """Return (loss, detached loss).
+
+        The pipeline calls backward on the first and returns the second to the caller.
+        """
         x = self.tables(batch.ids).values()
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
             logit = self.dense(x).float().squeeze(1)

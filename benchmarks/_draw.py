@@ -15,11 +15,14 @@ from matplotlib.axes import Axes
 CURVES = "scaling"
 SIZED = re.compile(r", (\w+) = (\d+)$")
 RATIOS = ("steps", "kernels-h200", "checkpoints", "data")
-"""Documents whose ratios are drawn. Those of plans and of quality are not speeds"""
+"""Documents whose ratios are drawn. The ratios of plans and of quality are left out, since they are no speeds"""
 
 
 def draw(documents: dict[str, dict[str, Any]], path: Path) -> None:
-    """Write the picture of the documents that RATIOS and CURVES name; write nothing if there is none of them."""
+    """Draw the documents that RATIOS and CURVES name, and write the picture.
+
+    Write nothing if `documents` has neither ratios nor curves.
+    """
     ratios = [name for name in RATIOS if name in documents]
     points = [
         (match[1], int(match[2]), result)

@@ -20,9 +20,9 @@ Does the method help, and when? Every variant and rival was trained on the same 
 seed, and evaluated on the same test samples with fields dropped at random.
 
 The first row of a table has the metric of the reference. The other rows have differences from it, with simultaneous
-95 % confidence intervals: with a probability of 95 % all differences of the table lie within theirs (paired bootstrap
-over users and seeds, corrected for the number of differences). A star marks an interval without 0: the difference is
-significant.
+95 % confidence intervals: with a probability of 95 % every interval of the table contains its true difference (paired
+bootstrap over users and seeds, corrected for the number of differences). A star marks an interval without 0: the
+difference is significant.
 
 `make evidence DATA=FOLDER` runs everything again; FOLDER has `movielens-100k/` and `adult/`.
 `python -m benchmarks.evidence --report` writes this page from `benchmarks/results/evidence/`.
@@ -30,12 +30,12 @@ significant.
 DESCRIPTIONS = {
     "oracle": "the probability of a click given the recorded fields, computed by the log's generator: the optimum",
     "boosting": "gradient boosted trees with native missing values, on the fields and on counts and rates of their ids",
-    "boosting_dropped": "boosting, trained also on copies of the rows with dropped fields",
+    "boosting_dropped": "boosting, trained on the rows and on copies of the rows with dropped fields",
     "autoencoder": "a denoising autoencoder before the extractor computes the vectors of missing fields",
     "tuned": "the settings that `tune` chose on the validation rows",
     "contrastive": "augment, with InfoNCE between the latents of both views",
 }
-"""Descriptions of variants that are not built in"""
+"""Descriptions of the variants that `compare` does not define"""
 
 
 def write_report(documents: Mapping[str, Mapping[str, Any]], claims: Sequence[Result], docs: Path = DOCS) -> None:
@@ -84,7 +84,7 @@ def _study(name: str, document: Mapping[str, Any]) -> Iterator[str]:
     yield from _differences(document, "auc", "base")
     if document["diverged"]:
         diverged = ", ".join(document["diverged"])
-        yield f"Diverged, and evaluated at the best step before, or as a constant where no step was saved: {diverged}."
+        yield f"Diverged: {diverged}. Evaluated at the best saved step; if no step was saved, with constant scores."
         yield ""
     if tuning := document.get("tuning"):
         settings = ", ".join(
@@ -107,7 +107,7 @@ def _study(name: str, document: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _differences(document: Mapping[str, Any], metric: str, reference: str) -> Iterator[str]:
-    """Yield a table of a metric and its differences from a reference, as `compare` prints them."""
+    """Yield the lines of a table in the format of `compare`: a metric, and its differences from a reference."""
     headings = ["", *(scenario["scenario"] for scenario in document["scenarios"])]
     cells = [cell for cell in document["differences"] if cell["from"] == reference]
     yield from _table(headings, metric_rows({**document, "reference": reference, "differences": cells}, metric))

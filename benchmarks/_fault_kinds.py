@@ -1,4 +1,4 @@
-"""Faults that are injected into a training on Ray nodes of this machine."""
+"""Faults to inject into a training that runs on Ray nodes of this host."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import psutil
 from benchmarks._ray_training import CHECKPOINT_STEPS, LOST_SECONDS, Training
 
 FULL_DISK_BYTES = 1_000_000
-"""Largest file on a full disk: smaller than a checkpoint's files, larger than Ray's own logs"""
+"""Largest file that can be written while the disk is "full". Checkpoint files are larger, Ray's log files smaller"""
 INTERRUPTED = 130
-"""Exit status of a command that was asked to end and left a checkpoint"""
+"""Exit status of a training command that got SIGINT or SIGTERM and saved a checkpoint"""
 
 Fault = Callable[[Training], None]
 
@@ -34,12 +34,12 @@ def kill_all_workers(training: Training) -> None:
 
 
 def hang_worker(training: Training) -> None:
-    """Suspend a worker for longer than a collective operation waits."""
+    """Suspend a worker for longer than the timeout of a collective operation."""
     training.workers()[0].suspend()
 
 
 def kill_node(training: Training) -> None:
-    """Kill the node of a worker; another node takes its place."""
+    """Kill the node of a worker and start a new node."""
     raylet = training.workers()[-1].parent()
     assert raylet is not None
     node = next(node for node in training.nodes if node.all_processes["raylet"][0].process.pid == raylet.pid)
@@ -48,16 +48,16 @@ def kill_node(training: Training) -> None:
 
 
 def kill_command(training: Training) -> None:
-    """Kill the command and resume."""
+    """Kill the training command, then resume the training."""
     training.process.kill()
     training.resume()
 
 
 def end_command(training: Training) -> None:
-    """Ask the command to end, as a host does before it shuts down, and resume."""
+    """Send SIGTERM to the training command, as a host does before it shuts down, then resume the training."""
     training.process.send_signal(signal.SIGTERM)
     if (status := training.process.wait(LOST_SECONDS)) != INTERRUPTED:
-        raise TimeoutError(f"the command ended with status {status}, not with {INTERRUPTED} and a checkpoint")
+        raise TimeoutError(f"SIGTERM ended the training command with exit status {status}; expected {INTERRUPTED}")
     training.resume()
 
 
@@ -79,7 +79,7 @@ def alter_checkpoint(training: Training) -> None:
 
 
 def fill_disk(training: Training) -> None:
-    """Let writing fail for two checkpoints; the training continues meanwhile."""
+    """Make the writing of two checkpoints fail. The training must continue meanwhile."""
     workers, step = training.workers(), training.step()
     for worker in workers:
         worker.rlimit(psutil.RLIMIT_FSIZE, (FULL_DISK_BYTES, resource.RLIM_INFINITY))
@@ -99,16 +99,16 @@ FAULTS: tuple[Fault, ...] = (
     alter_checkpoint,
     fill_disk,
 )
-"""Faults in the order in which they are injected; the cycle repeats"""
+"""Faults in the order of their injection. After the last fault the order starts again"""
 
 
 def lose_node(training: Training) -> None:
-    """Kill the node of a worker; no node takes its place."""
+    """Kill the node of a worker without starting a new node."""
     training.remove_node(training.nodes[-1])
 
 
 def drain_node(training: Training) -> None:
-    """Drain a node, as a cloud does before it takes a host back."""
+    """Drain a node, as a cloud provider does before it removes a preemptible host."""
     reason = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "taken back")
     options = ("--address", training.cluster.address, "--node-id", training.nodes[-1].node_id)
     ray = Path(sys.executable).with_name("ray")
@@ -122,4 +122,4 @@ RESIZES: tuple[tuple[Fault, int], ...] = (
     (drain_node, 1),
     (Training.add_node, 2),
 )
-"""Changes of the nodes, each with the number of workers that train afterwards"""
+"""Changes of the nodes, and the number of workers that train after each change"""

@@ -1,4 +1,4 @@
-"""FuxiCTR's DNN in a process with a Python environment of its own."""
+"""Train FuxiCTR's DNN in a subprocess that uses another Python environment."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ def padded_ids(clicks: Clicks, batch: Batch) -> np.ndarray:
 
 @contextmanager
 def fuxictr_dnn(python: Path, clicks: Clicks, batches: Sequence[Batch]) -> Iterator[Steps]:
-    """Start the process and yield a function that trains on each batch once. Raises OSError if it does not start."""
+    """Start the subprocess and yield a function that trains on each batch once.
+
+    Raises OSError if the subprocess does not start.
+    """
     with TemporaryDirectory() as folder:
         file = Path(folder) / "batches.npz"
         ids = np.stack([padded_ids(clicks, batch) for batch in batches])
@@ -53,9 +56,9 @@ def fuxictr_dnn(python: Path, clicks: Clicks, batches: Sequence[Batch]) -> Itera
 
 
 def expect(process: subprocess.Popen[str], word: str) -> None:
-    """Read lines of the process until one is the word. Raises OSError if the process ends before."""
+    """Read the output of the process until a line equals `word`. Raises OSError if the process ends first."""
     assert process.stdout is not None
     for line in process.stdout:
         if line.strip() == word:
             return
-    raise OSError(f"{PROGRAM.name} ended with status {process.wait()} before it printed {word}")
+    raise OSError(f"{PROGRAM.name} ended with exit status {process.wait()} before it printed {word!r}")

@@ -1,4 +1,4 @@
-"""The tables for measurements of reading, and how other readers make the same tensors."""
+"""Data sets for measurements of reading speed, and other readers that return the same tensors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROW_GROUP = 16_384
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns of a click log, by type."""
+    """The number of columns of each type in a click log."""
 
     name: str
     integers: int
@@ -40,7 +40,7 @@ class Layout:
         return [f"{kind}{number}" for kind, count in counts.items() for number in range(count)]
 
     def schema(self, threads: int) -> Schema:
-        """Return the schema of a job that reads the columns with some threads."""
+        """Return the schema of a job that reads the columns with `threads` threads."""
         fields: dict[str, dict[str, Any]] = {}
         for name in self.columns:
             kind = name.rstrip("0123456789")
@@ -52,7 +52,7 @@ class Layout:
         return FieldsConfig.model_validate({"fields": fields, "data": {"threads": threads}}).to_schema()
 
     def write(self, folder: Path, rows: int) -> None:
-        """Write a file of random rows in the format of `prepare`, 5 % of each column null."""
+        """Write a file of random rows in the format of `prepare`. 5 % of the values are null."""
         folder.mkdir()
         rng = np.random.default_rng(0)
         groups = (self._draw(rng, min(ROW_GROUP, rows - start)) for start in range(0, rows, ROW_GROUP))
@@ -77,7 +77,7 @@ class Layout:
 
 
 def tensors(schema: Schema, table: pa.Table) -> tuple[KeyedJaggedTensor, torch.Tensor, torch.Tensor]:
-    """Return ids, numeric values and labels of a table, computed from Arrow's columns by numpy in the simplest way."""
+    """Return ids, numeric values and labels of an Arrow table, computed by simple numpy code."""
     values, lengths = [], []
     for name, field in schema.sparse.items():
         column = table.column(name).combine_chunks()
@@ -106,7 +106,7 @@ def _batch(
 
 
 class Frame(Dataset[pd.Series]):
-    """A data set over a pandas frame that returns one row at a time, as in tutorials."""
+    """A torch data set that returns single rows of a pandas frame, as in PyTorch tutorials."""
 
     def __init__(self, table: pa.Table) -> None:
         self.frame = table.to_pandas(types_mapper=pd.ArrowDtype)
@@ -120,7 +120,7 @@ class Frame(Dataset[pd.Series]):
 
 @dataclass(frozen=True)
 class Collate:
-    """Turns rows of a `Frame` into the tensors that `tensors` returns."""
+    """A collate function that converts rows of a `Frame` to the tensors that `tensors` returns."""
 
     schema: Schema
 
@@ -143,7 +143,10 @@ class Collate:
 
 
 def ray_batches(folder: Path, columns: list[str], rows: int, shuffled: int | None) -> Iterator[pa.Table]:
-    """Yield Ray Data's batches of a folder as Arrow tables, in order, or shuffled in a buffer of `shuffled` rows."""
+    """Yield batches of `rows` rows that Ray Data reads from a folder, as Arrow tables.
+
+    shuffled: size of the shuffle buffer in rows; None: no shuffling.
+    """
     import ray
 
     data = ray.data.read_parquet(str(folder), columns=columns)

@@ -1,4 +1,4 @@
-"""Load on an HTTP server of this machine: as many requests as it answers, or a given number per second."""
+"""Send requests to an HTTP server on this host: as fast as it answers, or at a given rate."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Load:
-    """The responses to a load."""
+    """Counts and latencies of the responses to a series of requests."""
 
     rate: float
-    """Right responses per second"""
+    """Correct responses per second"""
     seconds: np.ndarray
-    """Latency of each right response; at a given rate from the time when the request was due, so a late start counts"""
+    """Latency of each correct response in seconds. It starts when the request was due, so a late start counts"""
     failed: int
-    """Requests without a right response of status 200"""
+    """Number of requests without a correct response of status 200"""
     retried: int
-    """Requests that were answered rightly at the second try only, after the server or the connection failed"""
+    """Number of requests with status 200 at the second try, after the server or the connection failed at the first
+    try"""
 
     def quantile(self, share: float) -> float:
         """Return a quantile of the latencies in milliseconds."""
@@ -29,7 +30,7 @@ class Load:
 
 
 class Connection:
-    """A client of HTTP/1.1 without anything that these servers do not need: it must cost less than the server."""
+    """A minimal HTTP/1.1 client. It must use less processor time than the server under test."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -37,7 +38,7 @@ class Connection:
         self.retried = 0
 
     async def send(self, request: bytes) -> bytes | None:
-        """Return the body of a response of status 200, or None.
+        """Return the body of the response, or None if its status is not 200.
 
         Like `serving.client`, send the request again if the server or the connection fails.
         """
@@ -63,7 +64,7 @@ class Connection:
         lines = head.lower().split(b"\r\n")
         length = next(int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length"))
         body = await self._reader.readexactly(length)
-        if b"connection: close" in lines:  # a proxy sends it before its successor takes over
+        if b"connection: close" in lines:  # a proxy sends it before it is replaced
             self.close()
         return int(lines[0].split()[1]), body
 
@@ -81,9 +82,9 @@ def post(path: str, body: bytes, content_type: str) -> bytes:
 
 
 def saturate(port: int, request: bytes, seconds: float, connections: int = 16) -> Load:
-    """Send requests for some seconds: each connection sends the next one as soon as a response arrives.
+    """Send requests for some seconds. Each connection sends its next request as soon as a response arrives.
 
-    However slow the machine is, one request per connection at least is sent.
+    Each connection sends at least one request, even on a slow host.
     """
     first: Iterator[float] = iter([0.0] * connections)
     return _load(port, request, connections, lambda passed: next(first, passed if passed < seconds else None))
@@ -97,9 +98,9 @@ def steady(
     connections: int = 16,
     is_right: Callable[[bytes], bool] = lambda body: True,
 ) -> Load:
-    """Send `rate` requests per second at random times (a Poisson process), and one at least.
+    """Send `rate` requests per second at random times (a Poisson process), at least one request.
 
-    The times do not depend on how fast the server answers. A response whose body is not right counts as failed.
+    The times do not depend on the speed of the server. A request fails if `is_right` is false for its response body.
     """
     gaps = np.random.default_rng(0).exponential(1 / rate, max(1, int(rate * seconds)))
     due = iter(np.cumsum(gaps).tolist())
@@ -113,7 +114,7 @@ def _load(
     due: Callable[[float], float | None],
     is_right: Callable[[bytes], bool] = lambda body: True,
 ) -> Load:
-    """Send requests until `due(seconds since the start)` is None; else it is the time at which the next one is due."""
+    """Send requests at the times that `due(seconds since the start)` returns, until it returns None."""
 
     async def main() -> Load:
         latencies: list[float] = []

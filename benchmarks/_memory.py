@@ -1,4 +1,4 @@
-"""Peak memory of CPU tensors while a function runs."""
+"""Measure the peak memory of CPU tensors while a function runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def peak_bytes(function: Callable[[], object]) -> int:
-    """Return the most bytes allocated at the same time, beyond those before the call, from torch's profiler."""
+    """Return the peak of the bytes that a call allocates, from torch's profiler. Earlier allocations do not count."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         function()
     current = peak = 0

@@ -1,4 +1,4 @@
-"""A training on Ray nodes of this machine, in a process of its own, that faults can be injected into."""
+"""A training in a subprocess, on Ray nodes of this host. Faults can be injected into it."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from asymdiffrec.json_lines import read_json_lines
 
 BATCH = 512
 CHECKPOINT_STEPS = 25
-"""Steps between two checkpoints, and between a recovery and the next fault"""
+"""Steps from one checkpoint to the next, and from a recovery to the next fault"""
 HANGING_SECONDS = 15
-"""Time that a collective operation waits before it counts as hanging"""
+"""Timeout of a collective operation, in seconds"""
 LOST_SECONDS = 1800.0
-"""Time without the step that is waited for, after which a training counts as lost"""
+"""Time in seconds to wait for an event of a training. After it the training counts as lost"""
 
 
 class Training:
-    """A run in a process of its own, on a Ray cluster whose nodes are processes of this one."""
+    """A training in a subprocess, on a Ray cluster whose nodes are also subprocesses of the benchmark."""
 
     def __init__(self, folder: Path, data: Path, steps: int, nodes: int, workers: str, **overrides: object) -> None:
         """Start a cluster with `nodes` nodes of one CPU each, and a training on `workers` workers."""
         stay_on_loopback()
-        from ray.cluster_utils import Cluster  # Ray reads at its import which addresses to use
+        from ray.cluster_utils import Cluster  # after stay_on_loopback: the import of Ray reads the addresses to use
 
         folder.mkdir()
         self.run = folder / "run"
@@ -58,18 +58,18 @@ class Training:
         self.cluster.remove_node(node, allow_graceful=False)
 
     def start(self, *options: str) -> None:
-        """Start the command."""
+        """Start the training command with further options."""
         with (self.run.parent / "log").open("a") as log:
             self.process = subprocess.Popen([*self.command, *options], stdout=log, stderr=log)
 
     def step(self) -> int:
-        """Return the last step in the log."""
+        """Return the last step in metrics.jsonl, or 0 before the first step."""
         return max((record["step"] for record in records(self.run)), default=0)
 
-    def _wait(self, condition: Callable[[], bool], what: str) -> None:
-        """Wait for a condition. Raises TimeoutError if the command fails, or the condition does not come true.
+    def _wait(self, condition: Callable[[], bool], error: str) -> None:
+        """Wait until a condition is true, or the command ends with exit status 0.
 
-        If the command ends well, nothing is waited for any longer.
+        Raises TimeoutError with the message `error` if the command fails, or after LOST_SECONDS.
         """
         start = time.monotonic()
         while not condition():
@@ -78,19 +78,29 @@ class Training:
                 return
             if status is not None or time.monotonic() - start > LOST_SECONDS:
                 log = (self.run.parent / "log").read_text(errors="replace").splitlines()
-                raise TimeoutError(f"{what}; exit status {status}; log:\n" + "\n".join(log[-20:]))
+                ending = "is still running" if status is None else f"ended with exit status {status}"
+                raise TimeoutError(f"{error}; the command {ending}; end of its output:\n" + "\n".join(log[-20:]))
             time.sleep(0.1)
 
     def reach(self, step: int) -> None:
-        """Wait until the log has a step, or the training has finished. Raises TimeoutError if the training is lost."""
-        self._wait(lambda: self.step() >= step, f"step {step} is never reached")
+        """Wait until metrics.jsonl has the step, or the training has finished.
+
+        Raises TimeoutError if the training is lost.
+        """
+        self._wait(lambda: self.step() >= step, f"the training does not reach step {step}")
 
     def log_file(self) -> int:
-        """Return the inode of the log: a training that restarts from a checkpoint writes a new file."""
+        """Return the inode of metrics.jsonl.
+
+        It changes when a training restarts from a checkpoint and writes a new file.
+        """
         return (self.run / "metrics.jsonl").stat().st_ino
 
     def recover(self, log_file: int) -> None:
-        """Wait until a training writes another log file and has made a step. Raises TimeoutError if it is lost."""
+        """Wait until the training has made a step after a restart.
+
+        log_file: result of `log_file()` before the restart. Raises TimeoutError if the training is lost.
+        """
 
         def has_step() -> bool:
             return self.log_file() != log_file and "loss" in (records(self.run) or [{}])[-1]
@@ -98,14 +108,17 @@ class Training:
         self._wait(has_step, "the training does not restart")
 
     def resize(self, workers: int) -> None:
-        """Wait until that many workers have made a step. Raises TimeoutError if the training is lost."""
+        """Wait until the training has made a step with `workers` workers.
+
+        Raises TimeoutError if the training is lost.
+        """
 
         def has_step() -> bool:
             log = records(self.run)
             starts = [record for record in log if "workers" in record]
             return bool(starts) and starts[-1]["workers"] == workers and "loss" in log[-1]
 
-        self._wait(has_step, f"{workers} workers never train")
+        self._wait(has_step, f"the training does not make a step with {workers} workers")
 
     def workers(self) -> list[psutil.Process]:
         """Return the worker processes on the nodes of this cluster, by process id."""
@@ -123,7 +136,7 @@ class Training:
         return max(folder.glob("*.distcp"), key=lambda file: file.stat().st_size)
 
     def resume(self) -> None:
-        """Wait until the command has ended, and start it again with --resume."""
+        """Wait until the command has ended, then start it again with --resume."""
         self.process.wait()
         self.start("--resume")
 
@@ -135,7 +148,7 @@ class Training:
 
 
 def common_overrides(steps: int) -> dict[str, Any]:
-    """Return the overrides of disturbed and undisturbed runs."""
+    """Return the overrides for runs with and without faults."""
     return {
         "train.batch_size": BATCH,
         "train.log_every": 1,
@@ -156,17 +169,17 @@ def train_command(data: Path, run: Path, overrides: Mapping[str, Any]) -> list[s
 
 
 def train_undisturbed(data: Path, run: Path, overrides: Mapping[str, Any]) -> None:
-    """Train to the end."""
+    """Train without faults, and wait until the training has finished."""
     subprocess.run(train_command(data, run, overrides), check=True, stderr=subprocess.DEVNULL)
 
 
 def records(run: Path) -> list[dict[str, Any]]:
-    """Return the records of a run's log."""
+    """Return the records of a run's metrics.jsonl."""
     return read_json_lines(run / "metrics.jsonl")
 
 
 def steps_of(run: Path) -> dict[int, list[tuple[str, float]]]:
-    """Return the row checksum and the loss of each step, once for every time that the log has the step."""
+    """Return {step: [(row checksum, loss), ...]} from metrics.jsonl. A step that was repeated has several entries."""
     steps: dict[int, list[tuple[str, float]]] = {}
     for record in records(run):
         if "loss" in record:

@@ -1,4 +1,4 @@
-"""Command line, printed document and timing that all benchmarks share."""
+"""Code that all benchmarks share: command line, printed document and timing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from benchmarks._result import HEADINGS, Result, cells
 def arguments(description: str, **extra: dict[str, Any]) -> argparse.Namespace:
     """Parse the command line: --quick, --json, and the options that the program adds."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--quick", action="store_true", help="run a small version, to see that the program works")
+    parser.add_argument("--quick", action="store_true", help="run a small version, to check that the program works")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     for name, options in extra.items():
         parser.add_argument(f"--{name}", **options)
@@ -33,9 +33,9 @@ def arguments(description: str, **extra: dict[str, Any]) -> argparse.Namespace:
 
 
 def show(results: Iterable[Result], options: argparse.Namespace) -> None:
-    """Print the results as a table or a JSON document, with the machine and the versions they were measured on.
+    """Print the results as a table or a JSON document, with the machine and the versions of the libraries.
 
-    A quick run is too short to judge: its results do not say whether they meet a goal.
+    The results of a quick run have `holds=None`: the run is too short to judge whether a goal is met.
     """
     judged = (replace(result, holds=None) if options.quick else result for result in results)
     document: dict[str, Any] = {
@@ -54,7 +54,7 @@ def show(results: Iterable[Result], options: argparse.Namespace) -> None:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Return the versions of those packages that are installed: a GPU machine may lack torchrec."""
+    """Return the versions of the packages that are installed. A GPU machine may lack some, such as torchrec."""
     installed = {}
     for name in packages:
         with contextlib.suppress(PackageNotFoundError):
@@ -63,13 +63,16 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def machine() -> str:
-    """Return the number of cores, the architecture and the GPU of this machine."""
+    """Return the number of cores, the architecture and the GPU of this host."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return f"{len(os.sched_getaffinity(0))} cores of {platform.machine()}, {device}"
 
 
 def alternate(first: Callable[[], object], second: Callable[[], object], rounds: int) -> tuple[float, float]:
-    """Return the median seconds of two functions, run in turn so that a drift of the machine's speed affects both."""
+    """Return the median time of each of two functions in seconds.
+
+    They run alternately, so that a change of the machine's speed affects both.
+    """
     seconds: tuple[list[float], list[float]] = ([], [])
     for function in (first, second):
         function()

@@ -1,4 +1,4 @@
-"""One result of a benchmark: a value beside that of its peer. Imports no large library."""
+"""One result of a benchmark: a value and the value of a peer. This module imports no large library."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ HEADINGS = ("name", "value", "peer", "peer's value", "ratio", "goal", "holds")
 
 @dataclass(frozen=True)
 class Result:
-    """A value and that of its peer, measured in one run. `holds` says whether the value meets the goal."""
+    """A value and the value of its peer, measured in the same run.
+
+    `holds`: the value meets the goal; None: not judged.
+    """
 
     name: str
     value: float
@@ -27,12 +30,12 @@ class Result:
         return self.value / self.peer_value
 
     def document(self) -> dict[str, Any]:
-        """Return the result as it stands in the `results` of a JSON document."""
+        """Return the result as a dict, the form of the entries of `results` in a JSON document."""
         return {**asdict(self), "ratio": self.ratio}
 
 
 def cells(result: Mapping[str, Any]) -> list[str]:
-    """Return the row under HEADINGS of a result from a JSON document."""
+    """Return a table row, in the order of HEADINGS, for a result of a JSON document."""
     value, peer_value = (f"{result[key]:,.4g} {result['unit']}" for key in ("value", "peer_value"))
     holds = {None: "", True: "yes", False: "no"}[result["holds"]]
     return [result["name"], value, result["peer"], peer_value, f"{result['ratio']:.3f}", result["goal"], holds]

@@ -1,4 +1,4 @@
-"""Serving while the model changes or replicas die, and under Ray Serve."""
+"""Measure serving while new versions of the model are loaded, or replicas under Ray Serve are killed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from benchmarks._servers import ROOT, our_server, replicas
 
 KILLS = 10
 PROXY_SECONDS = 2
-"""Time after which HAProxy knows a new replica; nothing tells when it does"""
+"""Time in seconds to wait until HAProxy uses a new replica. HAProxy does not report when it does"""
 
 
 def swap_results(folder: Path, request: bytes, count: int) -> Iterator[Result]:
-    """Yield responses while a new version is put in place `count` times, each once the one before is served."""
+    """Measure the responses while the version of the model is changed `count` times.
+
+    Each change waits until the server has loaded the version of the previous change.
+    """
     rounded, link = folder / "rounded", folder / "live"
     command = [sys.executable, "-m", "asymdiffrec", "export", str(folder / "run"), str(rounded), "--tables", "int8"]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
@@ -33,7 +36,7 @@ def swap_results(folder: Path, request: bytes, count: int) -> Iterator[Result]:
             target = list(versions)[(number + 1) % 2]
             point(link, target)
             version = versions[target]
-            server.wait_until(lambda version=version: server.version() == version, "it served the new version")  # type: ignore[misc]
+            server.wait_until(lambda version=version: server.version() == version, "the server to load the version")  # type: ignore[misc]
         responses = load.result()
     worst = responses.quantile(1)
     yield Result(f"worst response under {count} swaps", worst, "ms", "limit", 200, "< 200 ms", worst < 200)
@@ -41,18 +44,18 @@ def swap_results(folder: Path, request: bytes, count: int) -> Iterator[Result]:
 
 
 def kill_results(folder: Path, request: bytes) -> Iterator[Result]:
-    """Yield responses while replicas are killed, each once all are there again."""
+    """Measure the responses while KILLS replicas are killed. Each kill waits until two replicas run."""
     with our_server(folder, "--ray", "--replicas", "2") as server, ThreadPoolExecutor(1) as pool:
         is_right = right_scores(request, folder / "export")
         load = pool.submit(steady, server.port, request, 100, 25 * KILLS, is_right=is_right)
         seconds = []
         for _ in range(KILLS):
-            server.wait_until(lambda: len(replicas()) == 2, "it had two replicas")
+            server.wait_until(lambda: len(replicas()) == 2, "two replicas")
             time.sleep(PROXY_SECONDS)
             killed = replicas()[0]
             killed.kill()
             start = time.monotonic()
-            server.wait_until(lambda killed=killed: len(set(replicas()) - {killed}) == 2, "the replica was replaced")  # type: ignore[misc]
+            server.wait_until(lambda killed=killed: len(set(replicas()) - {killed}) == 2, "a new replica")  # type: ignore[misc]
             seconds.append(time.monotonic() - start)
         responses = load.result()
     slowest, under, right = max(seconds), f"{KILLS} kills", len(responses.seconds)
@@ -63,7 +66,7 @@ def kill_results(folder: Path, request: bytes) -> Iterator[Result]:
 
 
 def first_try_result(load: Load, under: str, goal: str = "") -> Result:
-    """Return how many requests got a right response at the first try."""
+    """Return the number of requests with a correct response at the first try."""
     sent = len(load.seconds) + load.failed
     right = len(load.seconds) - load.retried
     return Result(
@@ -72,7 +75,7 @@ def first_try_result(load: Load, under: str, goal: str = "") -> Result:
 
 
 def point(link: Path, folder: Path) -> None:
-    """Make a link point to a folder, in one step."""
+    """Point a symbolic link to another folder, atomically."""
     new = link.with_name("new-link")
     new.symlink_to(folder)
     new.rename(link)

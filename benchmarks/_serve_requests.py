@@ -1,4 +1,4 @@
-"""The requests of the serving benchmark, and the scores that are right for them."""
+"""The requests of the serving benchmark, and the correct scores for them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ from benchmarks._load import post
 from benchmarks._servers import HANGING_SECONDS
 
 Requests = dict[str, bytes]
-"""HTTP requests by what they ask for"""
+"""HTTP requests by name, such as "100 candidates, Arrow\""""
 
 
 def requests_for(engine: Engine, table: pa.Table) -> tuple[Requests, Requests]:
-    """Return the requests for our server and for the plain one: the same samples, in the form that each reads best."""
+    """Return the requests for our server and for the plain server.
+
+    Both have the same samples, in the format that suits each server best.
+    """
     samples = table.to_pylist()
     schema = engine.schema
     shared = [schema.column(name) for name, field in schema.fields.items() if field.group in ("user", "context")]
@@ -47,7 +50,7 @@ def requests_for(engine: Engine, table: pa.Table) -> tuple[Requests, Requests]:
 
 
 def vocabulary(engine: Engine, data: Path) -> dict[str, dict[str, int]]:
-    """Return, for each column of strings, the table row of each string of the training split."""
+    """Return {column: {string: table row}} for the strings of the training split."""
     schema, rows_by_column = engine.schema, {}
     for name, field in schema.sparse.items():
         if field.values == "string":
@@ -59,7 +62,10 @@ def vocabulary(engine: Engine, data: Path) -> dict[str, dict[str, int]]:
 
 
 def require_same_scores(our_port: int, ours: Requests, plain_port: int, plain: Requests) -> None:
-    """Raise AssertionError unless both servers give the same scores to 100 samples, and ours to 100 candidates."""
+    """Raise AssertionError unless both servers return the same scores for 100 samples.
+
+    Our server must also return these scores for the samples as 100 candidates.
+    """
 
     def ask(port: int, path: str, request: bytes) -> Any:
         body, headers = request.partition(b"\r\n\r\n")[2], {"content-type": JSON}
@@ -74,7 +80,10 @@ def require_same_scores(our_port: int, ours: Requests, plain_port: int, plain: R
 
 
 def right_scores(request: bytes, *exports: Path) -> Callable[[bytes], bool]:
-    """Return a function that checks whether a response has the scores of its version, which is one of the exports."""
+    """Return a function that checks the scores of a response.
+
+    Correct scores are the scores of the export whose version the response names.
+    """
     samples = orjson.loads(request.partition(b"\r\n\r\n")[2])["samples"]
     engines = [Engine(load_export(folder)) for folder in exports]
     expected = {engine.version: engine.score(engine.request_schema.table(samples)).scores for engine in engines}

@@ -1,4 +1,4 @@
-"""The servers that are measured. Each is a process of its own and ends with the measurement."""
+"""The servers under test. Each one is a subprocess, which ends with the measurement."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from asymdiffrec.serving.ray_serve_compat import free_port
 
 ROOT = Path(__file__).parents[1]
 HANGING_SECONDS = 1800.0
-"""Time after which a server that is alive counts as hanging. A busy machine takes minutes to start one."""
+"""Longest time in seconds to wait for a server. On a busy host it takes minutes to start."""
 SHOWN_LINES = 20
-"""Last lines of a server's standard error that a message shows"""
+"""Number of lines in an error message, from the end of the server's standard error"""
 
 
 class ServerError(Exception):
-    """A server ended, or does not do what is waited for; the message has the end of its standard error."""
+    """A server ended early or hangs. The message has the end of the server's standard error."""
 
 
 class Server:
-    """A server process on a port of this machine."""
+    """A server process on a port of this host."""
 
     def __init__(self, command: list[str], port: int, environment: Mapping[str, str]) -> None:
         self.port = port
@@ -46,22 +46,26 @@ class Server:
             return None
 
     def version(self) -> str | None:
-        """Return the version of the model that the server has loaded, or None while it is not ready.
+        """Return the version of the model that the server has loaded, or None while the server is not ready.
 
-        A proxy may answer before its replicas do, with another status.
+        Before its replicas are ready, a proxy answers with a status other than 200.
         """
         response = self.get("/ready")
         document: dict[str, Any] = response.json() if response is not None and _is_ok(response) else {}
         return document.get("version")
 
-    def wait_until(self, condition: Callable[[], bool], what: str) -> None:
-        """Wait for a condition as long as the server lives. Raises ServerError if it ends, or hangs."""
+    def wait_until(self, condition: Callable[[], bool], event: str) -> None:
+        """Wait until a condition is true. Raises ServerError if the server ends first, or after HANGING_SECONDS.
+
+        event: a noun phrase for the message, such as "two replicas".
+        """
         start = time.monotonic()
         while not condition():
             if (status := self._process.poll()) is not None:
-                raise ServerError(f"the server ended with exit status {status} before {what}\n{self._errors()}")
+                raise ServerError(f"waiting for {event}: the server ended with exit status {status}\n{self._errors()}")
             if time.monotonic() - start > HANGING_SECONDS:
-                raise ServerError(f"the server runs, but not {what} within {HANGING_SECONDS:g} s\n{self._errors()}")
+                limit = f"no success in {HANGING_SECONDS:g} s; the server still runs"
+                raise ServerError(f"waiting for {event}: {limit}\n{self._errors()}")
             time.sleep(0.2)
 
     def _errors(self) -> str:
@@ -69,7 +73,7 @@ class Server:
         return "".join(self._log.readlines()[-SHOWN_LINES:])
 
     def close(self) -> None:
-        """End the server and wait until it has ended."""
+        """Terminate the server and wait until its process has ended."""
         self._process.terminate()
         self._process.wait(HANGING_SECONDS)
         self._log.close()
@@ -77,22 +81,25 @@ class Server:
 
 @contextmanager
 def our_server(folder: Path, *options: str, model: Path | None = None, **environment: str) -> Iterator[Server]:
-    """Run `asymdiffrec serve` on folder/export, or on `model`, with options and environment variables."""
+    """Run `asymdiffrec serve` with options and environment variables.
+
+    The model is `model`, by default folder/export.
+    """
     port = free_port()
     command = [sys.executable, "-m", "asymdiffrec", "serve", str(model or folder / "export"), "--port", str(port)]
     with _running(Server([*command, *options], port, environment)) as server:
-        server.wait_until(lambda: server.version() is not None, "it was ready")
+        server.wait_until(lambda: server.version() is not None, "the server to become ready")
         yield server
 
 
 @contextmanager
 def plain_server(folder: Path) -> Iterator[Server]:
-    """Run the server of `peers/plain_server.py` on folder/export."""
+    """Run `peers/plain_server.py` with the model folder/export."""
     port = free_port()
     module = [sys.executable, "-m", "benchmarks.peers.plain_server"]
     command = [*module, str(folder / "export"), str(port), str(folder / "vocabulary.json")]
     with _running(Server(command, port, {})) as server:
-        server.wait_until(lambda: _is_ok(server.get("/openapi.json")), "it answered")
+        server.wait_until(lambda: _is_ok(server.get("/openapi.json")), "the first response of the server")
         yield server
 
 
@@ -109,7 +116,7 @@ def _running(server: Server) -> Iterator[Server]:
 
 
 def replicas() -> list[psutil.Process]:
-    """Return the replicas under Ray Serve that have loaded their model: they listen on a port."""
+    """Return the processes of the Ray Serve replicas that have loaded their model. Only these listen on a port."""
     processes = []
     for process in psutil.process_iter(["cmdline"]):
         if (process.info["cmdline"] or [""])[0].startswith("ray::ServeReplica:asymdiffrec"):

@@ -1,4 +1,4 @@
-"""The share of each part in the time of a training step on the CPU, also for bare TorchRec."""
+"""Measure the share of each kind of operator in the time of a training step on the CPU, for us and bare TorchRec."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ def part_of(operator: str) -> str:
 
 
 def shares(steps: Steps) -> Counter[str]:
-    """Return the share of each part in the time of all operators, the operators that they call not counted."""
+    """Return the share of each part in the time of all operators.
+
+    The time of called operators counts for these only.
+    """
     steps()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         steps()

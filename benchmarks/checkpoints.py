@@ -1,5 +1,8 @@
-"""The cost of a checkpoint: how long training waits for it, beside a copy of the same bytes in memory; and how fast it
-is written to the disk, beside a plain file of the same size."""
+"""Measure the cost of a checkpoint.
+
+The time that training waits for a checkpoint is compared with the time to copy the same number of bytes in memory. The
+speed of writing a checkpoint to the disk is compared with the speed of writing a plain file of the same size.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +31,13 @@ from benchmarks._result import Result
 DIM, TABLES = 64, 4
 GIB = 2**30
 WRITE_BYTES = 64 << 20
-"""Bytes of one write to the plain file"""
+"""Number of bytes in one write to the plain file"""
 MAX_STALL = 1.5
-"""Goal: largest ratio of the stall to the copy"""
+"""Goal: largest ratio of the time that training waits to the time of the copy"""
 
 
 def train_state_of(size: int) -> TrainState:
-    """Build a model on this process whose tables and optimizer state have `size` bytes together."""
+    """Build a model on this process. Its tables and their optimizer state take `size` bytes together."""
     rows = size // (2 * 4 * DIM * TABLES)
     fields = {f"c{number}": {"type": "id", "num_embeddings": rows} for number in range(TABLES)}
     job = Job.model_validate({"name": "checkpoint", "fields": fields, "tables": {"embedding_dim": DIM}})
@@ -42,7 +45,7 @@ def train_state_of(size: int) -> TrainState:
 
 
 def bytes_of(train_state: TrainState) -> int:
-    """Return the bytes of a checkpoint of this process."""
+    """Return the size of a checkpoint of this process in bytes."""
     tensors = (tensor for part in state(train_state).values() for tensor in part.values())
     local = (tensor.local_tensor() if hasattr(tensor, "local_tensor") else tensor for tensor in tensors)
     return sum(tensor.nbytes for tensor in local)
@@ -59,13 +62,13 @@ def plain_file(path: Path, content: torch.Tensor) -> None:
 
 
 class Saves:
-    """Saves one checkpoint after the other, in the part that stops training and the part that does not."""
+    """A series of checkpoints. Each is saved in two parts: training waits for the first part only."""
 
     def __init__(self, saver: Saver) -> None:
         self._saver, self._step = saver, 0
 
     def begin(self) -> None:
-        """Do the part that training waits for."""
+        """Run the part of a save that training waits for."""
         self._step += 1
         self._saver.save(Progress(step=self._step))
 
@@ -76,7 +79,10 @@ class Saves:
 
 
 def stalls(saves: Saves, copy: Callable[[], object], rounds: int) -> tuple[float, float]:
-    """Return the median seconds that a save stops training, and those of a copy while nothing is written."""
+    """Return two medians in seconds: the time that a save stops training, and the time of a copy in memory.
+
+    No checkpoint is written during the copy.
+    """
     durations: list[float] = []
 
     def stall() -> None:

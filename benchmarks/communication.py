@@ -1,4 +1,4 @@
-"""Test AUC of two workers that exchange embeddings in fp16, beside fp32, over seeds."""
+"""Compare the test AUC of two workers that exchange embeddings in fp16 with the test AUC in fp32, over seeds."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from benchmarks._result import Result
 from benchmarks.quality import SHARES, measure
 
 MAX_AUC_LOSS = 1e-3
-"""Largest AUC that fp16 may cost"""
+"""Goal: largest loss of AUC by fp16"""
 
 
 def compare(half: np.ndarray, full: np.ndarray) -> list[Result]:
-    """Return mean AUCs with fp16 and fp32, from the AUC of each seed and share, [seeds, shares]."""
+    """Compare the mean AUC with fp16 and with fp32, for each share of missing fields.
+
+    half, full: the AUC with fp16 and fp32 for each seed and share, [seeds, shares].
+    """
     return [
         Result(
             f"AUC, fp16 between workers, {share:.0%} missing",
@@ -39,7 +42,7 @@ def main() -> None:
     options = arguments(
         __doc__ or "",
         data={"type": Path, "help": "folder with the files of MovieLens-100K; default: synthetic data"},
-        seeds={"type": int, "default": 3, "help": "runs of each type; each has its own split, weights and noise"},
+        seeds={"type": int, "default": 3, "help": "runs of each type; split, weights and noise differ between seeds"},
     )
     quick = ["train.steps=3", "cluster.workers=1"] if options.quick else ["cluster.workers=2"]
     aucs: dict[str, list[list[float]]] = {"fp16": [], "fp32": []}

@@ -1,4 +1,4 @@
-"""Reading files into batches: rows per second beside Arrow, Ray Data and a DataLoader; resuming; `prepare table`."""
+"""Measure reading of files into batches, compared with Arrow, Ray Data and a DataLoader; resuming; `prepare table`."""
 
 from __future__ import annotations
 
@@ -47,26 +47,27 @@ _, status, usage = os.wait4(process.pid, 0)
 print(usage.ru_maxrss)
 sys.exit(status != 0)
 """
-"""Program that runs a command and prints its peak memory in KiB. It is small: a child's peak includes its parent's"""
+"""Program that runs a command and prints its peak memory in KiB. The benchmark does not start the command itself,
+because the peak memory of a child process includes the memory of its parent"""
 MIN_OVER_PEERS = 5.0
-"""Goal: smallest ratio to Ray Data and to a DataLoader"""
+"""Goal: smallest ratio of our speed to the speed of Ray Data and of a DataLoader"""
 
 
 def decode(shards: Shards, columns: list[str], threads: int) -> None:
-    """Decode all row groups by Arrow in threads, and do nothing with them."""
+    """Decode all row groups with Arrow in `threads` threads, and discard the result."""
     with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(lambda group: len(shards.read(group, columns)), range(len(shards.row_groups))):
             pass
 
 
 def read_epoch(reader: TrainingReader) -> None:
-    """Read the batches of an epoch."""
+    """Read all batches of an epoch."""
     for _ in islice(reader.batches(Position()), reader.steps_per_epoch):
         pass
 
 
 def reading(layout: Layout, folder: Path, rows: int, threads: int, quick: bool) -> Iterator[Result]:
-    """Yield the speed of our reader beside that of three others, each with that many threads or workers."""
+    """Compare the speed of our reader with Arrow, Ray Data and a DataLoader, each with `threads` threads or workers."""
     schema, shards = layout.schema(threads), open_shards(str(folder))
     columns = [*layout.columns, "label"]
     reader = TrainingReader(schema, shards, 0, BATCH)
@@ -84,7 +85,7 @@ def reading(layout: Layout, folder: Path, rows: int, threads: int, quick: bool) 
         for table in ray_batches(folder, columns, BATCH, shuffled):
             tensors(schema, table)
 
-    window = schema.data.window * schema.data.lanes  # our reader draws a batch from that many rows
+    window = schema.data.window * schema.data.lanes  # number of rows from which our reader draws a batch
     for peer, shuffled in (("Ray Data, in order", None), ("Ray Data, shuffled", min(window, rows // 2)))[quick:]:
         with ray_cluster(threads):  # its processes run on the cores of this process
             ours, theirs = alternate(partial(read_epoch, reader), partial(read_by_ray, shuffled), 1)
@@ -105,7 +106,7 @@ def reading(layout: Layout, folder: Path, rows: int, threads: int, quick: bool) 
 
 @contextlib.contextmanager
 def cores(count: int) -> Iterator[None]:
-    """Limit this process, its new threads and its children to `count` cores during the block."""
+    """Limit this process, its new threads and its new child processes to `count` cores inside the `with` block."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(before)[:count])
     yield
@@ -114,7 +115,7 @@ def cores(count: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def ray_cluster(cores: int) -> Iterator[None]:
-    """Start Ray on this machine, without output, for the block."""
+    """Run Ray on this host, without output, inside the `with` block."""
     ray.init(
         "local",
         num_cpus=cores,
@@ -130,7 +131,10 @@ def ray_cluster(cores: int) -> Iterator[None]:
 
 
 def resuming(layout: Layout, folder: Path) -> Result:
-    """Return the seconds to the first batch from the middle of an epoch, beside those of reading up to it."""
+    """Compare two ways to get the batch in the middle of an epoch: start there, or read all batches before it.
+
+    In seconds.
+    """
     reader = TrainingReader(layout.schema(threads=len(os.sched_getaffinity(0))), open_shards(str(folder)), 0, BATCH)
     middle = reader.steps_per_epoch // 2
 
@@ -148,7 +152,7 @@ def resuming(layout: Layout, folder: Path) -> Result:
 
 
 def waiting(folder: Path, quick: bool) -> Result:
-    """Return the share of time that training waits for data, in the job that `prepare synthetic` writes."""
+    """Train the job that `prepare synthetic` writes, and return the share of time that training waits for data."""
     prepare_synthetic(folder / "clicks", rows=5_000 if quick else 400_000)
     overrides = ["train.log_every=10", *(["train.epochs=1"] if quick else [])]
     job = read_job(folder / "clicks" / "job.yaml", overrides)
@@ -162,7 +166,7 @@ def waiting(folder: Path, quick: bool) -> Result:
 
 
 def generate(file: Path, rows: int) -> None:
-    """Write a CSV file of a click log: label, time, 6 ids, 4 numbers (5 % missing), 2 strings."""
+    """Write a click log as a CSV file. Columns: label, time, 6 ids, 4 numbers (5 % missing), 2 strings."""
     columns = ["(random() < 0.2)::INT AS label", "i AS time"]
     columns += [f"hash(i, {k}) % {10 ** (k + 2)} AS id_{k}" for k in range(6)]
     columns += [f"CASE WHEN random() > 0.05 THEN round(random() * 1000, 2) END AS number_{k}" for k in range(4)]
@@ -172,7 +176,7 @@ def generate(file: Path, rows: int) -> None:
 
 
 def preparing(folder: Path, rows: int) -> Iterator[Result]:
-    """Yield speed and memory of `prepare table`, in a process of its own, beside Arrow that only reads the file."""
+    """Measure the speed and memory of `prepare table` in a subprocess. Its peer is Arrow, which only reads the file."""
     file = folder / "log.csv"
     generate(file, rows)
     script = Path(sys.executable).with_name("asymdiffrec")

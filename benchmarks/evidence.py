@@ -58,15 +58,15 @@ class Study:
 
     title: str
     prepare: Callable[[Path, Path], Any]
-    """Prepares the data set: takes the folder to write and the folder of raw data"""
+    """Function (folder to write, folder of raw data) that prepares the data set"""
     variants: tuple[str, ...] = (*RIVALS, "asymdiff", *PARTS, *PUBLISHED)
     seeds: int = 5
     outages: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
-    """PATH=VALUE for all networks"""
+    """Overrides PATH=VALUE for all variants that are networks"""
     tuning_minutes: float = 0
-    """Time for `tune`, whose choice is compared as well; 0: no tuning"""
+    """Time for `tune`. Its choice becomes the variant `tuned`; 0: no tuning"""
 
 
 def _movielens(out: Path, data: Path, split: Any = "random") -> None:
@@ -74,7 +74,7 @@ def _movielens(out: Path, data: Path, split: Any = "random") -> None:
 
 
 def _with_gaps(out: Path, data: Path, share: float = 0.2) -> None:
-    """Prepare MovieLens with fields missing at random, in training too."""
+    """Prepare MovieLens with fields missing at random in all splits."""
     whole = out.with_name(f"{out.name}-whole")
     _movielens(whole, data)
     job = read_yaml(str(whole / "job.yaml"))
@@ -119,7 +119,7 @@ STUDIES = {
         tuning_minutes=20,
     ),
     "movielens-gaps": Study("MovieLens-100K, 20 % of the fields missing in training too", _with_gaps, FEW),
-    # Single values of some numeric fields matter, and trees get 255 bins; chosen on validation rows.
+    # Single values of some numeric fields matter, and the trees of the rivals have 255 bins. Chosen on validation rows.
     "adult": Study("Adult (UCI)", _adult, overrides=(f"tables.numeric_bins={MAX_KNOTS}",)),
     "synthetic": Study(
         "Synthetic click log with a known optimum",
@@ -133,7 +133,7 @@ STUDIES = {
 
 
 def run_study(study: Study, data: Path, work: Path, parallel: int, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the document of a study's comparison. Trainings that `work` has already are not repeated."""
+    """Return the comparison of a study as a document. Finished trainings in `work` are not repeated."""
     folder = work / "data"
     if not folder.exists():
         study.prepare(folder, data)
@@ -163,7 +163,7 @@ def run_study(study: Study, data: Path, work: Path, parallel: int, overrides: Se
 
 
 def run_tuning(job: Path, minutes: float, folder: Path, parallel: int) -> dict[str, Any]:
-    """Return the document of `tune`, which sees validation rows only. If the folder has one, it is not run again."""
+    """Return the document of `tune`, which uses validation rows only. Run `tune` unless `folder` has a document."""
     file = folder / "tuning.json"
     if not file.exists():
         tuning = Tuning(str(job.resolve()), (), str(folder.resolve()), (0.0, 0.3, 0.7))
@@ -173,7 +173,7 @@ def run_tuning(job: Path, minutes: float, folder: Path, parallel: int) -> dict[s
 
 
 def claims(name: str, document: dict[str, Any]) -> Iterator[Result]:
-    """Yield the AUCs of a study's comparison beside those that they are to exceed, and whether they do."""
+    """Compare the AUCs of a study with the AUCs of their peers. Each result says whether it meets its goal."""
     comparison = Comparison(document)
     for share in SHARES:
         for reference, goal, holds in _goals(name, share, comparison):
@@ -194,7 +194,7 @@ def claims(name: str, document: dict[str, Any]) -> Iterator[Result]:
 
 
 class Comparison:
-    """AUCs of a comparison, and their differences with intervals."""
+    """The AUCs of a comparison, and differences of AUCs with confidence intervals."""
 
     def __init__(self, document: dict[str, Any]) -> None:
         self.title, self.variants = document["title"], document["variants"]
@@ -206,15 +206,18 @@ class Comparison:
         }
 
     def auc(self, variant: str, share: float) -> float:
-        """Return a variant's AUC with a share of the fields missing."""
+        """Return the AUC of a variant, for a share of missing fields."""
         return float(self._values[variant, share])
 
     def difference(self, variant: str, reference: str, share: float) -> dict[str, Any]:
-        """Return the AUC of a variant minus that of a reference, one of REFERENCES, with its interval."""
+        """Return the AUC of a variant minus the AUC of a reference, with its confidence interval.
+
+        reference: one of REFERENCES.
+        """
         return dict(self._cells[variant, reference, share])
 
     def result(self, variant: str, peer: str, share: float, goal: str, holds: bool | None) -> Result:
-        """Return the AUCs of a variant and a peer."""
+        """Compare the AUC of a variant with the AUC of a peer."""
         name = f"{self.title}: AUC of {variant}, {100 * share:g}% missing"
         return Result(name, self.auc(variant, share), "", peer, self.auc(peer, share), goal, holds)
 
@@ -224,7 +227,7 @@ MIN_GAINS = {0.1: 0.003, 0.3: 0.010, 0.5: 0.014, 0.7: 0.016}
 
 
 def _goals(name: str, share: float, comparison: Comparison) -> Iterator[tuple[str, str, bool]]:
-    """Yield the goals of asymdiff in a study: the peer, the goal, and whether it is met."""
+    """Yield the goals of asymdiff in a study as (peer, goal, whether the goal is met)."""
     differences = {
         reference: comparison.difference("asymdiff", reference, share)
         for reference in REFERENCES[:3]
@@ -248,9 +251,9 @@ def _goals(name: str, share: float, comparison: Comparison) -> Iterator[tuple[st
 
 
 def _recovered(comparison: Comparison, variant: str, share: float) -> Iterator[Result]:
-    """Yield the AUC that a variant recovers of what base loses with the missing fields.
+    """Yield how much of the AUC that base loses with missing fields is recovered by a variant.
 
-    What the oracle loses as well cannot be recovered.
+    AUC that the oracle also loses cannot be recovered.
     """
     lost = {name: comparison.auc(name, 0.0) - comparison.auc(name, share) for name in ("base", "oracle", variant)}
     possible = lost["base"] - lost["oracle"]
@@ -270,22 +273,22 @@ def main() -> None:
         __doc__ or "",
         data={
             "type": Path,
-            "help": "folder with movielens-100k/ and adult/; default: the synthetic log only",
+            "help": "folder with movielens-100k/ and adult/; default: run the synthetic log only",
         },
         only={
             "nargs": "*",
             "metavar": "STUDY",
             "choices": list(STUDIES),
-            "help": "studies to run",
+            "help": "studies to run; default: all with --data",
         },
         work={
             "type": Path,
             "default": Path("evidence"),
-            "help": "folder for runs; a repeated command continues there",
+            "help": "folder for runs; a repeated command continues with the runs in it",
         },
         parallel={"type": int, "default": 2, "help": "number of trainings at the same time"},
         into={"type": Path, "default": RESULTS, "help": "folder for the comparisons"},
-        report={"action": "store_true", "help": "write docs/evidence.md from the comparisons, run nothing"},
+        report={"action": "store_true", "help": "write docs/evidence.md from the comparisons without running a study"},
     )
     names = options.only or (list(STUDIES) if options.data else ["synthetic"])
     if options.quick:

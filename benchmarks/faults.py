@@ -1,9 +1,10 @@
-"""Inject faults into one training on three Ray nodes of this machine, and measure the recovery from each.
+"""Inject faults into one training on three Ray nodes of this host, and measure the recovery from each fault.
 
-Kinds: a worker is killed or hangs, all workers or a node are killed, the command is killed or asked to end (and
-resumed), the newest checkpoint is cut or altered before a worker is killed, the disk is full while checkpoints are
-written. At the end the rows and the loss of each step are compared with those of an undisturbed run on as many workers.
-Then nodes are lost, drained and added under a run of one or two workers, which is compared with a run of one.
+Kinds of faults: a worker, all workers or a node is killed; a worker hangs; the training command gets SIGKILL or SIGTERM
+and is resumed; the newest checkpoint is cut or altered before a worker is killed; the disk is
+full while checkpoints are written. At the end the rows and the loss of each step are compared with a run without faults
+on the same number of workers. In a second training of one or two workers, nodes are lost, drained and added. It is
+compared with a run on one worker without faults.
 """
 
 from __future__ import annotations
@@ -37,17 +38,20 @@ from benchmarks._result import Result
 NUM_FAULTS = 52
 ROWS = 50_000
 WORKERS, NODES = 2, 3
-"""Each node has room for one worker"""
+"""Number of workers, and of nodes with one CPU for one worker each"""
 MAX_MEDIAN_SECONDS = 20.0
 """Goal for the median time from a fault to the next step"""
 UNLIMITED_STEPS = 100_000
-"""Steps of a run that is stopped long before"""
+"""Steps of a run that is stopped long before its end"""
 Steps = dict[int, list[tuple[str, float]]]
 """Row checksum and loss of each step, see `steps_of`"""
 
 
 def resize_results(folder: Path, data: Path) -> Iterator[Result]:
-    """Yield recovery times of a run of one or two workers whose nodes go and come, and compare it with a run of one."""
+    """Yield the recovery times of a training of one or two workers, whose nodes are removed and added.
+
+    The training is then compared with an undisturbed run on one worker.
+    """
     training = Training(folder, data, UNLIMITED_STEPS, 2, "{min: 1, max: 2}", **{"cluster.resize_seconds": 5})
     try:
         for change, workers in RESIZES:
@@ -68,11 +72,11 @@ def resize_results(folder: Path, data: Path) -> Iterator[Result]:
 
 
 def fault_results(folder: Path, data: Path, number: int, undisturbed_workers: int) -> Iterator[Result]:
-    """Yield recovery times of a run of two workers with faults, and compare it with an undisturbed run."""
+    """Yield the recovery times of a training of two workers with faults, and compare it with an undisturbed run."""
     faults = list(islice(cycle(FAULTS), number))
     steps = CHECKPOINT_STEPS * (2 + len(faults) + 3 * faults.count(fill_disk))
     recovered, seconds = 0, []
-    # Without a fault that hangs a worker no collective operation is to time out, however busy the machine is.
+    # Unless a fault makes a worker hang, no collective operation must time out, even on a busy host.
     patient = {} if hang_worker in faults else {"cluster.timeout_seconds": LOST_SECONDS}
     training = Training(folder, data, steps, NODES, str(WORKERS), **patient)
     try:
@@ -105,7 +109,10 @@ def fault_results(folder: Path, data: Path, number: int, undisturbed_workers: in
 
 
 def compare(disturbed: Steps, undisturbed: Steps) -> Iterator[Result]:
-    """Yield how many samples both runs learned from once, in the same steps, and with which losses."""
+    """Compare the rows and the losses of two runs.
+
+    A sample counts if both runs trained on it exactly once, in the same step.
+    """
     once = [
         step
         for step, ((checksum, _),) in undisturbed.items()
@@ -124,18 +131,18 @@ def compare(disturbed: Steps, undisturbed: Steps) -> Iterator[Result]:
 
 
 def results(faults: int, quick: bool) -> Iterator[Result]:
-    """Yield all results; a quick run has no resizes."""
+    """Yield all results. A quick run has no changes of nodes."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         prepare_synthetic(folder / "data", rows=ROWS)
-        # Another number of workers sums in another order, which shows in the loss after thousands of steps.
+        # The number of workers changes the order of sums, and so the loss after thousands of steps.
         yield from fault_results(folder / "disturbed", folder / "data", faults, 1 if quick else WORKERS)
         if not quick:
             yield from resize_results(folder / "resized", folder / "data")
 
 
 def main() -> None:
-    options = arguments(__doc__ or "", faults={"type": int, "default": NUM_FAULTS, "help": "number of faults"})
+    options = arguments(__doc__ or "", faults={"type": int, "default": NUM_FAULTS, "help": "faults to inject"})
     collected = []
     with Console(stderr=True).status("injecting faults") as status:
         for result in results(1 if options.quick else options.faults, options.quick):

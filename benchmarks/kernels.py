@@ -1,4 +1,4 @@
-"""The forward process alone: its time beside torch's, its bandwidth beside that of a copy; and the dense step."""
+"""Measure the forward process: its time compared with torch, its bandwidth compared with a copy; and the dense step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ NO_GOAL = ("", None)
 
 
 class Case:
-    """A batch of one type; its noisy view, or both views in bf16, by our operator and by torch."""
+    """A batch of one type, and functions that compute its views by our operator and by torch.
+
+    The views are the noisy view, or if `both` is true the clean and the noisy view in bf16.
+    """
 
     def __init__(self, batch: int, width: int, dtype: torch.dtype, both: bool, device: str) -> None:
         self.both_as = torch.bfloat16 if both else None
@@ -58,7 +61,7 @@ class Case:
         return torch.ops.asymdiffrec.drop_fields_backward(*self._for_backward)
 
     def torch_forward(self) -> object:
-        """Compute the views by torch in the cheapest way: its random numbers depend on the batch, not on the sample."""
+        """Compute the views by torch in the cheapest way. The random numbers depend on the batch, not on the sample."""
         time = 0.8 * torch.rand(len(self.clean), 1, device=self.clean.device)
         mask = self.missing | (torch.rand(self.missing.shape, device=self.clean.device) < time)
         noisy = _zero(self.clean, mask)
@@ -80,7 +83,10 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def repeated(function: Callable[[], object], device: str) -> Callable[[], None]:
-    """Return a function that calls `function` REPEATS times; on CUDA by a graph, without the host's launch time."""
+    """Return a function that calls `function` REPEATS times.
+
+    On CUDA it replays a CUDA graph, so the time does not include kernel launches by the host.
+    """
     if device == "cpu":
         return _looped(function)
     stream = torch.cuda.Stream()
@@ -105,7 +111,10 @@ def _looped(function: Callable[[], object]) -> Callable[[], None]:
 
 
 def copy_rate(device: str, rounds: int) -> float:
-    """Return the GB/s that `copy_` reads and writes at the best of some sizes; others are up to a fifth slower."""
+    """Return the bandwidth of `copy_` in GB/s, reads plus writes, at the fastest of some sizes.
+
+    Other sizes are up to a fifth slower.
+    """
     rates = []
     for size in (2**26, 40_000 * 4096, 2**28) if device == "cuda" else (4096 * FIELDS * 16,):
         source = torch.randn(size, device=device)
@@ -117,7 +126,7 @@ def copy_rate(device: str, rounds: int) -> float:
 
 
 def operator_results(case: Case, copy_gb_per_s: float, device: str, rounds: int) -> Iterator[Result]:
-    """Yield forward and backward time beside torch's, eager and compiled, and bandwidth beside that of a copy."""
+    """Compare forward and backward time with torch, eager and compiled, and the bandwidth with a copy."""
     passes = {
         "forward": (case.forward, case.torch_forward, case.compiled_forward, case.forward_bytes),
         "backward": (case.backward, case.torch_backward, case.compiled_backward, case.backward_bytes),
@@ -138,7 +147,7 @@ def operator_results(case: Case, copy_gb_per_s: float, device: str, rounds: int)
 
 
 def dense_steps(batch: int, width: int, hidden: list[int], device: str, rounds: int) -> Iterator[Result]:
-    """Yield the time of the dense part, with bf16 autocast on CUDA, and the forward process's share of it."""
+    """Measure the time of the dense part, with bf16 autocast on CUDA, and the share of the forward process."""
     case = Case(batch, width, torch.float32, device == "cuda", device)
     label, weight = torch.randint(2, (batch,), device=device).float(), torch.ones(batch, device=device)
 

@@ -1,4 +1,4 @@
-"""Test AUC of managed ids beside plain hashing at equal memory, on a click log with many rare ids."""
+"""Compare the test AUC of managed ids and of plain hashing at equal memory, on a click log with many rare ids."""
 
 from __future__ import annotations
 
@@ -24,17 +24,20 @@ from benchmarks._report import arguments, show
 from benchmarks._result import Result
 
 TABLES = {"user": 8192, "item": 2048}
-"""Rows of the managed tables"""
+"""num_embeddings of the managed tables"""
 POPULATION = {"user": 400_000, "item": 40_000}
 CONTEXTS = 20
 DIM = 16
 ROW_BYTES = 2 * 4 * DIM
-"""Bytes of a row with weights and Adagrad's state"""
+"""Bytes of one row: weights and Adagrad state"""
 
 
 @dataclass(frozen=True)
 class World:
-    """The log-odds of a click: an effect of each id, and an affinity of user and item."""
+    """A random click model.
+
+    The log-odds of a click are the sum of an effect of each id and an affinity of user and item.
+    """
 
     user: np.ndarray
     item: np.ndarray
@@ -44,7 +47,7 @@ class World:
 
     @staticmethod
     def draw(seed: int) -> World:
-        """Return random effects."""
+        """Return a click model with random effects."""
         rng = np.random.default_rng([seed, 0])
         users, items = POPULATION.values()
         return World(
@@ -56,7 +59,7 @@ class World:
         )
 
     def log(self, rows: int, rng: np.random.Generator) -> Iterator[pa.Table]:
-        """Yield random samples; the frequency of an id is proportional to 1 / (10 + rank)."""
+        """Yield random samples. The frequency of an id is proportional to 1 / (10 + rank)."""
         user, item = (_ranks(size, rows, rng) for size in POPULATION.values())
         context = rng.integers(0, CONTEXTS, rows)
         affinity = (self.tastes[user] * self.kinds[item]).sum(axis=1)
@@ -72,7 +75,7 @@ def _ranks(population: int, rows: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def prepare(out: Path, rows: int, seed: int) -> None:
-    """Write a data set with its job."""
+    """Write a data set with its job file."""
     world = World.draw(seed)
     splits = {
         split: world.log(size, np.random.default_rng([seed, number]))
@@ -86,7 +89,7 @@ def prepare(out: Path, rows: int, seed: int) -> None:
 
 
 def hashed_overrides(scale: float) -> list[str]:
-    """Return overrides for plain tables with `scale` times the memory of the managed ones."""
+    """Return overrides for hashed tables that take `scale` times the memory of the managed tables."""
     ids = id_bytes(ROWS_PER_SET, ManagedConfig()) / ROWS_PER_SET
     return [
         f"fields.{name}.num_embeddings={round(scale * rows * (1 + ids / ROW_BYTES))}" for name, rows in TABLES.items()
@@ -100,7 +103,7 @@ def managed_overrides(**settings: Any) -> list[str]:
 
 
 def measure(data: Path, run: Path, seed: int, overrides: list[str]) -> tuple[float, float]:
-    """Train and return test AUC and samples per second."""
+    """Train; return the test AUC and the speed in samples per second."""
     job = read_job(data / "job.yaml", [f"train.seed={seed}", *overrides])
     train_job(job, read_statistics(job), Run(run), console=Console(quiet=True))
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -110,7 +113,7 @@ def measure(data: Path, run: Path, seed: int, overrides: list[str]) -> tuple[flo
 
 def main() -> None:
     silence_torchrec_warnings()
-    options = arguments(__doc__ or "", seeds={"type": int, "default": 3, "help": "runs, each with a log of its own"})
+    options = arguments(__doc__ or "", seeds={"type": int, "default": 3, "help": "runs; each has another log"})
     quick = ["train.steps=3"] if options.quick else []
     kinds = {
         "managed": managed_overrides(),

@@ -1,7 +1,7 @@
-"""Run plans of one job on two workers of this machine: memory and step time, estimated and measured.
+"""Run several plans of one job on two workers of this host; compare memory and step time with the estimates.
 
-The machine's rates are measured first, as by `plan --calibrate`. So is the memory of a worker's libraries and reader,
-by a plan with tiny tables: a plan does not estimate that memory, its reserve covers it.
+First the speed of this host is measured, as by `plan --calibrate`. Then a training with tiny tables measures the memory
+of the libraries and the reader of a worker. A plan does not estimate this memory; the reserved memory covers it.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from benchmarks._result import Result
 
 ROWS = {"a": 800_000, "b": 400_000, "c": 200_000, "d": 400_000}
 DIM, LONG, BATCH = 128, 8, 2048
-"""Width of a table; ids of the list d; samples of a step"""
+"""embedding_dim of all tables; number of ids in each list of column d; samples of a step"""
 KINDS = {"t": "table_wise", "r": "row_wise", "c": "column_wise", "d": "data_parallel"}
 PLANS = ("tttt", "rrrr", "cccc", "rttt", "tttr", "tttc", "tttd", "ddtt", "rrtd", "cttr", "rcdt", "ccdr")
-"""The sharding of the tables a, b, c, d, one letter each"""
+"""Each plan has one letter, see KINDS, for the sharding of each of the tables a, b, c, d"""
 
 
 def prepare(out: Path, samples: int, workers: int) -> None:
-    """Write a data set whose ids are all equally frequent, with its job."""
+    """Write a data set with its job file. All ids are equally frequent."""
 
     def log(rows: int, seed: int) -> Iterator[pa.Table]:
         rng = np.random.default_rng(seed)
@@ -61,7 +61,7 @@ def prepare(out: Path, samples: int, workers: int) -> None:
 
 
 def train_plan(data: Path, folder: Path, plan: str, *overrides: str) -> Mapping[str, Any]:
-    """Train by a plan and return planned and measured resources, as in a run's result.json."""
+    """Train with a plan; return the planned and measured resources from result.json of the run."""
     kinds = {name: {"sharding": KINDS[kind]} for name, kind in zip(ROWS, plan, strict=True)}
     job = read_job(data / "job.yaml", [f"tables.per_table={json.dumps(kinds)}", *overrides])
     result = train_job(job, read_statistics(job), Run(folder), console=Console(quiet=True))
@@ -78,7 +78,7 @@ def measure(quick: bool) -> Iterator[Result]:
         data, rates = Path(temporary) / "data", f"cluster.device={device}"
 
         def table_sizes(share: float) -> list[str]:
-            """Return overrides for tables with a share of their rows."""
+            """Return overrides that multiply num_embeddings of each table by `share`."""
             return [f"fields.{name}.num_embeddings={int(share * rows)}" for name, rows in ROWS.items()]
 
         tiny = train_plan(data, Path(temporary) / "tiny", PLANS[0], rates, *table_sizes(0.001))["memory_bytes"]

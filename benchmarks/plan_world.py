@@ -1,7 +1,8 @@
-"""Planned step times beside published ones: MLPerf's DLRM-DCNv2 in HugeCTR, by number and kind of GPU.
+"""Compare planned with published step times: MLPerf's DLRM-DCNv2 in HugeCTR, by number and kind of GPU.
 
-Two published figures fit the two parameters of the step-time model; the others test it. The model does not hold for
-GPUs that are connected by PCIe only, nor for NVL72: their results have no goal. See docs/step-time.md.
+The two parameters of the step-time model are fitted to two published throughputs; the other throughputs test the model.
+It does not describe GPUs that are connected by PCIe only, nor NVL72, so their results have no goal. See
+docs/step-time.md.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ from benchmarks._tables import RESERVED, dcn
 
 DIM, TABLES, NUMBERS = 128, 26, 13
 MAX_ERROR = 0.2
-"""Largest relative error of the throughput"""
+"""Goal: largest relative error of the planned throughput"""
 
 
 @dataclass(frozen=True)
 class Published:
-    """A published throughput of a cluster, in million samples per second."""
+    """The published throughput of a cluster, in million samples per second."""
 
     name: str
     device: Device
@@ -46,12 +47,12 @@ class Published:
 
     @property
     def cluster(self) -> Cluster:
-        """The cluster as the planner describes it"""
+        """The cluster in the form that the planner reads"""
         return Cluster(self.device, self.nodes, self.per_node)
 
     @property
     def milliseconds(self) -> float:
-        """Time of a step"""
+        """Published time of a step"""
         return self.batch_size / self.throughput / 1000
 
 
@@ -60,8 +61,8 @@ FITTED = (
     Published("8 x A100-80", A100, 1, 8, 55296, 6.39),
     Published("8 x B200", B200, 1, 8, 55296, 22.9),
 )
-"""The longest and the shortest step on one host with NVLink. The first mainly fixes the efficiency, the other the
-overhead"""
+"""The longest and the shortest step on one host with NVLink. The longest step mainly determines the efficiency, the
+shortest step the overhead"""
 TEST = (
     Published("4 x H100", H100, 1, 4, 28000, 6.29),
     Published("8 x H100", H100, 1, 8, 55296, 13.5),
@@ -79,7 +80,7 @@ ADDED_LATER = (
     Published("32 x H200", H200, 4, 8, 131200, 30.8),
     Published("8 x GB200", GB200, 1, 8, 55296, 23.8),
 )
-"""Not looked at before the model and the fit were final"""
+"""Throughputs that were not used until the model and the fit were final"""
 A100_PCIE = A100.model_copy(update={"bandwidth": 1935.0, "link": 32.0})
 H100_PCIE = H100.model_copy(update={"bandwidth": 2000.0, "flops": 756.0, "link": 64.0})
 BEYOND = (
@@ -87,18 +88,19 @@ BEYOND = (
     Published("8 x H100 PCIe", H100_PCIE, 1, 8, 55296, 4.53),
     Published("64 x GB200, NVL72", GB200, 1, 64, 135168, 83.8),
 )
-"""Hosts that the model does not describe"""
+"""Throughputs of hosts that the model does not describe"""
 
 
 class DenseDCN(nn.Module):
-    """The dense part: 13 numeric values through 512-256-128, three crosses of rank 512, then 1024-1024-512-256-1."""
+    """The dense part: an MLP 512-256-128 of 13 numeric values, three cross layers of rank 512, an MLP
+    1024-1024-512-256-1."""
 
     def __init__(self) -> None:
         super().__init__()
-        columns = (1 + TABLES) * DIM
+        width = (1 + TABLES) * DIM
         self.bottom = nn.Sequential(mlp([NUMBERS, 512, 256, DIM]), nn.ReLU())
-        self.crosses = nn.ModuleList(Cross(columns, 512) for _ in range(3))
-        self.top = mlp([columns, 1024, 1024, 512, 256, 1])
+        self.crosses = nn.ModuleList(Cross(width, 512) for _ in range(3))
+        self.top = mlp([width, 1024, 1024, 512, 256, 1])
 
     def forward(self, numbers: Tensor, vectors: Tensor, label: Tensor) -> Tensor:
         """Return the loss of a batch."""
@@ -109,7 +111,7 @@ class DenseDCN(nn.Module):
 
 
 def dense_dcn(batch_size: int) -> DenseWork:
-    """Return the work of the dense part on one rank's samples, in fp16, updated in fp32 by Adagrad."""
+    """Return the work of the dense part for the samples of one rank. Weights are fp16, updated in fp32 by Adagrad."""
     with torch.device("meta"):
         module = DenseDCN().half()
         numbers, label = torch.empty(batch_size, NUMBERS).half(), torch.empty(batch_size).half()
@@ -118,7 +120,7 @@ def dense_dcn(batch_size: int) -> DenseWork:
 
 
 def planned_step(published: Published, **figures: float) -> StepTime:
-    """Return the step time of our plan for the cluster; `figures` replace figures of its device."""
+    """Return the step time of our plan for the cluster. `figures` replace fields of its `Device`."""
     device = published.cluster.device.model_copy(update=figures)
     cluster, tables = replace(published.cluster, device=device), dcn()
     topology, model, batch_size = cluster.topology(RESERVED), tables.model(), published.batch_size // cluster.world_size
@@ -129,14 +131,17 @@ def planned_step(published: Published, **figures: float) -> StepTime:
 
 
 def fit(first: Published, second: Published) -> tuple[float, float]:
-    """Return e and t0 of T = S / e + t0 for two published times."""
+    """Return the efficiency e and the overhead t0 of T = S / e + t0, fitted to two published step times T.
+
+    S is the planned step time with e = 1 and t0 = 0.
+    """
     sums = [planned_step(point, efficiency=1.0, overhead=0.0).milliseconds for point in (first, second)]
     slope = (first.milliseconds - second.milliseconds) / (sums[0] - sums[1])
     return 1 / slope, first.milliseconds - slope * sums[0]
 
 
 def measure(quick: bool) -> Iterator[Result]:
-    """Yield the fitted parameters and the throughput of each cluster."""
+    """Yield the fitted parameters and the planned throughput of each cluster."""
     efficiency, overhead = fit(*FITTED)
     built_in = FITTED[0].cluster.device
     yield Result("efficiency e", efficiency, "", "built in", built_in.efficiency)

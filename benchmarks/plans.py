@@ -1,4 +1,4 @@
-"""Sharding plans: our slowest rank beside that of TorchRec's default planner and a lower bound; planning time."""
+"""Compare our sharding plans with TorchRec's default planner and a lower bound: slowest rank and planning time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PER_NODE, BATCH = 8, 1024
 
 
 def milliseconds(options: Sequence[ShardingOption], ranks: int) -> np.ndarray:
-    """Return the milliseconds of each rank's shards by TorchRec's estimate, [ranks]."""
+    """Return TorchRec's estimate of the time of each rank's shards, [ranks] in milliseconds."""
     time = np.zeros(ranks)
     for option in options:
         for rank, duration in shard_milliseconds(option).items():
@@ -40,7 +40,10 @@ def milliseconds(options: Sequence[ShardingOption], ranks: int) -> np.ndarray:
 
 
 def compare(tables: TableSet, nodes: int, with_torchrec: bool) -> Iterator[Result]:
-    """Yield the slowest rank, the ranks in use and the planning time for a set of tables on some nodes."""
+    """Plan a set of tables for some nodes.
+
+    Yield the time of the slowest rank, the number of used ranks, the planning time.
+    """
     topology = Cluster(find_device("h100"), nodes, PER_NODE).topology(reserved=RESERVED)
     ranks, sharder = topology.world_size, TableSharder(TablesConfig(), "cuda")
     name = f"{tables.name}, {ranks} ranks"
@@ -52,7 +55,7 @@ def compare(tables: TableSet, nodes: int, with_torchrec: bool) -> Iterator[Resul
 
     cost = table_costs(planned, sharding_choices(("fused",)), topology, BATCH, build_sharder_data(sharder))
     storage = topology.devices[0].storage
-    cost = replace(cost, time=cost.time - SHARD_LAUNCH_MILLISECONDS)  # the figures are TorchRec's, which counts none
+    cost = replace(cost, time=cost.time - SHARD_LAUNCH_MILLISECONDS)  # TorchRec's estimates count no launches
     bound = lower_bound(cost, Capacity(ranks, PER_NODE, storage.hbm, storage.ddr))
     yield Result(name, ours.max(), "ms", "lower bound", bound, "at most 1.15 of it", bool(ours.max() <= 1.15 * bound))
     used = float((ours > 0).sum())
@@ -71,7 +74,7 @@ def compare(tables: TableSet, nodes: int, with_torchrec: bool) -> Iterator[Resul
 
 
 def measure(quick: bool) -> Iterator[Result]:
-    """Yield the results of each set of tables."""
+    """Yield the results for each set of tables."""
     for tables in [criteo()] if quick else ten_sets():
         yield from compare(tables, nodes=1 if quick else 8, with_torchrec=True)
     for tables in [] if quick else ten_sets():

@@ -1,4 +1,4 @@
-"""Test AUC of asymdiff and base with fields missing, over seeds, on MovieLens-100K or synthetic data."""
+"""Compare the test AUC of asymdiff and base with missing fields, over seeds, on MovieLens-100K or synthetic data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MAX_BELOW_OPTIMUM = 0.01
 
 
 def measure(data: Path, run: Path, method: str, seed: int, overrides: list[str]) -> list[float]:
-    """Train a method and return its AUC on the test split for each share of missing fields."""
+    """Train a method; return its test AUC for each share of missing fields in SHARES."""
     job = read_job(data / "job.yaml", [f"diffusion.method={method}", f"train.seed={seed}", *overrides])
     silent = Console(quiet=True)
     train_job(job, read_statistics(job), Run(run), console=silent)
@@ -43,7 +43,10 @@ def measure(data: Path, run: Path, method: str, seed: int, overrides: list[str])
 
 
 def compare(base: np.ndarray, ours: np.ndarray) -> Iterator[Result]:
-    """Yield the mean AUCs of the two methods, from the AUC of each seed and share, [seeds, shares]."""
+    """Compare the mean AUC of asymdiff and base for each share of missing fields.
+
+    base, ours: the AUC for each seed and share, [seeds, shares].
+    """
     for share, theirs, mine in zip(SHARES, base.T, ours.T, strict=True):
         goal = "above on every seed" if share >= 0.3 else ""
         holds = bool((mine > theirs).all()) if goal else None
@@ -51,21 +54,21 @@ def compare(base: np.ndarray, ours: np.ndarray) -> Iterator[Result]:
 
 
 def against_fuxictr(method: str, auc: float) -> Result:
-    """Return an AUC on MovieLens-100K beside that of FuxiCTR's DNN."""
+    """Compare an AUC on MovieLens-100K with the AUC of FuxiCTR's DNN."""
     holds = bool(auc >= MOVIELENS_GOAL)
     goal = f"at least {MOVIELENS_GOAL}"
     return Result(f"AUC of {method}, 0% missing", auc, "", "a FuxiCTR DNN", FUXICTR_DNN, goal, holds)
 
 
 def against_optimum(auc: float, optimum: float) -> Result:
-    """Return an AUC on synthetic data beside the best possible one."""
+    """Compare an AUC on synthetic data with the best possible AUC."""
     holds = bool(optimum - auc <= MAX_BELOW_OPTIMUM)
     goal = f"at most {MAX_BELOW_OPTIMUM} below"
     return Result("AUC of asymdiff, 0% missing", auc, "", "the optimum", optimum, goal, holds)
 
 
 def prepare_by(recipe: Path, folder: Path, out: Path, seed: int) -> None:
-    """Prepare the files of a folder by a recipe, whose file names are relative to that folder."""
+    """Prepare the files of a folder with a recipe. The file names in the recipe are relative to the folder."""
     with contextlib.chdir(folder):
         prepare_table(out, validate(Recipe, {**read_yaml(str(recipe)), "seed": seed}, str(recipe)))
 
@@ -76,7 +79,7 @@ def main() -> None:
         __doc__ or "",
         data={"type": Path, "help": "folder with the files of MovieLens-100K; default: synthetic data"},
         recipe={"type": Path, "help": "recipe of `prepare table` for --data, instead of `prepare movielens-100k`"},
-        seeds={"type": int, "default": 3, "help": "runs of each method; each has its own split, weights and noise"},
+        seeds={"type": int, "default": 3, "help": "runs of each method; split, weights and noise differ between seeds"},
     )
     overrides = ["train.steps=3"] if options.quick else []
     aucs: dict[str, list[list[float]]] = {"base": [], "asymdiff": []}

@@ -1,11 +1,11 @@
-"""Show that two commits compute the same: record what each one computes, then compare the two records.
+"""Show that two commits compute the same: record the results of each commit, then compare the two records.
 
 python -m benchmarks.same_computation record TREE OUT.json [--data FOLDER] [--steps N] [--rows N]
 python -m benchmarks.same_computation compare A.json B.json
 
 `record` uses a working tree only through its command line, so it also records commits whose modules have other names.
-All work runs on the CPU, in one process with one thread. A record has neither paths nor times: the same tree gives the
-same record again on the same machine.
+All commands run on the CPU with one process and one thread. A record has neither paths nor times, so on the same host
+the same tree always gives the same record.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 LIMIT = 1e-6
-"""Largest relative difference of two values that count as equal"""
+"""Largest relative difference at which two values count as equal"""
 MAX_SCORES = 2000
-"""A record has the scores of that many first rows of a prediction; mean and standard deviation are of all rows"""
+"""Number of scores in a record, from the start of a prediction. Mean and standard deviation are of all rows"""
 
 Value = float | str | None
 Quantities = dict[str, list[Value]]
 
 RENAMED_SETTINGS = {"diffusion.variant": "diffusion.method", ".rows": ".num_embeddings"}
-"""Old and new names in the paths of `--set`. A tree gets the new ones, and the old ones where it refuses those."""
+"""Old and new names in the paths of `--set`. A tree that refuses a new name gets the old name."""
 RENAMED_KEYS = {"step/rows": "step/row_checksum", "uauc": "gauc"}
-"""Old and new names of a record's quantities; the new one replaces the old one wherever it stands in a name."""
+"""Old and new names of quantities in a record. The new name replaces the old name, also inside a longer name."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A training, with how its run is evaluated and exported."""
+    """A training, with the options to evaluate and export its run."""
 
     name: str
     settings: tuple[str, ...]
     evaluate: tuple[str, ...] = ()
     tables: str = "fp32"
-    """Type of the weights of exported tables"""
+    """dtype of the tables in the export"""
 
 
 METHODS = tuple(Experiment(name, (f"diffusion.method={name}",)) for name in ("base", "dropout", "augment", "asymdiff"))
@@ -74,34 +74,34 @@ BROAD_SETTINGS = (
 
 
 def broad(managed: str) -> Experiment:
-    """Return an experiment that covers what the four methods leave out; `managed` is the field of a managed table."""
+    """Return an experiment with many settings that METHODS do not use. The table of field `managed` has managed ids."""
     settings = (f"fields.{managed}.num_embeddings=9984", f"tables.per_table.{managed}.collision=managed")
     return Experiment("broad", (*BROAD_SETTINGS, *settings), ("--outage", "item", "--as-in-training"), "int8")
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set with its options of `prepare` and the experiments on it."""
+    """A data set, and the experiments on it."""
 
     name: str
     prepare: tuple[str, ...]
-    """Options of `prepare`"""
+    """Options of `prepare NAME`"""
     experiments: tuple[Experiment, ...]
 
 
 def datasets(rows: int, movielens: Path | None) -> Iterator[Dataset]:
-    """Yield the synthetic data set, and MovieLens-100K where the folder with its files is given."""
+    """Yield the synthetic data set, and MovieLens-100K if the folder with its files is given."""
     yield Dataset("synthetic", ("--rows", str(rows)), (*METHODS, broad("city")))
     if movielens is not None:
         yield Dataset("movielens-100k", ("--input", str(movielens.resolve())), (*METHODS, broad("genres")))
 
 
 class CommandError(Exception):
-    """A command of a tree failed; the message has its standard error."""
+    """A command of a tree failed. The message has the standard error of the command."""
 
 
 class Tree:
-    """A working tree of this repository, used through `python -m asymdiffrec` in its folder."""
+    """A working tree of this repository. Its commands run as `python -m asymdiffrec` in its folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
@@ -111,9 +111,9 @@ class Tree:
             raise CommandError(f"{self.folder}: not the root of a working tree; asymdiffrec is imported from {package}")
 
     def _python(self, *arguments: str) -> str:
-        """Return what Python prints on standard output; raises CommandError when its exit status is not 0."""
+        """Run Python and return its standard output. Raises CommandError if the exit status is not 0."""
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "1000"}
-        environment.pop("PYTHONSAFEPATH", None)  # it would keep the tree out of the import path
+        environment.pop("PYTHONSAFEPATH", None)  # it would remove the tree from the import path
         ended = subprocess.run(
             [sys.executable, *arguments], cwd=self.folder, env=environment, capture_output=True, text=True
         )
@@ -122,14 +122,14 @@ class Tree:
         return ended.stdout
 
     def command(self, *arguments: str | Path) -> Any:
-        """Run a command with --json and return its document."""
+        """Run a command with --json and return the JSON document that it prints."""
         start = time.perf_counter()
         printed = self._python("-m", "asymdiffrec", *map(str, arguments), "--json")
         print(f"{time.perf_counter() - start:6.1f} s  {arguments[0]}", file=sys.stderr)
         return json.loads(printed)
 
     def train(self, job: Path, run: Path, settings: Iterable[str]) -> None:
-        """Train, with the old name of each setting whose new name the tree refuses."""
+        """Train. A setting whose new name the tree refuses gets its old name."""
         options = [option for setting in settings for option in ("--set", self._spelled(setting))]
         try:
             self.command("train", job, "--run", run, *options)
@@ -141,27 +141,27 @@ class Tree:
             self.train(job, run, settings)
 
     def _spelled(self, setting: str) -> str:
-        """Return PATH=VALUE with the names of this tree."""
+        """Return a setting PATH=VALUE with the names that this tree accepts."""
         path, value = setting.split("=", 1)
         for new, old in self._old_names.items():
             path = path.replace(new, old)
         return f"{path}={value}"
 
     def commit(self) -> str:
-        """Return the commit that is checked out, with "-dirty" where files differ from it."""
+        """Return the commit that is checked out, with "-dirty" if files differ from the commit."""
         git = ["git", "-C", str(self.folder), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
         return subprocess.run(git, capture_output=True, text=True).stdout.strip()
 
 
 def column_digests(folder: Path) -> list[Value]:
-    """Return "COLUMN SHA-256" for each column of a folder of Parquet files, by the values in their order."""
+    """Return "COLUMN SHA-256" for each column of a folder of Parquet files. The digest is of the values, in order."""
     table = pq.read_table(folder)
     values = {name: repr(table[name].to_pylist()).encode() for name in sorted(table.column_names)}
     return [f"{name} {hashlib.sha256(text).hexdigest()[:16]}" for name, text in values.items()]
 
 
 def add_weights(file: Path) -> None:
-    """Add a column that weighs the ids of `history`, and one that weighs the samples, to a Parquet file."""
+    """Add two columns to a Parquet file: weights for the ids of `history`, and sample weights."""
     table, row_group = pq.read_table(file), pq.read_metadata(file).row_group(0).num_rows
     lists = table["history"].to_pylist()
     weights = [None if ids is None else [1 / (1 + position) for position in range(len(ids))] for ids in lists]
@@ -171,7 +171,8 @@ def add_weights(file: Path) -> None:
 
 
 def training_quantities(log: Path) -> Iterator[tuple[str, Value]]:
-    """Yield the losses, row checksum and managed ids' counts of each step, and the metrics of validations and test."""
+    """Yield quantities from metrics.jsonl: all losses, the row checksum and the counts of managed ids of each step; the
+    metrics of all validations and of the test."""
     for line in log.read_text().splitlines():
         record = json.loads(line)
         for key, value in record.items():
@@ -182,7 +183,10 @@ def training_quantities(log: Path) -> Iterator[tuple[str, Value]]:
 
 
 def score_quantities(file: Path) -> Iterator[tuple[str, Value]]:
-    """Yield the first scores of a prediction, in the fewest digits that tell fp32 apart, and their summary."""
+    """Yield the first scores of a prediction, and number, mean and standard deviation of all scores.
+
+    A score is rounded to the fewest decimal digits that identify its fp32 value.
+    """
     scores = pq.read_table(file, columns=["score"])["score"].to_numpy()
     yield from (("score", float(str(score))) for score in scores[:MAX_SCORES])
     whole = scores.astype(np.float64)
@@ -192,7 +196,7 @@ def score_quantities(file: Path) -> Iterator[tuple[str, Value]]:
 def experiment_quantities(
     tree: Tree, data: Path, experiment: Experiment, steps: int, work: Path
 ) -> Iterator[tuple[str, Value]]:
-    """Train, evaluate, export and predict; yield a name and a value for each number."""
+    """Train, evaluate, export and predict; yield (name, value) for each number in the results."""
     run, export = work / "run", work / "export"
     sizes = (f"train.steps={steps}", "train.log_every=1", "train.batch_size=256")
     tree.train(data / "job.yaml", run, (*sizes, *experiment.settings))
@@ -211,7 +215,7 @@ def experiment_quantities(
 
 
 def record(tree: Tree, chosen: Iterable[Dataset], steps: int) -> Quantities:
-    """Return every quantity of every experiment on every data set: DATA SET/EXPERIMENT/NAME and its values in order."""
+    """Run every experiment on every data set; return {"DATA SET/EXPERIMENT/NAME": values in order}."""
     quantities: defaultdict[str, list[Value]] = defaultdict(list)
     for dataset in chosen:
         with tempfile.TemporaryDirectory() as folder:
@@ -233,7 +237,11 @@ def record(tree: Tree, chosen: Iterable[Dataset], steps: int) -> Quantities:
 
 
 def differences(first: Sequence[Value], second: Sequence[Value]) -> list[float]:
-    """Return |a - b| / max(|a|, |b|) for each pair of values; infinite where a value is missing or not a number."""
+    """Return |a - b| / max(|a|, |b|) for each pair of values.
+
+    The difference of equal values is 0. Different values have an infinite difference if one is missing or no finite
+    number.
+    """
     result = []
     for a, b in zip_longest(first, second, fillvalue="missing"):
         if a == b:
@@ -246,9 +254,10 @@ def differences(first: Sequence[Value], second: Sequence[Value]) -> list[float]:
 
 
 def compare(first: dict[str, Any], second: dict[str, Any]) -> bool:
-    """Print the largest difference of each quantity; return whether all are within LIMIT.
+    """Print the largest difference of each quantity; return whether all differences are at most LIMIT.
 
-    A quantity that only one record has counts as beyond it: its other name is not in RENAMED_KEYS, or a tree lacks it.
+    A quantity in only one of the records counts as different: either it was renamed and the names are missing in
+    RENAMED_KEYS, or one tree does not compute it.
     """
     quantities: tuple[Quantities, Quantities] = (first["quantities"], second["quantities"])
     for letter, document in zip("AB", (first, second), strict=True):
@@ -273,13 +282,13 @@ def compare(first: dict[str, Any], second: dict[str, Any]) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    recorder = commands.add_parser("record", help="record what a working tree computes")
-    recorder.add_argument("tree", type=Path, help="root of a working tree, such as one of `git worktree add`")
+    recorder = commands.add_parser("record", help="record the results of a working tree")
+    recorder.add_argument("tree", type=Path, help="root of a working tree, for example from `git worktree add`")
     recorder.add_argument("out", type=Path, help="JSON file to write")
-    recorder.add_argument("--data", type=Path, help="folder with MovieLens-100K; synthetic data alone when left out")
+    recorder.add_argument("--data", type=Path, help="folder with MovieLens-100K; default: synthetic data only")
     recorder.add_argument("--steps", type=int, default=200, help="training steps of each experiment")
     recorder.add_argument("--rows", type=int, default=40_000, help="samples of the synthetic data")
-    comparer = commands.add_parser("compare", help="compare two records; exit status 1 where they differ")
+    comparer = commands.add_parser("compare", help="compare two records; exit status 1 if they differ")
     comparer.add_argument("records", type=Path, nargs=2, metavar="FILE", help="file that `record` wrote")
     options = parser.parse_args()
 

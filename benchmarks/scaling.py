@@ -1,4 +1,4 @@
-"""The time of a training step by batch size, fields, table rows and workers, beside that of bare TorchRec."""
+"""Compare the step time with bare TorchRec, by batch size, number of fields, num_embeddings and number of workers."""
 
 from __future__ import annotations
 
@@ -23,15 +23,18 @@ BATCH = (512, 2048, 8192, 32_768)
 FIELDS = (8, 32, 128, 512)
 ROWS = (10_000, 100_000, 1_000_000, 10_000_000)
 FIELDS_OF_LARGE_TABLES = 4
-"""Fields for the points with large tables, so that they fit into memory"""
+"""Number of fields in the measurements with large tables, so that the tables fit into memory"""
 WORKERS = (1, 2)
 SLACK = 1.1
-"""Factor by which timings differ on an idle machine"""
+"""Factor by which repeated timings differ on an idle host"""
 PEER = "bare TorchRec"
 
 
 def measure_worker(rank: int, workers: int, clicks: Clicks, quick: bool, store: str) -> tuple[float, float]:
-    """Return the milliseconds of a step of asymdiff and of bare TorchRec, measured in turn, on one of some workers."""
+    """Return the step time of asymdiff and of bare TorchRec on worker `rank`, in milliseconds.
+
+    Both loops take turns.
+    """
     silence_torchrec_warnings()
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
     count, rounds = (1, 1) if quick else (3, 3)
@@ -43,7 +46,10 @@ def measure_worker(rank: int, workers: int, clicks: Clicks, quick: bool, store: 
 
 
 def step_times(clicks: Clicks, quick: bool, workers: int = 1) -> tuple[float, float]:
-    """Return the times of the first worker. Each call has new processes, so that no size sees the memory of another."""
+    """Return the result of `measure_worker` for worker 0.
+
+    Each call starts new processes, so that the memory of one size does not affect the next size.
+    """
     with TemporaryDirectory() as folder, get_context("spawn").Pool(workers) as pool:
         arguments_of_ranks = [(rank, workers, clicks, quick, str(Path(folder) / "store")) for rank in range(workers)]
         first, *_ = pool.starmap(measure_worker, arguments_of_ranks, chunksize=1)
@@ -51,9 +57,9 @@ def step_times(clicks: Clicks, quick: bool, workers: int = 1) -> tuple[float, fl
 
 
 def growth(axis: str, sizes: Sequence[int], times: Sequence[tuple[float, float]], grows: bool) -> Result:
-    """Return the ratio of the times at the largest and the smallest size.
+    """Return the ratio of the step times at the largest and the smallest size.
 
-    The peer is the growth of the work, or TorchRec's growth if the work does not grow.
+    The peer is the ratio of the work at these sizes, or the ratio of TorchRec's times if the work is the same.
     """
     name = f"time of a step, {axis} {sizes[0]:,} to {sizes[-1]:,}"
     ours, theirs = (last / first for first, last in zip(times[0], times[-1], strict=True))
@@ -65,7 +71,7 @@ def growth(axis: str, sizes: Sequence[int], times: Sequence[tuple[float, float]]
 
 
 def measure(quick: bool) -> Iterator[Result]:
-    """Yield the step at each size and the growth along each axis."""
+    """Yield the step time at each size, and the growth of the step time along each axis."""
     default = SMALL if quick else Clicks()
     axes = {
         "batch": [(size, replace(default, batch=size), 1) for size in BATCH],

@@ -1,5 +1,8 @@
-"""Serving: requests per second and latency for one sample and for a hundred candidates, beside a plain server of the
-same model, calls of a function and Ray Serve; and rows per second of batch prediction beside the bare forward pass."""
+"""Measure serving: requests per second and latency for one sample and for a hundred candidates.
+
+The peers are a plain server with the same model, direct calls of the scoring function, and Ray Serve. Batch prediction
+is compared with the bare forward pass, in rows per second.
+"""
 
 from __future__ import annotations
 
@@ -34,27 +37,28 @@ CANDIDATES = 100
 ROUNDS = 5
 SWAPS = 20
 GOALS = {"one sample": 1.3, "100 candidates": 2.0}
-"""Smallest ratio of our rate to the plain server's"""
+"""Goal: smallest ratio of our rate to the rate of the plain server"""
 MAX_P99_MS = 10
 MIN_SHARE_UNDER_RAY, MIN_OVER_RAY_SERVE = 0.6, 5
-"""Smallest ratios of the rate with --ray to the default server's, and to that of Ray Serve out of the box"""
+"""Goals: smallest ratio of the rate with --ray to the rate of the default server, and to the rate of Ray Serve out of
+the box"""
 
 
 @dataclass
 class Target:
-    """A server under load, with its requests and what it did."""
+    """A server under load, with its requests and the measured loads."""
 
     port: int
     requests: Mapping[str, bytes]
     loads: dict[str, list[Load]] = field(default_factory=dict)
-    """The load of each round, by request"""
+    """{name of the request: load of each round}"""
 
     def rate(self, request: str) -> float:
-        """Return the median of the rounds, in requests per second."""
+        """Return the median rate of all rounds, in requests per second."""
         return statistics.median(load.rate for load in self.loads[request])
 
     def require_no_failure(self) -> None:
-        """Raise AssertionError if any request failed at the first try: nothing breaks in these rounds."""
+        """Raise AssertionError if a request failed at the first try. No fault is injected here, so all must succeed."""
         failed = sum(load.failed + load.retried for loads in self.loads.values() for load in loads)
         assert not failed, f"{failed} requests failed"
 
@@ -62,7 +66,7 @@ class Target:
 def main() -> None:
     silence_torchrec_warnings()
     options = arguments(
-        __doc__ or "", ray={"action": "store_true", "help": "measure Ray Serve as well, which takes minutes"}
+        __doc__ or "", ray={"action": "store_true", "help": "also measure Ray Serve, which takes minutes"}
     )
     seconds, rounds = (0.5, 1) if options.quick else (4.0, ROUNDS)
     with tempfile.TemporaryDirectory(prefix="asymdiffrec-") as temporary:
@@ -72,7 +76,7 @@ def main() -> None:
 
 
 def train_and_export(folder: Path, rows: int) -> Path:
-    """Prepare a data set, train on it for a short time, export the run to folder/export; return the data's folder."""
+    """Prepare a data set in folder/data, train a small model, export it to folder/export; return folder/data."""
     data = folder / "data"
     prepare_synthetic(data, rows=rows)
     command = [sys.executable, "-m", "asymdiffrec"]
@@ -84,7 +88,7 @@ def train_and_export(folder: Path, rows: int) -> Path:
 
 
 def results(folder: Path, data: Path, seconds: float, rounds: int, under_ray: bool) -> Iterator[Result]:
-    """Yield all results; each load lasts some seconds and is repeated for some rounds."""
+    """Yield all results. Each load lasts `seconds` and is repeated `rounds` times."""
     export = load_export(folder / "export")
     engine = Engine(export)
     table = pq.read_table(data / "test").select(export.schema.columns(labelled=False)).slice(0, CANDIDATES)
@@ -112,7 +116,10 @@ def results(folder: Path, data: Path, seconds: float, rounds: int, under_ray: bo
 
 
 def measure(targets: list[Target], seconds: float, rounds: int) -> None:
-    """Put a load on each target in turn, so that a drift of the machine's speed affects all; round 0 warms up."""
+    """Measure all targets alternately, so that a change of the machine's speed affects all of them.
+
+    Round 0 is a warm-up.
+    """
     for number in range(rounds + 1):
         for target in targets:
             for name, request in target.requests.items():
@@ -122,7 +129,7 @@ def measure(targets: list[Target], seconds: float, rounds: int) -> None:
 
 
 def against_plain(ours: Target, plain: Target) -> Iterator[Result]:
-    """Yield our rate beside the plain server's for each request."""
+    """Compare our rate with the rate of the plain server, for each request."""
     for request in ours.requests:
         rates, goal = (ours.rate(request), plain.rate(request)), GOALS.get(request)
         holds = None if goal is None else rates[0] >= goal * rates[1]
@@ -132,9 +139,10 @@ def against_plain(ours: Target, plain: Target) -> Iterator[Result]:
 
 
 def at_half_the_load(targets: Sequence[Target], seconds: float, rounds: int) -> Iterator[Result]:
-    """Yield latencies of our server, with and without compiled code, and of the plain one, each at half its own rate.
+    """Compare the latencies of our server, with and without compiled code, and of the plain server.
 
-    They are medians of the rounds, since the machine itself pauses at times.
+    Each server gets requests at half of its highest rate. A latency is the median of the rounds, because the machine
+    itself sometimes pauses.
     """
     for request in ("one sample", "100 candidates"):
         loads = [
@@ -152,7 +160,7 @@ def at_half_the_load(targets: Sequence[Target], seconds: float, rounds: int) -> 
 
 
 def against_calls(engine: Engine, table: pa.Table, ours: Target) -> Iterator[Result]:
-    """Yield our rate beside that of calls of the scoring function, without HTTP, one after the other."""
+    """Compare our rate with the rate of sequential calls of the scoring function, without HTTP."""
     for request, rows in (("one sample", 1), ("100 samples", CANDIDATES)):
         samples = table.slice(0, rows).to_pylist()
         seconds, _ = alternate(partial(_score, engine, samples), lambda: None, 200)
@@ -164,7 +172,7 @@ def _score(engine: Engine, samples: list[dict[str, Any]]) -> None:
 
 
 def against_ray_serve(folder: Path, requests: Mapping[str, bytes], seconds: float, rounds: int) -> Iterator[Result]:
-    """Yield the rate with --ray beside the default server's and beside Ray Serve's without HAProxy."""
+    """Compare the rate with --ray with the rate of the default server, and of Ray Serve without HAProxy."""
     requests = {name: requests[name] for name in ("one sample", "100 candidates")}
     targets = {}
     for name, haproxy in (("out of the box", "0"), ("--ray", "1")):

@@ -1,5 +1,8 @@
-"""A training step: base beside bare TorchRec, plain PyTorch and FuxiCTR; each method beside base in time, operations
-and memory; settings of the section train beside their defaults. All on the same batches."""
+"""Measure a training step. All measurements use the same batches.
+
+base is compared with bare TorchRec, plain PyTorch and FuxiCTR; each method with base, in time, operations and memory;
+settings of the section `train` with their defaults.
+"""
 
 from __future__ import annotations
 
@@ -29,34 +32,37 @@ SETTINGS: tuple[dict[str, object], ...] = (
     {"clip_norm": 1.0},
     {"accumulate": 4},
 )
-"""Settings of the section train; each is measured alone"""
+"""Settings of the section `train`. Each is measured without the others"""
 MAX_TIME_OVER_OPERATIONS = 1.1
-"""Largest ratio of a method's time to that of base, over the ratio of their operations"""
+"""Goal: largest value of (time of a method / time of base) / (operations of the method / operations of base)"""
 MIN_OVER_FUXICTR = 1.5
 MAX_FORWARD_SHARE = 0.05
-"""Largest share of the forward process in a step of asymdiff"""
+"""Goal: largest share of the forward process in the time of a step of asymdiff"""
 
 
 class Measure:
-    """Times pairs of training loops on the same batches, in turn."""
+    """Measurements of pairs of training loops, which take turns on the same batches."""
 
     def __init__(self, clicks: Clicks, batches: Sequence[Batch], rounds: int) -> None:
         self.clicks, self.batches, self.rounds = clicks, batches, rounds
         self.base, self.asymdiff = (clicks.ours(batches, method) for method in ("base", "asymdiff"))
 
     def milliseconds(self, first: Steps, second: Steps) -> tuple[float, float]:
-        """Return the milliseconds of a step of each."""
+        """Return the time of a step of each loop in milliseconds."""
         ours, theirs = alternate(first, second, self.rounds)
         return 1e3 * ours / len(self.batches), 1e3 * theirs / len(self.batches)
 
     def peer(self, name: str, steps: Steps, least: float | None = None) -> Result:
-        """Return samples per second of base beside those of a peer; `least` is the goal for their ratio."""
+        """Compare the speed of base with a peer, in samples per second.
+
+        `least` is the goal for the ratio, if not None.
+        """
         ours, theirs = (1e3 * self.clicks.batch / duration for duration in self.milliseconds(self.base, steps))
         goal = ("", None) if least is None else (f"at least {least:g} times", ours >= least * theirs)
         return Result("training of base", ours, "samples/s", name, theirs, *goal)
 
     def method(self, method: str) -> Iterator[Result]:
-        """Yield time and operations of a method's step beside those of base."""
+        """Compare a step of a method with a step of base: time and operations."""
         ours, theirs = self.milliseconds(self.clicks.ours(self.batches, method), self.base)
         work, base_work = (self.clicks.operations(self.batches[0], name) for name in (method, "base"))
         goal = f"at most {MAX_TIME_OVER_OPERATIONS:g} times that of operations"
@@ -65,7 +71,7 @@ class Measure:
         yield Result(f"operations of a step of {method}", work / 1e9, "GFLOP", "base", base_work / 1e9)
 
     def memory(self) -> Result:
-        """Return the peak memory of a step of asymdiff beside that of base."""
+        """Compare the peak memory of a step of asymdiff and of base."""
         peaks = []
         for method in ("asymdiff", "base"):
             steps = self.clicks.ours(self.batches[:1], method)
@@ -74,7 +80,7 @@ class Measure:
         return Result("peak memory of a step of asymdiff", peaks[0], "MiB", "base", peaks[1])
 
     def forward_process(self) -> Iterator[Result]:
-        """Yield time and memory of the forward process, with its backward pass, beside a step of asymdiff."""
+        """Compare the time of the forward process and its backward pass with a step of asymdiff; measure its memory."""
         clicks, batch = self.clicks, self.batches[0]
         process = ForwardProcess(FieldLayout.from_widths([clicks.dim] * clicks.fields), ForwardConfig(), seed=1)
         clean = torch.randn(clicks.batch, clicks.fields * clicks.dim, requires_grad=True)
@@ -97,7 +103,7 @@ class Measure:
         )
 
     def setting(self, settings: dict[str, object]) -> Result:
-        """Return the time of a step of asymdiff with a setting beside that with its default."""
+        """Compare the time of a step of asymdiff with a setting and with its default."""
         (name,) = (f"{key}={value}" for key, value in settings.items())
         ours, theirs = self.milliseconds(self.clicks.ours(self.batches, "asymdiff", **settings), self.asymdiff)
         return Result(f"step of asymdiff, {name}", ours, "ms", "default", theirs)

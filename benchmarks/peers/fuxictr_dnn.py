@@ -1,4 +1,4 @@
-"""Train FuxiCTR's DNN on the batches of a file each time a line is read.
+"""Train FuxiCTR's DNN on the batches of a file: one epoch for each line on standard input.
 
 `benchmarks._fuxictr` runs this program in an environment that has FuxiCTR.
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 
 
 class DNN(BaseModel):
-    """FuxiCTR's layers in the order of the DNN of its model zoo, which is not in its package."""
+    """The DNN of FuxiCTR's model zoo, built from the layers of its package. The package has no model zoo."""
 
     def __init__(self, features: FeatureMap, dim: int, hidden: list[int], **settings: object) -> None:
         super().__init__(features, **settings)
@@ -37,7 +37,7 @@ class DNN(BaseModel):
 
 
 def make_model(fields: list[str], rows: int, dim: int, hidden: list[int], learning_rate: float) -> BaseModel:
-    """Return a DNN with one table of `rows` + 1 rows per field; row 0 is for missing ids."""
+    """Return a DNN with one table per field. A table has `rows` + 1 rows; row 0 is for missing ids."""
     features = FeatureMap("clicks", ".")
     spec = {"source": "", "type": "categorical", "padding_idx": 0, "vocab_size": rows + 1}
     features.features = OrderedDict((name, dict(spec)) for name in fields)
@@ -53,7 +53,7 @@ def main() -> None:
     arguments = json.loads(sys.argv[1])
     file = np.load(arguments.pop("batches"))
     dnn = make_model(**arguments)
-    dnn._max_gradient_norm = 10.0  # the value of its own `fit`
+    dnn._max_gradient_norm = 10.0  # as in BaseModel.fit
     dnn.train()
     names = [*arguments["fields"], "label"]
     batches = [

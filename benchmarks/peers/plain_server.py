@@ -1,8 +1,8 @@
-"""A first, simple server for an export: FastAPI, pydantic bodies, and an embedding bag for each field.
+"""A simple server for an export, as a peer: FastAPI, pydantic bodies, and an embedding bag for each field.
 
 python -m benchmarks.peers.plain_server EXPORT PORT VOCABULARY
 
-VOCABULARY is a JSON file with the table row of each string, by column.
+VOCABULARY is a JSON file: {column: {string: row of the embedding table}}.
 """
 
 import json
@@ -22,7 +22,7 @@ from asymdiffrec.serving.request_schema import RequestSchema
 
 
 class PlainModel(nn.Module):
-    """The exported model with its fp32 tables in `nn.EmbeddingBag`."""
+    """The exported model, with its fp32 tables as `nn.EmbeddingBag` modules."""
 
     def __init__(self, folder: Path, vocabulary: dict[str, dict[str, int]]) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class PlainModel(nn.Module):
 
 
 def _weights(tables: Any) -> list[torch.Tensor]:
-    """Return the weights of each table, [rows, D] fp32."""
+    """Return the weights of each table, [num_embeddings, D] fp32."""
     weights = []
     for offset, (_, rows, dim, _, _) in zip(
         tables.operator.weights_physical_offsets, tables.operator.embedding_specs, strict=True
@@ -78,7 +78,7 @@ def _weights(tables: Any) -> list[torch.Tensor]:
 
 
 def sample_model(schema: Schema) -> type[BaseModel]:
-    """Return a pydantic model of a sample; every column may be null."""
+    """Return a pydantic model for a sample. Every column may be null."""
     kinds = {
         name: (list[column.kind] if column.is_list else column.kind)  # type: ignore[name-defined]
         for name, column in RequestSchema(schema).columns.items()

@@ -1,4 +1,4 @@
-"""A split as arrays, for rivals that are not networks."""
+"""Read a split as numpy arrays, for rivals that are not networks."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from asymdiffrec.trainer.job import Job
 
 @dataclass(frozen=True)
 class Bags:
-    """The ids of a sparse field, row by row."""
+    """The ids of a sparse field, in the order of the rows."""
 
     values: np.ndarray
-    """[ids]"""
+    """[number of ids]"""
     rows: np.ndarray
-    """[ids]: the row of each id"""
+    """[number of ids]: the row of each id"""
 
 
 @dataclass(frozen=True)
 class Split:
-    """R rows with N fields."""
+    """A split with R rows and N fields."""
 
     bags: dict[str, Bags]
     numeric: np.ndarray
-    """[R, numeric fields]"""
+    """[R, number of numeric fields]"""
     missing: np.ndarray
     """[R, N] bool"""
     label: np.ndarray
@@ -43,7 +43,7 @@ class Split:
 
 
 def read(job: Job, schema: Schema, split: str) -> Split:
-    """Return a whole split, rows in order."""
+    """Return a complete split, with the rows in their order."""
     shards = open_shards(job.location(split))
     (batch,) = EvaluationReader(schema, shards, shards.rows).batches()
     return Split(
@@ -60,9 +60,9 @@ def _bags(batch: Batch, name: str) -> Bags:
 
 
 def missing_under(scenario: Scenario, schema: Schema, missing: np.ndarray) -> np.ndarray:
-    """Return which fields are missing under a scenario, [R, N]: those that were missing, and those that it drops.
+    """Return the mask of a scenario, [R, N] bool: fields that are missing in the data or dropped by the scenario.
 
-    The networks get the same mask for the same rows.
+    `evaluate` uses the same mask for networks.
     """
     process = scenario.process(FieldLayout.from_widths([1] * missing.shape[1]), schema)
     if process is None:

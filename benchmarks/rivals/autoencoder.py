@@ -15,7 +15,10 @@ HIDDEN = 128
 
 
 class Autoencoder(AsymmetricDiffusion):
-    """x' = x for a present field, MLP([x, s]) for a missing one. Loss: BCE of both views, reconstruction error."""
+    """The extractor gets x for a present field, and MLP([x, mask]) for a missing field.
+
+    Loss: BCE of both views, and the reconstruction error.
+    """
 
     field_of_column: Tensor
 
@@ -28,7 +31,7 @@ class Autoencoder(AsymmetricDiffusion):
     def parts(
         self, clean: Tensor, missing: Tensor, label: Tensor, weight: Tensor, sample_index: Tensor
     ) -> dict[str, Tensor]:
-        """Return the terms of the loss."""
+        """Return the terms of the loss by name."""
         noisy, mask = self.process(clean, missing, sample_index)
         restored = self.encoder(noisy.detach(), mask.to(noisy.dtype))
         present = ~missing[:, self.field_of_column]
@@ -40,6 +43,6 @@ class Autoencoder(AsymmetricDiffusion):
         }
 
     def score(self, x: Tensor, missing: Tensor) -> Tensor:
-        """Return logits [B] with the vectors of missing fields restored."""
+        """Return logits [B], computed with the restored vectors of missing fields."""
         restored = self.encoder(x, missing.to(x.dtype))
         return self.logit(self.latent(torch.where(missing[:, self.field_of_column], restored, x), missing))

@@ -1,8 +1,8 @@
-"""Gradient boosted trees (scikit-learn's, with native missing values) on the fields and on target statistics.
+"""Gradient boosted trees of scikit-learn, with native missing values, on the fields and on target statistics.
 
-An id has two columns: its count and its smoothed rate of positives in the training rows, computed out of fold for those
-rows. A list has the means of its ids. A field with few values also has the values themselves. All columns of a missing
-field are NaN.
+An id field has two columns: the count of its id and the smoothed rate of positives of its id in the training rows. For
+the training rows themselves both are computed out of fold. A list field has the means over its ids. A field with few
+values also has columns for the values themselves. All columns of a missing field are NaN.
 """
 
 from __future__ import annotations
@@ -21,20 +21,23 @@ from benchmarks.rivals._samples import Bags, Split, missing_under, read
 
 FOLDS = 5
 PRIOR = 10.0
-"""A rate is smoothed with that many rows of the mean rate"""
+"""Number of rows with the mean rate that are added to smooth a rate"""
 MAX_CATEGORIES = 64
-"""Most values of a field that has a column for its values"""
+"""Largest number of distinct values for which a field gets columns for the values themselves"""
 COPIES = 2
-"""Copies of the training rows with dropped fields"""
+"""Number of copies of the training rows, with dropped fields, that are added"""
 
 
 def boosting(job: Job, statistics: Statistics, scenarios: Sequence[Scenario], seed: int) -> np.ndarray:
-    """Train on the rows as they are; return logits [scenarios, R]. A `Rival`."""
+    """Train on the original rows; return logits [scenarios, R]. A `Rival`."""
     return _scores(job, statistics, scenarios, seed, copies=0)
 
 
 def boosting_dropped(job: Job, statistics: Statistics, scenarios: Sequence[Scenario], seed: int) -> np.ndarray:
-    """Train also on copies of the rows whose fields are dropped, with a probability drawn from U(0, 0.8). A `Rival`."""
+    """Train on the original rows and on copies with dropped fields; return logits [scenarios, R]. A `Rival`.
+
+    The probability to drop a field is drawn from U(0, 0.8) for each copied row.
+    """
     return _scores(job, statistics, scenarios, seed, copies=COPIES)
 
 
@@ -75,12 +78,12 @@ def _scores(job: Job, statistics: Statistics, scenarios: Sequence[Scenario], see
 
 
 def _without(x: np.ndarray, missing: np.ndarray, field_of_column: np.ndarray) -> np.ndarray:
-    """Return x [R, C] with NaN in the columns of missing fields, from missing [R, N]."""
+    """Return x [R, C] with NaN in the columns of missing fields. missing: [R, N]."""
     return np.where(missing[:, field_of_column], np.nan, x)
 
 
 class Features:
-    """Numeric columns for trees, with statistics of the training split."""
+    """Columns for trees, computed with statistics of the training split."""
 
     def __init__(self, schema: Schema, train: Split, rng: np.random.Generator) -> None:
         self.schema, self.train = schema, train
@@ -88,7 +91,8 @@ class Features:
         self.rate = float(train.label.mean())
 
     def columns(self, split: Split, out_of_fold: bool = False) -> tuple[np.ndarray, np.ndarray, list[int]]:
-        """Return the columns of a split [R, C], the field of each column [C], and the columns that are categories."""
+        """Return the columns of a split [R, C], the field of each column [C], and the indices of categorical
+        columns."""
         columns: list[np.ndarray] = []
         field_of_column: list[int] = []
         categorical: list[int] = []
@@ -108,7 +112,8 @@ class Features:
         return _without(x, split.missing, fields), fields, categorical
 
     def _values(self, split: Split, bags: Bags, values: np.ndarray, is_list: bool) -> list[np.ndarray]:
-        """Return one column with the category of an id, or for lists one column per value: whether the list has it."""
+        """Return one column with the category of an id, or for a list field one 0/1 column per value of the training
+        rows."""
         category = np.searchsorted(values, bags.values)
         known = (category < len(values)) & (values[np.minimum(category, len(values) - 1)] == bags.values)
         if not is_list:
@@ -120,7 +125,10 @@ class Features:
         return list(contains.T)
 
     def _statistics(self, name: str, split: Split, out_of_fold: bool) -> list[np.ndarray]:
-        """Return rate and count of a field's ids, each a mean over the ids of a row."""
+        """Return two columns for a field: rate of positives and log count of its ids.
+
+        Each is a mean over the ids of a row.
+        """
         bags, train = split.bags[name], self.train.bags[name]
         size = self.schema.table_of(name).id_range
         folds = range(FOLDS) if out_of_fold else [-1]

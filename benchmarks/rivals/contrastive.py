@@ -1,4 +1,4 @@
-"""Contrastive views: the latent of a complete sample must identify that of its masked view within the batch."""
+"""Contrastive views: the latent of a complete sample must identify the latent of its masked view within the batch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ TEMPERATURE, WEIGHT = 0.2, 0.1
 
 
 class Contrastive(AsymmetricDiffusion):
-    """Loss: BCE of both views, and InfoNCE (van den Oord et al., 2018) of their latents in a worker's batch."""
+    """A network whose loss is BCE of both views plus InfoNCE (van den Oord et al., 2018) between their latents.
+
+    The negatives of InfoNCE are the other samples in the batch of the worker.
+    """
 
     def parts(
         self, clean: Tensor, missing: Tensor, label: Tensor, weight: Tensor, sample_index: Tensor
     ) -> dict[str, Tensor]:
-        """Return the terms of the loss."""
+        """Return the terms of the loss by name."""
         clean_latent, noisy_latent, *_ = self.both_latents(clean, missing, sample_index)
         similarity = F.normalize(clean_latent.float()) @ F.normalize(noisy_latent.float()).t()
         contrast = F.cross_entropy(

@@ -1,4 +1,4 @@
-"""The optimum on the synthetic log: the expected probability of a click given the recorded fields."""
+"""Compute the optimal scores on the synthetic log: the expected probability of a click, given the recorded fields."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from benchmarks.rivals._samples import missing_under, read
 
 
 def oracle(job: Job, statistics: Statistics, scenarios: Sequence[Scenario], seed: int) -> np.ndarray:
-    """Return logits [scenarios, R] from the click model and the probability with which a scenario drops each field.
+    """Return the optimal logits [scenarios, R]. A `Rival`.
 
-    A `Rival`. Raises InputError if the data was not made by `prepare synthetic`.
+    They are computed from the click model and the probability that the scenario drops a field. Raises InputError if the
+    data was not written by `prepare synthetic`, or the scenario does not drop fields independently.
     """
     generator = json.loads(Path(job.location("profile.json")).read_text()).get("generator")
     if generator is None:
-        raise InputError(f"{job.data.path}: not made by `prepare synthetic`, so the optimum is not known")
+        raise InputError(f"{job.data.path}: not written by `prepare synthetic`, so the optimal scores are not known")
     schema = job.to_schema(statistics)
     model, test = make_click_model(generator["seed"]), read(job, schema, "test")
     scores = []
@@ -45,9 +46,12 @@ def oracle(job: Job, statistics: Statistics, scenarios: Sequence[Scenario], seed
 
 
 def _dropping(model: ClickModel, scenario: Scenario, schema: Schema) -> ClickModel:
-    """Return the click model with the fields that the scenario drops missing as well."""
+    """Return the click model in which the fields that the scenario drops are missing too.
+
+    Raises InputError if the scenario does not drop fields independently.
+    """
     if scenario.uses_patterns:
-        raise InputError(f"{scenario.name}: the optimum is only known if fields are dropped independently")
+        raise InputError(f"{scenario.name}: optimal scores are only known if fields are dropped independently")
     rates = dict(zip(schema.names, scenario.rates or [0.0] * len(schema.names), strict=True))
     groups = {
         name: replace(

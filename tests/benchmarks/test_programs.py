@@ -64,4 +64,4 @@ def test_all_programs_together_write_documents_one_table_and_a_picture(tmp_path:
 def test_an_unknown_name_is_refused_with_the_names_of_all_programs() -> None:
     result = subprocess.run([sys.executable, "-m", "benchmarks", "speed"], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
-    assert "no benchmark is named speed; there are breakdown, checkpoints" in result.stderr
+    assert "no benchmark is named speed; the benchmarks are breakdown, checkpoints" in result.stderr
