@@ -1,6 +1,6 @@
 """Compile the dense part of an export to machine code for this host with AOTInductor, and use it if it is faster.
 
-Compilation happens on the host that serves, into a temporary folder, so that no code is taken from an export.
+The serving host compiles into a temporary folder. Thus no code is ever loaded from an export.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from asymdiffrec.torch_compat import load_compiled_package
 JOIN, SCORE = "join.pt2", "score.pt2"
 """File names of the two compiled programs"""
 TIMED_SAMPLES = (1, MAX_COMPILED_SAMPLES)
-"""Numbers of samples for which compiled code has to be faster"""
+"""Batch sizes, in samples, at which compiled code must be faster"""
 TIMING_ROUNDS = 15
 CALLS_PER_ROUND = 8
 MIN_TIME_SAVED = 0.02
-"""Share of the time that compiled code has to save, so that noise does not decide"""
+"""Minimum fraction of the time that compiled code must save: a smaller difference may be measurement noise"""
 
 
 class CompileError(Exception):
-    """The dense part could not be compiled; the message is one line."""
+    """Error while compiling the dense part; the message is one line."""
 
 
 def compile_if_faster(engine: Engine, report: Callable[[str], None], *, allow_user_classes: bool = False) -> None:
     """Compile the dense part of an engine's model, and use the code if it gives the same scores in less time.
 
-    The compiler runs in another process with the lowest priority. `report` is called with one line before and one line
-    after. If anything fails, for whatever reason, the engine scores as before.
+    The compiler runs in a subprocess with the lowest priority. `report` is called with one line before compiling and
+    one line after it. After any error the engine continues to score in PyTorch.
     """
     report(f"Compiling version {engine.version} for this host")
     start = time.perf_counter()
@@ -55,7 +55,7 @@ def compile_if_faster(engine: Engine, report: Callable[[str], None], *, allow_us
         times = [_time_calls(engine, compiled, count) for count in TIMED_SAMPLES]
     except Exception as error:  # compilation is optional: the model scores without it
         model.compiled = None
-        report(f"warning: not compiled: {' '.join(str(error).split())[:300]}")
+        report(f"warning: the dense part is not compiled: {' '.join(str(error).split())[:300]}")
         return
     is_faster = all(after < (1 - MIN_TIME_SAVED) * before for after, before in times)
     model.compiled = compiled if is_faster else None
@@ -68,7 +68,7 @@ def compile_if_faster(engine: Engine, report: Callable[[str], None], *, allow_us
 
 
 def compile_export(export: Export, *, allow_user_classes: bool = False) -> CompiledDense:
-    """Compile the dense part of an export for this host, in another process; raise CompileError if that fails."""
+    """Compile the dense part of an export for this host in a subprocess; raise CompileError if compiling fails."""
     options = ["--allow-user-classes"] if allow_user_classes else []
     arguments = [str(export.folder), export.manifest.version, *options]
     with tempfile.TemporaryDirectory(prefix="asymdiffrec-") as out:
@@ -90,9 +90,9 @@ def compile_export(export: Export, *, allow_user_classes: bool = False) -> Compi
 
 
 def _time_calls(engine: Engine, compiled: CompiledDense, count: int) -> tuple[float, float]:
-    """Return the median milliseconds of a call with `count` samples, with compiled code and without, in alternation.
+    """Return the median times in milliseconds of a call with `count` samples: (with compiled code, in PyTorch).
 
-    Raises CompileError if the scores differ.
+    Rounds with compiled code and rounds in PyTorch alternate. Raises CompileError if the scores differ.
     """
     samples, model = synthetic_samples(engine.schema), engine.export.model
     table = engine.request_schema.table([samples[index % len(samples)] for index in range(count)])
@@ -107,12 +107,15 @@ def _time_calls(engine: Engine, compiled: CompiledDense, count: int) -> tuple[fl
             times.append((time.perf_counter() - start) / CALLS_PER_ROUND)
     difference = float(np.abs(scores[compiled] - scores[None]).max())
     if not difference <= MAX_SCORE_DIFFERENCE:
-        raise CompileError(f"the scores differ by {difference:.2g}; allowed is {MAX_SCORE_DIFFERENCE:g}")
+        raise CompileError(
+            f"the scores differ by {difference:.2g} from the scores in PyTorch; at most {MAX_SCORE_DIFFERENCE:g} is "
+            "allowed"
+        )
     return 1e3 * statistics.median(seconds[compiled]), 1e3 * statistics.median(seconds[None])
 
 
 class _Score(nn.Module):
-    """A module whose forward is `AsymmetricDiffusion.score`, because torch.export takes modules."""
+    """A module whose forward is `AsymmetricDiffusion.score`: torch.export accepts only modules."""
 
     def __init__(self, model: Scorer) -> None:
         super().__init__()
@@ -126,11 +129,11 @@ class _Score(nn.Module):
 def export_programs(model: Scorer, batch: Any) -> dict[str, torch.export.ExportedProgram]:
     """Return the programs of `ServedTables.join` and `AsymmetricDiffusion.score`, by file name.
 
-    `batch` is an example, a `Batch` of at least 2 samples; the programs take any number of samples.
+    `batch` is an example `Batch` of at least 2 samples. The programs accept any number of samples.
     """
     looked_up = model.tables.look_up(batch)
     x = model.tables.join(*looked_up)
-    # The programs run with 1 sample too. A minimum of 1 is not possible: torch.export treats a size of 1 as a constant.
+    # The programs also accept 1 sample, but min=1 is not possible: torch.export treats a size of 1 as a constant.
     samples = torch.export.Dim("samples", min=2)
     by_row = {0: samples}
     return {
@@ -140,7 +143,7 @@ def export_programs(model: Scorer, batch: Any) -> dict[str, torch.export.Exporte
 
 
 def main(out: str, folder: str, version: str, *options: str) -> None:
-    """Compile the dense part of the export in `folder` into two files of the folder `out`; run by `compile_export`."""
+    """Compile the dense part of the export in `folder` into two files in `out`; `compile_export` runs it."""
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     torch.set_num_threads(1)  # as in the server, because the number of threads is compiled into the code
     export = load_export(Path(folder), allow_user_classes="--allow-user-classes" in options)
@@ -153,7 +156,7 @@ def main(out: str, folder: str, version: str, *options: str) -> None:
 
 
 def _exit_with_parent() -> None:
-    """End this process when its parent ends: however the parent ends, its end of the pipe is closed."""
+    """End this process when its parent ends: the pipe from the parent is then closed, even if the parent was killed."""
     sys.stdin.read()
     os._exit(1)
 

@@ -32,9 +32,9 @@ from asymdiffrec.serving.protocol import (
 from asymdiffrec.serving.reloader import Reloader
 
 CLIENT_CLOSED_REQUEST = 499
-"""Status in the metrics of a request whose client closed the connection before the response; nginx uses it too"""
+"""Status in the metrics for requests whose client disconnected before the response; nginx uses the same number"""
 LATENCY_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Upper bounds of the histogram of response times, in seconds"""
+"""Upper bounds of the buckets of the response-time histogram, in seconds"""
 SCORE_PARSERS: Mapping[str, ParseBody] = {JSON: JsonScoreRequest, ARROW: ArrowScoreRequest}
 RANK_PARSERS: Mapping[str, ParseBody] = {JSON: JsonRankRequest, ARROW: ArrowRankRequest}
 
@@ -44,20 +44,22 @@ class Limits:
     """Limits on the requests of one process."""
 
     body_bytes: int = 16 << 20
-    """Size of a request body"""
+    """Maximum size of a request body"""
     samples: int = 10_000
-    """Number of samples or candidates in a request"""
+    """Maximum number of samples or candidates in a request"""
     requests: int = 64
-    """Number of requests in progress. More get status 503 at once, because a longer queue would only make all late."""
+    """Maximum number of requests in progress. Further requests get status 503 immediately, because a longer queue would
+    only delay all responses."""
     body_seconds: float = 10.0
-    """Time that a request body may take to arrive"""
+    """Maximum time until a request body has arrived"""
 
 
 class Service:
     """The request handlers of the application, with their metrics.
 
-    reloader: has the current engine. token: what requests must send as `Authorization: Bearer TOKEN`; None lets
-    everybody in. threads: number of threads that score.
+    reloader: provides the current engine.
+    token: requests must send it as `Authorization: Bearer TOKEN`; None: requests need no token.
+    threads: number of scoring threads.
 
         reloader = Reloader(Path("model"))
         reloader.load()
@@ -78,11 +80,11 @@ class Service:
             buckets=LATENCY_BUCKETS,
             registry=self.registry,
         )
-        reloads = Gauge("asymdiffrec_reloads", "Times that a new version replaced another", registry=self.registry)
+        reloads = Gauge("asymdiffrec_reloads", "Times that a new version was loaded", registry=self.registry)
         reloads.set_function(lambda: reloader.reloads)
         failed = Gauge(
             "asymdiffrec_reload_failed",
-            "1 while the export in the folder cannot be served and an older version answers, else 0",
+            "1 while the export in the folder cannot be loaded and an older version answers, else 0",
             registry=self.registry,
         )
         failed.set_function(lambda: reloader.reload_error is not None)
@@ -146,7 +148,7 @@ class Service:
             )
 
     async def _read_body(self, request: Request) -> bytes:
-        """Read the body, and stop as soon as it is too large."""
+        """Return the request body; raise HTTPException (413) as soon as it is too large."""
         parts, size = [], 0
         async for part in request.stream():
             size += len(part)
@@ -156,36 +158,36 @@ class Service:
         return b"".join(parts)
 
     async def health(self, request: Request) -> Response:
-        """Handle GET /health: the process answers."""
+        """Handle GET /health: respond if the process runs."""
         return _json_response({"status": "ok"})
 
     async def ready(self, request: Request) -> Response:
-        """Handle GET /ready: a model is loaded, its tables are in memory, and its self-test passed.
+        """Handle GET /ready: respond if a model is loaded, its tables are in memory, and its self-test passed.
 
-        `reload_error` is in the response while the folder has an export that cannot be served.
+        The response has `reload_error` while the folder has an export that cannot be loaded.
         """
         document = {"status": "ready", "version": self.reloader.engine().version}
         error = self.reloader.reload_error
         return _json_response(document if error is None else {**document, "reload_error": error})
 
     async def model(self, request: Request) -> Response:
-        """Handle GET /v1/model: the version, the columns of a sample, and the card of the export."""
+        """Handle GET /v1/model: return the version, the columns of a sample, and the card of the export."""
         self._require_token(request)
         engine = self.reloader.engine()
         columns = list(engine.request_schema.columns)
         return _json_response({"version": engine.version, "columns": columns, "card": engine.export.card})
 
     async def metrics(self, request: Request) -> Response:
-        """Handle GET /metrics, in the text format of Prometheus."""
+        """Handle GET /metrics: return the metrics in the text format of Prometheus."""
         return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)
 
     async def openapi(self, request: Request) -> Response:
-        """Handle GET /openapi.json: the interface, with the columns of the current model."""
+        """Handle GET /openapi.json: return the OpenAPI document with the columns of the current model."""
         self._require_token(request)
         return _json_response(self._openapi_document())
 
     async def docs(self, request: Request) -> Response:
-        """Handle GET /docs: the interface as a page, with commands to try."""
+        """Handle GET /docs: return an HTML page that describes the interface, with example commands."""
         self._require_token(request)
         html = docs_page(self._openapi_document(), str(request.base_url).rstrip("/"))
         return Response(html, media_type="text/html")
@@ -233,7 +235,7 @@ async def _error_response(request: Request, error: Exception) -> Response:
 
 
 async def _disconnect_response(request: Request, error: Exception) -> Response:
-    """Return a response that nobody receives; Starlette needs one."""
+    """Return a response that nobody receives, because Starlette needs a response."""
     return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 

@@ -1,4 +1,4 @@
-"""Arrow tables as IPC streams, the bytes of request and response bodies."""
+"""Read and write Arrow IPC streams, a format of request and response bodies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def read_stream(body: bytes) -> pa.Table:
     """Return the table of an Arrow stream.
 
     Raises RequestError if the stream is malformed (400) or compressed (415). A compressed stream is refused before it
-    is read, because a small one can decompress to any size.
+    is read, because a few compressed bytes can decompress to gigabytes.
     """
     try:
         is_compressed = any(map(_is_compressed, pa.ipc.MessageReader.open_stream(body)))
@@ -43,19 +43,22 @@ def write_stream(table: pa.Table) -> bytes:
 def _is_compressed(message: pa.ipc.Message) -> bool:
     """Return whether the buffers of a message are compressed.
 
-    The field is read from the flatbuffer by hand: pyarrow has no API for it, and the flatbuffers package would be a
-    dependency, with generated code, for one field. Raises struct.error or LookupError if the message is malformed.
+    This function decodes the flatbuffer itself: pyarrow has no API for the field, and the flatbuffers package would add
+    a dependency and generated code for one field. Raises struct.error or LookupError if the message is malformed.
     """
     if message.type not in ("record batch", "dictionary"):
         return False
     data = memoryview(message.metadata)
 
     def follow(offset: int) -> int:
-        """Return the position that the reference at a position points to."""
+        """Return the position that the reference at position `offset` points to."""
         return offset + int(struct.unpack_from("<I", data, offset)[0])
 
     def field(table: int, number: int) -> int:
-        """Return the position of a field of a table, 0 if it is absent; the table's vtable has the offsets."""
+        """Return the position of field `number` of the table at position `table`, or 0 if the field is absent.
+
+        The vtable of the table holds the offsets of the fields.
+        """
         vtable = table - struct.unpack_from("<i", data, table)[0]
         size = struct.unpack_from("<H", data, vtable)[0]
         entry = 4 + 2 * number

@@ -1,4 +1,4 @@
-"""Batch prediction: write the rows of Parquet shards with an additional column of scores, in bounded memory."""
+"""Batch prediction: write the rows of Parquet shards with an added column of scores, in bounded memory."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def predict_shards(
     advance: Callable[[int], None] = lambda rows: None,
     threads: int = 1,
 ) -> int:
-    """Write all columns of all rows of `shards`, in order, with the probability of a 1 as the column `score`.
+    """Write all rows of `shards` in order, with all columns and a new column `score`: the probability of label 1.
 
-    Missing fields are passed to the model as missing, as in training. `threads` threads read and score row groups ahead
-    of the one that is written; `advance` is called with the number of rows after each. `out` appears when it is
-    complete. Returns the number of rows.
+    Missing fields are passed to the model as missing, as in training. `threads` threads read and score row groups in
+    advance, while other row groups are written. `advance` is called with the number of rows of each written row group.
+    `out` appears only when it is complete. Returns the number of rows.
 
-    Raises InputError if a column is missing or of a wrong type, if the data already have a column `score`, if the files
-    differ in their columns, or if `out` exists.
+    Raises InputError if a column is missing or has a wrong type, if a file already has a column `score`, if the files
+    have different columns, or if `out` exists.
     """
     check_columns(schema, shards, labelled=False)
     for file, arrow in zip(shards.files, shards.schemas, strict=True):
@@ -60,7 +60,7 @@ def predict_shards(
             raise InputError(f"{file}: already has a column named {SCORE}; rename that column")
         if not arrow.equals(shards.schemas[0]):
             raise InputError(
-                f"{file}: its columns differ from those of {shards.files[0]}; predict the two files one at a time"
+                f"{file}: its columns differ from the columns of {shards.files[0]}; run predict on each file separately"
             )
     arrow = shards.schemas[0].append(pa.field(SCORE, pa.float32()))
     model.eval()

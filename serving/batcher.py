@@ -1,6 +1,7 @@
-"""Threads that score requests; requests that wait at the same time are scored together.
+"""Score requests in threads; requests that wait at the same time are scored together.
 
-One forward pass over many samples costs little more than over one. A request never waits for others to arrive.
+A forward pass over many samples costs little more than a forward pass over one sample. No request waits for later
+requests.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from asymdiffrec.serving.errors import RequestError, SampleError
 from asymdiffrec.serving.protocol import RankRequest, ScoreRequest
 
 MAX_BATCH_SAMPLES = 1024
-"""A batch with this many samples takes no further request; a request with more samples is still scored as a whole"""
+"""A batch accepts further requests until it has this number of samples. A request with more samples is not split."""
 
 ParseBody = Callable[[bytes], ScoreRequest | RankRequest]
 QueuedBody = tuple[ParseBody, bytes, Future[bytes]]
@@ -27,11 +28,12 @@ Respond = Callable[[Engine, Sequence[Any]], list[bytes]]
 
 
 class Batcher:
-    """Turns request bodies into response bodies, in `threads` threads, with the current engine.
+    """Threads that turn request bodies into response bodies with the current engine.
 
-    current_engine: returns the engine to use, or raises; it is called once per batch, so all requests of a batch are
-    scored by one version.
-    max_samples: number of samples that a request may have.
+    current_engine: returns the engine to use, or raises an error for all requests of the batch. It is called once per
+    batch, so one version scores all requests of a batch.
+    threads: number of threads.
+    max_samples: maximum number of samples of a request.
     count_samples: called with the number of samples after each batch.
 
         batcher = Batcher(reloader.engine, threads=2, max_samples=10_000)
@@ -51,7 +53,7 @@ class Batcher:
             threading.Thread(target=self._run, name=f"scoring-{number}", daemon=True).start()
 
     def submit(self, parse: ParseBody, body: bytes) -> Future[bytes]:
-        """Queue a request body that `parse` reads; the future has the response body or raises RequestError."""
+        """Queue a request body, which `parse` reads. The future returns the response body or raises RequestError."""
         future: Future[bytes] = Future()
         self._queue.put((parse, body, future))
         return future
@@ -71,11 +73,11 @@ class Batcher:
                     self._respond(engine, respond, of_kind)
 
     def _next_requests(self) -> Iterator[tuple[Any, Future[bytes]]]:
-        """Wait for a request, then yield it and those that wait behind it, up to `MAX_BATCH_SAMPLES` samples."""
+        """Wait for a request, then yield it and the next queued requests, until the batch has `MAX_BATCH_SAMPLES`."""
         queued, count = self._queue.get(), 0
         while True:
             parse, body, future = queued
-            if future.set_running_or_notify_cancel():  # False if the client has gone: nobody reads the response
+            if future.set_running_or_notify_cancel():  # False if the client disconnected
                 try:
                     request = parse(body)
                     if len(request) > self._max_samples:
@@ -96,7 +98,7 @@ class Batcher:
                 return
 
     def _respond(self, engine: Engine, respond: Respond, requests: Sequence[tuple[Any, Future[bytes]]]) -> None:
-        """Answer the requests together; if one of them is wrong, one by one, so that only that one gets an error."""
+        """Answer the requests together. If one is wrong, answer each separately: only the wrong one gets an error."""
         try:
             bodies = respond(engine, [request for request, _ in requests])
         except Exception as error:
@@ -115,7 +117,7 @@ def _score(engine: Engine, requests: Sequence[ScoreRequest]) -> list[bytes]:
     table, lengths = _concatenate(engine, requests)
     scored = engine.score(table, any(request.without_denoiser for request in requests))
     ends = list(accumulate(lengths))
-    assert len(scored.scores) == ends[-1], "every request gets the scores of its own samples"
+    assert len(scored.scores) == ends[-1], "the engine returns one score per sample"
     return [
         request.response(engine, scored.slice(end - length, end))
         for request, length, end in zip(requests, lengths, ends, strict=True)
@@ -133,7 +135,7 @@ def _rank(engine: Engine, requests: Sequence[RankRequest]) -> list[bytes]:
 
 def _concatenate(engine: Engine, requests: Sequence[ScoreRequest]) -> tuple[pa.Table, list[int]]:
     """Return the samples of all requests in one table, and the number of samples of each request."""
-    if all(type(request.samples) is list for request in requests):  # one conversion for all lists of objects is faster
+    if all(type(request.samples) is list for request in requests):  # a single conversion of all lists is faster
         table = engine.request_schema.table(list(chain.from_iterable(request.samples for request in requests)))
         return table, [len(request.samples) for request in requests]
     tables = [request.table(engine.request_schema) for request in requests]

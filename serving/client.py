@@ -22,13 +22,14 @@ Samples = Sequence[Sample] | Mapping[str, Sequence[Any]]
 """A list of samples, or lists of values by column"""
 
 _FIRST_RETRY_SECONDS = 0.1
-"""Wait before the first retry; every further wait is twice as long"""
+"""Wait before the first retry; each further wait is twice as long as the wait before it"""
 
 
 class ServingError(Exception):
-    """The server refused a request or could not be reached.
+    """Error of a request: the server refused it or could not be reached.
 
-    status: the HTTP status; 0 if the server could not be reached. message: what the server answered.
+    status: the HTTP status; 0 if the server could not be reached.
+    message: the error text of the server, or the connection error.
     """
 
     def __init__(self, status: int, message: str) -> None:
@@ -43,7 +44,7 @@ class Scores:
     version: str
     """Version of the model that answered"""
     scores: np.ndarray
-    """[B] float32, the probability of a 1"""
+    """[B] float32, the probability of label 1"""
     missing: list[list[str]]
     """Names of the missing fields of each sample"""
     without_denoiser: np.ndarray | None
@@ -63,11 +64,14 @@ class Ranking:
 
 
 class Client:
-    """A connection to a server, which stays open between requests.
+    """A client of one server; its connection stays open between requests.
 
-    token: the server's token, if it needs one. timeout: seconds. retries: how often a request is sent again, after a
-    growing wait, if the server answers with a status of 500 or more or the connection breaks. That is safe, because
-    scoring changes nothing. All methods raise ServingError.
+    token: the server's token, if the server needs a token.
+    timeout: time limit of a request in seconds.
+    retries: maximum number of retries, with growing waits, if the server answers with status 500 or higher or the
+    connection breaks. A retry is safe, because scoring changes nothing.
+
+    All methods raise ServingError.
 
         with Client("http://127.0.0.1:8080") as client:
             client.score([{"user_id": 5, "item_id": 7}]).scores
@@ -92,24 +96,24 @@ class Client:
         self._http.close()
 
     def score(self, samples: Samples, *, without_denoiser: bool = False) -> Scores:
-        """Score samples; with `without_denoiser`, also without the denoiser."""
+        """Score samples. If `without_denoiser` is true, also return the scores without the denoiser."""
         response = self._post_json("/v1/score", {"samples": samples, "without_denoiser": without_denoiser})
         scores = np.array(response["scores"], np.float32)
         plain_scores = np.array(response["without_denoiser"], np.float32) if "without_denoiser" in response else None
         return Scores(response["version"], scores, response["missing"], plain_scores)
 
     def score_table(self, table: pa.Table) -> np.ndarray:
-        """Return the scores, [B] float32, of the rows of an Arrow table; faster than `score` for many rows."""
+        """Return the scores [B] float32 of the rows of an Arrow table; for many rows it is faster than `score`."""
         response = self._post_arrow("/v1/score", table)
         scores: np.ndarray = response["score"].to_numpy()
         return scores
 
     def rank(self, shared: Sample, candidates: Samples, top: int | None = None) -> Ranking:
-        """Rank candidates that share the values of `shared`; return the `top` best, or all if None."""
+        """Rank candidates that share the values of `shared`; return the `top` best candidates, or all if None."""
         return self.rank_each([(shared, candidates)], top)[0]
 
     def rank_each(self, queries: Sequence[tuple[Sample, Samples]], top: int | None = None) -> list[Ranking]:
-        """Rank the candidates of several queries, each (shared, candidates), in one request."""
+        """Rank the candidates of several queries in one request. A query is a pair (shared, candidates)."""
         documents = [
             {"shared": shared, "candidates": candidates} | ({} if top is None else {"top": top})
             for shared, candidates in queries
@@ -124,7 +128,7 @@ class Client:
         ]
 
     def rank_table(self, shared: Sample, candidates: pa.Table, top: int | None = None) -> Ranking:
-        """As `rank`, with the candidates in an Arrow table."""
+        """Rank candidates in an Arrow table, see `rank`."""
         metadata = {"shared": orjson.dumps(shared)} | ({} if top is None else {"top": str(top)})
         response = self._post_arrow("/v1/rank", candidates.replace_schema_metadata(metadata))
         version = response.schema.metadata[b"version"].decode()
@@ -145,7 +149,7 @@ class Client:
     def _send(self, method: str, path: str, body: bytes | None, content_type: str) -> bytes:
         """Send a request, with retries, and return the response body.
 
-        The retries of httpx2 itself cover failed connection attempts only, not broken connections and statuses.
+        httpx2 itself retries failed connection attempts only, but not broken connections or error statuses.
         """
         for attempt in range(self._retries + 1):
             is_last = attempt == self._retries

@@ -1,4 +1,4 @@
-"""Compute scores from a table of samples with a loaded export; HTTP requests of all kinds end here."""
+"""Compute scores with a loaded export. All kinds of HTTP requests use this module."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ScoredSamples:
     """The scores of B samples or candidates."""
 
     scores: np.ndarray
-    """[B] float32, the probability of a 1"""
+    """[B] float32, the probability of label 1"""
     missing: np.ndarray
     """[B, N] bool, which fields are missing, in the order of the schema"""
     without_denoiser: np.ndarray | None = None
@@ -38,7 +38,7 @@ class ScoredSamples:
 
 
 class Engine:
-    """Scores samples and ranks candidates with one export. Several threads may call it at once.
+    """A loaded export that scores samples and candidates. Several threads may call it at the same time.
 
     engine = Engine(load_export(Path("model")))
     engine.score(engine.request_schema.table([{"user_id": 5, "item_id": 7}])).scores
@@ -58,26 +58,25 @@ class Engine:
     def warm_up(self) -> None:
         """Read every page of the tables into memory and run the self-test of the export.
 
-        Raises InputError if the scores differ from those that the export was written with.
+        Raises InputError if the scores differ from the scores in the self-test.
         """
         self.export.model.tables.touch()
         try:
             difference = score_difference(self.export.model, self.schema, self.export.card[SELF_TEST])
         except (InputError, KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{self.export.folder}: card.json has no self-test that can be run; export the run again"
-            ) from error
+            raise InputError(f"{self.export.folder}: card.json has no valid self-test; export the run again") from error
         if not difference <= MAX_SCORE_DIFFERENCE:
             raise InputError(
-                f"{self.export.folder}: self-test failed: scores differ by {difference:.2g} from those at export; "
-                f"allowed is {MAX_SCORE_DIFFERENCE:g}"
+                f"{self.export.folder}: self-test failed: the scores differ by {difference:.2g} from the scores at "
+                f"export; at most {MAX_SCORE_DIFFERENCE:g} is allowed"
             )
 
     @torch.inference_mode()
     def score(self, table: pa.Table, without_denoiser: bool = False) -> ScoredSamples:
-        """Score the rows of a table with the columns of the schema; with `without_denoiser`, also without the denoiser.
+        """Score the rows of a table that has the columns of the schema.
 
-        Raises SampleError if a value is not allowed.
+        If `without_denoiser` is true, also return the scores without the denoiser. Raises SampleError if a value is not
+        allowed.
         """
         if not len(table):
             return self._no_samples()
@@ -93,9 +92,8 @@ class Engine:
     def rank(self, queries: Sequence[Query]) -> list[ScoredSamples]:
         """Score the candidates of each query, in the order of the queries.
 
-        The columns that the candidates of a query share are looked up once and pass the first linear layer once.
-        Queries whose candidates have the same columns are computed together. Raises SampleError if a value is not
-        allowed.
+        The shared columns of a query are looked up once and multiplied by the first linear layer once. Queries whose
+        candidates have the same columns are computed together. Raises SampleError if a value is not allowed.
         """
         groups: dict[frozenset[str], list[int]] = {}
         for index, query in enumerate(queries):
@@ -110,7 +108,7 @@ class Engine:
         return [results[index] for index in range(len(queries))]
 
     def _rank_group(self, candidate_columns: frozenset[str], queries: Sequence[Query]) -> ScoredSamples:
-        """Score the candidates of all queries, which have these columns; the other columns are shared."""
+        """Score the candidates of queries that all have `candidate_columns`; their other columns are shared."""
         lengths = torch.tensor([query.num_candidates for query in queries])
         if not lengths.sum():
             return self._no_samples()
@@ -134,7 +132,7 @@ class Engine:
     def batch(self, table: pa.Table, location: str) -> Batch:
         """Return the batch of the rows of a table with the columns of the schema.
 
-        Raises SampleError, with the location first, if a value is not allowed.
+        Raises SampleError if a value is not allowed; the message starts with `location`.
         """
         try:
             rows = decode(table.select(self.schema.columns(labelled=False)), self.schema, location, labelled=False)

@@ -1,10 +1,10 @@
-"""Errors of requests, which the client gets as a response."""
+"""Errors of requests. The server returns them to the client."""
 
 from __future__ import annotations
 
 
 class RequestError(Exception):
-    """The server refuses a request: the HTTP status and the reason."""
+    """A refused request: the HTTP status and the reason."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -12,4 +12,4 @@ class RequestError(Exception):
 
 
 class SampleError(ValueError):
-    """A sample in a request is wrong; the message says where, what was found and what is allowed."""
+    """A wrong sample in a request. The message says where the error is, what was found and what is allowed."""

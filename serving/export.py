@@ -1,9 +1,9 @@
-"""Write and load exports: folders that have everything that is needed to serve a model.
+"""Write and load exports. An export is a folder with all files that are needed to serve a model.
 
-An export holds JSON, safetensors and one file with the bytes of all embedding tables. `manifest.json` lists these files
-with their checksums; other files in the folder are never read. Nothing in an export is unpickled or executed, because
-this package rebuilds the model from its configuration. The checksums detect damage. They do not protect
-against an attacker who can write to the folder.
+An export has JSON files, safetensors files and one file with the bytes of all embedding tables. `manifest.json` lists
+these files with their checksums; other files in the folder are never read. Nothing in an export is unpickled or
+executed, because this package rebuilds the model from its configuration. The checksums detect damage. They do not
+protect against an attacker who can write to the folder.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from asymdiffrec.serving.scorer import Scorer
 from asymdiffrec.serving.self_test import make_self_test
 
 FORMAT = 3
-"""Version of the layout of an export; `load_export` reads this one only"""
+"""Version of the export format; `load_export` reads only this version"""
 MANIFEST = "manifest.json"
 CONFIG = "config.json"
 STATISTICS = "statistics.json"
@@ -45,7 +45,9 @@ DENSE = "dense.safetensors"
 IDS = "ids.safetensors"
 TABLES = "tables.bin"
 REQUIRED_FILES = (CONFIG, STATISTICS, CARD, DENSE, TABLES)
-"""Files of every export; an export with managed tables also has `ids.safetensors`"""
+"""Files of every export"""
+ALL_FILES = (*REQUIRED_FILES, IDS)
+"""Files that an export can have; only an export with managed tables has `ids.safetensors`"""
 SELF_TEST = "self_test"
 """Key of the card under which the self-test is stored, see `self_test.make_self_test`"""
 
@@ -69,14 +71,14 @@ class Manifest(Config):
 
     @model_validator(mode="after")
     def _require_known_files(self) -> Self:
-        unknown = [name for name in self.files if name not in (*REQUIRED_FILES, IDS)]
+        unknown = [name for name in self.files if name not in ALL_FILES]
         if unknown:
-            raise ValueError(f"files.{unknown[0]}: not a file of an export")
+            raise ValueError(f"files.{unknown[0]}: not a file of an export; allowed are {', '.join(ALL_FILES)}")
         return self
 
 
 class ExportConfig(FieldsConfig):
-    """The content of `config.json`: what the model is built from, besides its weights and statistics."""
+    """The content of `config.json`: the configuration from which the model is rebuilt."""
 
     name: str
     tables: TablesConfig
@@ -118,9 +120,13 @@ def write_export(
 ) -> tuple[Manifest, Mapping[str, Any]]:
     """Write the new folder `out`, completely or not at all; return its manifest and card.
 
-    `dense` has the weights besides the tables by their names in `Scorer`, `tables` the weights [num_embeddings, D] of
-    each table and `ids` the ids of each managed table. `make_card` receives the model as it is rebuilt from the written
-    files. Raises InputError if `out` exists or cannot be written.
+    dense: the weights of the dense part, by their names in `Scorer`.
+    tables: the weights [num_embeddings, D] of each table.
+    ids: the ids of each managed table.
+    make_card: returns the card; its argument is the model, rebuilt from the written files.
+    package: the version of asymdiffrec.
+
+    Raises InputError if `out` exists or cannot be written.
     """
     require_absent(out)
     with temporary_folder_for(out) as temporary:
@@ -154,8 +160,8 @@ def is_export(folder: Path) -> bool:
 def load_export(folder: Path, *, allow_user_classes: bool = False) -> Export:
     """Read an export, verify the checksums of all its files, and rebuild its model.
 
-    Raises InputError if a file is missing or damaged, if the export has another format, or if its model has a
-    user-defined class and `allow_user_classes` is False: such a class is imported, and so executed.
+    Raises InputError if a file is missing or damaged, if the export has another format, or if its model uses a
+    user-defined class and `allow_user_classes` is false: importing the class executes code of its module.
     """
     manifest = _read_manifest(folder / MANIFEST)
     for name, entry in manifest.files.items():
@@ -165,13 +171,13 @@ def load_export(folder: Path, *, allow_user_classes: bool = False) -> Export:
         if file.stat().st_size != entry.bytes or _sha256(file) != entry.sha256:
             raise InputError(f"{file}: differs from its checksum in {MANIFEST}; it was damaged or changed")
     if absent := [name for name in REQUIRED_FILES if name not in manifest.files]:
-        raise InputError(f"{folder / MANIFEST}: does not list {absent[0]}")
+        raise InputError(f"{folder / MANIFEST}: does not list {absent[0]}; export the run again")
     config = validate(ExportConfig, _read_json(folder / CONFIG), str(folder / CONFIG))
     schema = config.to_schema(validate(Statistics, _read_json(folder / STATISTICS), str(folder / STATISTICS)))
     user_classes = [name for name in (config.diffusion.method, config.model.extractor.name) if ":" in name]
     if user_classes and not allow_user_classes:
         raise InputError(
-            f"{folder}: the model has the user-defined class {user_classes[0]}; --allow-user-classes imports it"
+            f"{folder}: the model uses the user-defined class {user_classes[0]}; add --allow-user-classes to import it"
         )
     try:
         model = _build_scorer(folder, config, schema, IDS in manifest.files)
@@ -204,7 +210,7 @@ def _build_scorer(folder: Path, config: ExportConfig, schema: Schema, has_ids: b
 
 
 def _build_diffusion(config: ExportConfig, layout: FieldLayout) -> AsymmetricDiffusion:
-    """Build the dense part with random weights and the default forward process, which only training uses."""
+    """Build the dense part with random weights. It gets the default forward process, because serving uses none."""
     diffusion = config.diffusion.model_copy(update={"forward": ForwardConfig()})
     return method_class(diffusion.method)(layout, config.model, diffusion, seed=0)
 

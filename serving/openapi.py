@@ -1,4 +1,4 @@
-"""The OpenAPI document of the HTTP interface, with the columns of the current model, and a page that shows it."""
+"""Build the OpenAPI document of the HTTP interface with the columns of a model, and an HTML page that shows it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXAMPLES: dict[str, Any] = {"integer": 1, "number": 0.5, "string": "a"}
 
 
 def openapi_document(engine: Engine, max_samples: int, needs_token: bool) -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document; a request may have `max_samples` samples."""
+    """Return the OpenAPI 3.1 document; a request may have at most `max_samples` samples."""
     columns = {name: column.json_schema for name, column in engine.request_schema.columns.items()}
     sample = {
         "type": "object",
@@ -35,14 +35,14 @@ def openapi_document(engine: Engine, max_samples: int, needs_token: bool) -> dic
             _reference("SamplesByColumn"),
         ]
     }
-    scores = {"type": "array", "items": {"type": "number"}, "description": "Probability of a 1 for each sample"}
+    scores = {"type": "array", "items": {"type": "number"}, "description": "Probability of label 1 for each sample"}
     version = {"type": "string", "description": "Version of the model that answered"}
     missing = {
         "type": "array",
         "items": {"type": "array", "items": {"type": "string"}},
         "description": "Names of the missing fields of each sample",
     }
-    without_denoiser = {**scores, "description": "Scores that the model gives without its denoiser"}
+    without_denoiser = {**scores, "description": "Scores of the model without its denoiser"}
     top = {
         "type": ["integer", "null"],
         "minimum": 1,
@@ -75,16 +75,16 @@ def openapi_document(engine: Engine, max_samples: int, needs_token: bool) -> dic
         "paths": {
             "/v1/score": {
                 "post": _post(
-                    "Score samples: return the probability of a 1 for each sample, its missing fields, and optionally "
-                    "its score without the denoiser",
+                    "Score samples: return the probability of label 1 for each sample, its missing fields, and "
+                    "optionally its score without the denoiser",
                     _object(score_request, ["samples"]),
                     _object(score_response),
                 )
             },
             "/v1/rank": {
                 "post": _post(
-                    "Rank candidates that share some columns, best first; the shared columns are computed once. A list "
-                    "of queries gets a list of rankings",
+                    "Rank candidates that share some columns, best candidate first; the shared columns are computed "
+                    "once. The response to a list of queries is a list of rankings",
                     {"oneOf": [_reference("Query"), {"type": "array", "items": _reference("Query")}]},
                     {"oneOf": [_reference("Ranking"), {"type": "array", "items": _reference("Ranking")}]},
                 )

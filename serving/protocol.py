@@ -1,4 +1,4 @@
-"""The HTTP protocol: request bodies to samples or queries, and scores to response bodies, as JSON or Arrow."""
+"""The HTTP protocol: convert request bodies to samples or queries, and scores to response bodies, in JSON or Arrow."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class ScoreRequest(ABC):
         return count_samples(self.samples)
 
     def table(self, request_schema: RequestSchema) -> pa.Table:
-        """Return the samples as a table; raise SampleError if one is wrong."""
+        """Return the samples as a table; raise SampleError if a sample is wrong."""
         if isinstance(self.samples, pa.Table):
             return request_schema.table_from_arrow(self.samples)
         return request_schema.table(self.samples)
 
 
 class JsonScoreRequest(ScoreRequest):
-    """{"samples": ..., "without_denoiser": false, "missing": true}; the last two are optional."""
+    """A JSON request {"samples": ..., "without_denoiser": false, "missing": true}; the last two keys are optional."""
 
     EXPECTED = '{"samples": [{"COLUMN": VALUE}]}'
 
@@ -63,7 +63,7 @@ class JsonScoreRequest(ScoreRequest):
 
 
 class ArrowScoreRequest(ScoreRequest):
-    """An Arrow table with the columns of samples."""
+    """An Arrow request: a table whose rows are samples."""
 
     def __init__(self, body: bytes) -> None:
         self.samples = read_stream(body)
@@ -78,7 +78,7 @@ class RankRequest(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Return the number of candidates of all queries; a query without candidates counts as one."""
+        """Return the number of candidates of all queries; a query without candidates counts as one candidate."""
 
     @abstractmethod
     def queries(self, request_schema: RequestSchema) -> list[Query]:
@@ -90,7 +90,10 @@ class RankRequest(ABC):
 
 
 class JsonRankRequest(RankRequest):
-    """{"shared": {...}, "candidates": ..., "top": 10}, or a list of such queries, which is answered with a list."""
+    """A JSON request: a query {"shared": {...}, "candidates": ..., "top": 10}, or a list of such queries.
+
+    The response to a list is a list of rankings.
+    """
 
     EXPECTED = '{"shared": {"COLUMN": VALUE}, "candidates": [{"COLUMN": VALUE}], "top": 10}'
 
@@ -106,7 +109,7 @@ class JsonRankRequest(RankRequest):
         return sum(max(1, count_samples(candidates)) for candidates in self.candidates)
 
     def queries(self, request_schema: RequestSchema) -> list[Query]:
-        """Return the queries; the message of a SampleError starts with the index of the query, if there is a list."""
+        """Return the queries. In a list of queries, the message of a SampleError starts with the index of the query."""
         queries = []
         for index, (document, candidates) in enumerate(zip(self.documents, self.candidates, strict=True)):
             try:
@@ -125,7 +128,7 @@ class JsonRankRequest(RankRequest):
 
 
 class ArrowRankRequest(RankRequest):
-    """An Arrow table of candidates; the metadata of its schema has `shared` and `top` as JSON, both optional."""
+    """An Arrow request: a table of candidates. The schema metadata has `shared` and `top` as JSON, both optional."""
 
     def __init__(self, body: bytes) -> None:
         self.table = read_stream(body)
@@ -137,7 +140,7 @@ class ArrowRankRequest(RankRequest):
         return len(self.table)
 
     def queries(self, request_schema: RequestSchema) -> list[Query]:
-        """Return the one query of the request."""
+        """Return the single query of the request, in a list."""
         return [request_schema.query_from_arrow(self.shared, self.table)]
 
     def response(self, engine: Engine, scored: Sequence[ScoredSamples]) -> bytes:
@@ -148,7 +151,7 @@ class ArrowRankRequest(RankRequest):
 
 
 def rank_scores(scores: np.ndarray, top: int | None) -> np.ndarray:
-    """Return the indices of the `top` highest scores, or of all if None, highest first; ties keep their order."""
+    """Return the indices of the `top` highest scores (None: all), highest first; equal scores keep their order."""
     return np.argsort(-scores, kind="stable")[:top]
 
 

@@ -1,4 +1,4 @@
-"""Serve an export under Ray Serve: each replica runs the application with its own copy of the model, behind HAProxy."""
+"""Serve an export under Ray Serve: replicas behind HAProxy run the application, each with a copy of the model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from asymdiffrec.serving.service_config import ServiceConfig
 APPLICATION = "asymdiffrec"
 """Name of the application and the deployment in Ray Serve"""
 REQUESTS_PER_REPLICA = 4
-"""Requests in progress per replica at which Ray Serve adds replicas"""
+"""Target number of requests in progress per replica; Ray Serve adds replicas above it"""
 
 
 @contextmanager
@@ -23,9 +23,10 @@ def deployment(
 ) -> Iterator[None]:
     """Run the service on the Ray cluster that this process is connected to, until the context ends.
 
-    The context starts when the service answers. Ray Serve keeps between `min_replicas` and `max_replicas` replicas,
-    according to load. At the end the application is deleted; with `owns_cluster` Ray Serve is shut down too, because
-    HAProxy would outlive Ray. Raises RuntimeError if Ray Serve cannot start the service.
+    The block starts when the service answers. Ray Serve runs between `min_replicas` and `max_replicas` replicas,
+    depending on the load. After the block the application is deleted. If `owns_cluster` is true, Ray Serve is shut down
+    too, because HAProxy would otherwise run after the end of Ray. Raises RuntimeError if Ray Serve cannot start the
+    service.
     """
     from ray import serve
 
@@ -61,10 +62,10 @@ def _deploy(config: ServiceConfig, host: str, port: int, min_replicas: int, max_
         }
     )
     serve_deployment = serve.deployment(
-        # With a function, each replica builds the application itself: an application with a model does not pickle.
+        # A function, so that each replica builds the application: an application with a loaded model does not pickle.
         serve.ingress(build_application)(),
         name=APPLICATION,
-        # Above the application's own limit, which refuses requests at once; Ray Serve would let them wait.
+        # More than the limit of the application: the application refuses further requests, Ray Serve would queue them.
         max_ongoing_requests=config.limits.requests + 8,
         ray_actor_options={"num_cpus": 1},
         **replicas,

@@ -1,6 +1,6 @@
 """Settings of Ray Serve 2.60 that have no public API: environment variables that Ray reads when it is imported.
 
-Look at each of them when Ray is upgraded; `ray.serve._private.constants` defines them.
+Check each variable when Ray is upgraded: `ray.serve._private.constants` defines them.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ LOGGER = "ray.serve"
 _SETTINGS = {
     # Replicas receive requests from HAProxy instead of Ray's Python proxy, which is several times slower.
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
-    # The application handles requests in the thread that reads them. A thread of its own only adds a hand-over,
-    # because the application scores in threads of its own anyway.
+    # The thread that reads a request also handles it. A separate thread would only add a hand-over, because the
+    # application already scores in separate threads.
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-    # If a replica dies before it answers, HAProxy sends the request to another one. Scoring twice changes nothing.
+    # If a replica dies before it answers, HAProxy sends the request to another replica. Scoring twice is harmless.
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
     "RAY_SERVE_HAPROXY_RETRIES": "3",
-    # Seconds that a replica goes on answering before it ends. HAProxy learns within one second that the replica ends,
-    # so the default of half a minute is not needed.
+    # Seconds for which an ending replica continues to answer. HAProxy notices within one second that the replica ends,
+    # so the default of 30 seconds is not needed.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
 }
-# HAProxy's own ports, which are fixed: a second cluster on the same host could not start.
+# Internal ports of HAProxy. They are fixed by default, so a second cluster on the same host could not start.
 _PORTS = ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT")
 
 
 def configure_haproxy(free_ports: bool) -> None:
-    """Set the environment variables that are not set yet; with `free_ports`, HAProxy's own ports are free ones.
+    """Set the environment variables that are not set yet; with `free_ports`, HAProxy's internal ports are free ports.
 
     Call it before Ray is imported, in the process that starts Ray.
     """

@@ -1,4 +1,4 @@
-"""Serve the export in a folder, and reload it while requests are answered when another export takes its place."""
+"""Load the export in a folder, and replace it while the server runs when the folder gets a new export."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from asymdiffrec.serving.errors import RequestError
 from asymdiffrec.serving.export import MANIFEST, load_export
 
 POLL_SECONDS = 1.0
-"""Time between two looks at the folder. Notifications of the file system would miss changes on network file systems."""
+"""Time between two checks of the folder. File system notifications would miss changes on network file systems."""
 
 
 class Reloader:
-    """Holds the engine of the export in a folder, or behind a link to one; `watch` replaces it by newer exports.
+    """The engine of the export in a folder; `watch` replaces the engine when the folder gets a new export.
 
-    report: called with one line when an export replaced another or failed to load. prepare: called with a new engine
-    before it answers requests.
+    folder: an export folder, or a link to an export folder.
+    report: called with one line when a new export was loaded or failed to load.
+    prepare: called with a new engine before it answers requests.
 
         reloader = Reloader(Path("model"))
         reloader.load()
@@ -45,9 +46,9 @@ class Reloader:
         self._loaded_state: object = None
         self._closed = threading.Event()
         self.reloads = 0
-        """Number of times that a new version replaced another"""
+        """Number of times that a new version was loaded after the first"""
         self.reload_error: str | None = None
-        """Why the export that is in the folder now cannot be served; None if it is served"""
+        """The reason why the export in the folder cannot be loaded; None if it is loaded"""
 
     def engine(self) -> Engine:
         """Return the current engine; raise RequestError (503) before the first `load`."""
@@ -56,9 +57,9 @@ class Reloader:
         return self._engine
 
     def load(self) -> Engine:
-        """Load the export that is in the folder now, run its self-test, and make it the current engine.
+        """Load the export in the folder, run its self-test, and make it the current engine.
 
-        Raises InputError if the export cannot be served; the current engine then stays.
+        Raises InputError if the export cannot be loaded; the current engine then stays in use.
         """
         state = self._folder_state()
         engine = Engine(load_export(self._folder.resolve(), allow_user_classes=self._allow_user_classes))
@@ -83,16 +84,16 @@ class Reloader:
             previous = self._engine.version if self._engine else "none"
             try:
                 version = self.load().version
-            # Whatever the error is, the current engine goes on answering, and the next export is tried.
+            # After any error the current engine continues to answer, and the next export is tried.
             except Exception as error:
                 self._loaded_state, self.reload_error = state, str(error)
-                self._report(f"warning: the new export cannot be served, version {previous} goes on: {error}")
+                self._report(f"warning: the new export cannot be loaded; the server keeps version {previous}: {error}")
             else:
                 self.reloads += 1
                 self._report(f"Version {version} replaced version {previous}")
 
     def _folder_state(self) -> object:
-        """Return a value that changes when the export in the folder does; None while the folder has no export."""
+        """Return a value that changes when a file in the folder changes; None while the folder has no export."""
         try:
             files = {entry.name: entry.stat() for entry in os.scandir(self._folder)}
         except OSError:

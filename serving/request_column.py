@@ -1,4 +1,4 @@
-"""One column of the samples of a request: its Arrow type, and the conversion of JSON values and Arrow arrays to it."""
+"""Convert the JSON values or the Arrow array of one request column to the Arrow type of the column."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from asymdiffrec.datasets.decoding.value_rules import MAX_FLOAT, ids_outside_tab
 MAX_LIST_LENGTH = 10_000
 """Largest number of ids in one list"""
 MAX_DECODED_BYTES = 64 << 20
-"""Largest size of a dictionary-encoded column after decoding: a few bytes of a request can stand for gigabytes"""
+"""Largest size of a dictionary-encoded column after decoding: a few encoded bytes can represent gigabytes"""
 
 _ARROW_TYPES = {int: pa.int64(), str: pa.string(), float: pa.float64()}
 _JSON_TYPES = {int: "integer", str: "string", float: "number"}
@@ -33,11 +33,11 @@ class RequestColumn:
     """int or str for ids, float for numbers"""
     is_list: bool
     num_embeddings: int | None
-    """For ids that are rows of a table: the number of rows. None for all other columns."""
+    """Rows of the table if ids are row numbers, because the field has `hash: false`; None for all other columns"""
 
     @cached_property
     def arrow_type(self) -> pa.DataType:
-        """The Arrow type that `decode` takes."""
+        """The Arrow type that `decode` reads."""
         value = _ARROW_TYPES[self.kind]
         return pa.list_(value) if self.is_list else value
 
@@ -56,10 +56,10 @@ class RequestColumn:
         return {**schema, "type": [schema["type"], "null"]}
 
     def from_json(self, values: Sequence[Any]) -> pa.Array | None:
-        """Return JSON values [B] as an array of `arrow_type`, or None if one of them is not allowed.
+        """Return JSON values [B] as an array of `arrow_type`, or None if a value is not allowed.
 
-        None among the values means missing. As in training, an integer may be given as a string and a string id as an
-        integer, if that is lossless.
+        A value of None is missing. As in training, an integer may be sent as a string and a string id as an integer, if
+        the conversion is lossless.
         """
         if not self._have_kinds(values, {int, float} if self.kind is float else {self.kind}):
             if self.kind is float or not self._have_kinds(values, {int, str}):
@@ -71,7 +71,7 @@ class RequestColumn:
             return self._from_large_integers(values)
 
     def from_arrow(self, array: pa.Array) -> pa.Array:
-        """Return an Arrow array as an array of `arrow_type`; raise ValueError or a pyarrow error if it cannot be."""
+        """Return an array converted to `arrow_type`; raise ValueError or a pyarrow error if that is impossible."""
         value = array.type
         if self.is_list and not pa.types.is_null(value):
             if not is_list(value):
@@ -85,15 +85,18 @@ class RequestColumn:
                 raise ValueError("a dictionary holds strings or int64, and is not an element type of lists")
             sizes = pc.binary_length(array.dictionary) if value.value_type != pa.int64() else None
             if sizes is not None and len(array) * (pc.max(sizes).as_py() or 0) > MAX_DECODED_BYTES:
-                raise ValueError("the column is too large after decoding")
-        # Unsafe casts are allowed for integers only: large ones are rounded to floats, and ids of 2^63 and more keep
-        # their bits, both as in training.
+                raise ValueError(f"the column has more than {MAX_DECODED_BYTES >> 20} MiB after decoding")
+        # Only integers may be cast unsafely, as in training: a numeric column rounds large integers to floats, and an
+        # id of 2^63 or more keeps its bits.
         cast = array.cast(self.arrow_type, safe=not pa.types.is_integer(value))
         cast.validate(full=True)
         return cast
 
     def out_of_range(self, array: pa.Array) -> np.ndarray | None:
-        """Return which ids of an array, or of all its lists in order, are no row of the table; None if all are rows."""
+        """Return a mask of the ids that are outside the table, or None if no id is outside.
+
+        The mask has one element per id. For lists it has the ids of all lists, in order.
+        """
         if self.num_embeddings is None:
             return None
         mask = ids_outside_table(array.flatten() if self.is_list else array, self.num_embeddings)
@@ -102,7 +105,7 @@ class RequestColumn:
     def _have_kinds(self, values: Sequence[Any], kinds: set[type]) -> bool:
         """Return whether all values, or the elements of all lists, are of these types and in the allowed range.
 
-        The exact types are compared, all at once: a bool is refused as a number, although it is an int in Python.
+        Types must match exactly: a bool is not accepted as a number, although bool is a subclass of int.
         """
         if self.is_list:
             lists = [value for value in values if value is not None]
@@ -129,7 +132,7 @@ class RequestColumn:
         return self._map_values(values, convert)
 
     def _from_large_integers(self, values: Sequence[Any]) -> pa.Array | None:
-        """Convert integers that pyarrow refuses, with the result that training has; None if that is impossible.
+        """Convert integers that pyarrow refuses, as training does; return None if the conversion is impossible.
 
         A numeric column rounds integers that floats cannot represent; an id of 2^63 or more keeps its bits.
         """
@@ -153,7 +156,7 @@ class RequestColumn:
 def _list_indices(lists: pa.Array) -> np.ndarray:
     """Return the index of the list that each value of `lists.flatten()` belongs to.
 
-    `pc.list_parent_indices` also counts values that are stored behind a null list, and `flatten` leaves them out.
+    `pc.list_parent_indices` is no alternative: it counts values stored under null lists, which `flatten` leaves out.
     """
     return np.repeat(np.arange(len(lists)), list_lengths(lists))
 

@@ -1,4 +1,4 @@
-"""The columns that a sample in a request may have, and the conversion of samples to the table that `decode` takes."""
+"""Check the columns of the samples in a request, and convert the samples to a table that `decode` reads."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from asymdiffrec.serving.errors import SampleError
 from asymdiffrec.serving.request_column import MAX_LIST_LENGTH, RequestColumn, drop_values
 
 Samples = Sequence[Any] | Mapping[str, Any]
-"""Samples as JSON has them: a list of objects {column: value}, or one object {column: list of values}"""
+"""Samples in JSON: a list of objects {column: value}, or one object {column: list of values}"""
 Locate = Callable[[str, int], str]
-"""Returns the location of a value in the request, for error messages, from its column and the index of its sample"""
+"""A function of a column and the index of a sample; returns the location of the value in the request, for errors"""
 
 
 class Query(NamedTuple):
-    """Candidates to rank: the columns that they share, and the columns of each."""
+    """Candidates to rank: their shared columns, and the columns of each candidate."""
 
     shared: Mapping[str, pa.Array]
     """Arrays [1] by column"""
@@ -35,8 +35,8 @@ class Query(NamedTuple):
 class RequestSchema:
     """The columns of the samples in requests, derived from a schema.
 
-    A field whose column is absent or null is missing. An id that is not a row of a table with `hash: false` is missing
-    too, because a request has to be answered although its item is new.
+    A field whose column is absent or null is missing. An id outside the table of a field with `hash: false` is missing
+    too, because the server must also score items that are newer than the model.
 
         RequestSchema(schema).table([{"user_id": 5, "item_id": 7}])
     """
@@ -58,12 +58,12 @@ class RequestSchema:
             self._add(schema.column(name), RequestColumn(kind, is_list, num_embeddings))
         for weights in self.weights.values():
             self._add(weights, RequestColumn(float, True, None))
-        # Rows of the training data have these columns too; requests may repeat them, and they are ignored.
+        # The training data also have these columns. Requests may contain them, but they are ignored.
         ignored = {name for name in (data.label, data.user, data.time, data.weight) if name}
         self._accepted = ignored | self.columns.keys()
 
     def _add(self, name: str, column: RequestColumn) -> None:
-        """Add a column. If fields of different kinds read it, it holds integers, which all of them take."""
+        """Add a column. If fields of different kinds read it, it has integers, because all kinds accept integers."""
         existing = self.columns.setdefault(name, column)
         if existing != column:
             limits = [part.num_embeddings for part in (existing, column) if part.num_embeddings is not None]
@@ -81,13 +81,13 @@ class RequestSchema:
     def query(self, shared: Any, candidates: Samples) -> Query:
         """Return a query from an object {column: value} that all candidates share, and JSON samples of candidates.
 
-        Raises SampleError if a sample is wrong, or if a column is in both.
+        Raises SampleError if a sample is wrong, or if a column is in `shared` and also in `candidates`.
         """
         values, count, locate = self._values_by_column(candidates, "candidates")
         return self._query(shared, self._arrays(values, locate), count)
 
     def query_from_arrow(self, shared: Any, candidates: pa.Table) -> Query:
-        """As `query`, with the candidates in an Arrow table."""
+        """Return a query whose candidates are in an Arrow table, see `query`."""
         return self._query(shared, self._cast(candidates), len(candidates))
 
     def query_table(self, queries: Sequence[Query]) -> pa.Table:
@@ -107,7 +107,7 @@ class RequestSchema:
         values = self._transpose([shared], lambda index: "shared")
         arrays = self._arrays(values, lambda column, index: f"shared.{column}")
         if both := arrays.keys() & candidates.keys():
-            raise SampleError(f"candidates: the column {min(both)} is also in shared; send it in one of them")
+            raise SampleError(f"candidates: the column {min(both)} is also in shared; send it in only one of them")
         return Query(arrays, candidates, count)
 
     def _table(self, arrays: Mapping[str, pa.Array], count: int) -> pa.Table:
@@ -126,7 +126,7 @@ class RequestSchema:
         return values, len(samples), lambda column, index: f"{name}[{index}].{column}"
 
     def _transpose(self, samples: Sequence[Any], locate: Callable[[int], str]) -> dict[str, list[Any]]:
-        """Return the values by column of a list of objects, for the columns that occur in it."""
+        """Convert a list of objects to lists of values by column, for the columns that occur in an object."""
         names: set[str] = set()
         for index, sample in enumerate(samples):
             if type(sample) is not dict:
@@ -139,7 +139,7 @@ class RequestSchema:
         return {name: [sample.get(name) for sample in samples] for name in self.columns if name in names}
 
     def _check_lists(self, lists: Mapping[str, Any], location: str) -> tuple[dict[str, list[Any]], int]:
-        """Return the values by column of an object of lists, and the number of samples."""
+        """Check an object of lists; return its lists of values by column, and the number of samples."""
         if not lists.keys() <= self._accepted:
             raise self._unknown_column(location, min(lists.keys() - self._accepted))
         for name, values in lists.items():
@@ -156,7 +156,7 @@ class RequestSchema:
         return by_column, next(iter(lengths.values()), 0)
 
     def _arrays(self, values: Mapping[str, list[Any]], locate: Locate) -> dict[str, pa.Array]:
-        """Return the arrays by column of JSON values by column."""
+        """Convert the JSON values of each column to an array."""
         arrays = {}
         for name, column_values in values.items():
             arrays[name] = self.columns[name].from_json(column_values)
@@ -166,7 +166,7 @@ class RequestSchema:
         return arrays
 
     def _cast(self, table: pa.Table) -> dict[str, pa.Array]:
-        """Return the arrays by column of an Arrow table."""
+        """Convert each column of an Arrow table to an array of the expected type."""
         arrays = {}
         names = table.column_names
         for index, name in enumerate(names):
@@ -197,9 +197,10 @@ class RequestSchema:
                 raise SampleError(f"{locate(weights, index)}: {text}")
 
     def _drop_out_of_range(self, arrays: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
-        """Drop the ids that are no row of their table, and their weights.
+        """Drop the ids that are outside their table, and the weights of these ids.
 
-        The weights of a list stay if their number differs from that of its ids, so that `decode` refuses them.
+        If the number of weights of a list differs from the number of ids, the weights stay: `decode` then raises an
+        error.
         """
         remaining = dict(arrays)
         for name, array in arrays.items():

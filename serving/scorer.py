@@ -1,4 +1,4 @@
-"""The model that serves: embedding tables mapped from a file, the dense part on CPU, optionally compiled."""
+"""The model for serving: embedding tables mapped from a file, and the dense part on CPU, optionally compiled."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from asymdiffrec.diffusion.methods import AsymmetricDiffusion
 from asymdiffrec.embeddings.serving_tables import ServedTables
 
 MAX_COMPILED_SAMPLES = 128
-"""Largest number of samples that compiled code is used for. It keeps Python's global lock while it runs, so no other
-thread runs meanwhile, and for more samples it is hardly faster."""
+"""Largest batch, in samples, for which compiled code is used. Compiled code keeps Python's global lock while it runs,
+so all other threads wait; for larger batches it is hardly faster than PyTorch."""
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,13 @@ class CompiledDense:
     """The dense part of a `Scorer` as machine code, made by `aot_compile`."""
 
     join: Callable[..., torch.Tensor]
-    """Replaces `ServedTables.join`, for scores and rankings"""
+    """Replacement of `ServedTables.join`, for scores and rankings"""
     score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    """Replaces `AsymmetricDiffusion.score`"""
+    """Replacement of `AsymmetricDiffusion.score`"""
 
 
 class Scorer(nn.Module):
-    """A model on CPU that returns logits and looks its embeddings up in tables that are mapped from a file.
+    """A model on CPU that returns logits. Its embedding tables are mapped from a file.
 
     Set `compiled` to run the dense part as machine code for up to `MAX_COMPILED_SAMPLES` samples; None runs it in
     PyTorch.

@@ -1,4 +1,4 @@
-"""The self-test of an export: synthetic samples with their scores, which a host reproduces before it serves."""
+"""The self-test of an export: synthetic samples and their scores. A host must reproduce the scores before it serves."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ MAX_SCORE_DIFFERENCE = 1e-4
 
 
 def make_self_test(model: BatchScorer, schema: Schema) -> dict[str, Any]:
-    """Return synthetic samples and the model's scores of them, as JSON values."""
+    """Return synthetic samples and their scores by the model, as JSON values."""
     samples = synthetic_samples(schema)
     return {"samples": samples, "scores": score_samples(model, schema, samples).tolist()}
 
 
 def score_difference(model: BatchScorer, schema: Schema, self_test: Mapping[str, Any]) -> float:
-    """Return the largest difference between the model's scores and those of a self-test; inf if a score is not finite.
+    """Return the largest difference between the model's scores and the scores in a self-test.
 
-    Raises KeyError, TypeError or ValueError if the self-test is malformed.
+    The difference is inf if a score is not finite. Raises KeyError, TypeError or ValueError if the self-test is
+    malformed.
     """
     scores = score_samples(model, schema, self_test["samples"])
     differences = np.abs(scores - np.array(self_test["scores"], np.float32))
@@ -40,7 +41,7 @@ def score_difference(model: BatchScorer, schema: Schema, self_test: Mapping[str,
 
 @torch.inference_mode()
 def score_samples(model: BatchScorer, schema: Schema, samples: Sequence[Any]) -> np.ndarray:
-    """Return the probabilities of a 1, [B] float32, of samples as JSON requests have them."""
+    """Return the probabilities of label 1, [B] float32, for samples in the form of a JSON request."""
     rows = decode(RequestSchema(schema).table(samples), schema, "self-test", labelled=False)
     scores: np.ndarray = model.score(to_batch(rows, schema, 0)).sigmoid().numpy()
     return scores
@@ -66,7 +67,7 @@ def synthetic_samples(schema: Schema) -> list[dict[str, Any]]:
     samples = []
     for _ in range(NUM_SAMPLES):
         sample: dict[str, Any] = {}
-        # All lists of a sample have one length, because two fields may name the same column of weights.
+        # All lists of a sample have the same length, because two fields may name the same column of weights.
         list_length = int(rng.integers(1, 6))
         for name, field in schema.fields.items():
             if rng.random() >= MISSING_RATE:
@@ -85,7 +86,7 @@ def _has_id_and_numeric_field(schema: Schema, column: str) -> bool:
 
 
 def _untransformed(moments: NumericStatistics, standardised: float, transform: str) -> float:
-    """Return the raw value of a standardised one, or a close value if the transform has no such raw value."""
+    """Return the raw value whose transformed, standardised value is `standardised`, or a close value if none exists."""
     value = moments.mean + moments.std * standardised
     if transform == "log1p":
         return float(np.copysign(np.expm1(min(abs(value), 80)), value))

@@ -1,4 +1,4 @@
-"""The configuration of a serving process, or of each replica under Ray Serve, and how a service starts from it."""
+"""The configuration of a serving process or of a Ray Serve replica, and the start of the service."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from asymdiffrec.serving.reloader import Reloader
 
 @dataclass(frozen=True)
 class ServiceConfig:
-    """The settings of a service. They can be pickled, so Ray Serve sends them to replicas.
+    """The settings of a service. They can be pickled, because Ray Serve sends them to replicas.
 
     app = ServiceConfig(Path("model")).start(print).application()
     """
@@ -26,21 +26,21 @@ class ServiceConfig:
     """Export folder, or a link to one"""
     limits: Limits = field(default_factory=Limits)
     token: str | None = None
-    """Token that requests must send; None lets everybody in"""
+    """Token that requests must send; None: requests need no token"""
     threads: int = 1
-    """Number of threads that score"""
+    """Number of scoring threads"""
     allow_user_classes: bool = False
-    """Whether user-defined classes that the export names are imported"""
+    """Whether the user-defined classes that the export names may be imported"""
     compile_dense: bool = False
     """Whether the dense part is compiled for this host, see `aot_compile`"""
 
     def start(self, report: Callable[[str], None]) -> Service:
         """Load the export, run its self-test, watch its folder for newer exports, and return the service.
 
-        `report` is called with one line for each event, now and later. Raises InputError if the export cannot be
-        served. Sets the number of torch threads of this process to 1.
+        `report` is called with one line for each event, also after this function returned. Raises InputError if the
+        export cannot be loaded. Sets the number of torch threads of this process to 1.
         """
-        # Requests are small: scoring several of them in parallel is faster than splitting one over several threads.
+        # Requests are small: to score several requests in parallel is faster than to split one over several threads.
         torch.set_num_threads(1)
 
         def prepare(engine: Engine) -> None:
@@ -54,5 +54,5 @@ class ServiceConfig:
 
 
 def default_threads() -> int:
-    """Return the default number of scoring threads: half of the cores; the others read requests and write responses."""
+    """Return the default number of scoring threads: half of the cores. The other half handles the HTTP connections."""
     return max(1, len(os.sched_getaffinity(0)) // 2)

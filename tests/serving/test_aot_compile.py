@@ -61,7 +61,7 @@ def test_exported_programs_take_any_number_of_samples(engine: Engine, extractor:
 
 
 class Clock:
-    """A clock that goes on only when a test says so."""
+    """A clock that advances only when a test advances it."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -102,7 +102,7 @@ def test_model_scores_without_a_compiler(engine: Engine, monkeypatch: pytest.Mon
     lines: list[str] = []
     aot_compile.compile_if_faster(engine, lines.append)
     assert lines[0] == f"Compiling version {engine.version} for this host"
-    assert lines[1].startswith("warning: not compiled: ")
+    assert lines[1].startswith("warning: the dense part is not compiled: ")
     assert "No working C++ compiler" in lines[1]
     assert engine.export.model.compiled is None
 
@@ -112,8 +112,8 @@ def test_model_scores_without_a_compiler(engine: Engine, monkeypatch: pytest.Mon
     [
         (0.0, 0.0, "Compiled in 0 s: 1 sample in"),
         (0.1, 0.0, "; not used, because it is not faster"),
-        (0.0, 0.1, "warning: not compiled: the scores differ by 0.02"),
-        (0.0, math.nan, "warning: not compiled: the scores differ by nan"),
+        (0.0, 0.1, "warning: the dense part is not compiled: the scores differ by 0.02"),
+        (0.0, math.nan, "warning: the dense part is not compiled: the scores differ by nan"),
     ],
     ids=["faster", "slower", "wrong", "nan"],
 )
@@ -147,7 +147,7 @@ def test_model_scores_whatever_fails_in_compilation(engine: Engine, monkeypatch:
     for broken in (fail, lambda *arguments, **options: CompiledDense(fail, fail)):
         monkeypatch.setattr(aot_compile, "compile_export", broken)
         aot_compile.compile_if_faster(engine, lines.append)
-        assert lines.pop() == "warning: not compiled: cannot be mapped"
+        assert lines.pop() == "warning: the dense part is not compiled: cannot be mapped"
         assert engine.export.model.compiled is None
 
 

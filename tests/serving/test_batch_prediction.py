@@ -146,9 +146,12 @@ Change = Callable[[pa.Table], pa.Table]
     ("change", "message"),
     [
         (lambda samples: samples.append_column("score", [[0.5] * 4]), "already has a column named score"),
-        (lambda samples: samples.append_column("extra", [[0] * 4]), "its columns differ from those of"),
-        (lambda samples: samples.select(ARROW.names[::-1]), "its columns differ from those of"),
-        (lambda samples: samples.cast(ARROW.set(1, pa.field("slot", pa.int64()))), "its columns differ from those of"),
+        (lambda samples: samples.append_column("extra", [[0] * 4]), "its columns differ from the columns of"),
+        (lambda samples: samples.select(ARROW.names[::-1]), "its columns differ from the columns of"),
+        (
+            lambda samples: samples.cast(ARROW.set(1, pa.field("slot", pa.int64()))),
+            "its columns differ from the columns of",
+        ),
         (lambda samples: samples.drop_columns(["tags"]), "lacks the column tags"),
     ],
 )

@@ -105,14 +105,14 @@ def test_damaged_export_does_not_replace_the_current_one(
         assert client.post("/v1/score", json={"samples": [{}]}).json()["version"] == version
         assert "asymdiffrec_reload_failed 1.0" in client.get("/metrics").text
         wait_until(lambda: len(lines) == 1)
-        assert lines[0].startswith(f"warning: the new export cannot be served, version {version} goes on: ")
+        assert lines[0].startswith(f"warning: the new export cannot be loaded; the server keeps version {version}: ")
 
         # Once it is repaired, the same export is loaded.
         (damaged / "tables.bin").write_bytes(tables)
         wait_until(lambda: reloader.reloads == 1)
         assert "reload_error" not in client.get("/ready").json()
 
-        # Without an export in the folder, the current one goes on.
+        # Without an export in the folder, the current export stays in use.
         folder_state = reloader._folder_state
         reloader._folder_state = lambda: looks.append(state := folder_state()) or state  # type: ignore[method-assign, func-returns-value]
         link.unlink()

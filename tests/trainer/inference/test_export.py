@@ -75,7 +75,7 @@ def test_user_defined_classes_are_imported_only_if_allowed(
     assert command("export", tmp_path / "run", tmp_path / "out").status == 0
     outcome = command("predict", tmp_path / "out", clicks / "test", tmp_path / "scores.parquet")
     assert outcome.status == 2
-    assert "Autoencoder; --allow-user-classes imports it" in outcome.err
+    assert "Autoencoder; add --allow-user-classes to import it" in outcome.err
     expected = predict(command, tmp_path / "run", clicks / "test", tmp_path / "expected.parquet")
     exported = tmp_path / "exported.parquet"
     assert command("predict", tmp_path / "out", clicks / "test", exported, "--allow-user-classes").status == 0
