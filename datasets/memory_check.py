@@ -1,4 +1,4 @@
-"""Memory of decoded row groups, known from the footers, and memory that is free on the host."""
+"""Compare the memory that decoded row groups need, computed from the footers, with the free memory of the host."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ CACHE_SHARE = 1 / 8
 
 
 def required_memory(shards: Shards, columns: list[str], row_groups: int) -> int:
-    """Return the bytes that the `row_groups` largest row groups take once decoded.
+    """Return the bytes that the `row_groups` largest row groups need after decoding.
 
-    The bytes per row are those of the largest row group, see `Shards.decoded_bytes`.
+    All row groups are assumed to have the bytes per row of the largest row group, see `Shards.decoded_bytes`.
     """
     largest = int(shards.sizes.max())
     rows = int(np.sort(shards.sizes)[-row_groups:].sum())
@@ -27,37 +27,37 @@ def required_memory(shards: Shards, columns: list[str], row_groups: int) -> int:
 
 
 def require_memory(shards: Shards, columns: list[str], row_groups: int) -> None:
-    """Raise InputError if the `row_groups` largest row groups, decoded, need more memory than is available."""
+    """Raise InputError if the `row_groups` largest row groups need more memory after decoding than is available."""
     required, available = required_memory(shards, columns, row_groups), available_memory()
     if required > available:
         bytes_of = shards.decoded_bytes(columns)
         widest = max(bytes_of, key=lambda column: bytes_of[column])
         largest = int(np.argmax(shards.sizes))
         raise InputError(
-            f"{shards.location_of(largest)}: {shards.sizes[largest]:,} rows take about "
-            f"{_gibibytes(sum(bytes_of.values()))}, most of it the column {widest} ({_gibibytes(bytes_of[widest])}); "
-            f"up to {min(row_groups, len(shards.sizes))} row groups are in memory at a time, {_gibibytes(required)}, "
-            f"and {_gibibytes(available)} of memory are free. Lower data.lanes, use more workers on more hosts, or "
+            f"{shards.location_of(largest)}: {shards.sizes[largest]:,} rows need about "
+            f"{_gibibytes(sum(bytes_of.values()))} of memory, column {widest} alone {_gibibytes(bytes_of[widest])}; "
+            f"up to {min(row_groups, len(shards.sizes))} row groups are in memory at a time and need "
+            f"{_gibibytes(required)}, but {_gibibytes(available)} are free. Lower data.lanes, use more hosts, or "
             "write smaller row groups with `asymdiffrec prepare table`"
         )
 
 
 def cache_limit(required: int, local_world_size: int) -> int:
-    """Return the bytes that one worker's row group cache may keep beyond the row groups in use.
+    """Return the maximum size of one worker's row group cache in bytes, in addition to the row groups in use.
 
-    It is CACHE_SHARE of the host's free memory, without the `required` bytes of the row groups in use by all workers
-    of the host, divided by the number of these workers.
+    `required` is the number of bytes of the row groups in use by all workers of the host. CACHE_SHARE of the remaining
+    free memory is divided equally among these workers.
     """
     return int(max(0, available_memory() - required) * CACHE_SHARE) // local_world_size
 
 
 def available_memory() -> int:
-    """Return the bytes that this process can still allocate: free on the host, or less if a control group limits it."""
+    """Return the bytes that this process can still allocate: the host's free memory, or less under a cgroup limit."""
     return max(0, min([psutil.virtual_memory().available, *_available_in_cgroups()]))
 
 
 def _available_in_cgroups() -> list[int]:
-    """Return the bytes that the memory limit of each control group around this process leaves."""
+    """Return the bytes that are left under the memory limit of each control group that contains this process."""
     available = []
     for line in CGROUPS_OF_PROCESS.read_text().splitlines():
         _, controllers, path = line.split(":", 2)
@@ -80,7 +80,7 @@ def _available_in(folder: Path, limit: str, usage: str, cached: str) -> int | No
     try:
         allowed, used = (folder / limit).read_text().strip(), int((folder / usage).read_text())
         statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-    except OSError:  # the container does not show this group, or it is the root, which has no limit
+    except OSError:  # the group is not visible in the container, or is the root group, which has no limit
         return None
     return None if allowed == "max" else int(allowed) - used + int(statistics.get(cached, 0))
 

@@ -11,9 +11,10 @@ T = TypeVar("T")
 
 
 def prefetch(jobs: Iterable[Callable[[], T]], threads: int) -> Iterator[T]:
-    """Yield the results of jobs in order; while one result is consumed, the next `threads` jobs run or are done.
+    """Yield the results of jobs in order.
 
-    The first exception of a job is raised in place of its result, and the jobs after it are cancelled.
+    While the consumer uses a result, the next `threads` jobs run in threads or have finished. If a job raises an
+    exception, it is raised when its result is due, and the jobs after it are cancelled.
     """
     with ThreadPoolExecutor(threads, thread_name_prefix="prefetch") as pool:
         pending: deque[Future[T]] = deque()

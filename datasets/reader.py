@@ -1,4 +1,4 @@
-"""Readers from Parquet shards to batches: endless and shuffled for training, every row once for evaluation."""
+"""Readers that make batches from Parquet shards: endless and shuffled for training, each row once for evaluation."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class WorkerContext:
     local_world_size: int = 1
 
     def reader_threads(self, threads: int | None) -> int:
-        """Return `threads`, or if it is None this worker's share of the host's cores, at least 1."""
+        """Return `threads`; if it is None, the cores of the host divided by its workers, at least 1."""
         return threads or max(1, len(os.sched_getaffinity(0)) // self.local_world_size)
 
 
 @dataclass(frozen=True)
 class Position:
-    """A position in training: the next batch is number `step` of epoch `epoch`, both from 0."""
+    """A position in training: the next batch is batch `step` of epoch `epoch`; both count from 0."""
 
     epoch: int = 0
     step: int = 0
@@ -52,11 +52,12 @@ def make_epoch(schema: Schema, shards: Shards, seed: int, batch_size: int, numbe
 
 
 class TrainingReader:
-    """Reader of the training batches of one worker, in the order of `sample_order.py`.
+    """Reader of the training batches of one worker, in the order that `sample_order.py` defines.
 
     `batch_size` is global: a batch of one worker has batch_size / world_size rows. The batches of all workers for a
-    step, concatenated by rank, are the same for any number of workers. A worker keeps the row groups that its lanes are
-    in decoded in memory, and others in a cache, see `memory_check.cache_limit`; the cache affects only the speed.
+    step, concatenated by rank, are the same for any number of workers. A worker keeps in memory the decoded row groups
+    that its lanes read now. Row groups that they have read before stay in a cache, see `memory_check.cache_limit`; the
+    cache affects only the speed.
 
     >>> import tempfile
     >>> import pyarrow as pa, pyarrow.parquet as pq
@@ -72,8 +73,9 @@ class TrainingReader:
     ...     batches.close()
     (3, 32)
 
-    Raises InputError if batch size, lanes and workers do not fit each other, if there are too few rows for one batch,
-    if a column is missing or has a wrong type, or if the row groups do not fit into memory.
+    Raises InputError in these cases: the batch size is no multiple of the lanes, the workers do not divide the lanes,
+    the split has fewer rows than one batch, a column is missing or has a wrong type, or the row groups do not fit into
+    memory.
     """
 
     def __init__(
@@ -87,7 +89,7 @@ class TrainingReader:
             raise InputError(f"train.batch_size is {batch_size}; it must be a multiple of data.lanes ({lanes})")
         if lanes % self.worker.world_size:
             raise InputError(
-                f"{self.worker.world_size} workers do not divide data.lanes ({lanes}); choose a number that does"
+                f"data.lanes is {lanes}; it must be a multiple of the number of workers ({self.worker.world_size})"
             )
         self.steps_per_epoch = self._epoch(0).steps
         if not self.steps_per_epoch:
@@ -100,7 +102,7 @@ class TrainingReader:
 
     @property
     def _row_groups_in_use(self) -> int:
-        """Row groups in use on this host: one for each lane, and one being decoded by each thread."""
+        """The maximum number of row groups in use on this host: one for each lane, and one more for each thread."""
         lanes = self.schema.data.lanes // self.worker.world_size
         return (lanes + self.threads) * self.worker.local_world_size
 
@@ -109,10 +111,10 @@ class TrainingReader:
         return Position(*divmod(step, self.steps_per_epoch))
 
     def batches(self, position: Position, pinned: bool = False) -> Generator[Batch]:
-        """Yield batches from a position on, without end, prepared one window ahead.
+        """Yield batches without end, starting at a position; the next window is prepared in the background.
 
-        With `pinned` they are in page-locked memory. Raises InputError with file, column and row for a value that its
-        field does not allow.
+        If `pinned` is true, the batches are in page-locked memory. Raises InputError with file, column and row for a
+        value that its field does not allow.
         """
         with ThreadPoolExecutor(self.threads, thread_name_prefix="reader") as pool:
             for window in prefetch(self._windows(position, BufferPool(pinned), pool), 1):
@@ -125,7 +127,7 @@ class TrainingReader:
     def _windows(
         self, position: Position, buffers: BufferPool, pool: ThreadPoolExecutor
     ) -> Iterator[Callable[[], list[Batch]]]:
-        """Yield a job for each window from a position on, which returns the batches of the window."""
+        """Yield a job for each window, starting at a position. The job returns the batches of the window."""
         required = required_memory(self.shards, self.schema.columns(labelled=True), self._row_groups_in_use)
         limit = cache_limit(required, self.worker.local_world_size)
         cache = RowGroupCache(self.schema, self.shards, limit, pool)
@@ -141,7 +143,7 @@ class TrainingReader:
     def _window(
         self, epoch: Epoch, steps: range, cache: RowGroupCache, buffers: BufferPool, pool: ThreadPoolExecutor
     ) -> list[Batch]:
-        """Return the batches of some steps of one window."""
+        """Return the batches of the given steps, which must be in one window."""
         lanes_per_worker = epoch.lanes // self.worker.world_size
         lanes = range(self.worker.rank * lanes_per_worker, (self.worker.rank + 1) * lanes_per_worker)
         window, skipped = divmod(steps.start, epoch.steps_per_window)
@@ -169,10 +171,10 @@ class TrainingReader:
 
 
 class EvaluationReader:
-    """Reader of every row of a split once, in order; a worker reads a run of neighbouring rows.
+    """Reader of every row of a split once, in order; each worker reads consecutive rows.
 
-    `batch_size` is global. All workers take the same number of steps, with batches of equal size: the last batches are
-    padded, see `Batch.num_samples`. Raises InputError if a column is missing or has a wrong type.
+    `batch_size` is global. All workers take the same number of steps, with batches of equal size. Batches with fewer
+    rows are padded, see `Batch.num_samples`. Raises InputError if a column is missing or has a wrong type.
     """
 
     def __init__(self, schema: Schema, shards: Shards, batch_size: int, worker: WorkerContext | None = None) -> None:
@@ -197,7 +199,7 @@ class EvaluationReader:
             yield to_batch(no_rows(self.schema), self.schema, first, self.batch_size)
 
     def _batch_rows(self) -> Iterator[Rows]:
-        """Yield the worker's rows in pieces of `batch_size` rows, the last one shorter."""
+        """Yield the worker's rows in parts of `batch_size` rows; the last part may be shorter."""
         pending: list[Rows] = []
         for rows in prefetch(self._row_groups(), self.threads):
             pending.append(rows)
@@ -213,7 +215,7 @@ class EvaluationReader:
             yield rest
 
     def _row_groups(self) -> Iterator[Callable[[], Rows]]:
-        """Yield a job for each row group that has rows of the worker, which returns these rows."""
+        """Yield a job for each row group that contains rows of the worker. The job returns these rows."""
         first = 0
         for group, rows in enumerate(self.shards.sizes.tolist()):
             start, stop = max(self.start - first, 0), min(self.stop - first, rows)

@@ -1,4 +1,4 @@
-"""Decoded row groups in memory: the row groups that lanes are in, and a cache of row groups that lanes have left."""
+"""Decoded row groups in memory: the row groups that lanes read now, and a cache of row groups that they read before."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ Windows = Sequence[tuple[Rows, int]]
 
 
 class RowGroupCache:
-    """The decoded row groups of one worker.
+    """The decoded row groups of one worker, with a least-recently-used cache of `limit` bytes.
 
-    Two neighbouring lanes can share a row group: one lane reads the first rows of it, the other lane the last rows, at
-    different times. Therefore up to `limit` bytes of row groups are kept after the lanes have left them. The row group
-    used longest ago is removed first.
+    Two neighbouring lanes can share a row group: one lane reads its first rows, the other lane its last rows, at
+    different times. The cache saves the second decoding.
     """
 
     def __init__(self, schema: Schema, shards: Shards, limit: int, pool: ThreadPoolExecutor) -> None:
@@ -28,7 +27,7 @@ class RowGroupCache:
         self._rows: dict[int, Rows] = {}  # by row group, in order of use
 
     def windows(self, lanes: Sequence[Sequence[Slice]]) -> Windows:
-        """Return the windows of some lanes, given as slices of row groups; row groups that are absent are decoded."""
+        """Return the windows of some lanes, given as slices of row groups; decode row groups that are not in memory."""
         needed = dict.fromkeys(part.row_group for parts in lanes for part in parts)
         absent = [group for group in needed if group not in self._rows]
         present = {group: self._rows.pop(group) for group in needed if group in self._rows}
@@ -44,7 +43,7 @@ class RowGroupCache:
         return Rows.concatenate([self._rows[part.row_group].slice(part.start, part.stop) for part in parts]), 0
 
     def _shrink(self) -> None:
-        """Remove the row groups used longest ago until the others fit into the limit."""
+        """Remove the least recently used row groups until the other ones fit into the limit."""
         size = sum(rows.nbytes for rows in self._rows.values())
         while size > self._limit:
             size -= self._rows.pop(next(iter(self._rows))).nbytes

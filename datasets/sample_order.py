@@ -1,10 +1,11 @@
 """The order of training samples: pure functions of the row groups' sizes and a few integers.
 
-An epoch is one long sequence of rows: its row groups in an order drawn from (seed, epoch), starting at a drawn row and
-wrapping around. The sequence is cut into `lanes` intervals of equal length. A batch takes `batch_size / lanes` rows
-from every lane. The rows of a lane are shuffled within windows. A worker owns a run of neighbouring lanes. So batch k
-of an epoch holds the same rows for any number of workers, and a position in training is two integers: (epoch, k). The
-rows that fill no batch, at the ends of the lanes and of the sequence, differ from epoch to epoch.
+An epoch is one long sequence of rows. Its row groups are in a random order, a function of (seed, epoch). It starts at
+a random row and wraps around. The sequence is cut into `lanes` intervals of equal length. A batch takes
+`batch_size / lanes` rows from every lane. The rows of a lane are shuffled within windows. Each worker reads some
+neighbouring lanes. So batch k of an epoch holds the same rows for any number of workers, and a position in training is
+two integers: (epoch, k). The rows at the ends of the lanes and of the sequence that fill no batch are left out; they
+differ from epoch to epoch.
 
     sequence   |-- lane 0 --|-- lane 1 --|-- lane 2 --|-- lane 3 --|..
     batch k     ^^ rows       ^^ rows       ^^ rows      ^^ rows
@@ -33,9 +34,11 @@ class Slice:
 
 @dataclass(frozen=True)
 class Epoch:
-    """The order of one epoch over row groups with `sizes` rows.
+    """The order of the rows in one epoch.
 
-    `batch_size` is global and a multiple of `lanes`; `window` is the number of rows that are shuffled together.
+    sizes: number of rows of each row group.
+    batch_size: global batch size, a multiple of `lanes`.
+    window: number of rows of a lane that are shuffled together.
     """
 
     sizes: np.ndarray
@@ -47,22 +50,22 @@ class Epoch:
 
     @property
     def lane_rows(self) -> int:
-        """Rows of a lane."""
+        """Number of rows of a lane."""
         return int(self.sizes.sum()) // self.lanes
 
     @property
     def rows_per_step(self) -> int:
-        """Rows that a batch takes from each lane."""
+        """Number of rows that a batch takes from each lane."""
         return self.batch_size // self.lanes
 
     @property
     def steps(self) -> int:
-        """Batches of the epoch."""
+        """Number of batches of the epoch."""
         return self.lane_rows // self.rows_per_step
 
     @property
     def steps_per_window(self) -> int:
-        """Batches of a window: at least one, and always whole batches, so that no batch spans two windows."""
+        """Number of batches of a window, at least 1. No batch contains rows of two windows."""
         return max(1, self.window // self.rows_per_step)
 
     @cached_property
@@ -72,16 +75,16 @@ class Epoch:
 
     @cached_property
     def _starts(self) -> np.ndarray:
-        """Index in the sequence of the first row of each entry of `_row_groups`, and the end of the last one."""
+        """Index in the sequence of the first row of each entry of `_row_groups`, then the length of the sequence."""
         return np.concatenate([[0], np.cumsum(self.sizes[self._row_groups])])
 
     @cached_property
     def _shift(self) -> int:
-        """Index of the row that the first lane starts at."""
+        """Index in the sequence of the first row of lane 0."""
         return int(_random_words(1, self.seed, self.epoch, 1)[0] % np.uint64(self.sizes.sum()))
 
     def window_slices(self, lane: int, window: int) -> list[Slice]:
-        """Return the rows of one window of a lane before they are shuffled, as slices of row groups."""
+        """Return the rows of one window of a lane in the order before shuffling, as slices of row groups."""
         rows = self.steps_per_window * self.rows_per_step
         start = lane * self.lane_rows + window * rows
         stop = lane * self.lane_rows + min((window + 1) * rows, self.lane_rows)
@@ -105,13 +108,13 @@ class Epoch:
         ]
 
     def row_numbers(self, slices: Sequence[Slice]) -> np.ndarray:
-        """Return the row numbers in the split of the rows of some slices, uint64."""
+        """Return the row numbers of the rows in `slices`, counted from the start of the split, uint64."""
         starts = np.concatenate([[0], np.cumsum(self.sizes)])
         parts = [starts[part.row_group] + np.arange(part.start, part.stop) for part in slices]
         return np.concatenate(parts).astype(np.uint64)
 
     def batch_row_numbers(self, step: int) -> np.ndarray:
-        """Return the row numbers in the split of a batch's rows, in the order of the batch, uint64 [batch_size]."""
+        """Return the row numbers of a batch's rows, counted from the start of the split, uint64 [batch_size]."""
         window, step_in_window = divmod(step, self.steps_per_window)
         part = slice(step_in_window * self.rows_per_step, (step_in_window + 1) * self.rows_per_step)
 
@@ -125,20 +128,21 @@ class Epoch:
         """Return the shuffled order of a window's rows: a permutation of range(rows), int64."""
         words = _random_words(rows, self.seed, self.epoch, 2, lane, window)
         low_bits = np.uint64((1 << rows.bit_length()) - 1)
-        # Sort the random words with the row in their low bits: several times as fast as an argsort.
+        # Write the row into the low bits of the random words and sort them: several times as fast as an argsort.
         return (np.sort((words & ~low_bits) | np.arange(rows, dtype=np.uint64)) & low_bits).astype(np.int64)
 
 
 def row_checksums(row_numbers: np.ndarray) -> np.ndarray:
-    """Return one uint64 [...] for the rows [..., R]: the sum modulo 2^64 of SplitMix64 of their numbers in the split.
+    """Return the checksum of each set of R rows, uint64 [...], given their row numbers in the split, uint64 [..., R].
 
-    The order of the rows does not matter, and checksums of parts add up. A lost or repeated row changes the checksum.
+    The checksum is the sum modulo 2^64 of SplitMix64 of the row numbers. The order of the rows does not matter, and the
+    checksum of a union of disjoint sets is the sum of their checksums. A lost or repeated row changes the checksum.
     """
     return splitmix64(row_numbers).sum(axis=-1, dtype=np.uint64)
 
 
 def _random_words(count: int, *key: int) -> np.ndarray:
-    """Return `count` random uint64 for a key of integers: SplitMix64 of the index plus the hashed key."""
+    """Return `count` pseudo-random uint64 for a key of integers: SplitMix64 of (index + hash of the key)."""
     state = np.zeros(1, dtype=np.uint64)
     for word in key:
         state = splitmix64(state ^ np.uint64(word % 2**64))
@@ -146,5 +150,5 @@ def _random_words(count: int, *key: int) -> np.ndarray:
 
 
 def evaluation_slice(rows: int, rank: int, world_size: int) -> tuple[int, int]:
-    """Return the rows [start, stop) that a rank evaluates; the slices of two ranks differ by at most one in length."""
+    """Return (start, stop): a rank evaluates the rows [start, stop). Any two ranks have equal numbers of rows, +- 1."""
     return rows * rank // world_size, rows * (rank + 1) // world_size

@@ -19,10 +19,10 @@ class FieldConfig(Config):
     """The settings that all field types share."""
 
     column: str | None = Field(None, description="Parquet column; default: the name of the field")
-    group: str = Field("default", description="name for fields that come from one source and can go missing together")
+    group: str = Field("default", description="fields of a group come from one source and can be missing together")
     drop: float = Field(1.0, ge=0, description="factor on the probability that the forward process drops the field")
     embedding_dim: int | None = Field(
-        None, gt=0, description="columns of the field's embedding; default: `tables.embedding_dim`"
+        None, gt=0, description="width of the field's embedding; default: `tables.embedding_dim`"
     )
 
 
@@ -40,7 +40,7 @@ class SparseFieldConfig(FieldConfig):
         None, description="embedding table; fields with the same name share a table; default: the name of the field"
     )
     min_count: int = Field(
-        1, gt=0, description="ids in fewer training rows, and ids that are not in the training rows, count as one id"
+        1, gt=0, description="ids that occur in fewer training rows, or in no training row, count as one common id"
     )
 
 
@@ -69,8 +69,8 @@ class NumericFieldConfig(FieldConfig):
     type: Literal["number"]
     transform: Literal["standardise", "log1p", "log_squared"] = Field(
         "standardise",
-        description="function applied before the number is standardised: standardise, none; log1p, sign(x) log(1 + "
-        "|x|); log_squared, log(x)^2 where x > 2, else x, as is usual for the Criteo logs",
+        description="function applied before the number is standardised. standardise: no function; log1p: "
+        "sign(x) log(1 + |x|); log_squared: log(x)^2 if x > 2, else x, as is usual for the Criteo logs",
     )
 
 
@@ -94,8 +94,8 @@ class DataConfig(Config):
     lanes: int = Field(
         32,
         gt=0,
-        description="number of intervals that an epoch is cut into; workers must divide it; a lane keeps one row group "
-        "in memory",
+        description="number of intervals that an epoch is cut into, a multiple of the number of workers; a lane keeps "
+        "one row group in memory",
     )
     window: int = Field(4096, gt=0, description="rows of a lane that are shuffled together")
     threads: int | None = Field(
@@ -110,17 +110,17 @@ class Table:
     name: str
     num_embeddings: int
     embedding_dim: int | None
-    """Columns of the table; None: `tables.embedding_dim` of the job."""
+    """Width of the table's embeddings; None: `tables.embedding_dim` of the job."""
     values: Literal["int", "string"]
     hash: bool
     fields: tuple[str, ...]
     """Names of the fields that share the table."""
     id_range: int
-    """The ids of a batch are in [0, id_range). This is `num_embeddings`, except for managed tables."""
+    """Batches have ids in [0, id_range). It is equal to `num_embeddings`, except for managed tables."""
 
     @property
     def hash_seed(self) -> int:
-        """The seed of the hash from ids to [0, id_range), see `table_seed`."""
+        """The seed of the hash that maps ids to [0, id_range), see `table_seed`."""
         return table_seed(self.name)
 
 
@@ -176,7 +176,7 @@ class Schema:
         return self.fields[name].column or name
 
     def columns(self, labelled: bool) -> list[str]:
-        """Return the columns that samples are decoded from; `labelled` adds label, weight and user."""
+        """Return the names of the columns that decoding needs; `labelled` adds label, weight and user."""
         names = [self.column(name) for name in self.names]
         names += [field.weights for field in self.fields.values() if isinstance(field, IdListConfig) and field.weights]
         if labelled:
@@ -185,15 +185,15 @@ class Schema:
 
     @property
     def weighted(self) -> bool:
-        """Whether any field has weights. The look-up then takes a weight for each id of every field."""
+        """Whether any field has weights. If so, the ids of every field have weights in the look-up."""
         return any(isinstance(field, IdListConfig) and field.weights for field in self.fields.values())
 
     def vocabulary(self, name: str) -> Vocabulary | None:
-        """Return the frequent ids of a sparse field, or None if all its ids count as themselves."""
+        """Return the frequent ids of a sparse field, or None if its rare ids are not merged into one id."""
         return self.statistics.vocabularies.get(name) if self.statistics else None
 
     def numeric_statistics(self, name: str) -> NumericStatistics:
-        """Return the statistics of a numeric field; mean 0 and standard deviation 1 if there are no statistics."""
+        """Return the statistics of a numeric field; without statistics, mean 0 and standard deviation 1."""
         statistics = self.statistics.numeric.get(name) if self.statistics else None
         return statistics or NumericStatistics()
 
@@ -221,18 +221,18 @@ class FieldsConfig(Config):
                         )
         for name, field in self.fields.items():
             if isinstance(field, SparseFieldConfig) and field.min_count > 1 and not field.hash:
-                raise ValueError(f"fields.{name}: min_count needs hash: true, because all rare ids become one id")
+                raise ValueError(f"fields.{name}: min_count needs hash: true, because it gives all rare ids one id")
         return self
 
     def to_schema(self, statistics: Statistics | None = None) -> Schema:
-        """Return the schema, with the statistics of the training rows if they are given."""
+        """Return the schema; `statistics` are the statistics of the training rows."""
         sparse = [name for table in _tables(self.fields).values() for name in table.fields]
         numeric = [name for name in self.fields if name not in sparse]
         return Schema({name: self.fields[name] for name in sparse + numeric}, self.data, statistics)
 
 
 def _tables(fields: Mapping[str, AnyField], id_ranges: Mapping[str, int] | None = None) -> dict[str, Table]:
-    """Return the tables in the order in which the fields first name them, with the settings of their first field."""
+    """Return the tables in the order in which fields first name them; a table has the settings of its first field."""
     members: dict[str, list[str]] = {}
     for name, field in fields.items():
         if isinstance(field, SparseFieldConfig):
@@ -251,6 +251,6 @@ def _tables(fields: Mapping[str, AnyField], id_ranges: Mapping[str, int] | None 
 def table_seed(table: str) -> int:
     """Return the 64-bit hash seed of a table: XXH3 of its name.
 
-    Fields of one table hash equal ids to equal rows. Different tables have different collisions.
+    So fields with the same table map equal ids to equal rows, and two tables have different collisions.
     """
     return xxhash.xxh3_64_intdigest(table.encode())

@@ -18,18 +18,21 @@ from asymdiffrec.datasets.files.locations import file_info, filesystem_of, join_
 from asymdiffrec.datasets.files.retry import describe_error, is_transient, with_retries
 
 MAX_CACHED_FOOTERS = 256
-"""Files whose parsed footers are kept: parsing a footer costs about as much as reading a small row group."""
+"""Maximum number of parsed footers in memory. Parsing a footer takes about as long as reading a small row group."""
 FULL_DICTIONARY_BYTES = 2**20
-"""Size of a dictionary at which Parquet writers continue with plain strings."""
+"""Size of a dictionary at which Parquet writers switch to plain strings."""
 
 
 @dataclass(frozen=True)
 class RowGroup:
-    """A row group with rows: the index of its file in `Shards.files`, its index in the file, and its rows."""
+    """A row group that is not empty."""
 
     file: int
+    """Index of the file in `Shards.files`."""
     index: int
+    """Index of the row group in the file."""
     rows: int
+    """Number of rows."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Shards:
     schemas: tuple[pa.Schema, ...]
     """Arrow schema of each file."""
     bytes: tuple[int, ...]
-    """Size of each file."""
+    """Size of each file in bytes."""
     row_groups: tuple[RowGroup, ...]
     empty: tuple[str, ...] = ()
     """Files without rows; they are not in `files`."""
@@ -57,17 +60,17 @@ class Shards:
 
     @cached_property
     def sizes(self) -> np.ndarray:
-        """Rows of each row group, int64."""
+        """Number of rows of each row group, int64."""
         return np.array([group.rows for group in self.row_groups], dtype=np.int64)
 
     @property
     def rows(self) -> int:
-        """Rows of all files."""
+        """Number of rows of all files together."""
         return int(self.sizes.sum())
 
     @cached_property
     def record(self) -> dict[str, list[int]]:
-        """Rows of the row groups of each file, by file name; with it `open_shards` opens the same files again."""
+        """{file name: number of rows of each non-empty row group}. With it `open_shards` opens the same files again."""
         record: dict[str, list[int]] = {_name(file): [] for file in (*self.files, *self.empty)}
         for group in self.row_groups:
             record[_name(self.files[group.file])].append(group.rows)
@@ -81,8 +84,8 @@ class Shards:
     def read(self, row_group: int, columns: list[str]) -> pa.Table:
         """Return the named columns of one row group, read in one thread; callers read row groups in parallel.
 
-        A failed connection is retried. Raises InputError if that does not help, if the file is gone or has changed
-        since it was opened, if memory is exhausted, or, with the name of the column, if a page is damaged.
+        Failed connections are retried. Raises InputError if all retries fail, if the file is deleted or has changed
+        since it was opened, if memory is exhausted, or if a page is damaged; the error then names the column.
         """
         try:
             return with_retries(partial(self._read, row_group, columns))
@@ -112,11 +115,11 @@ class Shards:
 
     def _changed(self, file: int, change: str) -> InputError:
         return InputError(
-            f"{self.files[file]}: {change} since it was opened; files must not change while they are read, start again"
+            f"{self.files[file]}: {change} since it was opened; files must not change during a run; start again"
         )
 
     def _describe_failure(self, row_group: int, columns: list[str], error: BaseException) -> str:
-        """Return the message for a row group that cannot be read; it names the first damaged column."""
+        """Return the error message for a row group that cannot be read; it names the first damaged column."""
         group, location = self.row_groups[row_group], self.location_of(row_group)
         if isinstance(error, MemoryError):
             return (
@@ -124,7 +127,7 @@ class Shards:
                 "or write smaller row groups with `asymdiffrec prepare table`"
             )
         if isinstance(error, FileNotFoundError):
-            return f"{location}: cannot be read, the file is gone"
+            return f"{location}: cannot be read, the file no longer exists"
         if is_transient(error):
             return f"{location}: cannot be read ({describe_error(error)})"
         footer = _read_footer(self.filesystem, self.files[group.file])
@@ -138,9 +141,10 @@ class Shards:
         return f"{location}: cannot be read ({describe_error(error)})"
 
     def decoded_bytes(self, columns: list[str]) -> dict[str, int]:
-        """Return an upper bound of the bytes that each column of the largest row group takes once decoded.
+        """Return an upper bound of the decoded size in bytes of each column of the largest row group.
 
-        It counts 8 bytes per id, null or not, 4 per float, and 8 more per row of a list; the footer has the numbers.
+        It counts 8 bytes per id or null, 4 bytes per float, and 8 more bytes per row of a list column. The numbers of
+        values come from the footer.
         """
         group = self.row_groups[int(np.argmax(self.sizes))]
         if group.file not in self._footers:
@@ -158,7 +162,7 @@ class Shards:
 
 
 def _dictionary_columns(footer: pq.FileMetaData, row_group: int, columns: list[str]) -> list[str]:
-    """Return the string columns that are written with one complete dictionary, so that each string is decoded once."""
+    """Return the string columns that are completely dictionary-encoded. Each of their strings is decoded only once."""
     wanted, metadata = set(columns), footer.row_group(row_group)
     string_columns = [
         metadata.column(number)
@@ -173,16 +177,18 @@ def _dictionary_columns(footer: pq.FileMetaData, row_group: int, columns: list[s
 
 
 def _count_leaves(column_type: pa.DataType) -> int:
-    """Return the number of Parquet columns that hold a column of an Arrow type."""
+    """Return the number of Parquet columns that store one column of an Arrow type."""
     return sum(_count_leaves(column_type.field(number).type) for number in range(column_type.num_fields)) or 1
 
 
 def open_shards(location: str, record: Mapping[str, Sequence[int]] | None = None) -> Shards:
-    """Read the footers of all Parquet files directly in a folder, or of one file; files without rows are left out.
+    """Read the footers of one Parquet file, or of all Parquet files in a folder, without subfolders.
 
-    With the `record` of shards that were opened before, the same files are opened; `added_files` returns the others.
-    Raises InputError if there is no file or no row, if a file is empty, truncated or not Parquet, or if a file of the
-    record is gone or has other row groups.
+    `record`: the property `Shards.record` of an earlier opening; only its files are opened. `added_files` returns the
+    other files.
+
+    Raises InputError if no file is found or all files have no rows, if a file is empty, truncated or not Parquet, or if
+    a file of the record does not exist any more or has other row groups.
     """
     filesystem, path = filesystem_of(location)
     files = _parquet_files(filesystem, path, location)
@@ -190,8 +196,8 @@ def open_shards(location: str, record: Mapping[str, Sequence[int]] | None = None
         gone = sorted(record.keys() - set(map(_name, files)))
         if gone:
             raise InputError(
-                f"{join_location(without_secrets(location), gone[0])}: is gone, but the run was started with it; "
-                "put it back or start a new run"
+                f"{join_location(without_secrets(location), gone[0])}: no longer exists, but the run started with "
+                "this file; restore it or start a new run"
             )
         files = [file for file in files if _name(file) in record]
     with ThreadPoolExecutor(8) as pool:
@@ -221,13 +227,13 @@ def _require_recorded_sizes(footer: _Footer, record: Mapping[str, Sequence[int]]
     recorded, sizes = list(record[_name(footer.path)]), [rows for rows in footer.sizes if rows]
     if recorded != sizes:
         raise InputError(
-            f"{footer.path}: has {len(sizes)} row groups with {sum(sizes):,} rows, but the run was started with other "
-            f"row groups, {len(recorded)} with {sum(recorded):,} rows; put the file back or start a new run"
+            f"{footer.path}: has {len(sizes)} row groups with {sum(sizes):,} rows, but the run started with other "
+            f"row groups, {len(recorded)} with {sum(recorded):,} rows; restore the file or start a new run"
         )
 
 
 def added_files(location: str, record: Mapping[str, Sequence[int]]) -> list[str]:
-    """Return the names of the Parquet files at a location that are not in the record of its shards."""
+    """Return the names of the Parquet files at a location that are not in `record`, see `Shards.record`."""
     filesystem, path = filesystem_of(location)
     return [name for name in map(_name, _parquet_files(filesystem, path, location)) if name not in record]
 
@@ -237,7 +243,7 @@ def _name(file: str) -> str:
 
 
 def _parquet_files(filesystem: pafs.FileSystem, path: str, location: str) -> list[str]:
-    """Return the Parquet files of a folder, ordered by name, or the one file."""
+    """Return the Parquet files in a folder, ordered by name; if the location is a file, return only this file."""
     info = file_info(filesystem, path, location)
     is_folder = info.type == pafs.FileType.Directory
     entries = file_info(filesystem, pafs.FileSelector(path), location) if is_folder else [info]
@@ -251,14 +257,14 @@ def _parquet_files(filesystem: pafs.FileSystem, path: str, location: str) -> lis
 
 @dataclass(frozen=True)
 class _Footer:
-    """The values that are kept from the footer of a Parquet file; a whole footer may take megabytes."""
+    """The part of a Parquet footer that stays in memory; a complete footer may have megabytes."""
 
     path: str
     bytes: int
-    """Size of the file."""
+    """Size of the file in bytes."""
     schema: pa.Schema
     sizes: list[int]
-    """Rows of each row group."""
+    """Number of rows of each row group."""
 
 
 def _read_footer(filesystem: pafs.FileSystem, path: str) -> _Footer:
@@ -268,7 +274,7 @@ def _read_footer(filesystem: pafs.FileSystem, path: str) -> _Footer:
 
 
 def _read_metadata(filesystem: pafs.FileSystem, path: str) -> tuple[int, pa.Schema, pq.FileMetaData]:
-    """Return the size, the Arrow schema and the whole footer of a file."""
+    """Return the size in bytes, the Arrow schema and the complete footer of a file."""
 
     def read() -> tuple[int, pa.Schema, pq.FileMetaData]:
         with filesystem.open_input_file(path) as source:

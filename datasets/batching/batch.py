@@ -1,4 +1,4 @@
-"""Batches of samples in the form that the model takes."""
+"""Batches of samples: the input of the model."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from asymdiffrec.datasets.decoding.rows import Rows
 from asymdiffrec.datasets.schema import IdListConfig, Schema
 
 BATCHES_PER_CALL = 16
-"""Batches that `split_into_batches` makes at once."""
+"""Number of batches that `split_into_batches` makes in one call of `to_batches`."""
 
 
 @dataclass
 class Batch(Pipelineable):
-    """B samples, of which the first `num_samples` count.
+    """B samples: `num_samples` real samples, then padding.
 
-    The others pad the last batches of an evaluation: all their fields are missing, and their weight is 0.
+    The last batches of an evaluation have padding: samples in which all fields are missing, with weight 0.
     """
 
     ids: KeyedJaggedTensor
-    """The sparse fields, with ids in [0, `Table.id_range`); a missing field is a bag of length 0. If any field has
-    weights, every id has one; the weights of a list with mean pooling are divided by their sum, or by its length."""
+    """The sparse fields, with ids in [0, `Table.id_range`); a missing field has no ids. If any field has weights, every
+    id of every field has a weight. For mean pooling, the weights of a list are divided by their sum; without a weight
+    column, each weight is 1 / (length of the list)."""
     numeric: torch.Tensor
     """[B, numeric fields] float, standardised; 0 where missing."""
     missing: torch.Tensor
-    """[B, N] bool, fields in the schema's order."""
+    """[B, N] bool, with the fields in the order of the schema."""
     label: torch.Tensor
     """[B] float, 0 or 1."""
     weight: torch.Tensor
@@ -41,7 +42,7 @@ class Batch(Pipelineable):
     user: torch.Tensor
     """[B] int64; 0 without a user column."""
     sample_index: torch.Tensor
-    """[B] int64, the counter of the sample's random numbers: its index in the run (training) or in the split."""
+    """[B] int64, index of the sample in the run (training) or in the split; its random numbers depend on it."""
     num_samples: int
     row_checksum: int = 0
     """`sample_order.row_checksums` of the training rows in this batch; 0 for other splits."""
@@ -58,7 +59,7 @@ class Batch(Pipelineable):
         return self._map(lambda part: part.pin_memory())
 
     def record_stream(self, stream: torch.cuda.Stream) -> None:
-        """Tell torch's allocator that a stream uses the tensors."""
+        """Tell torch's allocator that `stream` uses the tensors."""
         for part in self._tensors().values():
             part.record_stream(stream)
 
@@ -71,7 +72,7 @@ class Batch(Pipelineable):
 
 
 def to_batch(rows: Rows, schema: Schema, first_index: int, size: int | None = None) -> Batch:
-    """Return a batch of all rows, in order, padded to `size` samples if it is given.
+    """Return a batch of all rows, in order, padded to `size` samples if `size` is given.
 
     `first_index` is the sample index of the first row.
     """
@@ -98,10 +99,13 @@ def to_batches(
     size: int | None = None,
     buffers: Buffers | None = None,
 ) -> list[Batch]:
-    """Return S batches of L * E samples; batch s holds the rows `order[l, s]` of each lane l, lane after lane.
+    """Return S batches of L * E samples. Batch s holds the rows `order[l, s]` of each lane l, lane after lane.
 
-    `order` is [L, S, E] int32, `first_indices` [S] the sample index of each batch's first sample. Batches are padded to
-    `size` samples if it is given. `buffers` gives the memory of the batches.
+    lanes: the rows of the L lanes.
+    order: [L, S, E] int32, row numbers within a lane.
+    first_indices: [S], the sample index of the first sample of each batch.
+    size: number of samples after padding; None: no padding.
+    buffers: source of the memory of the batches.
     """
     num_samples, steps = order.shape[0] * order.shape[2], order.shape[1]
     size, buffers = size or num_samples, buffers or FreshBuffers()

@@ -1,4 +1,4 @@
-"""Memory for batches that is reused: writing to fresh memory costs as much time as filling it."""
+"""Reusable memory for batches. The first write to new memory takes about as long as all other work on a batch."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class FreshBuffers:
 
 
 class BufferPool:
-    """A source of tensors whose memory is reused once no tensor refers to it; free memory stays in the pool.
+    """A source of tensors. Memory that no tensor uses any more stays in the pool and is used for later tensors.
 
-    With `pinned` the memory is page-locked; torch then does the reuse.
+    If `pinned` is true, the memory is page-locked, and torch's allocator for page-locked memory replaces the pool.
 
     >>> pool = BufferPool()
     >>> tensor = pool.empty(torch.float32, 100, 4)
@@ -45,7 +45,7 @@ class BufferPool:
         self._lock = Lock()
 
     def empty(self, dtype: torch.dtype, *shape: int) -> torch.Tensor:
-        """Return an uninitialised tensor; threads may call this at the same time."""
+        """Return an uninitialised tensor; thread-safe."""
         if self._pinned:
             return torch.empty(shape, dtype=dtype, pin_memory=True)
         size = prod(shape) * dtype.itemsize
@@ -55,7 +55,7 @@ class BufferPool:
         return torch.from_numpy(array)  # the array lives as long as any tensor that shares its memory
 
     def _take_block(self, size: int) -> np.ndarray:
-        """Return the smallest free block of `size` to 2 * `size` bytes, or a new block, an eighth larger."""
+        """Return the smallest free block with `size` to 2 * `size` bytes, or a new block of 9/8 * `size` bytes."""
         with self._lock:
             fitting = [index for index, block in enumerate(self._free) if size <= len(block) <= 2 * size]
             if fitting:

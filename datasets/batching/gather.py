@@ -1,10 +1,10 @@
 """Compiled loops that copy shuffled rows into batches; each value is read once and written once.
 
-The rows come from L lanes and go to S steps, E rows of each lane to each step: `order` [L, S, E] int32 holds the row
-numbers within a lane. Sample b of a step, b = l * E + e, is row `order[l, s, e]` of lane l. `sources` [columns, 3, L]
-int64 is `Rows.buffers` of the lanes. All steps of one lane are filled before the next lane, so that the randomly read
-memory stays in the processor's cache. Indices are unsigned, which saves the test for negative indices. One call fills
-all columns, because for few rows the call itself costs more than its work.
+The rows come from L lanes; each of the S steps takes E rows of each lane. `order` [L, S, E] int32 holds the row numbers
+within a lane: sample b = l * E + e of step s is row `order[l, s, e]` of lane l. `sources` [columns, 3, L] int64 is
+`Rows.buffers` of the lanes. The loops fill all steps of one lane before the next lane, so that the memory that is read
+in random order stays in the processor's cache. Indices are unsigned, which saves the test for negative indices. One
+call fills all columns, because with few rows a call costs more time than its work.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from asymdiffrec.datasets.decoding.native import compiled, view
 
 @compiled
 def max_values(sources: np.ndarray, order: np.ndarray, keys: int) -> np.ndarray:
-    """Return the space that the values of the first `keys` columns need at most in each step, [S].
+    """Return the maximum number of values of the first `keys` columns in each step, [S], plus one.
 
-    It is one value per sample of an id field, missing or not, all values of lists, and one more, so that the memory of
-    a step without values has an address.
+    An id field counts one value per sample, even if it is missing. A list field counts all values of its lists. The
+    additional value gives the memory of a step without values an address.
     """
     lanes, steps, each = order.shape
     totals = np.ones(steps, np.int64)
@@ -50,8 +50,11 @@ def fill_ids(
 ) -> np.ndarray:
     """Copy the ids of the sparse fields.
 
-    The ids of step s that are not missing go to `values` int64 from index `ends[s]` on; `ends` [S] is moved behind
-    them. Their numbers go to `lengths` [S, keys, B] int32, and whether a field is missing to `missing` [S, N, B].
+    values: int64, gets the ids of step s that are not missing, starting at index `ends[s]`.
+    ends: [S], gets the index after the last id of each step.
+    lengths: [S, keys, B] int32, gets the number of ids of each sample.
+    missing: [S, N, B] bool, gets True where a field is missing.
+
     Returns the index in `values` of the first id of each key and step, [keys, S].
     """
     lanes, steps, each = order.shape
@@ -79,7 +82,7 @@ def fill_ids(
 def _copy_ids(ids: np.ndarray, rows: np.ndarray, out: np.ndarray, length: np.ndarray, absent: np.ndarray) -> np.int64:
     """Copy the ids of one lane and step; return their number.
 
-    A missing id, -1, is written too, to avoid a branch; the next id overwrites it.
+    A missing id, -1, is written too, because this needs no branch; the next id overwrites it.
     """
     count = np.uint64(0)
     for e in range(np.uint64(len(rows))):
@@ -113,10 +116,10 @@ def _copy_lists(
 def fill_weights(
     sources: np.ndarray, offsets: np.ndarray, order: np.ndarray, weights: np.ndarray, starts: np.ndarray, mean: bool
 ) -> None:
-    """Copy the weights of one id list field to `weights` float32, for step s from index `starts[s]` on.
+    """Copy the weights of one id list field to `weights` float32; step s starts at index `starts[s]`.
 
-    `sources` [L] and `offsets` [L] are addresses of the weights and of the lists' offsets. If `sources` is 0 the field
-    has no weights: with `mean` a weight is 1 / length of the list, otherwise 1.
+    `sources` [L] are the addresses of the weights, `offsets` [L] the addresses of the lists' offsets. If an address in
+    `sources` is 0, the field has no weights: every weight is 1 / (length of the list) if `mean` is true, otherwise 1.
     """
     lanes, steps, each = order.shape
     ends = starts.copy()
@@ -148,8 +151,10 @@ def fill_dense(
 ) -> None:
     """Copy the numeric fields, label, weight and user, which are the last columns of `sources`.
 
-    Numbers go to `numeric` [S, B, numeric fields] float32, 0 where they are NaN, and whether they are NaN to the last
-    fields of `missing` [S, N, B]. `label` and `weight` are [S, B] float32, `user` is [S, B] int64.
+    numeric: [S, B, numeric fields] float32, gets the numbers, with 0 in place of NaN.
+    missing: [S, N, B] bool; its last fields get True where a number is NaN.
+    label, weight: [S, B] float32.
+    user: [S, B] int64.
     """
     num_numeric = numeric.shape[2]
     first_column, first_field = len(sources) - 3 - num_numeric, missing.shape[1] - num_numeric

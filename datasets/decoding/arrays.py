@@ -1,4 +1,4 @@
-"""Arrow arrays in the forms that decoding needs: validity masks, list lengths and elements, and float64 values."""
+"""Convert Arrow arrays to the inputs of decoding: validity masks, list lengths and elements, and float64 values."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ def in_one_piece(column: pa.ChunkedArray) -> pa.Array:
 
 
 def validity(column: pa.Array) -> np.ndarray:
-    """Return where a column has a value, [R] bool."""
+    """Return [R] bool: True where a column has a value, False where it is null."""
     if column.null_count == 0:
         return np.ones(len(column), dtype=bool)
     return column.is_valid().to_numpy(zero_copy_only=False)
 
 
 def as_float64(column: pa.Array) -> np.ndarray:
-    """Return a column of numbers as float64, NaN where null, [R]; integers beyond 2^53 are rounded."""
+    """Return a column of numbers as float64 [R], with NaN for null; integers beyond 2^53 are rounded."""
     if column.type != FLOAT64:
         column = column.cast(FLOAT64, safe=False)
     return column.to_numpy(zero_copy_only=False)
 
 
 def as_typed_ids(column: pa.Array) -> pa.Array:
-    """Return a column of ids as integers, strings, or a dictionary of strings without a null entry.
+    """Return a column of ids as integers, strings, or a dictionary of strings.
 
-    Other dictionaries are decoded. A column of type null, which has no value, becomes int64.
+    A dictionary with a null entry or without strings is decoded. A column of type null, which has no values, becomes
+    int64.
     """
     if pa.types.is_dictionary(column.type) and (not is_string(column.type.value_type) or column.dictionary.null_count):
         return column.dictionary_decode()
@@ -46,19 +47,19 @@ def list_lengths(column: pa.Array) -> np.ndarray:
 
 
 def flatten_lists(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
-    """Return the elements of a list column, with null elements, and the length of each row, [R] int64."""
+    """Return the elements of a list column, including null elements, and the length of each row, [R] int64."""
     if pa.types.is_null(column.type):
         column = column.cast(pa.list_(INT64))
     values = column.flatten()
     if not pa.types.is_fixed_size_list(column.type):
         lengths = np.diff(column.offsets.to_numpy())
-        if not column.null_count or lengths.sum() == len(values):  # otherwise a null list has elements behind it
+        if not column.null_count or lengths.sum() == len(values):  # otherwise a null list has hidden elements
             return as_typed_ids(values), lengths.astype(np.int64)
     return as_typed_ids(values), list_lengths(column)
 
 
 def flatten_lists_without_nulls(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
-    """Return the elements of a list column that are not null, and their number in each row, [R] int64."""
+    """Return the non-null elements of a list column, and the number of them in each row, [R] int64."""
     values, lengths = flatten_lists(column)
     if values.null_count:
         lengths = count_in_rows(validity(values), lengths)
@@ -67,7 +68,11 @@ def flatten_lists_without_nulls(column: pa.Array) -> tuple[pa.Array, np.ndarray]
 
 
 def count_in_rows(marks: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return the number of marked elements of each row, [R] int64, for `marks` [V] bool and `lengths` [R]."""
+    """Return the number of marked elements of each row, [R] int64.
+
+    marks: [V] bool, marks of the elements of all rows, in order.
+    lengths: [R], number of elements of each row.
+    """
     before = np.concatenate([[0], np.cumsum(marks)])
     ends = np.cumsum(lengths)
     return before[ends] - before[ends - lengths]

@@ -1,4 +1,4 @@
-"""Check of the column types of Parquet files against a schema, from the footers, before any row is read."""
+"""Check the column types in the footers of Parquet files against a schema, before any row is read."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from asymdiffrec.datasets.shards import Shards
 
 
 def check_columns(schema: Schema, shards: Shards, labelled: bool) -> None:
-    """Raise InputError if a file lacks a column or has it in a type that cannot be decoded.
+    """Raise InputError if a column is absent from a file or has a type that cannot be decoded.
 
-    `labelled` adds the columns of label, weight, user and time to those of the fields.
+    The columns of all fields are checked. If `labelled` is true, label, weight, user and time are checked too.
     """
     for file, arrow_schema in zip(shards.files, shards.schemas, strict=True):
         for name, field in schema.fields.items():

@@ -1,4 +1,4 @@
-"""Arrow types that the columns of a schema may have."""
+"""The Arrow types that are allowed for the columns of a schema."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def is_string(column_type: pa.DataType) -> bool:
 
 
 def is_id(column_type: pa.DataType) -> bool:
-    """Return whether values of an Arrow type can be ids: integers or strings, also in a dictionary."""
+    """Return whether values of an Arrow type can be ids: integers or strings, plain or dictionary-encoded."""
     if pa.types.is_dictionary(column_type):
         return is_id(column_type.value_type)
     return pa.types.is_integer(column_type) or is_string(column_type)
 
 
 def is_list(column_type: pa.DataType) -> bool:
-    """Return whether values of an Arrow type are lists, of variable or of fixed length."""
+    """Return whether values of an Arrow type are lists of variable or fixed length."""
     types = pa.types
     return types.is_list(column_type) or types.is_large_list(column_type) or types.is_fixed_size_list(column_type)
 
@@ -39,7 +39,7 @@ def is_list(column_type: pa.DataType) -> bool:
 def is_weights(column_type: pa.DataType) -> bool:
     """Return whether a column of an Arrow type can hold the weights of an id list.
 
-    Arrow gives the type null to a column without a single value; it is allowed, for lists and for their elements.
+    The type null is allowed for the column and for the list elements: Arrow uses it if a column has no values.
     """
     if pa.types.is_null(column_type):
         return True

@@ -36,9 +36,9 @@ def _splitmix64_word(word: np.uint64) -> np.uint64:
 def _hash_word(word: np.uint64, seed: np.uint64, size: np.uint64) -> np.uint64:
     """Return the hash of a 64-bit id in [0, size): floor(size * h / 2^64) with h = SplitMix64(id xor seed).
 
-    All arguments and the result are unsigned 64-bit words. The multiplication replaces a division, which would cost
-    more than the rest of the hash (Lemire 2019). The high word of the product is computed from 32-bit halves, which
-    compilers can vectorise.
+    All arguments and the result are unsigned 64-bit words. The multiplication replaces a modulo, which would take
+    longer than the rest of the hash (Lemire 2019). The high word of the product is computed from 32-bit halves, because
+    compilers can vectorise this.
     """
     h = _splitmix64_word(word ^ seed)
     high, low = h >> np.uint64(32), h & LOW_32_BITS
@@ -50,7 +50,7 @@ def _hash_word(word: np.uint64, seed: np.uint64, size: np.uint64) -> np.uint64:
 
 @compiled
 def _hash_word_below_2_32(word: np.uint64, seed: np.uint64, size: np.uint64) -> np.uint64:
-    """Return `_hash_word` for size < 2^32, where half of the products are zero."""
+    """Return `_hash_word` for size < 2^32; half of its products are then zero and are left out."""
     h = _splitmix64_word(word ^ seed)
     return ((h >> np.uint64(32)) * size + (((h & LOW_32_BITS) * size) >> np.uint64(32))) >> np.uint64(32)
 
@@ -61,7 +61,7 @@ def id_dtype(size: int) -> type[np.int32] | type[np.int64]:
 
 
 def hash_ids(ids: pa.Array, seed: int, size: int) -> np.ndarray:
-    """Hash ids [V] int64 to [0, size); -1 where the id is null. The result [V] has the type `id_dtype(size)`."""
+    """Return the hashes of ids [V] int64 in [0, size), with -1 for null, [V] of type `id_dtype(size)`."""
     hashed = np.empty(len(ids), id_dtype(size))
     validity, values = ids.buffers()
     if len(ids):
@@ -73,9 +73,10 @@ def hash_ids(ids: pa.Array, seed: int, size: int) -> np.ndarray:
 
 
 def copy_ids(ids: pa.Array, size: int) -> tuple[np.ndarray, bool]:
-    """Return ids [V] int64 as they are, in the type `id_dtype(size)`, -1 where the id is null.
+    """Return a copy of ids [V] int64 with the type `id_dtype(size)`, with -1 for null, and whether to check the range.
 
-    The second result is False if all ids are in [0, size). True means "perhaps not": values behind a null count too.
+    The second result is False if all ids are in [0, size). If it is True, an id may be outside; the value can also be
+    the undefined value of a null.
     """
     copied = np.empty(len(ids), id_dtype(size))
     validity, values = ids.buffers()
@@ -88,7 +89,7 @@ def copy_ids(ids: pa.Array, size: int) -> tuple[np.ndarray, bool]:
 
 
 def take_entries(entries: np.ndarray, indices: pa.Array) -> np.ndarray:
-    """Return `entries[indices]` for the int32 indices [V] of a dictionary-encoded column; -1 where an index is null."""
+    """Return `entries[indices]` for the int32 indices [V] of a dictionary-encoded column, with -1 for a null index."""
     taken = np.empty(len(indices), entries.dtype)
     validity, values = indices.buffers()
     if len(entries) == 0:
@@ -129,12 +130,12 @@ def _copy_each(address: int, out: np.ndarray, size: np.uint64) -> bool:
 def _take_each(address: int, entries: np.ndarray, out: np.ndarray) -> None:
     indices, last = view(address, np.uint32), np.uint32(len(entries) - 1)
     for index in range(np.uint64(len(out))):
-        out[index] = entries[min(indices[index], last)]  # the index behind a null can have any value
+        out[index] = entries[min(indices[index], last)]  # the index of a null is undefined
 
 
 @compiled
 def _mark_nulls(validity: int, offset: int, out: np.ndarray) -> None:
-    """Write -1 where the bit of a validity bitmap, from bit `offset` on, is not set."""
+    """Write -1 to `out` for each null: each 0 bit of the validity bitmap, whose first bit is bit `offset`."""
     bits, first = view(validity, np.uint8), np.uint64(offset)
     for index in range(np.uint64(len(out))):
         bit = first + index

@@ -1,4 +1,4 @@
-"""Columns of ids, id lists and users to integers: ids of a table, or 64-bit ids."""
+"""Decode columns of ids, id lists and users to integers: table rows, or 64-bit ids."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from asymdiffrec.datasets.schema import IdListConfig, Table
 from asymdiffrec.datasets.statistics.vocabulary import Vocabulary
 
 RowOfValue = Callable[[int], int]
-"""From the index of a value to the row that has it, for error messages; the two differ in lists."""
+"""Function that returns the row of a value, given the index of the value; a row of a list column has several values."""
 
 
 def decode_ids(
@@ -34,10 +34,11 @@ def decode_ids(
     location: str,
     row_of: RowOfValue = lambda index: index,
 ) -> np.ndarray:
-    """Return the ids of a column of integers or strings, [V] int32 or int64, in [0, table.id_range); -1 where null.
+    """Return the ids of a column of integers or strings, [V] int32 or int64, in [0, table.id_range); -1 for null.
 
-    If `vocabulary` is given, the ids outside it count as one id. Raises InputError with `location` and row if a string
-    is no integer but the table's ids are, or if an id is outside a table with `hash: false`.
+    If `vocabulary` is given, all ids outside it are replaced by one common id. Raises InputError with `location` and
+    row in two cases: a string is not an integer although the table has integer ids, or an id is outside a table with
+    `hash: false`.
     """
     column = as_typed_ids(column)
     has_entries = pa.types.is_dictionary(column.type) and column.indices.type == pa.int32()
@@ -61,7 +62,7 @@ def decode_ids(
 
 
 def _with_nulls_of(column: pa.Array, ids: np.ndarray) -> pa.Array:
-    """Return ids [V] int64 as an array with the nulls of `column` [V]."""
+    """Return ids [V] int64 as an Arrow array that is null where `column` [V] is null."""
     if not column.null_count:
         return pa.array(ids)
     if column.offset or pa.types.is_dictionary(column.type):
@@ -70,11 +71,11 @@ def _with_nulls_of(column: pa.Array, ids: np.ndarray) -> pa.Array:
 
 
 def as_int64_ids(column: pa.Array, values: str, location: str, row_of: RowOfValue | None = None) -> np.ndarray:
-    """Return the 64-bit ids of a column of integers or strings, [V] int64; any value where null.
+    """Return the 64-bit ids of a column of integers or strings, [V] int64; undefined for null.
 
-    `values` is the type of the field's ids, "int" or "string". Strings are parsed if the ids are integers, see
-    `parse_int64`; integers are written as text if the ids are strings, and strings are hashed to 64 bits. So an id has
-    the same 64-bit id in a column of either type. Raises InputError if a string is no integer but the ids are.
+    `values` is the type of the field's ids. If it is "int", strings are parsed, see `parse_int64`. If it is "string",
+    integers are written as text, and texts are hashed to 64 bits. So an id has the same 64-bit id in columns of both
+    types. Raises InputError if `values` is "int" and a string is not an integer.
     """
     column = as_typed_ids(column)
     is_integer = pa.types.is_integer(column.type)
@@ -83,7 +84,7 @@ def as_int64_ids(column: pa.Array, values: str, location: str, row_of: RowOfValu
     if not is_integer:
         strings = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
         column = _parse_strings(strings, location, row_of)
-    if column.null_count:  # the call alone costs more than the rest of a small request
+    if column.null_count:  # without nulls, this call would take longer than the rest of a small request
         column = column.fill_null(0)
     return column.cast(INT64, safe=False).to_numpy()
 
@@ -99,7 +100,7 @@ def _parse_strings(strings: pa.Array, location: str, row_of: RowOfValue | None) 
     index = next(i for i, text in enumerate(strings.to_pylist()) if text is not None and parse_int64(text) is None)
     where = f"{location}, row {row_of(index)}" if row_of else location
     raise InputError(
-        f"{where}: {strings[index].as_py()!r} is no 64-bit integer in its usual form; declare the field values: string"
+        f"{where}: {strings[index].as_py()!r} is no 64-bit integer in its usual form; set values: string for this field"
     )
 
 
@@ -111,11 +112,11 @@ def decode_id_lists(
     vocabulary: Vocabulary | None,
     location: str,
 ) -> tuple[pa.Array, pa.Array | None]:
-    """Return the lists of a column with their ids as `decode_ids` returns them, and the weights in lists of fp32.
+    """Return the lists of a column, with ids as in `decode_ids`, and the lists of their weights in fp32.
 
-    Null ids are left out, with their weights. For a field with mean pooling the weights of a list are divided by their
-    sum, so that the weighted sum of the look-up is the weighted mean. The weights are None if the argument is None.
-    Raises InputError as `decode_ids` does, and for wrong weights, see `first_wrong_weight`.
+    Null ids and their weights are left out. For a field with mean pooling, the weights of a list are divided by their
+    sum, so that the weighted sum of the look-up is the weighted mean. If `weights` is None, the second result is None.
+    Raises InputError in the same cases as `decode_ids`, and for wrong weights, see `first_wrong_weight`.
     """
     values, lengths = flatten_lists(column)
     shares = None if weights is None else _flatten_weights(weights, lengths, location)
@@ -140,7 +141,7 @@ def decode_id_lists(
 
 
 def _flatten_weights(column: pa.Array, id_counts: np.ndarray, location: str) -> np.ndarray:
-    """Return the elements of a list column of weights, float64, for lists of `id_counts` [R] ids."""
+    """Return the elements of a list column of weights, float64. `id_counts` [R] are the lengths of the id lists."""
     values, weight_counts = flatten_lists(column)
     weights = as_float64(values)
     if problem := first_wrong_weight(id_counts, weight_counts, weights):
@@ -152,8 +153,8 @@ def _flatten_weights(column: pa.Array, id_counts: np.ndarray, location: str) -> 
 def decode_users(column: pa.Array, location: str) -> np.ndarray:
     """Return 64-bit user ids, [R] int64.
 
-    A row without a user gets a user id of its own, derived from `location` and the row. GAUC skips such a user because
-    all its rows have one label.
+    A row without a user gets a separate user id, derived from `location` and the row. GAUC skips such users, because a
+    user with a single row has only one label.
     """
     column = as_typed_ids(column)
     users = as_int64_ids(column, "int" if pa.types.is_integer(column.type) else "string", location)

@@ -1,4 +1,4 @@
-"""Compiled loops for work that numpy cannot do in one pass, and access to Arrow's buffers inside them."""
+"""Compile loops for work that numpy cannot do in one pass, and give them access to Arrow's buffers."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def _pointer(_typing, address):  # type: ignore[no-untyped-def]
 
 @compiled
 def view(address, dtype):  # type: ignore[no-untyped-def]
-    """Return the memory from `address` on as an array of `dtype` without a known length; the caller checks bounds."""
+    """Return the memory that starts at `address` as an array of `dtype` and unknown length; callers check bounds."""
     return numba.carray(_pointer(address), (1 << 56,), dtype)  # type: ignore[call-arg]

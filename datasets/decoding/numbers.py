@@ -1,4 +1,4 @@
-"""Columns of numbers to fp32: numeric fields, labels and sample weights."""
+"""Decode columns of numbers to fp32: numeric fields, labels and sample weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def transform_values(values: np.ndarray, transform: str) -> np.ndarray:
 def decode_numbers(
     column: pa.Array, field: NumericFieldConfig, statistics: NumericStatistics, location: str
 ) -> np.ndarray:
-    """Return a column of numbers, transformed and standardised, [R] float32; NaN where missing.
+    """Return the transformed and standardised numbers of a column, [R] float32; NaN where missing.
 
     Raises InputError with `location` and row if a standardised number is not finite in fp32.
     """
@@ -34,13 +34,14 @@ def decode_numbers(
     if _standardise(values.ctypes.data, statistics.mean, statistics.std, standardised):
         with np.errstate(over="ignore"):
             is_allowed = ~(np.abs((values - statistics.mean) / statistics.std) > MAX_FLOAT)
-        _require(is_allowed, column, location, "number", "null, NaN or a finite 32-bit float once standardised")
+        allowed = "null, NaN or a number that is finite in fp32 after standardising"
+        _require(is_allowed, column, location, "number", allowed)
     return standardised
 
 
 @compiled
 def _standardise(address: int, mean: float, std: float, out: np.ndarray) -> bool:
-    """Standardise the float64 values at an address, read-only or not; return whether one is too large for `out`."""
+    """Write the standardised float64 values at `address` to `out`; return whether any of them is too large for fp32."""
     values, is_too_large = view(address, np.float64), False
     for index in range(np.uint64(len(out))):
         value = (values[index] - mean) / std
@@ -50,14 +51,14 @@ def _standardise(address: int, mean: float, std: float, out: np.ndarray) -> bool
 
 
 def decode_labels(column: pa.Array, location: str) -> np.ndarray:
-    """Return the label column, [R] float32. Raises InputError if a label is not 0 or 1."""
+    """Return a column of labels, [R] float32. Raises InputError if a label is not 0 or 1."""
     values = as_float64(column)
     _require((values == 0) | (values == 1), column, location, "label", "0 or 1")
     return values.astype(np.float32)
 
 
 def decode_sample_weights(column: pa.Array, location: str) -> np.ndarray:
-    """Return the weight column, [R] float32. Raises InputError if a weight is null, negative or not finite."""
+    """Return a column of sample weights, [R] float32. Raises InputError if one is null, negative or not finite."""
     values = as_float64(column)
     _require(are_weights(values), column, location, "weight", ALLOWED_WEIGHTS)
     return values.astype(np.float32)

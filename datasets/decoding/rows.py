@@ -1,4 +1,4 @@
-"""Decoded samples in columns of a few fixed types, the form between files or requests and batches."""
+"""Decode the samples of files and requests into columns of a few fixed types. Batches are made from these columns."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from asymdiffrec.datasets.schema import IdListConfig, Schema
 class Rows:
     """R samples in an Arrow record batch, with the columns in this order:
 
-    - the sparse fields of the schema, int32 or int64 in the id range of their table: -1 where an id is missing; for an
-      id list a large list, empty where the list is missing;
-    - for each id list with weights, in the same order, large lists of float32 with one weight per id;
+    - the sparse fields of the schema: ids in the id range of the table, int32 or int64. An id field is -1 where it is
+      missing. An id_list field is a large list, which is empty where the field is missing;
+    - for each id_list field with weights, in the same order: large lists of float32, with one weight per id;
     - the numeric fields: float32, standardised, NaN where missing;
     - label and weight, float32, and user, int64.
     """
@@ -33,7 +33,7 @@ class Rows:
 
     @cached_property
     def nbytes(self) -> int:
-        """Memory of the rows in bytes."""
+        """The size of the rows in memory, in bytes."""
         return int(self.columns.nbytes)
 
     def slice(self, start: int, stop: int) -> Rows:
@@ -47,11 +47,11 @@ class Rows:
 
     @cached_property
     def buffers(self) -> np.ndarray:
-        """The memory of each column from row 0 on, [columns, 3] int64: values, offsets, value size.
+        """The memory addresses of each column, [columns, 3] int64: values, offsets, value size.
 
-        - values: the address of the value of row 0, or for a list the address of the column's first element;
-        - offsets: for a list the address of the offset of row 0, otherwise 0;
-        - value size: the bytes of one value or one element.
+        - values: the address of the value of row 0; for a list column, the address that the offsets count from;
+        - offsets: for a list column, the address of the offset of row 0; otherwise 0;
+        - value size: the size in bytes of one value or one list element.
         """
         return np.array([_buffers(column) for column in self.columns.columns], dtype=np.int64)
 
@@ -69,7 +69,7 @@ def _buffers(column: pa.Array) -> tuple[int, int, int]:
 def decode(table: pa.Table, schema: Schema, location: str, labelled: bool) -> Rows:
     """Decode the samples of an Arrow table.
 
-    Without `labelled` the columns of label, weight and user are not read; their values are 0, 1 and 0. Raises
+    If `labelled` is false, the columns of label, weight and user are not read, and get the values 0, 1 and 0. Raises
     InputError with `location`, column and row for a value that its field does not allow.
     """
     arrays = dict(zip(table.column_names, map(in_one_piece, table.columns), strict=True))
@@ -108,6 +108,6 @@ def decode(table: pa.Table, schema: Schema, location: str, labelled: bool) -> Ro
 
 
 def no_rows(schema: Schema) -> Rows:
-    """Return zero samples in the columns of a schema."""
+    """Return `Rows` without samples, with the columns of a schema."""
     empty = pa.table({name: pa.nulls(0) for name in schema.columns(labelled=False)})
     return decode(empty, schema, "", labelled=False)

@@ -1,7 +1,7 @@
-"""XXH64 of strings: a string id becomes a 64-bit id.
+"""Hash string ids to 64-bit ids with XXH64.
 
-The package xxhash computes XXH64 of one Python object per call. The loop here hashes a whole Arrow column without
-creating Python objects, and releases the GIL. The tests compare it with xxhash.
+The package xxhash hashes one Python object per call. The compiled loop in this module hashes a complete Arrow column
+without creating Python objects, and releases the GIL. The tests compare the results with xxhash.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ P1, P2, P3, P4, P5 = (
 
 
 def string_ids(strings: pa.Array) -> np.ndarray:
-    """Return 64-bit ids of strings, [V] int64: XXH64 of the UTF-8 bytes with seed 0; undefined where null.
+    """Return 64-bit ids of strings, [V] int64: XXH64 of the UTF-8 bytes with seed 0; undefined for null.
 
-    Each entry of a dictionary is hashed once.
+    In a dictionary-encoded column, each dictionary entry is hashed once.
     """
     if pa.types.is_dictionary(strings.type):
         indices = strings.indices.fill_null(0).to_numpy()

@@ -1,4 +1,4 @@
-"""Rules for single values, applied alike to the columns of files and of requests."""
+"""Rules for single values. The same rules apply to columns of files and of requests."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ ALLOWED_WEIGHTS = "a finite number of at least 0"
 
 
 def parse_int64(text: str) -> int | None:
-    """Return the 64-bit integer that `text` is the usual form of, or None.
+    """Return the 64-bit integer that `text` stands for, or None if `text` is no such integer in its usual form.
 
-    The usual form is what `str` writes, so that each integer has exactly one text: "7", but not "07", "+7" or " 7".
+    The usual form is the result of `str`, so each integer has exactly one text: "7", but not "07", "+7" or " 7".
     """
     if re.fullmatch("0|-?[1-9][0-9]*", text) is None:
         return None
@@ -27,7 +27,7 @@ def parse_int64(text: str) -> int | None:
 
 
 def ids_outside_table(ids: pa.Array, num_embeddings: int) -> np.ndarray:
-    """Return which ids [V] int64 are not in [0, num_embeddings), [V] bool; False where the id is null."""
+    """Return [V] bool: True where an id [V] int64 is not in [0, num_embeddings); False for null."""
     if not len(ids):
         return np.zeros(0, dtype=bool)
     values = np.frombuffer(ids.buffers()[1], np.uint64)[ids.offset : ids.offset + len(ids)]
@@ -36,15 +36,16 @@ def ids_outside_table(ids: pa.Array, num_embeddings: int) -> np.ndarray:
 
 
 def are_weights(values: np.ndarray) -> np.ndarray:
-    """Return which values [V] float64 are allowed as a weight, [V] bool; NaN is not."""
+    """Return [V] bool: True where a value [V] float64 is an allowed weight; False for NaN."""
     return (values >= 0) & (values <= MAX_FLOAT)
 
 
 def first_wrong_weight(id_counts: np.ndarray, weight_counts: np.ndarray, weights: np.ndarray) -> tuple[int, str] | None:
-    """Return the first row whose ids and weights do not fit, with a description of the problem, or None.
+    """Return the first row with wrong weights and a description of the problem, or None if all rows are right.
 
-    `id_counts` and `weight_counts` [R] are the lengths of the lists, `weights` [V] float64 all weights in order,
-    NaN for a null.
+    id_counts: [R], lengths of the id lists.
+    weight_counts: [R], lengths of the weight lists.
+    weights: [V] float64, the weights of all lists in order; NaN for null.
     """
     differs = id_counts != weight_counts
     if differs.any():

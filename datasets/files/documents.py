@@ -1,4 +1,4 @@
-"""YAML and JSON documents to checked models and back; errors are one line with the path in the document."""
+"""Read YAML files, validate documents with pydantic models, and write YAML; an error is one line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.files.locations import filesystem_of, without_secrets
 
-# libyaml's classes, if they are installed, are about 100 times as fast; a large vocabulary needs that.
+# The classes of libyaml, if it is installed, are about 100 times as fast, which matters for large vocabularies.
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 SafeDumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
@@ -24,7 +24,7 @@ class Dumper(SafeDumper):  # type: ignore[misc, valid-type]
     """YAML writer that keeps the line breaks of texts with several lines."""
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
-        """Return the node of a text: a literal block if it has several lines."""
+        """Return the YAML node of a text; a text with several lines becomes a literal block."""
         node: yaml.ScalarNode = self.represent_scalar("tag:yaml.org,2002:str", data, "|" if "\n" in data else None)
         return node
 
@@ -51,24 +51,27 @@ def read_yaml(location: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise InputError(f"{name}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict):
-        raise InputError(f"{name}: found {type(document).__name__}; a mapping of sections is expected")
+        raise InputError(f"{name}: found {type(document).__name__}; the file must contain a mapping of sections")
     return document
 
 
 def write_yaml(path: Path, document: BaseModel | Mapping[str, Any], comment: str = "") -> None:
-    """Write the text of `to_yaml` to a file, after a comment."""
+    """Write a comment and then the text of `to_yaml` to a file."""
     path.write_text(comment + to_yaml(document), encoding="utf-8")
 
 
 def to_yaml(document: BaseModel | Mapping[str, Any]) -> str:
-    """Return a document as YAML; a section without subsections, such as a field of a job, is one line."""
+    """Return a document as YAML. A section without subsections, such as a field of a job, gets one line."""
     content = document.model_dump(mode="json") if isinstance(document, BaseModel) else dict(document)
     text: str = yaml.dump(content, Dumper=Dumper, sort_keys=False, width=2**31 - 1, default_flow_style=None)
     return text
 
 
 def validate(model: type[M], document: dict[str, Any], source: str) -> M:
-    """Return the document as a model. Raises InputError with `source`, the path and the first problem."""
+    """Return the document as a model.
+
+    Raises InputError with `source`, the path in the document and the first problem if the document is not valid.
+    """
     try:
         return model.model_validate(document)
     except ValidationError as error:
@@ -78,7 +81,7 @@ def validate(model: type[M], document: dict[str, Any], source: str) -> M:
 def apply_override(document: dict[str, Any], override: str) -> None:
     """Set one value of a document in place; `override` is `PATH=VALUE`, with a YAML value.
 
-    Sections on the path that do not exist are added. Raises InputError if `override` is malformed.
+    Sections of PATH that do not exist are added. Raises InputError if `override` is malformed.
 
     >>> document = {"train": {"batch_size": 4096}}
     >>> apply_override(document, "train.batch_size=8192")
@@ -101,7 +104,10 @@ def apply_override(document: dict[str, Any], override: str) -> None:
 
 
 def first_difference(before: Any, after: Any, path: str = "") -> tuple[str, Any, Any] | None:
-    """Return the first difference of two documents: its path, prefixed with `path`, and both values; None if equal."""
+    """Return the first difference of two documents as (path, value before, value after), or None if they are equal.
+
+    `path` is a prefix for the path of the difference.
+    """
     if not isinstance(before, dict) or not isinstance(after, dict):
         return None if before == after else (path, before, after)
     for key in [*before, *(key for key in after if key not in before)]:
@@ -111,7 +117,7 @@ def first_difference(before: Any, after: Any, path: str = "") -> tuple[str, Any,
 
 
 def _describe(model: type[BaseModel], error: Any) -> str:
-    """Return one line for a validation error: the path, the value, and what is allowed."""
+    """Return one line for a validation error: the path, the value, and the allowed values."""
     keys, section = _document_path(model, error["loc"])
     path = ".".join(keys)
     if error["type"] == "extra_forbidden":
@@ -128,9 +134,10 @@ def _describe(model: type[BaseModel], error: Any) -> str:
 
 
 def _document_path(model: type[BaseModel], loc: Sequence[str | int]) -> tuple[list[str], type[BaseModel] | None]:
-    """Return the keys of a pydantic location as they are in the document, and the section that holds the last key.
+    """Return the keys of a pydantic error location as they are in the document, and the section with the last key.
 
-    After a union of sections pydantic's location contains the tag of the chosen section, which is not in the document.
+    At a union of sections, pydantic's location contains the tag of the chosen section. The tag is no key of the
+    document and is left out.
     """
     path: list[str] = []
     section: type[BaseModel] | None = model
@@ -159,6 +166,6 @@ def _union_members(annotation: Any) -> tuple[Any, ...]:
 
 
 def _tags(section: type[BaseModel]) -> set[Any]:
-    """Return the values of a section's literal fields, which tell the sections of a union apart."""
+    """Return the values of a section's literal fields, which identify the section in a union."""
     literals = [field.annotation for field in section.model_fields.values()]
     return {value for kind in literals if typing.get_origin(kind) is Literal for value in typing.get_args(kind)}

@@ -13,7 +13,7 @@ from asymdiffrec.datasets.files.retry import describe_error, with_retries
 
 
 def filesystem_of(location: str) -> tuple[pafs.FileSystem, str]:
-    """Return the filesystem of a local path or a URI (s3://, gs://, hdfs://, file://), and the path within it.
+    """Return the filesystem of a local path or a URI (s3://, gs://, hdfs://, file://), and the path in this filesystem.
 
     Raises InputError for a URI that pyarrow cannot open.
     """
@@ -27,7 +27,7 @@ def filesystem_of(location: str) -> tuple[pafs.FileSystem, str]:
 
 
 def join_location(folder: str, name: str) -> str:
-    """Return the path or URI of a file or folder within a folder.
+    """Return the path or URI of a file or folder in a folder.
 
     >>> join_location("s3://bucket/data?region=eu-west-1", "train")
     's3://bucket/data/train?region=eu-west-1'
@@ -37,7 +37,7 @@ def join_location(folder: str, name: str) -> str:
 
 
 def without_secrets(location: str) -> str:
-    """Return a path or URI for messages: a URI without user name, key and options.
+    """Return a path or URI in a form for messages: without user name, key and options.
 
     >>> without_secrets("s3://user:key@bucket/data?region=eu-west-1")
     's3://bucket/data'
@@ -46,13 +46,13 @@ def without_secrets(location: str) -> str:
 
 
 def location_exists(location: str) -> bool:
-    """Return whether there is a file or a folder at a location. Raises InputError if the filesystem does not answer."""
+    """Return whether a file or folder exists at a location. Raises InputError if the filesystem does not answer."""
     filesystem, path = filesystem_of(location)
     return file_info(filesystem, path, location).type != pafs.FileType.NotFound
 
 
 def file_info(filesystem: pafs.FileSystem, path: str | pafs.FileSelector, location: str) -> Any:
-    """Return pyarrow's `FileInfo` of a path, or a list of them for a selector.
+    """Return pyarrow's `FileInfo` of a path, or a list of `FileInfo` for a selector.
 
     Raises InputError with `location` if the filesystem does not answer.
     """

@@ -1,7 +1,7 @@
-"""Retries of reads over a network, for failures that may pass.
+"""Retry reads over a network after transient failures.
 
-The work here is to tell such failures apart: pyarrow's filesystems raise a bare OSError for all of them. A library
-such as tenacity would replace only the loop of `with_retries`, so none is used.
+The main task of this module is to recognise transient failures: pyarrow's filesystems raise a plain OSError for all
+failures. A retry library such as tenacity would replace only the loop of `with_retries`, so the project uses none.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TypeVar
 import pyarrow as pa
 
 RETRY_DELAYS = (1.0, 2.0, 4.0)
-"""Seconds before each retry. The SDKs of object stores have retried for some seconds before pyarrow raises."""
+"""Delay before each retry in seconds. The SDKs of object stores retry for some seconds too, before pyarrow raises."""
 TRANSIENT_ERRNOS = {
     errno.EAGAIN,
     errno.ECONNABORTED,
@@ -29,15 +29,15 @@ TRANSIENT_MESSAGES = re.compile(
     r"NETWORK_CONNECTION|REQUEST_TIMEOUT|SLOW_DOWN|THROTTLING|UNAVAILABLE|INTERNAL_FAILURE|DEADLINE_EXCEEDED"
     r"|HTTP status (5\d\d|429)|curlCode|[Tt]imed out|[Cc]onnection (refused|reset|closed)"
 )
-"""Texts in the messages of pyarrow's filesystems for failures that may pass."""
+"""Texts in the error messages of pyarrow's filesystems that identify transient failures."""
 
 T = TypeVar("T")
 
 
 def with_retries(function: Callable[[], T]) -> T:
-    """Return the result of `function`, called again after each of RETRY_DELAYS while it fails with a transient error.
+    """Return the result of `function`; call it again after each of RETRY_DELAYS while it raises a transient error.
 
-    Raises other errors at once, and a transient one after the last retry.
+    Other errors are raised immediately. A transient error is raised if the last retry fails.
     """
     for delay in RETRY_DELAYS:
         try:
@@ -50,7 +50,7 @@ def with_retries(function: Callable[[], T]) -> T:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Return whether a retry may succeed: it may for a failed connection, but not for a missing or damaged file."""
+    """Return whether a retry may succeed: True for a failed connection, False for a missing or damaged file."""
     if isinstance(error, FileNotFoundError | PermissionError):
         return False
     if isinstance(error, ConnectionError | TimeoutError) or getattr(error, "errno", None) in TRANSIENT_ERRNOS:

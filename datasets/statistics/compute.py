@@ -28,28 +28,31 @@ from asymdiffrec.datasets.statistics.field_summary import (
 from asymdiffrec.datasets.statistics.id_row_counts import IdRowCounts
 from asymdiffrec.datasets.statistics.missing_patterns import MissingPatternCounter
 from asymdiffrec.datasets.statistics.statistics import Statistics
-from asymdiffrec.datasets.statistics.suspicious_fields import LeakageSample, find_oddity
+from asymdiffrec.datasets.statistics.suspicious_fields import LeakageSample, find_suspicious
 
 
 def compute_statistics(
     folder: str | Path, config: FieldsConfig, on_rows: Callable[[int], None] = lambda rows: None
 ) -> tuple[Statistics, dict[str, Any]]:
-    """Read the training rows, and the labels of valid and test if these splits exist, once.
+    """Read a data set once and return the content of `statistics.yaml` and of `profile.json`.
+
+    All columns of the training rows are read; of valid and test, if they exist, only the labels and sample weights.
 
     folder: path or URI (as in `pyarrow.fs`) of the data set, with train/, valid/ and test/.
-    on_rows: called with the number of rows of each row group that was read.
+    on_rows: called after each row group with its number of rows.
 
-    Returns the content of `statistics.yaml` and the content of `profile.json`:
+    The profile has these entries:
     - `rows` and `label_rate` of each split;
-    - `fields`: for each field its type, its group and the share of training rows without it (`missing`); for ids the
-      `cardinality`, whether it is exact (`cardinality_exact`, see `DistinctIdSketch`), how many ids get 90 % of all
-      look-ups (`hot`), and with a `min_count` how many distinct ids are `frequent` and `rare`; for lists also the
-      `mean_length` of non-empty lists; for numbers mean and std after the transform, and min and max before it;
-    - `suspicious`: each field that looks wrong, with a sentence that says `why`.
+    - `fields`: for each field its type, its group and the share of training rows in which it is `missing`. For ids also
+      the `cardinality`, whether it is exact (`cardinality_exact`, see `DistinctIdSketch`), how many ids get 90 % of all
+      look-ups (`hot`), and with a `min_count` how many distinct ids are `frequent` and `rare`. For lists also the
+      `mean_length` of non-empty lists. For numbers mean and std after the transform, and min and max before it;
+    - `suspicious`: each suspicious field, with the reason (`why`).
 
-    Null, an empty list (null elements do not count) and NaN in a number are missing. For `min_count`, a row counts an
-    id once even if its list repeats it. Memory does not grow with the number of rows: ids of fields with a `min_count`
-    are counted on disk. Row groups are read by `data.threads` threads; the result does not depend on their number.
+    Null, NaN, and a list without ids mean missing; null elements of a list do not count as ids. For `min_count`, an id
+    counts once per row even if a list contains it twice. Memory does not grow with the number of rows, because ids of
+    fields with a `min_count` are counted on disk. Row groups are read by `data.threads` threads; the result does not
+    depend on the number of threads.
 
     Raises InputError if there are no training rows, a file is not Parquet, or a column is absent, has a wrong type or a
     wrong value.
@@ -79,7 +82,7 @@ def compute_statistics(
             rows[split], label_rates[split] = shards.rows, positives / shards.rows
         reports = {name: _report(config.fields[name], summaries[name], rows["train"]) for name in names}
         statistics = _statistics(summaries, reports, rows, label_rates["train"], patterns)
-    reasons = {name: find_oddity(reports[name], rows["train"]) or leakage_sample.find_leak(name) for name in names}
+    reasons = {name: find_suspicious(reports[name], rows["train"]) or leakage_sample.find_leak(name) for name in names}
     suspicious = [{"field": name, "why": reason} for name, reason in reasons.items() if reason]
     return statistics, {"rows": rows, "label_rate": label_rates, "fields": reports, "suspicious": suspicious}
 
@@ -108,7 +111,7 @@ def _statistics(
     label_rate: float,
     patterns: MissingPatternCounter,
 ) -> Statistics:
-    """Return the statistics of the summaries over all training rows."""
+    """Return the statistics, given the summaries of all training rows."""
     numeric = {name: summary for name, summary in summaries.items() if isinstance(summary, NumericSummary)}
     sparse = {name: summary for name, summary in summaries.items() if isinstance(summary, IdSummary)}
     vocabularies = {name: summary.vocabulary for name, summary in sparse.items()}
@@ -136,7 +139,7 @@ class _RowGroup:
 def _summarise_row_group(
     shards: Shards, index: int, schema: Schema, summaries: Mapping[str, FieldSummary]
 ) -> _RowGroup:
-    """Read and check a row group and summarise the fields in `summaries`."""
+    """Read and check a row group, and summarise the fields that are keys of `summaries`."""
     data, location = schema.data, shards.location_of(index)
     columns = [name for name in (data.label, data.weight) if name]
     columns += schema.columns(labelled=False) if summaries else []
@@ -156,7 +159,7 @@ def _summarise_row_group(
 
 
 def _report(field: AnyField, summary: FieldSummary, rows: int) -> dict[str, Any]:
-    """Return the entries of a field in `profile.json`."""
+    """Return the entry of a field in `profile.json`."""
     return {
         "type": field.type,
         "group": field.group,

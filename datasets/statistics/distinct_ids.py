@@ -1,4 +1,4 @@
-"""Count the distinct ids of a field, and sample how often each occurs, in bounded memory."""
+"""Count the distinct ids of a field and sample their frequencies, in bounded memory."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ SKETCH_SIZE = 1 << 16
 
 
 class DistinctIdSketch:
-    """A sketch of the distinct 64-bit ids with the SKETCH_SIZE smallest hashes, with the count of each.
+    """A sketch of the distinct 64-bit ids: it keeps the SKETCH_SIZE smallest hashes, with the count of each id.
 
-    The number of distinct ids is exact below SKETCH_SIZE. From there on it is an estimate: if n hashes are uniform in
-    [0, 1), the k-th smallest hash h is near k / n, and (k - 1) / h estimates n without bias, with a relative standard
-    error of 1 / sqrt(k - 2), 0.4 % for k = 65,536 (Beyer et al. 2007, "On synopses for distinct-value estimation under
+    A number of distinct ids below SKETCH_SIZE is exact; a larger number is an estimate. If n hashes are uniform in
+    [0, 1), the k-th smallest hash h is near k / n, and (k - 1) / h is an unbiased estimate of n. Its relative standard
+    error is 1 / sqrt(k - 2), 0.4 % for k = 65,536 (Beyer et al. 2007, "On synopses for distinct-value estimation under
     multiset operations"). The hash is SplitMix64, a bijection, so different ids have different hashes. The order of the
     ids does not matter.
 
-    The ids in the sketch are a uniform sample of the distinct ids, and their counts are exact, because the largest hash
-    in the sketch only decreases. DuckDB's approx_count_distinct (HyperLogLog) has no such sample.
+    The ids in the sketch are a uniform sample of the distinct ids. Their counts are exact: the largest hash in the
+    sketch only decreases, so an id that is in the sketch at the end was never removed from it. DuckDB's
+    approx_count_distinct (HyperLogLog) gives no sample.
     """
 
     def __init__(self) -> None:

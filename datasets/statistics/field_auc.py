@@ -7,7 +7,9 @@ from scipy.stats import mannwhitneyu
 
 
 def roc_auc(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Return the AUC of `scores` [R] for `labels` [R], which are 0 or 1 and contain both; ties count as one half.
+    """Return the AUC of `scores` [R] for `labels` [R]. A pair of equal scores counts one half.
+
+    Labels are 0 or 1, and both must occur.
 
     This is the Mann-Whitney U statistic divided by the number of pairs (Mann and Whitney 1947).
 

@@ -1,4 +1,4 @@
-"""Summaries of a field over the training rows: each row group is summarised alone, then the results are added up."""
+"""Summaries of a field over the training rows: each row group is summarised separately, then the results are added."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from asymdiffrec.datasets.statistics.statistics import MAX_KNOTS, NumericStatist
 from asymdiffrec.datasets.statistics.vocabulary import Vocabulary
 
 HOT_SHARE = 0.9
-"""Share of the look-ups that defines the entry `hot` of a report: the number of ids that together get it"""
+"""The entry `hot` of a report is the number of most frequent ids that together get this share of the look-ups"""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class RowGroupSummary:
     missing: np.ndarray
     """[R] bool"""
     values: np.ndarray
-    """[R] float64 numbers, or int64 codes that are equal for equal ids or lists of ids; any value if missing"""
+    """[R] numbers as float64; ids or lists as int64 codes, equal for equal ids or lists. Arbitrary where missing"""
     figures: Any
-    """The figures that `FieldSummary._add` adds up"""
+    """The argument of `FieldSummary._add`"""
 
 
 class FieldSummary(ABC):
@@ -49,7 +49,7 @@ class FieldSummary(ABC):
 
     @abstractmethod
     def summarise(self, column: pa.Array, weights: pa.Array | None, location: str) -> RowGroupSummary:
-        """Return the summary of a row group. This changes nothing, so several threads may call it at once.
+        """Return the summary of a row group. Thread-safe: it does not change the object.
 
         Raises InputError, which starts with `location`, for a value that the field does not allow.
         """
@@ -70,8 +70,8 @@ class FieldSummary(ABC):
 class NumericSummary(FieldSummary):
     """The mean, standard deviation and histogram of the transformed numbers, and the range of the raw numbers.
 
-    Counts, means and sums of squared deviations of row groups are combined as in Chan, Golub and LeVeque (1979);
-    pyarrow and numpy compute them for one array only.
+    Counts, means and sums of squared deviations of row groups are combined as in Chan, Golub and LeVeque (1979).
+    pyarrow and numpy cannot combine the results of several arrays.
     """
 
     def __init__(self, field: NumericFieldConfig) -> None:
@@ -114,7 +114,7 @@ class NumericSummary(FieldSummary):
 
     @property
     def statistics(self) -> NumericStatistics:
-        """The statistics of the field. A constant field has a standard deviation of 1 and standardises to 0."""
+        """The statistics of the field. A constant field gets the standard deviation 1, so it is standardised to 0."""
         std = math.sqrt(self._squares / self._count) if self._min < self._max else 0.0
         return NumericStatistics(mean=self._mean, std=std or 1.0, knots=self._histogram.knots(MAX_KNOTS))
 
@@ -125,7 +125,7 @@ class NumericSummary(FieldSummary):
 
 
 class IdSummary(FieldSummary):
-    """The distinct ids of an id field and how often they occur; with a `min_count` also the frequent ids."""
+    """The distinct ids of an id field and their counts; with a `min_count` also the frequent ids."""
 
     def __init__(self, name: str, field: IdConfig | IdListConfig, table: Table, row_counts: IdRowCounts) -> None:
         self._name, self._field, self._table, self._row_counts = name, field, table, row_counts
@@ -165,7 +165,7 @@ class IdSummary(FieldSummary):
         return Vocabulary.from_ids(self._frequent_ids[0]) if self._field.min_count > 1 else None
 
     def report(self) -> dict[str, Any]:
-        """Return the cardinality and how many ids are hot, frequent and rare."""
+        """Return the cardinality and the numbers of hot, frequent and rare ids."""
         hot = {"hot": self.lookups(max(self.present, 1)).hot_ids(HOT_SHARE)}
         if self._field.min_count == 1:
             distinct, exact = self._sketch.distinct()
@@ -176,7 +176,7 @@ class IdSummary(FieldSummary):
 
 
 class IdListSummary(IdSummary):
-    """The same for an id_list field. For `min_count`, a row counts an id once even if its list repeats it."""
+    """The distinct ids of an id_list field. For `min_count`, an id counts once per row, even if a list repeats it."""
 
     _total_ids = 0
 
@@ -212,7 +212,7 @@ class IdListSummary(IdSummary):
 
 
 def _count_ids(ids: np.ndarray) -> tuple[pa.Array, pa.Array]:
-    """Return the distinct ids of `ids` [V] int64, and how often each occurs."""
+    """Return the distinct ids of `ids` [V] int64, and their counts."""
     distinct, counts = pa.array(ids).value_counts().flatten()
     return distinct, counts
 

@@ -1,4 +1,4 @@
-"""A histogram of the values of a numeric field, in bounded memory, from which the knots are chosen."""
+"""A histogram of the values of a numeric field, in bounded memory. The knots are chosen from it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import NamedTuple, Self
 import numpy as np
 
 MAX_VALUES = 4096
-"""Distinct values up to which a histogram is exact"""
+"""Maximum number of distinct values for which a histogram is exact"""
 
 
 class Histogram(NamedTuple):
     """Distinct values [V] float64 in ascending order, and the number of rows that each represents, [V] int64.
 
-    Each value occurs in the data. With more than MAX_VALUES distinct values it also represents rare values around it.
-    np.histogram has fixed bins, and quantile sketches do not keep frequent values apart, as the knots need it.
+    Each value occurs in the data. If the data have more than MAX_VALUES distinct values, a value can also represent
+    rare values close to it. The knots need a separate entry for each frequent value; np.histogram, which has fixed
+    bins, and quantile sketches do not give that.
     """
 
     values: np.ndarray
@@ -22,7 +23,7 @@ class Histogram(NamedTuple):
 
     @classmethod
     def empty(cls) -> Self:
-        """Return the histogram of no rows."""
+        """Return a histogram without rows."""
         return cls(np.empty(0), np.empty(0, np.int64))
 
     @classmethod
@@ -31,7 +32,7 @@ class Histogram(NamedTuple):
         return cls(*np.unique(values, return_counts=True)).reduce(MAX_VALUES)
 
     def merge(self, other: Histogram) -> Self:
-        """Return the histogram of the rows of both."""
+        """Return the histogram of the rows of both histograms."""
         values, positions = np.unique(np.concatenate([self.values, other.values]), return_inverse=True)
         rows = np.bincount(positions, np.concatenate([self.rows, other.rows]), len(values))
         return type(self)(values, rows.astype(np.int64)).reduce(MAX_VALUES)
@@ -39,14 +40,14 @@ class Histogram(NamedTuple):
     def reduce(self, max_values: int) -> Self:
         """Return a histogram with at most `max_values` values.
 
-        A frequent value stays alone. The other values are merged into groups with equal numbers of rows, as LightGBM
-        bins a feature (Ke et al. 2017).
+        Each frequent value keeps a separate entry. The other values are merged into groups with equal numbers of rows,
+        like the bins of a feature in LightGBM (Ke et al. 2017).
         """
         if len(self.values) <= max_values:
             return self
         frequent = self.rows * max_values >= self.rows.sum()
         if frequent.sum() + 2 < max_values:
-            frequent[[0, -1]] = True  # the smallest and the largest value stay alone too
+            frequent[[0, -1]] = True  # the smallest and the largest value keep separate entries too
         rare, rows = self.values[~frequent], self.rows[~frequent]
         groups, cumulated = max_values - int(frequent.sum()), rows.cumsum()
         group = (cumulated - rows) * groups // cumulated[-1]
@@ -59,6 +60,6 @@ class Histogram(NamedTuple):
         return type(self)(values[order], np.concatenate([self.rows[frequent], group_rows])[order])
 
     def knots(self, max_bins: int) -> list[float]:
-        """Return the edges of at most `max_bins` bins: all values if they are few, else frequent ones and quantiles."""
+        """Return the edges of at most `max_bins` bins: all values, or else the frequent values and quantiles."""
         knots: list[float] = self.reduce(max_bins + 1).values.tolist()
         return knots

@@ -1,4 +1,4 @@
-"""Count exactly in how many rows each id occurs, on disk if there are too many ids for memory."""
+"""Count exactly in how many rows each id occurs; if the ids do not fit into memory, the counts are on disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 from asymdiffrec.base import InputError
 
 MAX_PENDING_IDS = 1 << 21
-"""Ids that are collected in memory before they are written"""
+"""Number of ids that are collected in memory before they are written to the database"""
 MEMORY_LIMIT = "512MB"
 
 T = TypeVar("T")
@@ -24,8 +24,8 @@ T = TypeVar("T")
 class IdRowCounts:
     """The number of rows that contain each id of some fields, counted by DuckDB in a temporary folder.
 
-    The folder is where `tempfile` puts it, so TMPDIR can move it to a larger disk. It needs 16 bytes for each distinct
-    id of each row group. Raises InputError if the disk is full.
+    The environment variable TMPDIR can put the folder on a larger disk. The folder needs 16 bytes for each distinct id
+    of each row group. Raises InputError if the disk is full.
     """
 
     def __init__(self, fields: list[str], threads: int) -> None:
@@ -58,7 +58,7 @@ class IdRowCounts:
         return database
 
     def add(self, field: str, ids: pa.Array, rows: pa.Array) -> None:
-        """Add the distinct ids [V] int64 of a row group, and the number of its rows with each id, [V]."""
+        """Add the distinct `ids` [V] int64 of a row group; `rows` [V] is the number of its rows with each id."""
         self._pending[field].append(pa.table({"id": ids, "rows": rows}))
         if sum(len(part) for parts in self._pending.values() for part in parts) > MAX_PENDING_IDS:
             self._run(self._write)
@@ -72,7 +72,7 @@ class IdRowCounts:
                 parts.clear()
 
     def frequent_ids(self, field: str, min_rows: int) -> tuple[np.ndarray, int]:
-        """Return the ids in at least `min_rows` rows, ascending, [V] int64, and the number of all distinct ids."""
+        """Return the ids in at least `min_rows` rows, ascending, [V] int64, and the number of distinct ids."""
 
         def count() -> tuple[np.ndarray, int]:
             self._write()

@@ -1,4 +1,4 @@
-"""The frequency distribution of the ids of a field, from which the planner estimates cache hit rates."""
+"""The frequency distribution of the ids of a field. The planner estimates cache hit rates from it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pydantic import Field
 from asymdiffrec.base import Config
 
 MAX_EXACT_COUNT = 8
-"""Up to this count, each count is a class of its own; above, there are two classes per factor of 2"""
+"""Each count up to this one is a separate class. Larger counts are grouped into two classes per factor of 2"""
 MIN_IDS_PER_CLASS = 30
-"""Sampled ids that a class of frequent ids must have; the classes of the most frequent ids are merged until they do"""
+"""Minimum number of sampled ids in the class of the most frequent ids; classes are merged to reach it"""
 
 
 class Lookups(Config):
@@ -25,17 +25,21 @@ class Lookups(Config):
 
     per_sample: float = Field(description="mean number of ids per sample; a sample without the field has no ids")
     repeats: list[tuple[float, float]] = Field(
-        description="[n, ids]: how many of the distinct ids are looked up about n times; an estimate if there are many"
+        description="[n, ids]: number of distinct ids that are looked up about n times; an estimate for large tables"
     )
 
     @classmethod
     def from_counts(cls, counts: np.ndarray, distinct: int, rows: int, total: int) -> Self:
-        """Return the distribution of a field with `total` ids in `rows` samples, of which `distinct` are different.
+        """Return the distribution of a field, estimated from a sample of its distinct ids.
 
         counts: [C] int64, the counts of a uniform sample of the distinct ids.
+        distinct: number of distinct ids.
+        rows: number of samples.
+        total: number of ids in all samples, with repetitions.
 
-        Rare ids are many, so the sample has them in the right proportion. The few ids with a large share of the
-        look-ups are hardly in the sample: their class gets the look-ups that the other classes leave of `total`.
+        Most distinct ids are rare, so the sample contains rare ids in the right proportion. The few ids with a large
+        share of the look-ups are hardly in the sample. Therefore their class gets `total` minus the look-ups of the
+        other classes.
         """
         if not len(counts):
             return cls(per_sample=0.0, repeats=[])
@@ -52,7 +56,7 @@ class Lookups(Config):
         return cls(per_sample=total / rows, repeats=[(round(count, 3), round(ids, 3)) for count, ids in repeats])
 
     def hot_ids(self, share: float) -> int:
-        """Return the smallest number of ids that together get a share of the look-ups."""
+        """Return the smallest number of ids that together get the given share of the look-ups."""
         counts, ids = self._most_frequent_first()
         cumulated = np.cumsum(counts * ids)
         if not len(cumulated):
@@ -62,7 +66,7 @@ class Lookups(Config):
     def expected_distinct(self, lookups: float, excluded: float = 0.0) -> float:
         """Return the expected number of distinct ids in `lookups` look-ups.
 
-        The `excluded` most frequent ids are not counted. An id with a share p of the look-ups is among n of them with
+        The `excluded` most frequent ids are not counted. An id with a share p of the look-ups occurs in n look-ups with
         probability 1 - (1 - p)^n.
         """
         counts, ids = self._most_frequent_first()

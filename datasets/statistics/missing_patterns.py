@@ -9,15 +9,16 @@ import numpy as np
 from asymdiffrec.datasets.statistics.statistics import MissingPattern
 
 MAX_PATTERNS = 256
-"""Patterns that are saved in `statistics.yaml`"""
+"""Maximum number of patterns in `statistics.yaml`"""
 MAX_CANDIDATES = 1 << 17
-"""Different patterns that are counted at once"""
+"""Maximum number of different patterns in memory"""
 
 
 class MissingPatternCounter:
-    """Counts the patterns of missing fields of N fields.
+    """A counter of the patterns of missing fields of N fields.
 
-    Counts are exact up to MAX_CANDIDATES different patterns; whenever there are more, the rarer half is dropped.
+    Counts are exact for up to MAX_CANDIDATES different patterns. If there are more, the rarer half of them is dropped,
+    each time the limit is exceeded.
     """
 
     def __init__(self, names: list[str]) -> None:

@@ -28,7 +28,7 @@ class NumericStatistics(Config):
     )
 
     def standardised_knots(self, bins: int) -> list[float]:
-        """Return the standardised edges of at most `bins` bins, chosen at even distances in the list of knots.
+        """Return the standardised edges of at most `bins` bins, evenly spaced in the list of knots.
 
         Knots that are equal in fp32 count once. The list is empty if `bins` is 0 or there are fewer than two knots.
         """
@@ -41,7 +41,7 @@ class NumericStatistics(Config):
 
 
 class MissingPattern(Config):
-    """A set of fields that were missing together, and the number of training rows in which exactly these were."""
+    """A set of fields, and the number of training rows in which exactly these fields are missing."""
 
     missing: list[str]
     rows: int = Field(gt=0)
@@ -56,10 +56,10 @@ class Statistics(Config):
         {}, description="mean, standard deviation and knots of each numeric field"
     )
     cardinalities: dict[str, int] = Field(
-        {}, description="number of distinct ids of each id and id_list field; an estimate if there are many"
+        {}, description="number of distinct ids of each id and id_list field; large numbers are estimates"
     )
     lookups: dict[str, Lookups] = Field(
-        {}, description="how often the distinct ids of each id and id_list field are looked up"
+        {}, description="frequency distribution of the ids of each id and id_list field"
     )
     vocabularies: dict[str, Vocabulary] = Field({}, description="the frequent ids of each field that has a min_count")
     missing_patterns: list[MissingPattern] = Field(

@@ -1,4 +1,4 @@
-"""Find fields that look wrong: they leak the label, are constant, are almost always missing, or identify the row."""
+"""Find suspicious fields: they leak the label, are constant, are almost always missing, or identify the row."""
 
 from __future__ import annotations
 
@@ -11,24 +11,28 @@ from asymdiffrec.datasets.statistics.field_auc import roc_auc
 from asymdiffrec.datasets.statistics.field_summary import RowGroupSummary
 
 MAX_SAMPLE_ROWS = 200_000
-"""The leakage check uses this number of training rows, the first ones"""
+"""Maximum number of training rows in the leakage check; the check uses the first rows"""
 MAX_SAMPLE_VALUES = 25_000_000
-"""Values of all fields together that the leakage check keeps; with many fields it uses fewer rows"""
+"""Maximum number of values in the leakage check, rows times fields; with many fields it uses fewer rows"""
 MAX_WRONG_SHARE = 0.01
-"""Wrong predictions, per row of the rarer label, that a leaking field may make"""
+"""Maximum number of wrong predictions of a leaking field, divided by the number of rows with the rarer label"""
 MIN_RARER_ROWS = 50
-"""Rows of the rarer label that the leakage check needs"""
+"""Minimum number of rows with the rarer label in the leakage check"""
 MAX_AUC_GAP = 0.001
-"""Distance of the AUC from 0 or 1 below which a number leaks the label"""
+"""A numeric field leaks the label if its AUC is closer than this to 0 or 1"""
 MAX_MISSING_SHARE = 0.99
 MIN_UNIQUE_SHARE = 0.99
-"""Distinct ids per row with an id from which an id identifies its row; the number of distinct ids may be an estimate"""
+"""A field identifies its row if it has at least this number of distinct ids per row with an id"""
 MIN_UNIQUE_ROWS = 1000
-"""Rows with an id that are needed to see that an id identifies its row"""
+"""Minimum number of rows with an id to decide that a field identifies its row"""
 
 
-def find_oddity(report: Mapping[str, Any], rows: int) -> str | None:
-    """Return what is odd about a field, given its entry in `profile.json` and the number of training rows, or None."""
+def find_suspicious(report: Mapping[str, Any], rows: int) -> str | None:
+    """Return why a field is suspicious, or None if it is not.
+
+    report: the entry of the field in `profile.json`.
+    rows: number of training rows.
+    """
     present = round((1 - report["missing"]) * rows)
     if report["missing"] > MAX_MISSING_SHARE:
         return f"is missing in {report['missing']:.2%} of the training rows"
@@ -40,7 +44,7 @@ def find_oddity(report: Mapping[str, Any], rows: int) -> str | None:
 
 
 class LeakageSample:
-    """The first training rows, with which the fields are checked for label leakage."""
+    """The first training rows, which are used to check the fields for label leakage."""
 
     def __init__(self, names: list[str]) -> None:
         self._remaining = min(MAX_SAMPLE_ROWS, MAX_SAMPLE_VALUES // len(names))
@@ -65,10 +69,11 @@ class LeakageSample:
 def find_leak(values: np.ndarray, missing: np.ndarray, labels: np.ndarray) -> str | None:
     """Return how a field alone reveals the label, or None if it does not.
 
-    values: [S] float64 numbers, or int64 codes that are equal for equal ids; ignored where `missing` [S] bool.
+    values: [S] numbers as float64, or ids as int64 codes; equal ids have equal codes.
+    missing: [S] bool, rows whose value is ignored.
     labels: [S] 0 or 1.
 
-    A label is predicted from the other rows with the same value, so values that occur once reveal nothing.
+    A label is predicted from the other rows with the same value, so a value that occurs once reveals nothing.
     """
     if _predicts(missing.astype(np.int64), labels):
         return "reveals the label by being missing; it may have been recorded after the label"
@@ -82,7 +87,11 @@ def find_leak(values: np.ndarray, missing: np.ndarray, labels: np.ndarray) -> st
 
 
 def _predicts(group: np.ndarray, labels: np.ndarray) -> bool:
-    """Return whether the majority label of the other rows in a row's group [S] is its label, with few exceptions."""
+    """Return whether the groups predict the labels.
+
+    group, labels: [S], the group and the label of each row. The prediction for a row is the majority label of the other
+    rows in its group. The groups predict the labels if nearly all predictions are right, see MAX_WRONG_SHARE.
+    """
     others = np.bincount(group)[group] - 1
     ones = np.bincount(group, labels)[group] - labels
     has_others = others > 0
@@ -93,7 +102,7 @@ def _predicts(group: np.ndarray, labels: np.ndarray) -> bool:
 
 
 def _separates(rank: np.ndarray, labels: np.ndarray) -> bool:
-    """Return whether the AUC of a number, given by its rank [S], is nearly 0 or 1."""
+    """Return whether the AUC of a numeric field is nearly 0 or 1; `rank` [S] is the rank of each value."""
     if _rows_of_rarer_label(labels) < MIN_RARER_ROWS:
         return False
     auc = roc_auc(labels, rank)

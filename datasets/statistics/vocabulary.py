@@ -1,4 +1,4 @@
-"""The frequent ids of a field, in a form that is small enough for `statistics.yaml`."""
+"""The frequent ids of a field, in a compressed form for `statistics.yaml`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Vocabulary(Config):
     """
 
     size: int = Field(ge=0, description="number of ids")
-    ids: str = Field(description="the ids in ascending order: differences, little-endian, deflated, base64")
+    ids: str = Field(description="differences of the sorted ids, little-endian int64, compressed with zlib, in base64")
 
     @classmethod
     def from_ids(cls, ids: np.ndarray) -> Self:
@@ -48,10 +48,10 @@ class Vocabulary(Config):
     def sorted_ids(self) -> np.ndarray:
         """The ids in ascending order, [V] int64."""
         differences = np.frombuffer(zlib.decompress(base64.b64decode(self.ids, validate=True)), dtype="<i8")
-        return np.cumsum(differences, dtype=np.int64)  # a difference that overflowed is undone by an overflowing sum
+        return np.cumsum(differences, dtype=np.int64)  # overflow of a difference and of its sum cancel out
 
     def replace_rare(self, ids: np.ndarray) -> np.ndarray:
-        """Return ids [V] int64 in which RARE_ID replaces those outside the vocabulary."""
+        """Return `ids` [V] int64 with RARE_ID in place of each id outside the vocabulary."""
         if not self.size:
             return np.full_like(ids, RARE_ID)
         positions = np.searchsorted(self.sorted_ids, ids).clip(max=self.size - 1)

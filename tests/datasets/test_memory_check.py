@@ -37,7 +37,7 @@ def test_the_largest_row_groups_must_fit_into_memory(shards, monkeypatch, row_gr
         require_memory(shards, COLUMNS, row_groups)
     message = str(caught.value)
     assert message.startswith(
-        f"{shards.files[0]}, row group 0: 1,000 rows take about 0.00 GiB, most of it the column history"
+        f"{shards.files[0]}, row group 0: 1,000 rows need about 0.00 GiB of memory, column history alone"
     )
     assert f"up to {min(row_groups, 4)} row groups are in memory at a time" in message
     assert "data.lanes" in message

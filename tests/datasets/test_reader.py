@@ -149,8 +149,8 @@ def test_row_groups_can_be_few_or_tiny(tmp_path, files):
     ("batch_size", "worker", "text"),
     [
         (20, WorkerContext(), r"train\.batch_size is 20; it must be a multiple of data\.lanes \(8\)"),
-        (16, WorkerContext(0, 3), r"3 workers do not divide data\.lanes \(8\)"),
-        (16, WorkerContext(0, 16), r"16 workers do not divide data\.lanes \(8\)"),
+        (16, WorkerContext(0, 3), r"data\.lanes is 8; it must be a multiple of the number of workers \(3\)"),
+        (16, WorkerContext(0, 16), r"data\.lanes is 8; it must be a multiple of the number of workers \(16\)"),
         (144, WorkerContext(), "has 139 rows, fewer than one batch of 144"),
     ],
 )

@@ -164,7 +164,7 @@ def test_the_error_names_a_file_that_was_deleted(server: Server, shards: Shards)
     store.copy_file(name, "bucket/copy")
     store.delete_file(name)
     try:
-        with pytest.raises(InputError, match=f"{name}, row group 0: cannot be read, the file is gone"):
+        with pytest.raises(InputError, match=f"{name}, row group 0: cannot be read, the file no longer exists"):
             shards.read(0, ["label"])
     finally:
         store.copy_file("bucket/copy", name)

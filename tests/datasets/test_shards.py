@@ -151,7 +151,7 @@ def test_the_error_names_a_file_that_was_deleted(tmp_path):
     shards = open_shards(str(tmp_path))
     shards.read(0, ["item_id"])
     path.unlink()
-    with pytest.raises(InputError, match=rf"{path}, row group 0: cannot be read, the file is gone"):
+    with pytest.raises(InputError, match=rf"{path}, row group 0: cannot be read, the file no longer exists"):
         shards.read(0, ["item_id"])
 
 
@@ -206,11 +206,11 @@ def test_files_of_a_record_must_not_change(tmp_path):
     write(tmp_path / "b.parquet", table(7), row_group_size=7)
     with pytest.raises(
         InputError,
-        match="has 1 row groups with 7 rows, but the run was started with other row groups, 3 with 7",
+        match="has 1 row groups with 7 rows, but the run started with other row groups, 3 with 7",
     ):
         open_shards(str(tmp_path), record)
     (tmp_path / "b.parquet").unlink()
-    with pytest.raises(InputError, match=rf"{tmp_path}/b\.parquet: is gone, but the run was started with it"):
+    with pytest.raises(InputError, match=rf"{tmp_path}/b\.parquet: no longer exists, but the run started with"):
         open_shards(str(tmp_path), record)
 
 

@@ -66,7 +66,7 @@ def test_a_string_that_is_no_integer_in_its_usual_form_is_an_error(text, column_
     with pytest.raises(InputError) as caught:
         rows_of(column)
     assert str(caught.value) == (
-        f"{LOCATION}, row 3: {text!r} is no 64-bit integer in its usual form; declare the field values: string"
+        f"{LOCATION}, row 3: {text!r} is no 64-bit integer in its usual form; set values: string for this field"
     )
     assert len(rows_of(column, values="string")) == 5
 

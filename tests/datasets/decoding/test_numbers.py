@@ -24,7 +24,7 @@ def test_numbers_are_standardised():
 def test_a_number_that_is_not_finite_in_fp32_is_an_error(wrong):
     with pytest.raises(InputError) as caught:
         decode_numbers(pa.array([None, 1.0, wrong, np.inf]), FIELD, NumericStatistics(mean=0, std=1e-10), LOCATION)
-    assert str(caught.value).startswith(f"{LOCATION}, row 2: number {wrong}; allowed is null, NaN or a finite")
+    assert str(caught.value).startswith(f"{LOCATION}, row 2: number {wrong}; allowed is null, NaN or a number")
 
 
 @pytest.mark.parametrize("column", [[0, 1], [0.0, 1.0], [False, True]])

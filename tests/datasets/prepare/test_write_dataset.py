@@ -85,7 +85,7 @@ def test_a_data_set_has_a_valid_job_file_and_statistics(tmp_path: Path) -> None:
 def test_an_existing_path_is_never_changed(tmp_path: Path, kind: str) -> None:
     out = tmp_path / "data"
     {"folder": out.mkdir, "file": out.touch, "dangling link": lambda: out.symlink_to("nowhere")}[kind]()
-    with pytest.raises(InputError, match="data exists; choose another folder or remove it"):
+    with pytest.raises(InputError, match="data: the folder exists; choose another folder or remove it"):
         write_dataset(out, three_splits(), JOB)
     assert list(tmp_path.iterdir()) == [out]
     assert not out.is_dir() or not list(out.iterdir())
@@ -110,7 +110,7 @@ def test_a_split_without_rows_is_an_error(tmp_path: Path) -> None:
 
 def test_a_path_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="file/data: cannot write there"):
+    with pytest.raises(InputError, match="file/data: the folder cannot be created"):
         write_dataset(tmp_path / "file" / "data", three_splits(), JOB)
 
 

@@ -85,7 +85,7 @@ def test_missing_or_changed_files_are_an_error_on_resume(
     file.rename(data / "train/other.parquet")
     outcome = command(*arguments)
     assert outcome.status == 2
-    assert f"{file}: is gone, but the run was started with it" in outcome.err
+    assert f"{file}: no longer exists, but the run started with this file" in outcome.err
 
 
 def test_a_job_trains_from_an_object_store(

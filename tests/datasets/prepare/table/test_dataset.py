@@ -147,7 +147,7 @@ def test_a_folder_that_another_process_created_meanwhile_stays_unchanged(tmp_pat
         if phase == "computing statistics":
             (tmp_path / "out").mkdir(exist_ok=True)
 
-    with pytest.raises(InputError, match=r"out exists; choose another folder"):
+    with pytest.raises(InputError, match=r"out: the folder exists; choose another folder"):
         prepare_table(tmp_path / "out", recipe(csv(tmp_path)), progress=other)
     assert list((tmp_path / "out").iterdir()) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.csv", "out"]
