@@ -28,21 +28,21 @@ def _as_list(value: Any) -> Any:
 
 
 class TableConfig(Config):
-    """Settings of one table, `tables.per_table.NAME`; the planner chooses what is left out."""
+    """Settings of one table, `tables.per_table.NAME`. The planner chooses sharding, kernel and ranks if left out."""
 
     sharding: Annotated[tuple[ShardingType, ...], BeforeValidator(_as_list)] = Field(
-        (), description="a sharding type, or a list of those that the planner may choose from"
+        (), description="a sharding type, or a list of sharding types from which the planner chooses"
     )
     kernel: Kernel | None = Field(
         None,
-        description="location of the rows: fused, in GPU memory; fused_uvm, in the memory of the GPU's host; "
-        "fused_uvm_caching, in host memory with a cache of the rows in use on the GPU",
+        description="where the rows are stored. fused: in GPU memory; fused_uvm: in host memory; "
+        "fused_uvm_caching: in host memory, and the rows in use also in a cache on the GPU",
     )
     ranks: int | None = Field(None, gt=0, description="number of ranks that hold a part of the table")
-    dtype: Dtype | None = Field(None, description="type of the weights; tables.dtype when left out")
+    dtype: Dtype | None = Field(None, description="type of the weights; default: tables.dtype")
     collision: Literal["hash", "managed"] = Field(
         "hash",
-        description="hash: ids with equal hashes share a row; managed: frequent ids have rows to themselves, see "
+        description="hash: ids with equal hashes share a row; managed: each frequent id has a separate row, see "
         "tables.managed",
     )
 
@@ -55,7 +55,10 @@ class TableConfig(Config):
         }
         for name, conflict in conflicts.items():
             if self.collision == "managed" and conflict:
-                raise ValueError(f"{name}: a table with collision: managed is row_wise and fused, on all ranks")
+                raise ValueError(
+                    f"{name}: not allowed with collision: managed, which always uses sharding row_wise, kernel fused "
+                    "and all ranks; remove this setting"
+                )
         return self
 
 
@@ -67,24 +70,25 @@ class TablesConfig(Config):
     """
 
     embedding_dim: int = Field(
-        16, gt=0, lt=MAX_EMBEDDING_DIM, multiple_of=4, description="columns of a field's embedding"
+        16, gt=0, lt=MAX_EMBEDDING_DIM, multiple_of=4, description="width of the embedding of a field"
     )
     init_std: float = Field(0.05, gt=0, description="standard deviation of the initial weights")
-    optimizer: OptimizerConfig = Field(AdagradConfig(), description="how tables are updated in the backward pass")
+    optimizer: OptimizerConfig = Field(AdagradConfig(), description="updates the tables in the backward pass")
     dtype: Dtype = Field("fp32", description="type of the weights; the optimizer's state is always fp32")
     kernels: tuple[Kernel, ...] = Field(
-        ("fused",), min_length=1, description="locations of rows that the planner may choose on GPUs; see per_table"
+        ("fused",), min_length=1, description="kernels that the planner may choose on GPUs; see `kernel` of per_table"
     )
     numeric_bins: int = Field(
         64,
         ge=0,
         le=MAX_KNOTS,
-        description="largest number of pieces of the piecewise-linear curve of a numeric field, between quantiles of "
-        "the training data; 0: a straight line",
+        description="maximum number of bins of a numeric field's piecewise-linear curve; quantiles of the training "
+        "data bound the bins; 0: a straight line",
     )
     communication: Dtype = Field(
         "fp32",
-        description="type of embeddings sent between ranks; with fp16, gradients are sent as bf16, on CPUs as fp16",
+        description="type of the embeddings that ranks exchange; with fp16, their gradients are sent as bf16 on GPUs "
+        "and as fp16 on CPUs",
     )
     per_table: dict[str, TableConfig] = Field({}, description="settings of single tables, by table name")
     managed: ManagedConfig = Field(ManagedConfig(), description="settings of all tables with `collision: managed`")
@@ -93,7 +97,7 @@ class TablesConfig(Config):
     def splits_columns(self) -> bool:
         """Whether a plan may split the columns of a table.
 
-        With rowwise_adagrad it may not: each split would keep a state of its own, so losses would depend on the plan,
+        With rowwise_adagrad it must not: each split would keep a separate state, so losses would depend on the plan,
         and a checkpoint would load under the same plan only.
         """
         return self.optimizer.name != "rowwise_adagrad"
@@ -104,8 +108,9 @@ class TablesConfig(Config):
             splits = [kind for kind in table.sharding if kind in COLUMN_SPLITS]
             if splits and not self.splits_columns:
                 raise ValueError(
-                    f"per_table.{name}.sharding: {splits[0]} splits columns, which rowwise_adagrad cannot reshard; use "
-                    "table_wise, row_wise, table_row_wise or data_parallel, or the optimizer adagrad"
+                    f"per_table.{name}.sharding: {splits[0]} splits columns, and then the state of rowwise_adagrad "
+                    "cannot be resharded; use table_wise, row_wise, table_row_wise or data_parallel, or the optimizer "
+                    "adagrad"
                 )
         return self
 
@@ -119,7 +124,7 @@ class TablesConfig(Config):
         return self.per_table.get(table, TableConfig())
 
     def without_placement(self) -> TablesConfig:
-        """Return the same tables without settings of sharding, kernels and ranks, so they can be on any host."""
+        """Return the settings without sharding, kernels and ranks, so that any host can hold the tables."""
         anywhere = {"sharding": (), "kernel": None, "ranks": None}
         per_table = {name: table.model_copy(update=anywhere) for name, table in self.per_table.items()}
         return self.model_copy(update={"per_table": per_table, "kernels": ("fused",)})

@@ -9,10 +9,10 @@ import torch
 from asymdiffrec.datasets.schema import table_seed
 
 MAX_FILL_ELEMENTS = 1 << 20
-"""Elements filled at a time; temporaries stay at a few times this size, however large the shard is."""
+"""Elements filled at a time. Temporary tensors take a few times this size, for a shard of any size."""
 
 MAX_EMBEDDING_DIM = 1 << 16
-"""Exclusive limit of a table's embedding_dim: the counter of the generator has this many values per row."""
+"""Limit that a table's embedding_dim must be below: the random generator has this number of counters per row."""
 
 
 def _signed(word: int) -> int:
@@ -32,7 +32,7 @@ def _logical_shift_right(words: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def splitmix64_stream(key: int, counter: torch.Tensor) -> torch.Tensor:
-    """Return output number `counter` (int64, from 0) of the splitmix64 generator seeded with `key`, as int64 patterns.
+    """Return output number `counter` (int64, from 0) of splitmix64 with seed `key`, as int64 bit patterns.
 
     Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014. int64 products wrap around.
     """
@@ -43,7 +43,7 @@ def splitmix64_stream(key: int, counter: torch.Tensor) -> torch.Tensor:
 
 
 def table_key(seed: int, table: str) -> int:
-    """Return the key of a table's stream; one step of splitmix64 keeps the streams of similar seeds unrelated."""
+    """Return the key of a table's stream. One step of splitmix64 makes the streams of similar seeds unrelated."""
     return int(splitmix64_stream(seed, torch.tensor(_signed(table_seed(table)))))
 
 
@@ -52,8 +52,9 @@ def draw_rows(
 ) -> torch.Tensor:
     """Return the initial weights of rows [R] int64, columns [column, column + embedding_dim), as [R, D] float32.
 
-    The distribution is uniform in [-a, a] with a = std * sqrt(3), so its standard deviation is `std`. The 24 random
-    bits are taken at the middle of their interval, which makes the distribution symmetric and exact in float32.
+    The distribution is uniform in [-a, a] with a = std * sqrt(3), so its standard deviation is `std`. [-a, a] has 2^24
+    equal intervals. 24 random bits select one, and its middle is the weight: so the distribution is symmetric, and
+    exact in float32.
     """
     columns = torch.arange(column, column + embedding_dim, device=rows.device)
     counter = rows.unsqueeze(1) * MAX_EMBEDDING_DIM + columns
@@ -65,7 +66,7 @@ def draw_rows(
 def fill(block: torch.Tensor, std: float, seed: int, table: str, row: int = 0, column: int = 0) -> None:
     """Write the initial weights of rows [row, row + R) and columns [column, column + D) into `block` [R, D].
 
-    The values are those of `draw_rows`.
+    The values are the same as from `draw_rows`.
     """
     num_rows, embedding_dim = block.shape
     if not block.numel():

@@ -1,4 +1,4 @@
-"""Optimizers of tables: fused into FBGEMM's backward pass, with the same rules for tables that a plan replicates."""
+"""Optimizers of tables: fused into FBGEMM's backward pass; replicated tables follow the same update rules."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ class AdagradConfig(Config):
 
 
 class RowwiseAdagradConfig(Config):
-    """Adagrad with one sum for each row: the mean of the squares over its columns."""
+    """Adagrad with one sum for each row. Each step adds the mean of the row's squared gradients."""
 
     name: Literal["rowwise_adagrad"]
     learning_rate: float = Field(0.02, gt=0, description="factor on the scaled gradient")
     eps: float = Field(1e-8, gt=0, description="added to the root of the summed mean squares")
-    weight_decay: float = Field(0.0, ge=0, description="L2 penalty on the rows that a batch touches")
+    weight_decay: float = Field(0.0, ge=0, description="L2 penalty on the rows that a batch uses")
 
 
 class AdamConfig(Config):
-    """Adam whose moments decay only for rows that a batch touches."""
+    """Adam whose moments decay only for rows that a batch uses."""
 
     name: Literal["adam"]
     learning_rate: float = Field(1e-3, gt=0, description="factor on the scaled gradient")
     beta1: float = Field(0.9, ge=0, lt=1, description="decay of the mean gradient")
     beta2: float = Field(0.999, ge=0, lt=1, description="decay of the mean squared gradient")
     eps: float = Field(1e-8, gt=0, description="added to the root of the mean square")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled decay of the rows that a batch touches")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of the rows that a batch uses")
 
 
 def _name(value: Any) -> str:
-    """Return the optimizer's name; an override of one value may leave it out, which means adagrad."""
+    """Return the optimizer's name, or adagrad if an override of a single value leaves out the name."""
     return value.get("name", "adagrad") if isinstance(value, dict) else getattr(value, "name", "")
 
 
@@ -77,7 +77,7 @@ STATES: dict[str, tuple[str, ...]] = {
     "rowwise_adagrad": ("sum",),
     "adam": ("exp_avg", "exp_avg_sq"),
 }
-"""State tensors of each optimizer for a table, in FBGEMM's order of moments."""
+"""Names of the state tensors that each optimizer keeps for a table, in FBGEMM's order of moments."""
 
 
 def check_device(config: OptimizerConfig, device: str) -> None:
@@ -99,10 +99,10 @@ def update_in_backward(config: OptimizerConfig, weights: Iterable[torch.nn.Param
 
 
 class ReplicatedOptimizer(torch.optim.Optimizer):
-    """FBGEMM's update rules for tables that every rank holds whole, so that a plan never changes the training.
+    """FBGEMM's update rules for replicated tables, so that the result of training does not depend on the plan.
 
     As in FBGEMM, a row without a gradient keeps its weights and its moments; torch's dense optimizers would decay
-    them. The state exists from the start, so a checkpoint can be loaded before the first step.
+    both. The state exists from the start, so a checkpoint can be loaded before the first step.
     """
 
     def __init__(self, weights: Iterable[torch.Tensor], config: OptimizerConfig) -> None:
@@ -115,7 +115,7 @@ class ReplicatedOptimizer(torch.optim.Optimizer):
             self.state[weight] = zeros
 
     def set_optimizer_step(self, step: int) -> None:
-        """Set the number of steps taken so far, under the name that FBGEMM's modules use."""
+        """Set the number of steps taken so far. The method has the same name in FBGEMM's modules."""
         self.steps = step
 
     @torch.no_grad()
@@ -133,7 +133,11 @@ class ReplicatedOptimizer(torch.optim.Optimizer):
     def _change(
         self, state: dict[str, torch.Tensor], rows: torch.Tensor, weight: torch.Tensor, grad: torch.Tensor
     ) -> torch.Tensor:
-        """Advance the state of `rows` [R]; return the change to subtract from `weight` [R, D] per learning rate."""
+        """Update the state of `rows` [R] and return the change [R, D] of their weights.
+
+        weight and grad: the weights and the gradients of the rows, [R, D]. The caller multiplies the change by the
+        learning rate and subtracts it from the weights.
+        """
         config = self.config
         if isinstance(config, SgdConfig):
             return grad
@@ -168,9 +172,10 @@ def dense_parameters(model: DistributedModelParallel) -> dict[str, torch.nn.Para
 def tables_optimizer(model: DistributedModelParallel, config: OptimizerConfig) -> CombinedOptimizer:
     """Return the optimizer of all tables, sharded and replicated.
 
-    Sharded tables change during `backward`. `step` sets their learning rate from `param_groups`, for the next backward
-    pass, and updates the replicated tables; `zero_grad` clears the gradients of the replicated ones. A job that resumes
-    at step k calls `set_optimizer_step(k)` before its first batch: Adam's bias correction counts the steps.
+    Sharded tables change during `backward`. `step` updates the replicated tables. It also sets the learning rate of the
+    sharded tables from `param_groups`, for the next backward pass. `zero_grad` clears the gradients of the replicated
+    tables. A job that resumes at step k calls `set_optimizer_step(k)` before its first batch: Adam's bias correction
+    counts the steps.
     """
     optimizers = [model.fused_optimizer]
     if replicated := replicated_parameters(model):

@@ -1,4 +1,4 @@
-"""Tables for serving: bytes of one memory-mapped file that FBGEMM's inference operator looks up."""
+"""Tables for serving: one memory-mapped file from which FBGEMM's inference operator reads rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from asymdiffrec.embeddings.tables import FieldConcat, embedding_bag_configs
 
 Precision = Literal["fp32", "fp16", "int8", "int4"]
 ROW_ALIGNMENT = 1
-"""Bytes that a row's length is rounded up to; operators for CPUs read rows of any length."""
+"""Each row's length is rounded up to a multiple of this number of bytes; 1 works because the operator runs on CPU."""
 SCALE_BYTES = 4
 """Bytes of a quantised row's scale and smallest value, both fp16."""
 PAGE_BYTES = 4096
@@ -34,10 +34,10 @@ PAGE_BYTES = 4096
 def write_tables(
     weights: Mapping[str, torch.Tensor], schema: Schema, config: TablesConfig, precision: Precision, file: Path
 ) -> None:
-    """Write the weights [num_embeddings, D] of all tables, by name, in the layout that `ServedTables` maps.
+    """Write the weights [num_embeddings, D] of all tables, by table name, in the layout that `ServedTables` reads.
 
-    int8 and int4 store for each row its smallest value and 1 / 255 or 1 / 15 of its range, in fp16, and for each
-    element the nearest of the 256 or 16 steps from the smallest value.
+    int8 and int4 store two fp16 numbers for each row: its smallest value, and its step, which is 1 / 255 or 1 / 15 of
+    its range. Each element is stored as the nearest whole number of steps above the smallest value.
     """
     operator = _operator(schema, embedding_bag_configs(schema, config), precision)
     with file.open("wb") as out:
@@ -71,16 +71,16 @@ def _operator(
         [(table.name, table.num_embeddings, table.embedding_dim, kind, EmbeddingLocation.HOST) for table in tables],
         feature_table_map=[index[schema.table_of(name).name] for name in schema.sparse],
         device="cpu",
-        bounds_check_mode=BoundsCheckMode.NONE,  # decoding lets no id out of its range
+        bounds_check_mode=BoundsCheckMode.NONE,  # decoding has checked the range of the ids
         output_dtype=SparseType.FP32,
         row_alignment=ROW_ALIGNMENT,
     )
 
 
 class Join(nn.Module):
-    """Concatenates the embeddings of all fields, as one module that can be exported and compiled.
+    """The concatenation of the embeddings of all fields, as one module that can be exported and compiled.
 
-    dims: D_n of the sparse fields.
+    dims: the widths D_n of the sparse fields.
     """
 
     def __init__(self, concat: FieldConcat, dims: list[int]) -> None:
@@ -92,14 +92,15 @@ class Join(nn.Module):
     ) -> torch.Tensor:
         """Return the embeddings [B, sum D_n].
 
-        sums: [B, sum D_n of sparse fields]. lengths: [sparse fields, B]. numeric: [B, numeric fields]. missing: [B, N].
+        sums: the pooled sparse fields, [B, sum of dims]. lengths: the number of ids, [sparse fields, B]. numeric:
+        [B, numeric fields]. missing: [B, N].
         """
         parts = sums.split(self.dims, dim=1) if self.concat.mean_pooled else [sums]
         return self.concat.concat_parts(parts, lengths, numeric, missing)
 
 
 class ServedTables(nn.Module):
-    """The look-up of `FieldTables`, for serving on CPU: from a batch to the pooled embeddings of its fields."""
+    """The counterpart of `FieldTables` for serving on CPU: it looks up the pooled embeddings of a batch's fields."""
 
     def __init__(
         self,
@@ -109,7 +110,7 @@ class ServedTables(nn.Module):
         file: Path,
         ids: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
-        """Map `file`, which `write_tables` wrote; `ids` are those of each managed table, by table name.
+        """Map `file`, which `write_tables` wrote. `ids` has the stored ids of each managed table, by table name.
 
         Raises InputError if the file does not have the size that the schema and the precision need.
         """
@@ -127,11 +128,11 @@ class ServedTables(nn.Module):
         self.table_of = {name: schema.table_of(name).name for name in self.sparse}
 
     def forward(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (clean [B, sum D_n], missing [B, N]) of a `Batch`; zeros if missing."""
+        """Return (clean [B, sum D_n], missing [B, N]) of a `Batch`; `clean` is zero where a field is missing."""
         return self.join(*self.look_up(batch)), batch.missing
 
     def look_up(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Look the ids of a batch up and return the arguments of `join`: sums, lengths, numeric, missing."""
+        """Look up the ids of a batch and return the arguments of `join`: sums, lengths, numeric, missing."""
         ids = batch.ids
         values = ids.values()
         if self.managed:
@@ -140,7 +141,7 @@ class ServedTables(nn.Module):
         return sums, ids.lengths().view(len(self.sparse), -1), batch.numeric, batch.missing
 
     def touch(self) -> int:
-        """Read every page of the tables, so that no request waits for the disk; return the sum of the bytes read."""
+        """Read one byte of every page of the tables, so that no request waits for the disk. Return their sum."""
         return int(self.bytes[::PAGE_BYTES].sum())
 
     def _rows(self, name: str, ids: JaggedTensor) -> torch.Tensor:
@@ -150,7 +151,7 @@ class ServedTables(nn.Module):
 
 
 def _mapped(file: Path, size: int) -> torch.Tensor:
-    """Return the bytes of a file, read from disk when they are used. Raises InputError if the size is wrong."""
+    """Return the bytes of a memory-mapped file. Raises InputError if the size is wrong."""
     mapped = np.memmap(file, np.uint8, "r")
     if len(mapped) != max(1, size):
         raise InputError(f"{file}: has {len(mapped):,} bytes, expected {size:,} bytes; export the run again")
@@ -161,7 +162,7 @@ def _mapped(file: Path, size: int) -> torch.Tensor:
 
 
 def _managed_ids(schema: Schema, config: TablesConfig, table: str, ids: torch.Tensor) -> ManagedIds:
-    settings = config.managed.model_copy(update={"admit_after": 1})  # no memory for candidates: none is admitted
+    settings = config.managed.model_copy(update={"admit_after": 1})  # serving admits no ids: no candidates
     managed = ManagedIds(table, schema.tables[table].num_embeddings, settings, torch.device("cpu"))
     managed.eval()
     managed.slots.ids.copy_(ids)

@@ -1,4 +1,4 @@
-"""TorchRec's sharder for our tables: which sharding types and kernels a plan may use, and how embeddings travel."""
+"""TorchRec's sharder for our tables: the sharding types and kernels of a plan, and how ranks exchange embeddings."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from asymdiffrec.embeddings.config import COLUMN_SPLITS, TablesConfig
 
 
 class TableSharder(EmbeddingBagCollectionSharder):
-    """Offers all sharding types on every device, and the kernels that the job names.
+    """TorchRec's sharder with all sharding types on every device, and with the kernels that the job allows.
 
-    Sharding types that split columns are left out if the optimizer cannot be resharded across them.
+    Sharding types that split columns are left out if the optimizer state cannot be resharded across column splits.
     """
 
     def __init__(self, config: TablesConfig, device: str) -> None:
@@ -24,7 +24,7 @@ class TableSharder(EmbeddingBagCollectionSharder):
         self._kernels: list[str] = list(dict.fromkeys((*config.kernels, *per_table)))
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
-        """Return the sharding types; those for cuda on cpu too, where TorchRec offers no row-wise type but runs it."""
+        """Return the sharding types of cuda, also on cpu: TorchRec offers no row-wise type there, but can run it."""
         types = super().sharding_types("cuda")
         return types if self._splits_columns else [kind for kind in types if kind not in COLUMN_SPLITS]
 
@@ -34,7 +34,10 @@ class TableSharder(EmbeddingBagCollectionSharder):
 
 
 def _fp16_codecs(device: str) -> dict[str, Any] | None:
-    """Return codecs for embeddings in fp16 and gradients in bf16, which has their range; gloo lacks bf16: fp16."""
+    """Return codecs: fp16 for embeddings; bf16 for gradients, because the range of fp16 is too small for them.
+
+    On CPU gradients use fp16 too, because gloo does not support bf16.
+    """
     gradients = CommType.FP16 if device == "cpu" else CommType.BF16
     config = QCommsConfig(forward_precision=CommType.FP16, backward_precision=gradients)
     return get_qcomm_codecs_registry(config, device=torch.device(device))

@@ -25,11 +25,11 @@ T = TypeVar("T")
 def shard(
     model: nn.Module, config: TablesConfig, plan: ShardingPlan, device: torch.device, seed: int
 ) -> DistributedModelParallel:
-    """Shard `model`, which holds a `FieldTables`, over all ranks and replicate its dense part.
+    """Shard the `FieldTables` in `model` over all ranks and replicate its dense part.
 
-    Gradients are averaged over the ranks, those of tables too, so the loss must be the mean over a rank's samples. The
-    dense part starts from the weights of rank 0, the tables from `initial_weights.fill`. The state of torch's random
-    number generator does not change. A collective call: every rank passes the same plan.
+    The gradients of tables and of dense parameters are averaged over the ranks, so the loss must be the mean over a
+    rank's samples. The dense part starts from the weights of rank 0, the tables start from `initial_weights.fill`. The
+    state of torch's random number generator does not change. A collective call: every rank passes the same plan.
     """
     env = ShardingEnv.from_process_group(dist.group.WORLD)
     with warnings.catch_warnings(), torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -46,10 +46,11 @@ def shard(
 
 
 def run_on_rank_0(make: Callable[[], T]) -> T:
-    """Call `make` on rank 0 and return its result, which must pickle, on every rank. A collective call.
+    """Call `make` on rank 0 and return its result on every rank. The result must be picklable. A collective call.
 
-    An exception of `make` is raised on every rank, so that no rank waits forever: the exception itself on rank 0, and
-    on the others an InputError if it is one, or else an OtherRankError, with the same message.
+    An exception of `make` is raised on every rank, so that no rank waits forever. Rank 0 raises the exception itself.
+    The other ranks raise an error with the same message: InputError if the exception is an InputError, else
+    OtherRankError.
     """
     outcome: list[tuple[T | None, Exception | None]] = [(None, None)]
     failure: Exception | None = None

@@ -15,7 +15,7 @@ from asymdiffrec.embeddings.torchrec_compat import ShardedTensor, ShardMetadata,
 
 
 def table_weights(model: DistributedModelParallel) -> dict[str, torch.Tensor]:
-    """Return the live weights of every table by name: a ShardedTensor, or a plain tensor if every rank has it whole."""
+    """Return the live weights of every table by name: a ShardedTensor, or a plain tensor if the table is replicated."""
     weights = {}
     for module in model.module.modules():
         if isinstance(module, ShardedEmbeddingBagCollection):
@@ -33,7 +33,7 @@ def lookup_state(model: DistributedModelParallel) -> dict[str, torch.Tensor]:
 
 
 def local_blocks(weight: torch.Tensor) -> Iterator[tuple[torch.Tensor, int, int]]:
-    """Yield the blocks of a table that this rank holds, each with its first row and its first column."""
+    """Yield (block, first row, first column) for each block of a table that this rank holds."""
     if not isinstance(weight, ShardedTensor):
         yield weight, 0, 0
         return
@@ -45,11 +45,12 @@ def local_blocks(weight: torch.Tensor) -> Iterator[tuple[torch.Tensor, int, int]
 def table_state(
     model: DistributedModelParallel, optimizer: KeyedOptimizer, config: OptimizerConfig
 ) -> dict[str, torch.Tensor]:
-    """Return `TABLE.weight` and `TABLE.STATE` (`sum`; `exp_avg` and `exp_avg_sq`) of every table, and its managed ids.
+    """Return the live tensors of all tables for checkpoints. The keys are the same on every rank.
 
-    The keys are the same on every rank. `optimizer` is the result of `tables_optimizer`; `managed_state` describes the
-    ids. The tensors are the live ones, sharded or plain: `torch.distributed.checkpoint` saves from them and loads into
-    them, whatever plan and number of ranks wrote the checkpoint.
+    Every table has `TABLE.weight` and one `TABLE.STATE` for each name of STATES. Managed tables also have the keys of
+    `managed_state`. `optimizer` is the result of `tables_optimizer`. The tensors are sharded or plain.
+    `torch.distributed.checkpoint` saves from them and loads into them; the checkpoint can be from another plan and
+    another number of ranks.
     """
     states: dict[tuple[str, str], torch.Tensor] = {}
     for key, tensors in optimizer.state_dict()["state"].items():
@@ -65,10 +66,10 @@ def table_state(
 
 
 def _state_without_local_shard(weight: torch.Tensor, config: OptimizerConfig) -> ShardedTensor:
-    """Return the optimizer state of a table of which this rank has no part; FBGEMM does not know the table here."""
+    """Return the optimizer state of a table without a shard on this rank, which FBGEMM on this rank does not know."""
     assert isinstance(weight, ShardedTensor)
     shards, size = weight.metadata().shards_metadata, weight.metadata().size
-    if config.name == "rowwise_adagrad":  # one value for each row; its tables are never split in columns
+    if config.name == "rowwise_adagrad":  # one value for each row; such tables are never split in columns
         by_row = sorted(shards, key=lambda part: part.shard_offsets)
         shards = [ShardMetadata(part.shard_offsets[:1], part.shard_sizes[:1], part.placement) for part in by_row]
         size = size[:1]

@@ -21,16 +21,16 @@ from asymdiffrec.embeddings.optimizers import update_in_backward
 
 
 def embedding_bag_configs(schema: Schema, config: TablesConfig) -> list[EmbeddingBagConfig]:
-    """Return one config for each table, in the order of the schema; the fields that share a table are its features.
+    """Return one config for each table, in the order of the schema. The fields that share a table are its features.
 
-    All tables pool by sum, see `FieldConcat`. Raises InputError for a table name that PyTorch cannot hold, for an
-    embedding_dim that is not allowed, and for a table in `per_table` that the schema lacks.
+    All tables pool by sum, see `FieldConcat`. Raises InputError for a table name that PyTorch does not allow, for an
+    embedding_dim that is not allowed, and for a table in `per_table` that is not in the schema.
     """
     configs = []
     for name, table in schema.tables.items():
         field = table.fields[0]
         if "." in name or hasattr(nn.ModuleDict(), name):
-            raise InputError(f"fields.{field}: PyTorch cannot hold a table named {name}; set another `table`")
+            raise InputError(f"fields.{field}: PyTorch does not allow a table named {name}; set another `table`")
         dim = table.embedding_dim or config.embedding_dim
         if dim % 4 or dim >= MAX_EMBEDDING_DIM:
             raise InputError(
@@ -53,16 +53,16 @@ def embedding_bag_configs(schema: Schema, config: TablesConfig) -> list[Embeddin
 
 
 def _leave_unfilled(weight: torch.Tensor) -> torch.Tensor:
-    """Spare TorchRec's pass over the weights: `sharding.shard` fills them by `initial_weights.fill`."""
+    """Return the weights unchanged, so that TorchRec does not initialise them: `sharding.shard` fills them."""
     return weight
 
 
 class FieldConcat(nn.Module):
-    """Concatenates the embeddings of all fields in the order of the schema.
+    """The concatenation of the embeddings of all fields, in the order of the schema.
 
-    Lists that are pooled by mean are divided here, not in TorchRec: TorchRec 1.8 divides a split bag by the wrong
-    length under grid_shard, and also other lists if a plan splits the rows of a table with mean pooling. If ids have
-    weights, the weights are divided already, see `Batch.ids`.
+    Mean pooling is computed in this module, by a division of the sums, not in TorchRec. TorchRec 1.8 has two defects:
+    under grid_shard it divides a split bag by the wrong length; and if a plan splits the rows of a table with mean
+    pooling, it divides other lists too. If ids have weights, the weights are already divided, see `Batch.ids`.
     """
 
     def __init__(self, schema: Schema, config: TablesConfig) -> None:
@@ -80,7 +80,8 @@ class FieldConcat(nn.Module):
     ) -> torch.Tensor:
         """Return the embeddings [B, sum D_n].
 
-        pooled: sums for `ids`, from one or two look-ups. numeric: [B, numeric fields]. missing: [B, N].
+        pooled: the results of one or two look-ups of `ids`, pooled by sum. numeric: [B, numeric fields]. missing:
+        [B, N].
         """
         if pooled[0].keys() == self.sparse and not self.mean_pooled:
             parts = [pooled[0].values()]
@@ -94,8 +95,8 @@ class FieldConcat(nn.Module):
     ) -> torch.Tensor:
         """Return the embeddings [B, sum D_n].
 
-        parts: sums of each sparse field [B, D_n]; one tensor of all of them is allowed if no list is pooled by mean.
-        lengths: number of ids [sparse fields, B]. numeric: [B, numeric fields]. missing: [B, N].
+        parts: the sums of each sparse field, [B, D_n]; one tensor with all fields is allowed if no list has mean
+        pooling. lengths: the number of ids, [sparse fields, B]. numeric: [B, numeric fields]. missing: [B, N].
         """
         if self.mean_pooled:
             parts = [
@@ -108,7 +109,7 @@ class FieldConcat(nn.Module):
 
 
 class FieldTables(nn.Module):
-    """The look-up: from a batch to the pooled embeddings of its fields.
+    """The look-up of the pooled embeddings of a batch's fields.
 
     Tables are on the meta device until the module is sharded. The parameters of numeric fields are real and depend on
     torch's seed only. `layout` is the layout of the field vectors.
@@ -131,10 +132,10 @@ class FieldTables(nn.Module):
         self.layout = field_layout(schema, config)
 
     def forward(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (clean [B, sum D_n], missing [B, N]) of a batch with `ids`, `numeric` and `missing`; zeros if missing.
+        """Return (clean [B, sum D_n], missing [B, N]); `clean` is zero where a field is missing.
 
-        No control flow depends on the batch, and all arithmetic is in a submodule: TorchRec's pipelines trace this
-        method to find the input of the look-up.
+        The batch has the attributes `ids`, `numeric` and `missing`. No control flow depends on the batch, and all
+        arithmetic is in a submodule, because TorchRec's pipelines trace this method to find the input of the look-up.
         """
         pooled = [self.ids(batch.ids)] if self.ids else []
         pooled += [self.managed(batch.ids)[0]] if self.managed else []

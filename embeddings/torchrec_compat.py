@@ -1,7 +1,8 @@
-"""Everything that uses internals of TorchRec, or of the torch.distributed parts that TorchRec is built on.
+"""All uses of internals of TorchRec, and of the parts of torch.distributed that TorchRec is built on.
 
-Each function says why the public API is not enough. Check all of them when TorchRec, FBGEMM or torch is upgraded. The
-classes of sharded tensors are exported from here: TorchRec's public API returns them, but torch keeps them private.
+Each function says why the public API is not enough. Check every function when TorchRec, FBGEMM or torch is upgraded.
+This module also exports the classes of sharded tensors: TorchRec's public API returns them, but in torch they are
+private.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ __all__ = [
 def table_name(key: str) -> str:
     """Return the table of a parameter key such as `PATH.embedding_bags.TABLE.weight`.
 
-    TorchRec has no function for it. A table name has no dot, see `embedding_bag_configs`.
+    TorchRec has no function for this. A table name contains no dot, see `embedding_bag_configs`.
     """
     return key.split(".")[-2]
 
@@ -62,28 +63,28 @@ def fuse_optimizer(
 
 
 def optimizer_state_elements(weight: torch.Tensor, elements: int) -> float:
-    """Return how many values the fused optimizer of a marked table keeps for `elements` of its weights.
+    """Return the number of state values that the fused optimizer of a marked table keeps for `elements` weights.
 
-    TorchRec's storage estimator multiplies by the same private factor, but only gives bytes in the type of the weights.
+    TorchRec's storage estimator uses the same private factor, but returns only bytes in the type of the weights.
     """
     (optimizer,) = getattr(weight, "_optimizer_classes", [None])
     return float(elements * _get_optimizer_multipler(optimizer, weight.shape))
 
 
 def is_replicated_table(parameter: nn.Parameter) -> bool:
-    """Return whether a parameter of a sharded model is a data-parallel table. TorchRec marks it by this class only."""
+    """Return whether a parameter of a sharded model is a data-parallel table. Only its class shows this in TorchRec."""
     return isinstance(parameter, TableBatchedEmbeddingSlice)
 
 
 def parameters_updated_by_step(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that no fused optimizer updates, by name: dense ones and data-parallel tables."""
+    """Return the parameters that no fused optimizer updates, by name: dense parameters and data-parallel tables."""
     return dict(in_backward_optimizer_filter(model.named_parameters()))
 
 
 def plan_with_options(
     planner: EmbeddingShardingPlanner, model: nn.Module, sharders: Sequence[ModuleSharder[Any]]
 ) -> tuple[ShardingPlan, list[ShardingOption]]:
-    """Return the planner's plan and the options it chose, which carry the estimates of each shard.
+    """Return the planner's plan and the chosen options, with the estimates of each shard.
 
     `EmbeddingShardingPlanner.plan` returns the plan only; the options stay in a private attribute.
     """
@@ -108,7 +109,7 @@ def sharded_tensor(
 
 
 def check_shards_cover(shards: Sequence[ShardMetadata], size: Sequence[int]) -> None:
-    """Raise ValueError if shards overlap or do not make up a tensor of `size`. torch checks this in private only."""
+    """Raise ValueError if shards overlap or do not cover a tensor of `size`. The checks are private in torch."""
     validate_non_overlapping_shards_metadata(list(shards))
     check_tensor(list(shards), list(size))
 
@@ -119,9 +120,9 @@ def rank_device(rank: int | None, device: str) -> Any:
 
 
 def fused_table_elements(sharded: Any) -> Counter[str]:
-    """Return how many weights of each table this rank holds in FBGEMM's fused kernels.
+    """Return the number of weights of each table that this rank holds in FBGEMM's fused kernels.
 
-    `sharded` is a ShardedEmbeddingBagCollection. Its state_dict would need the meta tensors to have storage.
+    `sharded` is a ShardedEmbeddingBagCollection. Its state_dict does not work on meta tensors, which have no storage.
     """
     elements: Counter[str] = Counter()
     lookups = [lookup for lookup in sharded._lookups if isinstance(lookup, nn.Module)]

@@ -1,4 +1,4 @@
-"""Managed collision: which ids of an unbounded id space have a row of a table to themselves."""
+"""Managed collision: give the frequent ids of an unbounded id space separate rows of a table."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.embeddings.managed.slots import SLOT_BYTES, Eviction, Slots
 
 ROWS_PER_SET = 64
-"""Rows of a set. Each id belongs to one set and can have any row of it but the last, which all ids of the set without a
-row of their own share."""
+"""Rows of a set. Each id belongs to one set. It can have any row of the set except the last one. All ids of the set
+that have no separate row share the last row."""
 
 ID_BITS = 62
 """Ids are below 2^62."""
 
 COUNTS = ("insertions", "evictions", "failed_inserts", "collisions")
-"""Counters of training: ids that got a row; ids that lost theirs to another id; admitted ids that got no row, because
-all ids of their set have a higher priority; look-ups that a shared row answered."""
+"""Counters of training: ids that got a row; ids that lost their row to another id; admitted ids that got no row,
+because all ids of their set have a higher priority; look-ups that read a shared row."""
 
 
 class ManagedConfig(Config):
     """The `tables.managed:` section of the job file, for all tables with `collision: managed`."""
 
-    admit_after: int = Field(2, gt=0, description="occurrences after which an id gets a row of its own")
+    admit_after: int = Field(2, gt=0, description="number of occurrences after which an id gets a separate row")
     eviction: Eviction = Field(
-        "lfu", description="which id loses its row to a new one: the least frequent (lfu) or least recent (lru)"
+        "lfu", description="which id loses its row to a new id: lfu: the least frequent id; lru: the least recent id"
     )
 
 
 def id_range(rows: int) -> int:
-    """Return the number of possible ids of a managed table with `rows` rows; a hash to so many has few collisions.
+    """Return the size of the id range of a managed table with `rows` rows. Hashes into this range rarely collide.
 
-    It is a multiple of the number of sets, so that a set, and TorchRec's equal part of the range for each rank,
-    contains whole ids.
+    It is a multiple of the number of sets, so every set gets the same number of ids. TorchRec divides the range equally
+    among the ranks, so every rank gets the ids of its sets.
     """
     return _num_sets(rows) << _set_shift(rows)
 
 
 def with_id_ranges(schema: Schema, managed: Collection[str]) -> Schema:
-    """Return the schema with the id range of each of the `managed` tables; others hash ids to their rows."""
+    """Return the schema with an id range for each table in `managed`. Other tables hash ids to their rows."""
     tables = [table for table in schema.tables.values() if table.name in managed]
     return replace(schema, id_ranges={table.name: id_range(table.num_embeddings) for table in tables})
 
@@ -55,30 +55,31 @@ def _num_sets(rows: int) -> int:
 
 
 def _set_shift(rows: int) -> int:
-    """Return the number of an id's bits below those of its set."""
+    """Return the number of low bits of an id that do not select its set."""
     return ID_BITS - (_num_sets(rows) - 1).bit_length()
 
 
 def id_bytes(rows: int, config: ManagedConfig) -> int:
-    """Return the memory of the ids of `rows` rows, without the weights."""
+    """Return the bytes that the ids of `rows` rows take, without the weights."""
     stores = 1 if config.admit_after == 1 else 2
     return stores * _num_sets(rows) * (ROWS_PER_SET - 1) * SLOT_BYTES
 
 
 class ManagedIds(ManagedCollisionModule):
-    """Maps the ids of one table, or of a row-wise shard of it, to rows, as TorchRec's managed collision modules do.
+    """The map from ids to rows of one table, or of a row-wise shard of it; a managed collision module of TorchRec.
 
-    In training each batch is counted first, and the counts decide which ids get rows and which lose theirs; a row that
-    changes its id is passed to `on_new_rows(rows, ids)` before it is read. In evaluation nothing changes. An id without
-    a row of its own uses the shared row of its set: it is not missing, and the row has learned from the rare ids that
-    share it.
+    In training the ids of each batch are counted first. The counts decide which ids get a row and which ids lose their
+    row. A row that changes its id is passed to `on_new_rows(rows, ids)` before it is read. In evaluation nothing
+    changes. An id without a separate row uses the shared row of its set. It is not treated as missing: the shared row
+    was trained on the rare ids that share it.
 
-    The result depends only on the ids of a set and on the order of steps, so it does not depend on the number of ranks,
-    and a shard is a range of sets: a checkpoint loads on any number of ranks that divides the sets. TorchRec 1.8's
-    modules cannot do this. MCHManagedCollisionModule evicts from all rows of a rank, so the result depends on the
-    number of ranks; it refuses on two ranks what one rank saved, loses at a checkpoint the counts since its last
-    eviction, and sorts the whole table to evict. HashZchManagedCollisionModule evicts by wall time and cannot train on
-    CPUs.
+    The result depends only on the ids of a set and on the order of steps, so it does not depend on the number of ranks.
+    A shard is a range of sets, so a checkpoint loads on any number of ranks that divides the number of sets.
+
+    TorchRec 1.8's modules cannot do this. MCHManagedCollisionModule evicts from all rows of a rank, so the result
+    depends on the number of ranks. It does not load on two ranks a checkpoint that one rank saved. Its checkpoints lose
+    the counts since the last eviction. It sorts the whole table to evict. HashZchManagedCollisionModule evicts by wall
+    time and cannot train on CPUs.
     """
 
     def __init__(
@@ -89,7 +90,10 @@ class ManagedIds(ManagedCollisionModule):
         device: torch.device,
         part: tuple[int, int] | None = None,
     ) -> None:
-        """Create an empty map. `rows` counts the whole table; `part` is the range of rows here, all rows if None."""
+        """Create an empty map.
+
+        rows: the number of rows of the whole table. part: the range of rows of this shard, or None for all rows.
+        """
         self._part = part or (0, rows)
         super().__init__(device, list(self._part))
         self.table, self._rows, self._config = table, rows, config
@@ -105,7 +109,7 @@ class ManagedIds(ManagedCollisionModule):
     counters: torch.Tensor
 
     def profile(self, features: dict[str, JaggedTensor]) -> dict[str, JaggedTensor]:
-        """In training, count the ids [V] and give rows to those that are admitted."""
+        """Return the features unchanged; in training, first count the ids [V] and give rows to the admitted ids."""
         if self.training:
             self.step += 1
             for feature in features.values():
@@ -130,9 +134,9 @@ class ManagedIds(ManagedCollisionModule):
         self.counters[:3] += torch.stack([has_row.sum(), evicted.sum(), (~has_row).sum()])
 
     def _admit(self, candidates: Slots, ids: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the ids without a row that occurred often enough, and how often they did.
+        """Return the ids that occurred at least `admit_after` times, and their counts. `ids` have no row yet.
 
-        Occurrences are remembered as long as the id is among the last ROWS_PER_SET - 1 new ids of its set.
+        Occurrences of an id are remembered while it is among the last ROWS_PER_SET - 1 ids without a row of its set.
         """
         slots = candidates.find(ids)
         is_candidate = slots >= 0
@@ -172,11 +176,11 @@ class ManagedIds(ManagedCollisionModule):
         return features
 
     def evict(self) -> torch.Tensor | None:
-        """Return None: TorchRec has no rows to reset, `on_new_rows` resets them when they change their id."""
+        """Return None, so TorchRec resets no rows: `on_new_rows` resets a row when its id changes."""
         return None
 
     def output_size(self) -> int:
-        """Return the number of rows here."""
+        """Return the number of rows of this shard."""
         return self._part[1] - self._part[0]
 
     def input_size(self) -> int:
@@ -184,15 +188,15 @@ class ManagedIds(ManagedCollisionModule):
         return id_range(self._rows)
 
     def buckets(self) -> int:
-        """Return the number of sets of the whole table; TorchRec shards in multiples of them."""
+        """Return the number of sets of the whole table. TorchRec makes shards of whole sets."""
         return _num_sets(self._rows)
 
     def open_slots(self) -> torch.Tensor:
-        """Return the number of rows here without an id, [1]."""
+        """Return the number of rows of this shard without an id, [1]."""
         return (self.slots.counts == 0).sum().unsqueeze(0)
 
     def validate_state(self) -> None:
-        """Do nothing: there is no state that TorchRec would have to check."""
+        """Do nothing: this module has no state that TorchRec must check."""
 
     def rebuild_with_output_id_range(
         self, output_id_range: tuple[int, int], output_segments: list[int], device: torch.device | None = None
@@ -201,7 +205,7 @@ class ManagedIds(ManagedCollisionModule):
         return ManagedIds(self.table, self._rows, self._config, device or self.device, output_id_range)
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Return the live tensors of the map, [sets here, ways], by name; a look-up needs only `ids`."""
+        """Return the live tensors of the map by name, each [sets of this shard, ways]. A look-up needs only `ids`."""
         state = {"ids": self.slots.ids, "counts": self.slots.counts, "seen": self.slots.seen}
         if self.candidates is not None:
             for name, tensor in self.candidates.named_buffers():
@@ -209,12 +213,12 @@ class ManagedIds(ManagedCollisionModule):
         return state
 
     def take_counts(self) -> torch.Tensor:
-        """Return COUNTS of this shard since the last call and the number of ids with a row now, [5] int64."""
+        """Return the COUNTS of this shard since the last call, and the number of ids that have a row now, [5] int64."""
         counts = torch.cat([self.counters, (self.slots.counts > 0).sum().unsqueeze(0)])
         self.counters.zero_()
         return counts
 
 
 def _row(slots: torch.Tensor) -> torch.Tensor:
-    """Return the row of a slot, both counted from the first one here: a set has one row more than slots."""
+    """Return the row of each slot, both counted from the start of this shard. A set has one row more than slots."""
     return slots + torch.div(slots, ROWS_PER_SET - 1, rounding_mode="floor")

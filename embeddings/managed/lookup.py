@@ -21,14 +21,14 @@ from asymdiffrec.embeddings.torchrec_compat import Shard, ShardedTensor, ShardMe
 
 
 class ManagedTables(ManagedCollisionEmbeddingBagCollection):
-    """TorchRec's look-up of tables by ids of any size, on the meta device until it is sharded."""
+    """TorchRec's look-up of tables with managed collision. It is on the meta device until it is sharded."""
 
     def __init__(self, tables: Sequence[EmbeddingBagConfig], config: ManagedConfig, weighted: bool) -> None:
         device = torch.device("meta")
         ids = {table.name: ManagedIds(table.name, table.num_embeddings, config, device) for table in tables}
         super().__init__(
             EmbeddingBagCollection(tables=list(tables), is_weighted=weighted, device=device),
-            # TorchRec's preprocessing before it sends ids to ranks would do nothing here, but loses their weights.
+            # `ManagedIds` needs no preprocessing before ids are sent to ranks, and TorchRec's loses the ids' weights.
             ManagedCollisionCollection(ids, list(tables), need_preprocess=False),
         )
         for weight in self.parameters():
@@ -37,7 +37,7 @@ class ManagedTables(ManagedCollisionEmbeddingBagCollection):
 
 
 class ManagedSharder(ManagedCollisionEmbeddingBagCollectionSharder):
-    """Offers row-wise sharding in device memory only: TorchRec shards managed collision in no other way."""
+    """The sharder of `ManagedTables`: row-wise, in device memory. TorchRec supports only this for managed collision."""
 
     def __init__(self, tables: EmbeddingBagCollectionSharder) -> None:
         super().__init__(tables, qcomm_codecs_registry=tables.qcomm_codecs_registry)
@@ -53,12 +53,12 @@ class ManagedSharder(ManagedCollisionEmbeddingBagCollectionSharder):
 
 
 def managed_ids(model: nn.Module) -> dict[str, ManagedIds]:
-    """Return this rank's map of ids to rows of each managed table, by table name."""
+    """Return the `ManagedIds` of each managed table on this rank, by table name."""
     return {module.table: module for module in model.modules() if isinstance(module, ManagedIds)}
 
 
 def reset_rows(model: DistributedModelParallel, weights: Mapping[str, torch.Tensor], std: float, seed: int) -> None:
-    """Let rows that change their id start as new ones: with the initial weights of the id, and zero state.
+    """Register the reset of rows: a row with a new id starts with the id's initial weights and zero optimizer state.
 
     `weights` is the result of `table_weights`.
     """
@@ -76,7 +76,7 @@ def _local(weight: torch.Tensor) -> torch.Tensor:
 
 
 class _RowReset:
-    """Resets rows of a table's weights and optimizer states."""
+    """A function that resets rows of a table's weights and optimizer state."""
 
     def __init__(self, table: str, std: float, seed: int, weight: torch.Tensor, states: Sequence[torch.Tensor]) -> None:
         self._table, self._std, self._seed, self._weight, self._states = table, std, seed, weight, states
@@ -90,10 +90,10 @@ class _RowReset:
 
 
 def managed_state(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the ids of managed tables for `table_state`: live tensors `TABLE.NAME` of `ManagedIds.state`.
+    """Return the live tensors of managed tables for checkpoints: `TABLE.NAME` for each NAME of `ManagedIds.state`.
 
-    `TABLE.step` is the number of training steps. `weights` is the result of `table_weights`; the ids are sharded like
-    the weights.
+    The result also has `TABLE.step`, the number of training steps. `weights` is the result of `table_weights`; the ids
+    are sharded like the weights.
     """
     state: dict[str, torch.Tensor] = {}
     for table, ids in managed_ids(model).items():
@@ -104,7 +104,7 @@ def managed_state(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> dict
 
 
 def _sharded(tensor: torch.Tensor, weight: torch.Tensor) -> ShardedTensor:
-    """Return this rank's sets [S, ways] as its shard of all sets, which are sharded like the weights."""
+    """Return a ShardedTensor of all sets, sharded like the weights. `tensor` [S, ways] has the sets of this rank."""
     assert isinstance(weight, ShardedTensor)
     ways = tensor.shape[1]
     shards = [
@@ -120,9 +120,9 @@ def _sharded(tensor: torch.Tensor, weight: torch.Tensor) -> ShardedTensor:
 
 
 def take_counts(model: nn.Module) -> dict[str, int]:
-    """Return the counts since the last call over all ranks: `TABLE/NAME` of COUNTS, and `TABLE/ids` with a row now.
+    """Return the counts since the last call, summed over all ranks: `TABLE/NAME` for each NAME of COUNTS.
 
-    A collective call if there are managed tables.
+    The result also has `TABLE/ids`, the number of ids that have a row now. A collective call if the model has managed tables.
     """
     tables = managed_ids(model)
     if not tables:

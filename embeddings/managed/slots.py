@@ -1,4 +1,4 @@
-"""A set-associative store of ids: each id belongs to one set of slots and is stored in a slot of it or nowhere."""
+"""A set-associative store of ids: each id belongs to one set of slots, and only these slots can store it."""
 
 from __future__ import annotations
 
@@ -13,32 +13,33 @@ FREE = -1
 """Value of a slot without an id; ids are not negative."""
 
 MAX_IDS_PER_LOOKUP = 1 << 16
-"""Ids that are looked up at a time: each is compared with all slots of its set."""
+"""Ids that are looked up at a time. This bounds memory: each id is compared with all slots of its set."""
 
 COUNT_BITS, SEEN_BITS, WAY_BITS = 26, 31, 6
-"""Bits of a score: it distinguishes 2^26 counts and 2^31 steps, in sets of up to 64 slots."""
+"""Bits of a score for the count, the step and the slot: up to 2^26 counts, 2^31 steps and 64 slots in a set."""
 
 SLOT_BYTES = 16
-"""Memory of a slot: the id, its count, and the step when it was last seen."""
+"""Bytes of a slot: the id, its count, and the step in which it was last seen."""
 
 
 class Inserted(NamedTuple):
     """Result of `Slots.insert`."""
 
     slots: torch.Tensor
-    """[V] int64, the slot of each id; -1 if it got none"""
+    """[V] int64, the slot of each id, or -1 for an id that got no slot"""
     evicted: torch.Tensor
-    """[V] bool, whether another id lost the slot"""
+    """[V] bool, whether another id was removed from the slot"""
 
 
 class Slots(nn.Module):
-    """Slots for ids: `sets` sets of `ways` slots, a range of all sets that starts at set `first_set`.
+    """A store of `sets` sets with `ways` slots each. The first set has the number `first_set` in the whole table.
 
-    The set of an id is the id without its lowest `shift` bits. So the fate of an id depends on the ids of its set only,
-    and not on which other sets are stored here. Slot s is slot s % ways of set first_set + s // ways.
+    The number of an id's set is the id without its lowest `shift` bits. Whether an id is stored depends only on the ids
+    of its set, not on the other sets of this shard. Slot s is slot s % ways of set first_set + s // ways.
 
-    A new id takes a free slot, or the slot of the id with the lowest priority if its own priority is higher. `lfu`
-    orders ids by count, then by the step when they were last seen; `lru` the other way round.
+    A new id takes a free slot. If its set has no free slot, it replaces the id with the lowest priority, if the new id
+    has a higher priority. `lfu` orders ids by count, and equal counts by the step in which they were last seen. `lru`
+    orders ids by the step, and equal steps by count.
     """
 
     ids: torch.Tensor
@@ -64,7 +65,7 @@ class Slots(nn.Module):
         return (ids >> self._shift) - self._first
 
     def find(self, ids: torch.Tensor) -> torch.Tensor:
-        """Return the slot of each id [V], -1 if it has none."""
+        """Return the slot of each id [V], or -1 for an id that is not stored."""
         if not len(ids):
             return ids.clone()
         return torch.cat([self._find(part) for part in ids.split(MAX_IDS_PER_LOOKUP)])
@@ -75,7 +76,7 @@ class Slots(nn.Module):
         return torch.where(is_stored, sets * self.ways + way, -1)
 
     def touch(self, slots: torch.Tensor, counts: torch.Tensor, now: torch.Tensor) -> None:
-        """Record that the ids in distinct slots occurred `counts` more times, the last time in step `now`."""
+        """Record that the ids in `slots` (distinct) occurred `counts` more times, the last time in step `now`."""
         total = self.counts.view(-1)[slots] + counts  # in int64
         self.counts.view(-1)[slots] = total.clamp(max=2**COUNT_BITS - 1).to(torch.int32)
         self.seen.view(-1)[slots] = now.to(torch.int32)
@@ -87,9 +88,10 @@ class Slots(nn.Module):
         self.seen.view(-1)[slots] = 0
 
     def insert(self, ids: torch.Tensor, counts: torch.Tensor, now: torch.Tensor) -> Inserted:
-        """Insert distinct ids [V], ascending and without a slot, that occurred `counts` times, last in step `now`.
+        """Insert ids [V]: distinct, ascending, not stored yet.
 
-        New ids of one set are inserted in the order of their counts, the most frequent first, and then of the ids.
+        `counts` [V] says how often each id occurred, `now` is the current step. New ids of one set are inserted by
+        descending count, and ids with equal counts by ascending id.
         """
         inserted = Inserted(torch.full_like(ids, -1), torch.zeros_like(ids, dtype=torch.bool))
         if not len(ids):
@@ -113,9 +115,9 @@ class Slots(nn.Module):
         return inserted
 
     def _score(self, counts: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        """Return the priority of ids, int64. A free slot has 0, less than any id.
+        """Return the priority of ids, int64. A free slot has priority 0, lower than any id.
 
-        The lowest bits are left for the number of the slot in its set, so that the scores of a set are distinct.
+        The lowest bits are zero. The caller puts the number of the slot there, so that all scores of a set differ.
         """
         first, second, bits = (counts, seen, SEEN_BITS) if self._eviction == "lfu" else (seen, counts, COUNT_BITS)
         return ((first.to(torch.int64) << bits) | second) << WAY_BITS

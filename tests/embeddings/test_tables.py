@@ -39,8 +39,8 @@ def test_fields_share_a_table():
             "tables.per_table: no table is named b; the tables are a",
         ),
         ({"a": ID | {"embedding_dim": 10}}, {}, "fields.a.embedding_dim: found 10, allowed are multiples of 4"),
-        ({"type": ID}, {}, "fields.type: PyTorch cannot hold a table named type"),
-        ({"a.b": ID}, {}, "fields.a.b: PyTorch cannot hold a table named a.b"),
+        ({"type": ID}, {}, "fields.type: PyTorch does not allow a table named type"),
+        ({"a.b": ID}, {}, "fields.a.b: PyTorch does not allow a table named a.b"),
     ],
 )
 def test_tables_that_cannot_exist_are_input_errors(fields, settings, message):
@@ -64,7 +64,7 @@ def test_a_field_with_a_reserved_name_can_name_another_table():
         ({"optimizer": {"name": "adagrad", "eps": 0}}, "greater than 0"),
         (
             {"optimizer": {"name": "rowwise_adagrad"}, "per_table": {"a": {"sharding": "column_wise"}}},
-            "per_table.a.sharding: column_wise splits columns, which rowwise_adagrad cannot reshard",
+            "per_table.a.sharding: column_wise splits columns, and then the state of rowwise_adagrad",
         ),
     ],
 )

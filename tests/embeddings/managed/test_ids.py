@@ -173,10 +173,13 @@ def test_a_plan_counts_the_memory_of_ids(admit_after: int) -> None:
     [
         (
             {"per_table": {"user": {"collision": "managed", "sharding": "table_wise"}}},
-            "sharding: a table with collision",
+            "sharding: not allowed with collision",
         ),
-        ({"per_table": {"user": {"collision": "managed", "kernel": "fused_uvm"}}}, "kernel: a table with collision"),
-        ({"per_table": {"user": {"collision": "managed", "ranks": 2}}}, "ranks: a table with collision"),
+        (
+            {"per_table": {"user": {"collision": "managed", "kernel": "fused_uvm"}}},
+            "kernel: not allowed with collision",
+        ),
+        ({"per_table": {"user": {"collision": "managed", "ranks": 2}}}, "ranks: not allowed with collision"),
         ({"managed": {"admit_after": 0}}, "greater than 0"),
         ({"managed": {"eviction": "random"}}, "'lfu' or 'lru'"),
     ],

@@ -73,7 +73,7 @@ def test_a_resumed_run_is_equal_and_scores_as_in_its_test(
         ),
         (
             ["tables.per_table={city: {collision: managed, sharding: data_parallel}}"],
-            "tables.per_table.city: sharding: a table with collision: managed is row_wise and fused, on all ranks",
+            "tables.per_table.city: sharding: not allowed with collision: managed, which always uses sharding row_wise",
         ),
         (["tables.per_table={city: {collision: perfect}}"], "tables.per_table.city.collision: found 'perfect'"),
         (["tables.managed={admit_after: 0}"], "tables.managed.admit_after: found 0"),
