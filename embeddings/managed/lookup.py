@@ -122,7 +122,8 @@ def _sharded(tensor: torch.Tensor, weight: torch.Tensor) -> ShardedTensor:
 def take_counts(model: nn.Module) -> dict[str, int]:
     """Return the counts since the last call, summed over all ranks: `TABLE/NAME` for each NAME of COUNTS.
 
-    The result also has `TABLE/ids`, the number of ids that have a row now. A collective call if the model has managed tables.
+    The result also has `TABLE/ids`, the number of ids that have a row now. A collective call if the model has managed
+    tables.
     """
     tables = managed_ids(model)
     if not tables:

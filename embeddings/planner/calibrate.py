@@ -18,7 +18,7 @@ from asymdiffrec.embeddings.planner.devices import GB, Device
 
 NUM_EMBEDDINGS, EMBEDDING_DIM, BAGS, IDS_PER_BAG = 1 << 20, 64, 4096, 8
 MATRIX_SIZE = {"cuda": 8192, "cpu": 1024}
-"""Rows and columns of the matrices that are multiplied."""
+"""Rows and columns of the square matrices that are multiplied."""
 ALL_TO_ALL_BYTES = 16 << 20
 """Bytes that each rank sends in an all-to-all."""
 PINNED_BYTES = 1 << 28
@@ -27,13 +27,18 @@ PROCESS_GROUP_TIMEOUT = timedelta(seconds=60)
 
 
 def calibrate(name: str, report: Callable[[str], None] = lambda step: None) -> Device:
-    """Return this host's GPU, or its CPU as one worker, with measured rates instead of those of data sheets.
+    """Return a Device for this host's GPU, or for its CPU as one worker, with measured rates.
 
-    `report` is called with the name of each measurement before it starts. `bandwidth` is that of look-ups (random rows
-    of 256 bytes, read, pooled and written). `flops` is that of matrix products, in bf16 on GPUs and fp32 on CPUs.
-    `link` is that of an all-to-all between the host's GPUs by NCCL, or between two processes by gloo; with one GPU it
-    is set to the bandwidth of look-ups. `host_link` is that of a copy from pinned memory. `nic` cannot be measured on
-    one host and is set to `link`. The overhead of a GPU's step is not measured.
+    `report` is called with the name of each measurement before it starts. The rates are measured as follows.
+
+    - bandwidth: look-ups of random rows of 256 bytes, which are read, pooled and written
+    - flops: matrix products, in bf16 on GPUs and in fp32 on CPUs
+    - link: an all-to-all, by NCCL between the GPUs of the host, or by gloo between two processes; equal to `bandwidth`
+      if the host has one GPU
+    - host_link: a copy from pinned memory
+    - nic: equal to `link`, because it cannot be measured on one host
+
+    The overhead of a GPU's step is not measured.
     """
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(kind)
@@ -59,7 +64,7 @@ def calibrate(name: str, report: Callable[[str], None] = lambda step: None) -> D
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Return the median seconds of REPEATS runs, after one run to warm up."""
+    """Return the median time of REPEATS runs in seconds, after one run to warm up."""
     seconds = []
     for _ in range(REPEATS + 1):
         start = time.perf_counter()
@@ -71,7 +76,7 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def _lookup_rate(device: torch.device) -> float:
-    """Return bytes per second of ids, rows and bags."""
+    """Return the bytes per second of look-ups; ids, rows and pooled bags count."""
     bags = BAGS * (16 if device.type == "cuda" else 1)
     weight = torch.randn(NUM_EMBEDDINGS, EMBEDDING_DIM, device=device)
     ids = torch.randint(NUM_EMBEDDINGS, (bags * IDS_PER_BAG,), device=device)
@@ -82,7 +87,7 @@ def _lookup_rate(device: torch.device) -> float:
 
 
 def _matrix_product_rate(device: torch.device) -> float:
-    """Return operations per second."""
+    """Return the floating-point operations per second of matrix products."""
     side = MATRIX_SIZE[device.type]
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
@@ -90,19 +95,19 @@ def _matrix_product_rate(device: torch.device) -> float:
 
 
 def _copy_rate(device: torch.device) -> float:
-    """Return bytes per second of a copy from pinned host memory."""
+    """Return the bytes per second of a copy from pinned host memory to the GPU."""
     pinned = torch.empty(PINNED_BYTES, dtype=torch.uint8).pin_memory()
     target = torch.empty(PINNED_BYTES, dtype=torch.uint8, device=device)
     return float(pinned.nbytes / _seconds(lambda: target.copy_(pinned, non_blocking=True), device))
 
 
 def _all_to_all_rate(kind: str) -> float | None:
-    """Return bytes per second that a rank sends to others; None if there is only one GPU."""
+    """Return the bytes per second that a rank sends to the other ranks; None if the host has only one GPU."""
     ranks = torch.cuda.device_count() if kind == "cuda" else 2
     if ranks < 2:
         return None
     with tempfile.TemporaryDirectory(prefix="asymdiffrec-") as folder:
-        # Daemons end with this process.
+        # Daemon processes end when this process ends.
         processes.spawn(_measure_all_to_all, (ranks, kind, folder), nprocs=ranks, daemon=True)
         return float(Path(folder, "rate").read_text())
 

@@ -1,4 +1,4 @@
-"""Costs of each way to shard each table, by TorchRec's own estimators, computed for many tables at once."""
+"""Costs of every sharding choice for every table, from TorchRec's estimators, computed for many tables at once."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from asymdiffrec.embeddings.planner.rank_memory import DEFAULT_CACHE_LOAD_FACTOR
 from asymdiffrec.embeddings.planner.sharding_choices import ShardingChoice
 
 SHARD_LAUNCH_MILLISECONDS = 0.005
-"""Time that a shard costs whatever its size is: its part in kernels and collectives. TorchRec counts none, and then
-splits tables too finely."""
+"""Fixed time of a shard of any size: its part in the launches of kernels and collectives. TorchRec does not count this
+time, and therefore splits tables too finely."""
 
 INPUT_ID_BYTES = 8
 
@@ -66,7 +66,7 @@ def table_costs(
 def _groups(tables: Sequence[PlannedTable], indices: list[int]) -> list[list[int]]:
     """Return groups of tables that one call of TorchRec can estimate.
 
-    TorchRec's code branches by embedding_dim, by weights, and by whether there are cache statistics.
+    TorchRec's code branches on embedding_dim, on weighted ids and on cache statistics, so a group agrees in these.
     """
     groups: dict[Any, list[int]] = {}
     for index in indices:
@@ -77,13 +77,13 @@ def _groups(tables: Sequence[PlannedTable], indices: list[int]) -> list[list[int
 
 
 class _Vector(np.ndarray):
-    """Numbers of many tables; `math.ceil` rounds them one by one."""
+    """An array with one number for each table; `math.ceil` rounds each number."""
 
     def __ceil__(self) -> np.ndarray:
         return np.ceil(self)
 
     def __float__(self) -> float:
-        return math.nan  # TorchRec computes one number here that it then does not use
+        return math.nan  # TorchRec converts one value to float, but does not use it
 
 
 def _vector(values: Sequence[float]) -> Any:
@@ -92,7 +92,7 @@ def _vector(values: Sequence[float]) -> Any:
 
 @dataclass
 class _TablesContext(ShardPerfContext):
-    """TorchRec's context of a shard, for the largest shards of many tables at once."""
+    """TorchRec's shard context for the largest shards of many tables at once."""
 
     lookups: Any = 0.0
     outputs: Any = 0.0
@@ -151,7 +151,7 @@ def _context(
 
 
 def _milliseconds(context: _TablesContext) -> np.ndarray:
-    """Return the time of forward, backward, communication and cache fetches of each table's largest shard."""
+    """Return the milliseconds of each table's largest shard: forward, backward, communication and cache fetches."""
     evaluator = get_embedding_perf_sharding_evaluator(sharding_type=context.sharding_type, is_inference=False)
     return np.asarray(evaluator.compute_perf(ctx=context, config=EmbeddingPerfEstimatorConfig()).total)
 
@@ -159,7 +159,7 @@ def _milliseconds(context: _TablesContext) -> np.ndarray:
 def _storage(
     table: PlannedTable, choice: ShardingChoice, topology: Topology, batch_size: int, sharder: SharderData
 ) -> tuple[int, int]:
-    """Return the bytes of a table's largest shard in HBM and in host memory, with its optimizer's state."""
+    """Return the bytes of a table's largest shard in HBM and in host memory, with the optimizer state."""
     rows = math.ceil(table.num_embeddings / choice.row_parts(topology))
     size = [rows, table.embedding_dim // choice.column_parts]
     (storage,) = calculate_shard_storages(

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 MASTER_BYTES = 4
-"""Bytes of an element of a parameter and of its optimizer's state during an update, which is in fp32."""
+"""Bytes of one value of a parameter or of its optimizer state during an update. Updates are in fp32."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class DenseWork:
     bytes: float
     """Bytes read and written in the device's memory, by both passes and the update"""
     activations: int
-    """Bytes that the forward pass keeps for the backward pass, with the inputs and without the parameters"""
+    """Bytes that the forward pass keeps for the backward pass, including inputs, excluding parameters"""
     gradients: int
     """Bytes of the parameters' gradients, which are all-reduced"""
     moments: int
@@ -39,10 +39,11 @@ class DenseWork:
 def dense_work(module: nn.Module, inputs: Sequence[Tensor], moments: int = 1) -> DenseWork:
     """Return the work of `module(*inputs)`, its backward pass, and an optimizer with `moments` values per parameter.
 
-    The module returns the loss, or a tuple that starts with it. The module and the inputs of one rank can be on any
-    device and do not change: only shapes, types and which inputs require a gradient matter. Bytes follow the rule of
-    `Traffic`. An update in fp32 reads each gradient, and reads and writes each parameter and moment. Matrix products
-    are counted by torch's FlopCounterMode; pointwise arithmetic is not counted, because memory bounds it.
+    The module returns the loss, or a tuple that starts with the loss. `inputs` are the inputs of one rank. The module
+    and the inputs can be on any device and do not change. Only shapes and types matter, and which inputs require a
+    gradient. Bytes are counted as `Traffic` describes. The update is in fp32: it reads each gradient, and reads and
+    writes each parameter and moment. torch's FlopCounterMode counts the matrix products. Pointwise arithmetic is not
+    counted, because memory traffic bounds its time.
 
     >>> dense_work(nn.Sequential(nn.Linear(8, 1), nn.Flatten(0), nn.Softmax(0)), [torch.empty(1, 8)]).parameters
     9
@@ -89,7 +90,7 @@ def _meta(value: Tensor) -> Tensor:
 
 @dataclass(eq=False)
 class _Value:
-    """The content of a tensor after one kernel, or an input: which kernels read how many bytes of it."""
+    """An input, or the content of a tensor after one kernel, with the number of bytes that each kernel reads."""
 
     size: int
     writer: int | None
@@ -103,18 +104,18 @@ class _Value:
 
 
 class Traffic(TorchDispatchMode):
-    """Counts the bytes that a good implementation must move between memory and arithmetic units.
+    """A counter of the bytes that a good implementation must move between memory and arithmetic units.
 
-    A matrix product, a concatenation or a gather is a kernel of its own. Pointwise operations and reductions are fused
-    into the kernel that wrote the latest of their operands. A value is written once if another kernel reads it, or if
-    no kernel does, because then it is a result. Each other kernel reads it once. Views are free.
+    A matrix product, a concatenation or a gather is a separate kernel. Pointwise operations and reductions are fused
+    into the kernel that wrote the latest of their operands. A value is written once if another kernel reads it. A value
+    that no kernel reads is a result, and is written once too. Each other kernel reads a value once. Views are free.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._values: list[_Value] = []
         self._current: dict[int, _Value] = {}
-        # Keeps addresses from being reused. It holds storages, not tensors: autograd copies gradients that others hold.
+        # References, so that no address is reused. To storages, not tensors: autograd copies gradients with references.
         self._alive: list[torch.UntypedStorage] = []
         self._kernels = 0
 

@@ -1,4 +1,4 @@
-"""Devices and clusters of them, with the few figures that a plan depends on; they need not be at hand."""
+"""Devices and clusters, described by the few figures that a plan depends on. The hardware need not be available."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ GB = 10**9
 
 
 class Device(Config):
-    """One accelerator with its share of its host. Bandwidths are those of one direction."""
+    """One accelerator, with its share of the host's memory. Bandwidths are for one direction."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
     name: str
     kind: Literal["cuda", "cpu"] = "cuda"
-    memory: float = Field(gt=0, description="memory in GB; for a CPU worker its share of the host's memory")
+    memory: float = Field(gt=0, description="memory in GB; for cpu, the worker's share of the host's memory")
     bandwidth: float = Field(gt=0, description="memory bandwidth in GB/s")
-    flops: float = Field(gt=0, description="dense TFLOP/s, in bf16 if the device has it")
-    link: float = Field(gt=0, description="GB/s to the other devices of its host")
+    flops: float = Field(gt=0, description="TFLOP/s of dense matrix products, in bf16 if supported")
+    link: float = Field(gt=0, description="GB/s to the other devices of the same host")
     nic: float = Field(gt=0, description="GB/s to other hosts")
-    host_memory: float = Field(0.0, ge=0, description="its share of the host's memory in GB")
+    host_memory: float = Field(0.0, ge=0, description="the device's share of the host's memory in GB")
     host_link: float = Field(32.0, gt=0, description="GB/s to the host's memory")
     efficiency: float = Field(
         default_factory=lambda figures: 0.630 if figures.get("kind") == "cuda" else 1.0,
         gt=0,
         le=1,
-        description="share of the figures above that a step reaches; 1 if the figures were measured",
+        description="fraction of the rates above that a step reaches; 1 if the rates were measured",
     )
     overhead: float = Field(
         default_factory=lambda figures: 0.696 if figures.get("kind") == "cuda" else 0.0,
         ge=0,
-        description="milliseconds that a step takes however small it is",
+        description="fixed time of a step in milliseconds, independent of its size",
     )
 
 
@@ -60,11 +60,11 @@ DEVICES = {
 }
 """Built-in devices, by name.
 
-The figures are from NVIDIA's data sheets: memory, bandwidth and dense bf16 of the SXM modules and of the cards L4 and
-L40; NVLink 3, 4 and 5 at half of their bidirectional 600, 900 and 1,800 GB/s, PCIe 4 x16 for cards without NVLink. The
-hosts are DGX A100 (1 and 2 TB, HDR), DGX H100, H200 and B200 (2 TB, NDR, PCIe 5), with one NIC for each module; for L4
-and L40 a common server is assumed, with 100 and 200 Gbit/s for each card. `cpu` is a guess at a worker on 16 cores of a
-server with Ethernet. Efficiency and overhead of GPUs are fitted to two published MLPerf figures, see
+The figures are from NVIDIA's data sheets: memory, bandwidth and dense bf16 rates of the SXM modules and of the cards L4
+and L40. NVLink 3, 4 and 5 have half of their bidirectional 600, 900 and 1,800 GB/s. Cards without NVLink have PCIe 4
+x16. Hosts are DGX A100 (1 and 2 TB, HDR), DGX H100, H200 and B200 (2 TB, NDR, PCIe 5), with one NIC for each module.
+For L4 and L40 a common server is assumed, with 100 and 200 Gbit/s for each card. `cpu` is a guess for a worker on 16
+cores of a server with Ethernet. Efficiency and overhead of GPUs are fitted to two published MLPerf figures, see
 `benchmarks/plan_world.py`; no figures are published for CPUs.
 """
 
@@ -72,7 +72,7 @@ server with Ethernet. Efficiency and overhead of GPUs are fitted to two publishe
 def find_device(name: str, option: str = "device") -> Device:
     """Return a device of DEVICES by name, or the device that a YAML file describes with the keys of `Device`.
 
-    Raises InputError if `name` is neither; `option` says in the message where the name is from.
+    Raises InputError if `name` is neither. The message starts with `option`, the name of the option or setting.
     """
     if name in DEVICES:
         return DEVICES[name]
@@ -84,7 +84,7 @@ def find_device(name: str, option: str = "device") -> Device:
     try:
         return Device.model_validate({"name": file.stem, **yaml.safe_load(file.read_text())})
     except (yaml.YAMLError, TypeError) as error:
-        raise InputError(f"{option} {name}: not YAML with a device's figures") from error
+        raise InputError(f"{option} {name}: the file is not YAML with a device's figures") from error
     except ValidationError as error:
         (first, *_) = error.errors()
         raise InputError(f"{option} {name}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from error
@@ -114,7 +114,7 @@ class Cluster:
         return self.nodes * self.local_world_size
 
     def topology(self, reserved: float) -> Topology:
-        """Return TorchRec's topology of the cluster; `reserved` bytes of each device's memory are left out."""
+        """Return TorchRec's topology of the cluster. It has `reserved` bytes less memory on each device."""
         device, free = self.device, max(0, int(self.device.memory * GB - reserved))
         on_cpu = device.kind == "cpu"
         return TopologyFactory.create_topology(
@@ -139,10 +139,10 @@ def _bytes_per_millisecond(gigabytes_per_second: float) -> float:
 
 
 def local_cluster(device: str, rates: Device | None, world_size: int) -> Cluster:
-    """Return the cluster of the running process group, if all its hosts are like this one.
+    """Return the cluster of the running process group, assuming that all hosts are like this host.
 
-    `rates` has the rates of its devices; if it is None they are those of the built-in device with a similar name. The
-    memory is measured: the GPU's, or for `cpu` the rank's share of the host's memory.
+    `rates` gives the rates of the devices. If `rates` is None, the rates of the built-in device with a similar name are
+    used. The memory is measured: the memory of the GPU, or for `cpu` the rank's share of the host's memory.
     """
     local_world_size = get_local_size(world_size)
     if device == "cpu":
@@ -155,7 +155,7 @@ def local_cluster(device: str, rates: Device | None, world_size: int) -> Cluster
 
 
 def _similar_device(kind: str) -> Device:
-    """Return the built-in device whose name is part of this GPU's name, or the most common GPU if there is none."""
+    """Return the built-in device whose name is part of this GPU's name, or a100-80 if no name matches."""
     if kind == "cpu":
         return DEVICES["cpu"]
     words = torch.cuda.get_device_name(kind).lower()

@@ -1,4 +1,4 @@
-"""TorchRec's estimators of time and memory: called once for equal shards, and with the memory that they leave out."""
+"""TorchRec's estimators of time and memory. Ours run once for equal shards, and add memory that TorchRec leaves out."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ def estimators(topology: Topology, constraints: dict[str, ParameterConstraints])
 
 
 class OncePerfEstimator(EmbeddingPerfEstimator):
-    """TorchRec's estimate of time, made once for all shards of a table with the same size: most of a thousand have."""
+    """TorchRec's time estimator, called once per shard size of a table instead of once per shard.
+
+    A table may have a thousand shards of the same size.
+    """
 
     def __init__(self, topology: Topology, constraints: dict[str, ParameterConstraints]) -> None:
         super().__init__(topology, constraints, config=EmbeddingPerfEstimatorConfig())
@@ -63,7 +66,7 @@ class OncePerfEstimator(EmbeddingPerfEstimator):
 
 
 class StateStorageEstimator(EmbeddingStorageEstimator):
-    """TorchRec's estimate of memory plus what it leaves out: it counts optimizer state in the type of the weights."""
+    """TorchRec's memory estimator plus `bytes_beyond_estimate`, the bytes that TorchRec leaves out."""
 
     def estimate(self, sharding_options: list[ShardingOption], sharder_data_map: SharderDataMap) -> None:
         """Set the `storage` of every shard of the options."""
@@ -84,8 +87,9 @@ def managed_id_bytes(weight: torch.Tensor, rows: int) -> int:
 def bytes_beyond_estimate(weight: torch.Tensor, size: Sequence[int], device: str, kernel: str) -> Storage:
     """Return the bytes of a shard of `size` that TorchRec's estimate leaves out, on the device or on the host.
 
-    They are the optimizer's state beyond the type of the weights, the ids of managed rows, and the gradient of a
-    data-parallel table, which is as large as the table: other kernels update rows in the backward pass without it.
+    - Optimizer state is in fp32, but TorchRec counts it in the type of the weights.
+    - TorchRec does not count the ids of managed rows.
+    - A data-parallel table has a gradient as large as the table. Other kernels update rows without a gradient.
     """
     elements = math.prod(size)
     state = math.ceil(optimizer_state_elements(weight, elements))

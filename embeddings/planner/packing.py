@@ -1,7 +1,7 @@
-"""Assign shards to ranks so that the slowest rank is fast, for tables whose sharding is chosen: arithmetic only.
+"""Assign shards to ranks so that the slowest rank is fast. The sharding of each table is given. Arithmetic only.
 
-Shards that every rank has come first, then those that all ranks of a host have, then single shards, the longest first,
-each on the rank with the least load.
+Tables with a shard on every rank come first, then tables on whole hosts, then tables on one host, then all others. In
+each of these groups the most expensive shards come first. Each shard goes to the rank with the least load.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import numba
 import numpy as np
 
 EVERY_RANK, WHOLE_HOSTS, ANY_RANKS, ONE_HOST = range(4)
-"""Ranks that the shards of a table go to: one shard to every rank, one to every rank of some hosts, each to any rank of
-its own, or each to a rank of its own on one host."""
+"""How the shards of a table are assigned to ranks: one shard to every rank; one shard to every rank of some hosts; each
+shard to a different rank; or each shard to a different rank of the same host."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Costs of C sharding choices for T tables, of the largest shard of each table."""
+    """Costs of C sharding choices for T tables. Time and memory are for the largest shard of a table."""
 
     time: np.ndarray
-    """Milliseconds of a step, [C, T]; infinite if a table does not allow a choice"""
+    """Milliseconds of a step, [C, T]; infinite if the table does not allow the choice"""
     memory: np.ndarray
     """Bytes on the device, [C, T]"""
     host_memory: np.ndarray
@@ -34,12 +34,16 @@ class Costs:
 
 @dataclass(frozen=True)
 class Capacity:
-    """Number of ranks, in all and on each host, and bytes for tables on each device and in its share of host memory."""
+    """The number of ranks and the memory for tables."""
 
     ranks: int
+    """Ranks of all hosts"""
     local_ranks: int
+    """Ranks of one host"""
     memory: float
+    """Bytes for tables on each device"""
     host_memory: float
+    """Bytes for tables in each device's share of host memory"""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class Placement:
 
 
 def pack(costs: Costs, capacity: Capacity, choice: np.ndarray, weight: float = 0.0) -> Placement | None:
-    """Return a placement of the shards of tables with the sharding `choice` [T]; None if they do not fit.
+    """Return a placement of the shards for the sharding `choice` [T] of the tables; None if they do not fit.
 
     The load of a rank is its time plus `weight` times its memory.
     """
@@ -87,10 +91,11 @@ def pack(costs: Costs, capacity: Capacity, choice: np.ndarray, weight: float = 0
 
 @numba.njit(cache=True)
 def _pack(order, time, memory, host, shards, kinds, first, placed, ranks, local, most, most_host, weight):  # type: ignore[no-untyped-def]
-    """Write the ranks of table t's shards to `placed` from first[t] on; return whether all fit, and each rank's load.
+    """Write the ranks of table t's shards to `placed` from first[t] on.
 
-    The caller sorts, and the minimum is found by a plain loop: so this compiles in a second. `most` and `most_host` are
-    the bytes of a device and of its share of host memory.
+    Return whether all shards fit, and the time and the memory of each rank. The caller sorts, and a plain loop finds
+    the minimum, so that numba compiles this in a second. `most` and `most_host` limit the bytes on a device and in its
+    share of host memory.
     """
     load, used, used_host = np.zeros(ranks), np.zeros(ranks), np.zeros(ranks)
     taken = np.zeros(ranks, np.bool_)
@@ -134,8 +139,10 @@ def _pack(order, time, memory, host, shards, kinds, first, placed, ranks, local,
 
 @numba.njit(cache=True)
 def _least_loaded(load, used, used_host, taken, size, start, stop, memory, host, most, most_host, weight):  # type: ignore[no-untyped-def]
-    """Return the first rank of the group of `size` ranks in [start, stop) with the least load that has room and is not
-    taken; -1 if there is none."""
+    """Return the first rank of the group with the least load, or -1 if no group has room.
+
+    The ranks in [start, stop) are divided into groups of `size` ranks. Taken groups are skipped.
+    """
     best, least = -1, np.inf
     for group in range(start, stop, size):
         if taken[group]:
@@ -151,7 +158,7 @@ def _least_loaded(load, used, used_host, taken, size, start, stop, memory, host,
 
 
 def balance(placement: Placement, costs: Costs, capacity: Capacity) -> Placement:
-    """Return the placement after moving or swapping single shards of the slowest rank for as long as that helps."""
+    """Return the placement after moves and swaps of single shards, until the slowest rank gets no faster."""
     tables = np.arange(len(placement.choice))
     time, memory, host = (cost[placement.choice, tables] for cost in (costs.time, costs.memory, costs.host_memory))
     single = costs.ranks_of_shards[placement.choice] == ANY_RANKS
@@ -176,7 +183,7 @@ def balance(placement: Placement, costs: Costs, capacity: Capacity) -> Placement
 
 @numba.njit(cache=True)
 def _balance(table_of, rank_of, time, memory, host, has_shard, load, used, used_host, most, most_host):  # type: ignore[no-untyped-def]
-    """Move and swap shards in place, the best one each time, until none makes the slowest rank faster."""
+    """Move and swap shards in place, each time in the best way, until the slowest rank gets no faster."""
     while True:
         slow = np.argmax(load)
         best, mine, other, target = load[slow] * (1 - 1e-6), -1, -1, -1

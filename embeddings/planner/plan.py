@@ -32,32 +32,35 @@ from asymdiffrec.embeddings.sharder import TableSharder
 from asymdiffrec.embeddings.torchrec_compat import optimizer_state_elements
 
 RESERVED_MEMORY_SHARE = 0.15
-"""Share of a rank's memory that nothing is planned for: batches on their way, libraries, the allocator's loss."""
+"""Share of each rank's memory that a plan leaves free for batches in flight, libraries, and fragmentation of the
+allocator."""
 
 DENSE_COPIES = 4
-"""Memory of a dense parameter besides its optimizer's moments, in parameters: itself, its gradient, and buckets to
-reduce gradients."""
+"""Memory of a dense parameter in multiples of its size, without the optimizer's moments: the parameter, its gradient,
+and the buckets of the all-reduce."""
 
 MAX_NAMED_TABLES = 3
-"""Tables that an error message names."""
+"""Maximum number of tables that an error message names."""
 
 Planner: TypeAlias = Callable[..., tuple[ShardingPlan, list[ShardingOption]]]
-"""A function with the arguments of `plan_by_search` and its result."""
+"""A function with the same arguments and the same result as `plan_by_search`."""
 
 
 class DoesNotFitError(InputError):
-    """The tables do not fit into the memory of the ranks, sharded as the job allows."""
+    """The tables do not fit into the memory of the ranks with the shardings that the job allows."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Everything that a plan depends on; `model` holds an unsharded `FieldTables`, `batch_size` counts all ranks."""
+    """Everything that a plan depends on."""
 
     model: nn.Module
+    """Contains an unsharded `FieldTables`"""
     schema: Schema
     config: TablesConfig
     cluster: Cluster
     batch_size: int
+    """Samples of all ranks in a step"""
     dense: DenseWork
 
     @property
@@ -67,12 +70,12 @@ class Problem:
 
     @property
     def dense_bytes(self) -> int:
-        """Bytes of the dense part on every rank: parameters with everything kept for each of them, and activations."""
+        """Bytes of the dense part on every rank: parameters, gradients, buckets, optimizer state and activations."""
         return 4 * (DENSE_COPIES + self.dense.moments) * self.dense.parameters + self.dense.activations
 
     @property
     def reserved_bytes(self) -> int:
-        """Bytes of every rank that nothing is planned for."""
+        """Reserved bytes of each rank, see RESERVED_MEMORY_SHARE."""
         return round(RESERVED_MEMORY_SHARE * self.cluster.device.memory * GB)
 
     @cached_property
@@ -82,12 +85,12 @@ class Problem:
 
     @cached_property
     def sharder(self) -> TableSharder:
-        """TorchRec's sharder with the choices that the job allows."""
+        """TorchRec's sharder with the sharding types and kernels that the job allows."""
         return TableSharder(self.config, self.cluster.device.kind)
 
     @cached_property
     def tables(self) -> list[PlannedTable]:
-        """The tables to plan. Raises InputError if a sharding that the job fixes would leave ranks without rows."""
+        """The tables to plan. Raises InputError if a sharding that the job sets would leave ranks without rows."""
         tables = planned_tables(
             self.model, self.schema, self.config, self.cluster.device.kind, self.batch_size, self.sharding_types
         )
@@ -97,7 +100,7 @@ class Problem:
 
     @property
     def sharding_types(self) -> list[str]:
-        """Sharding types that differ from each other on this number of ranks and hosts."""
+        """The sharding types to try; types that bring nothing new on this number of ranks and hosts are left out."""
         if self.cluster.world_size == 1:
             return ["table_wise"]
         useless = {"table_column_wise"}
@@ -112,14 +115,15 @@ class Problem:
         if table.rows_per_block > 1:
             multiple = table.rows_per_block * world_size
             raise InputError(
-                f"tables.per_table.{table.name}: {rows} rows; with collision: managed on {world_size} ranks a table "
-                f"needs a multiple of {multiple}, such as {-(-rows // multiple) * multiple}"
+                f"tables.per_table.{table.name}: num_embeddings is {rows}; with collision: managed on {world_size} "
+                f"ranks it must be a multiple of {multiple}, such as {-(-rows // multiple) * multiple}"
             )
         required = " or ".join(table.sharding_types) + (f" on {table.num_ranks} ranks" if table.num_ranks else "")
         possible = [kind for kind in self.sharding_types if self._is_possible(replace(table, sharding_types=[kind]))]
         raise InputError(
-            f"tables.per_table.{table.name}: {required} cannot divide {rows} rows of {table.embedding_dim} columns so "
-            f"that each of {world_size} ranks has a part; use {', '.join(possible) or 'another number of ranks'}"
+            f"tables.per_table.{table.name}: {required} cannot divide the table (num_embeddings {rows}, embedding_dim "
+            f"{table.embedding_dim}) so that each of {world_size} ranks has a part; use "
+            f"{', '.join(possible) or 'another number of ranks'}"
         )
 
     def _is_possible(self, table: PlannedTable) -> bool:
@@ -128,7 +132,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Solution:
-    """A plan for a problem, with TorchRec's estimates of each of its shards."""
+    """A plan for a problem, with TorchRec's estimates for each shard."""
 
     problem: Problem
     plan: ShardingPlan
@@ -143,7 +147,7 @@ class Solution:
 
     @cached_property
     def times(self) -> TableTimes:
-        """Milliseconds of tables on each rank, at the device's nominal rates."""
+        """Milliseconds of the tables on each rank, at the device's nominal rates."""
         return table_times(self.options, self.problem.cluster.world_size)
 
     @cached_property
@@ -165,10 +169,10 @@ class Solution:
 
 
 def solve(problem: Problem, planner: Planner = plan_by_search, name: str = "search") -> Solution:
-    """Return a plan; needs no process group and no memory for the tables.
+    """Return a plan, without a process group and without memory for the tables.
 
-    `name` is that of the planner. Raises InputError if the device lacks the optimizer or a sharding that the job fixes
-    would leave ranks without rows, and DoesNotFitError if the tables do not fit.
+    `name` is the name of the planner. Raises InputError if the device does not support the optimizer, or if a sharding
+    that the job sets would leave ranks without rows. Raises DoesNotFitError if the tables do not fit.
     """
     check_device(problem.config.optimizer, problem.cluster.device.kind)
     start = time.perf_counter()
@@ -185,7 +189,7 @@ def solve(problem: Problem, planner: Planner = plan_by_search, name: str = "sear
 
 @contextmanager
 def _without_sharding_spec_warnings() -> Iterator[None]:
-    """Suppress TorchRec's warning for every data-parallel table; such a table has no sharding spec on purpose."""
+    """Suppress TorchRec's warning that a data-parallel table has no sharding spec: it needs none."""
 
     def is_useful(record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith("Sharding spec not found")
@@ -199,7 +203,10 @@ def _without_sharding_spec_warnings() -> Iterator[None]:
 
 
 def _does_not_fit(problem: Problem, too_large: list[int]) -> str:
-    """Return the error message: how much does not fit, and which tables; `too_large` fit on no rank even alone."""
+    """Return the error message: how many GB do not fit, and which tables.
+
+    `too_large` has the indices of tables that are too large for any rank by themselves.
+    """
     tables = problem.tables
     sizes = [
         (table.weight.nbytes + STATE_ELEMENT_BYTES * optimizer_state_elements(table.weight, table.weight.numel())) / GB
@@ -215,8 +222,8 @@ def _does_not_fit(problem: Problem, too_large: list[int]) -> str:
     free = problem.cluster.device.memory - (problem.reserved_bytes + problem.dense_bytes) / GB
     total, ranks = sum(sizes), problem.cluster.world_size
     excess = total - max(0.0, free) * ranks
-    reason = f"{excess:.3g} GB too much" if excess > 0 else "too much as sharded"
+    reason = f"{excess:.3g} GB too much" if excess > 0 else "too large for the sharding that the job allows"
     return (
         f"tables: {total:.3g} GB of weights and optimizer state do not fit into {max(free, 0):.3g} GB on each of "
-        f"{ranks} ranks ({reason}); {'these fit on no rank:' if too_large else 'the largest are'} {names}"
+        f"{ranks} ranks ({reason}); {'these tables fit on no rank:' if too_large else 'the largest tables are'} {names}"
     )

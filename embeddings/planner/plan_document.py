@@ -1,4 +1,4 @@
-"""A plan as a JSON document: what `plan --json` prints, `plan.json` of a run holds and `train --plan` reads."""
+"""A plan as a JSON document: `plan --json` prints it, a run writes it to `plan.json`, and `train --plan` reads it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from asymdiffrec.embeddings.planner.step_time import shard_milliseconds
 
 
 class PlanFileTable(BaseModel):
-    """The keys of a table in a plan file that `train --plan` reads; other keys are allowed and ignored."""
+    """The keys that `train --plan` reads for each table in a plan file; other keys are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -39,7 +39,7 @@ class PlanFileTable(BaseModel):
 
 
 class PlanFile(BaseModel):
-    """The keys of a plan file that `train --plan` reads; other keys are allowed and ignored."""
+    """The keys that `train --plan` reads in a plan file; other keys are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -52,11 +52,12 @@ class PlanFile(BaseModel):
 def plan_document(solution: Solution) -> dict[str, Any]:
     """Return the plan as a document that can be written as JSON.
 
-    It has `fits`, `world_size`, the `cluster`, the step's time in `step_milliseconds` and by part in `step`,
-    `samples_per_second`, the memory and the time of each of `ranks`, the sharding and the costs of each of `tables`,
-    and the `bottleneck`. Times are milliseconds and sizes are bytes. A rank's `step_milliseconds` are those of the step
-    without its waiting for slower ranks. A rank's other `..._milliseconds` are those of its tables at the device's
-    nominal figures. Its `memory_bytes` are all that a step needs there, with the reserve.
+    Times are in milliseconds and sizes in bytes. `step` has the parts of `step_milliseconds`. Each entry of `tables`
+    has the sharding and the costs of a table. Each entry of `ranks` has the memory and the time of a rank:
+
+    - `memory_bytes`: the memory that a step needs on the rank, including the reserve
+    - `step_milliseconds`: the time of the step, without the time that the rank waits for slower ranks
+    - other `..._milliseconds`: the time of the rank's tables at the device's nominal rates
     """
     problem, step, memory, times = solution.problem, solution.step, solution.memory, solution.times
     cluster, device = problem.cluster, problem.cluster.device
@@ -94,7 +95,7 @@ def plan_document(solution: Solution) -> dict[str, Any]:
 
 
 def unfit_document(cluster: Cluster, why: str) -> dict[str, Any]:
-    """Return the document for tables that do not fit on a cluster; `why` is the reason, in one line."""
+    """Return the document for tables that do not fit on a cluster. `why` is one line with the reason."""
     return {"fits": False, "world_size": cluster.world_size, "cluster": _cluster_document(cluster), "why": why}
 
 
@@ -103,7 +104,7 @@ def _cluster_document(cluster: Cluster) -> dict[str, Any]:
 
 
 def table_entries(solution: Solution) -> list[dict[str, Any]]:
-    """Return the size and the sharding of each table; `ranks` are those of its shards, in the order of the shards."""
+    """Return the size and the sharding of each table; its `ranks` are in the order of its shards."""
     tables = table_configs(solution.problem.model)
     options = {option.name: option for option in solution.options}
     return [_table_entry(table.num_embeddings, table.embedding_dim, options[name]) for name, table in tables.items()]
@@ -124,7 +125,7 @@ def _table_entry(num_embeddings: int, embedding_dim: int, option: ShardingOption
 
 
 def _waiting(solution: Solution) -> np.ndarray:
-    """Return the milliseconds of a step that each rank waits for the slowest rank, summed over the phases, [ranks]."""
+    """Return the milliseconds that each rank waits for the slowest rank, summed over the phases of a step, [ranks]."""
     step, times = solution.step, solution.times
     phases = (times.forward, times.backward, times.forward_communication, times.backward_communication)
     slack = sum((phase.max() - phase for phase in phases), start=np.zeros_like(times.forward))
@@ -133,7 +134,7 @@ def _waiting(solution: Solution) -> np.ndarray:
 
 
 def _table_costs(solution: Solution) -> list[dict[str, Any]]:
-    """Return for each table the bytes of weights and state on all ranks, and the milliseconds on its slowest rank."""
+    """Return for each table its bytes on all ranks (weights and state), and its milliseconds on the slowest rank."""
     device = solution.problem.cluster.device.kind
     options = {option.name: option for option in solution.options}
     costs = []
@@ -153,7 +154,7 @@ def _table_costs(solution: Solution) -> list[dict[str, Any]]:
 def bottleneck(solution: Solution) -> dict[str, Any]:
     """Return the slowest rank, its most expensive table and the resource that takes most of the step.
 
-    Also return the rank with the fullest memory, and the share of its memory that is in use.
+    Also return the rank with the fullest memory, and the used share of its memory.
     """
     problem, step = solution.problem, solution.step
     costs = solution.milliseconds_on_slowest_rank
@@ -179,7 +180,10 @@ def bottleneck(solution: Solution) -> dict[str, Any]:
 
 
 def parse_plan(text: bytes) -> dict[str, Any]:
-    """Return the document of a plan file. Raises InputError if it is not a plan that fits, as `plan --json` prints."""
+    """Return the document of a plan file.
+
+    Raises InputError if the file was not written by `plan --json` for tables that fit.
+    """
     try:
         document = json.loads(text)
     except ValueError as error:
@@ -196,23 +200,25 @@ def _parse(document: Any) -> PlanFile:
         (first, *_) = error.errors()
         path = ".".join(map(str, first["loc"]))
         reason = f"{path}: {first['msg'].lower()}" if path else first["msg"].lower()
-        raise InputError(f"not a plan that fits, as `asymdiffrec plan JOB --json` prints it ({reason})") from error
+        raise InputError(
+            f"not a plan file written by `asymdiffrec plan JOB --json` for tables that fit ({reason})"
+        ) from error
 
 
 def world_size_mismatch(document: Mapping[str, Any], smallest: int, largest: int) -> str | None:
-    """Return one line that says why a plan is not for `smallest` to `largest` ranks, or None if it is."""
+    """Return None if the plan is for `smallest` to `largest` ranks, else one line that says which number it is for."""
     ranks = document["world_size"]
     if smallest <= ranks <= largest:
         return None
     available = f"{smallest}" if smallest == largest else f"{smallest} to {largest}"
-    return f"the plan is for {ranks} ranks; there are {available}"
+    return f"the plan is for {ranks} ranks; the training has {available}"
 
 
 def solve_from_document(problem: Problem, document: Mapping[str, Any]) -> Solution:
     """Return the plan of a document, with estimates for the cluster of the problem.
 
-    Raises InputError if it is not a plan for this problem: other ranks, other tables, or a sharding that the job does
-    not allow.
+    Raises InputError if the plan does not match the problem: it has other ranks, other tables, or a sharding that the
+    job does not allow.
     """
     choices, ranks = _choices(problem, document)
     try:
@@ -228,7 +234,7 @@ def _choices(problem: Problem, document: Mapping[str, Any]) -> tuple[list[Shardi
         raise InputError(reason)
     if plan.local_world_size != cluster.local_world_size:
         raise InputError(
-            f"the plan is for {plan.local_world_size} ranks on each host; there are {cluster.local_world_size}"
+            f"the plan is for {plan.local_world_size} ranks on each host; the training has {cluster.local_world_size}"
         )
     entries = {entry.name: entry for entry in plan.tables}
     names = [table.name for table in problem.tables]

@@ -1,4 +1,4 @@
-"""Validation of a plan: it shards every table exactly once and whole."""
+"""Check that a plan shards every table completely and exactly once."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from asymdiffrec.embeddings.torchrec_compat import EnumerableShardingSpec, check
 
 
 class InvalidPlanError(ValueError):
-    """A plan that does not shard every table exactly once and whole."""
+    """A plan that does not shard every table completely and exactly once."""
 
 
 def validate_plan(plan: ShardingPlan, tables: Mapping[str, EmbeddingBagConfig], world_size: int) -> None:
-    """Raise InvalidPlanError if a plan drops a table, has one twice, or leaves out rows, columns or ranks of it."""
+    """Raise InvalidPlanError if a plan omits a table, has a table twice, or omits rows, columns or ranks of a table."""
     names = [name for module in plan.plan.values() for name in module]
     for name in tables:
         if names.count(name) != 1:
-            raise InvalidPlanError(f"the plan has {names.count(name)} shardings of the table {name}; allowed is one")
+            raise InvalidPlanError(f"the plan has {names.count(name)} shardings of the table {name}; it must have one")
     if unknown := sorted(set(names) - set(tables)):
-        raise InvalidPlanError(f"the plan shards a table {unknown[0]}, which the model lacks")
+        raise InvalidPlanError(f"the plan shards the table {unknown[0]}, but the model has no such table")
     for module in plan.plan.values():
         for name, sharding in module.items():
             ranks = sharding.ranks or []
@@ -32,7 +32,7 @@ def validate_plan(plan: ShardingPlan, tables: Mapping[str, EmbeddingBagConfig], 
             if sharding.sharding_type == "data_parallel":
                 if sorted(ranks) != list(range(world_size)):
                     raise InvalidPlanError(
-                        f"the plan replicates the table {name} on ranks {ranks} only; all {world_size} are needed"
+                        f"the plan replicates the table {name} on ranks {ranks}; it must be on all {world_size} ranks"
                     )
                 continue
             spec = sharding.sharding_spec
@@ -41,4 +41,4 @@ def validate_plan(plan: ShardingPlan, tables: Mapping[str, EmbeddingBagConfig], 
             try:
                 check_shards_cover(spec.shards, [tables[name].num_embeddings, tables[name].embedding_dim])
             except ValueError as error:
-                raise InvalidPlanError(f"the plan's shards do not make up the table {name}: {error}") from error
+                raise InvalidPlanError(f"the plan's shards do not cover the table {name} exactly: {error}") from error

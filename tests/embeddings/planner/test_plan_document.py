@@ -29,8 +29,8 @@ def test_a_document_gives_the_same_plan_again(planner):
 def test_a_plan_for_another_problem_is_refused():
     document = plan_document(solve(problem(ROWS, cluster(4, 2))))
     for other, message in [
-        (problem(ROWS, cluster(8, 2)), "the plan is for 4 ranks; there are 8"),
-        (problem(ROWS, cluster(4, 4)), "the plan is for 2 ranks on each host; there are 4"),
+        (problem(ROWS, cluster(8, 2)), "the plan is for 4 ranks; the training has 8"),
+        (problem(ROWS, cluster(4, 4)), "the plan is for 2 ranks on each host; the training has 4"),
         (problem(ROWS | {"tag": 9}, cluster(4, 2)), "the plan is for other tables: only the job has the table tag"),
         (problem({"user": 10_000_000, "item": 5}, cluster(4, 2)), "only the plan has the table day"),
         (problem(ROWS | {"item": 5}, cluster(4, 2)), "item is 100000 x 16 in the plan and 5 x 16 in the job"),
@@ -49,7 +49,7 @@ def test_a_plan_for_another_problem_is_refused():
     ("text", "message"),
     [
         (b"{", "not JSON"),
-        (b"[]", "not a plan that fits"),
+        (b"[]", "not a plan file written by"),
         (b'{"fits": false, "world_size": 4}', "local_world_size: field required"),
         (b'{"world_size": "four"}', "world_size: input should be a valid integer"),
     ],

@@ -56,9 +56,9 @@ def test_a_plan_with_missing_or_extra_parts_is_refused() -> None:
         changed_module["user"].sharding_spec.shards = shards
         return changed
 
-    with pytest.raises(InvalidPlanError, match="do not make up the table user"):
+    with pytest.raises(InvalidPlanError, match="do not cover the table user exactly"):
         validate_plan(with_shards(shards_of_user[:3]), table_configs(unsolved.model), 4)
-    with pytest.raises(InvalidPlanError, match="do not make up the table user"):
+    with pytest.raises(InvalidPlanError, match="do not cover the table user exactly"):
         validate_plan(with_shards([*shards_of_user, shards_of_user[0]]), table_configs(unsolved.model), 4)
     without_item = copy.deepcopy(plan)
     (remaining,) = without_item.plan.values()

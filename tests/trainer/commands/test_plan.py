@@ -229,7 +229,7 @@ def test_a_plan_file_of_another_job_is_refused(
     command: Command, clicks: Path, job: Path, small: list[str], tmp_path: Path
 ) -> None:
     plan = tmp_path / "plan.json"
-    for size, message in ((1, "the plan is for other tables"), (2, "the plan is for 2 ranks; there are 1")):
+    for size, message in ((1, "the plan is for other tables"), (2, "the plan is for 2 ranks; the training has 1")):
         plan.write_text(command("plan", job, "--gpus-per-node", size, "--json", "--no-advise").out)
         outcome = command("train", clicks / "job.yaml", "--run", tmp_path / "run", "--plan", plan, *small)
         assert outcome.status == 2
