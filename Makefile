@@ -1,12 +1,12 @@
 # make demo       prepare data, train, evaluate with missing fields (DATA=FOLDER: the files of MovieLens-100K)
-# make test       the whole test suite
-# make check      lint, format check and types
-# make bench      every program in benchmarks/ (ONLY="steps scaling": these), one table; writes benchmarks/results/
-# make evidence   every variant and rival on five data sets (DATA=FOLDER with movielens-100k/ and adult/), then docs/evidence.md
+# make test       run all tests
+# make check      check lint, format and types
+# make bench      run all programs in benchmarks/ (ONLY="steps scaling": only these), print one table, write benchmarks/results/
+# make evidence   compare all variants and rivals on five data sets (DATA=FOLDER with movielens-100k/ and adult/), write docs/evidence.md
 # make gpu-pack   pack libraries for a GPU machine without a network into .gpu/, see docs/gpu-day.md
-# make gpu-day    run on a GPU all that only a GPU can tell (ONLY="turns uvm": these parts; ANY_MACHINE=1: small, on a CPU)
+# make gpu-day    run all checks that need a GPU (ONLY="turns uvm": only these parts; ANY_MACHINE=1: small versions, also on a CPU)
 #
-# CUDA=1 installs the CUDA build of FBGEMM, and later calls keep to it; CUDA=0 goes back to the CPU build.
+# CUDA=1 installs the CUDA build of FBGEMM, and later calls keep it; CUDA=0 installs the CPU build again.
 # TORCH_INDEX=URL installs torch from that index, for a CPU build or another CUDA build.
 PYTHON ?= python3
 VENV ?= .venv
@@ -19,7 +19,7 @@ ANY_MACHINE ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# The FBGEMM build that CUDA asks for; without CUDA the installed one; without either the CPU build.
+# The FBGEMM build: selected by CUDA, else the installed build, else the CPU build.
 CPU_BUILD := $(if $(CUDA),$(filter 0,$(CUDA)),$(if $(wildcard $(VENV)/installed-fbgemm-gpu),,1))
 FBGEMM := $(if $(CPU_BUILD),fbgemm-gpu-cpu,fbgemm-gpu)
 INSTALLED := $(VENV)/installed-$(FBGEMM)
@@ -27,7 +27,7 @@ INSTALLED := $(VENV)/installed-$(FBGEMM)
 .PHONY: install demo test check bench evidence gpu-pack gpu-day
 install: $(INSTALLED)
 
-# torchrec is installed without dependencies: its metadata asks for the CUDA build of FBGEMM, which overwrites the CPU build.
+# torchrec is installed without dependencies: one of them is the CUDA build of FBGEMM, which would overwrite the CPU build.
 $(INSTALLED): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -65,6 +65,6 @@ evidence: $(INSTALLED)
 gpu-pack: $(INSTALLED)
 	$(BIN)/python -m benchmarks.gpu.pack
 
-# The GPU machine has no environment of the project: $(PYTHON) needs torch alone, the rest is unpacked from .gpu/.
+# The GPU machine has no environment of the project. $(PYTHON) needs only torch; the other packages are unpacked from .gpu/.
 gpu-day:
 	$(PYTHON) -m benchmarks.gpu.day $(ONLY) $(if $(ANY_MACHINE),--any-machine)

@@ -21,7 +21,7 @@ from benchmarks._load import post
 from benchmarks._servers import HANGING_SECONDS
 
 Requests = dict[str, bytes]
-"""HTTP requests by name, such as "100 candidates, Arrow\""""
+"""{name, for example "100 candidates, Arrow": HTTP request}"""
 
 
 def requests_for(engine: Engine, table: pa.Table) -> tuple[Requests, Requests]:

@@ -1,10 +1,10 @@
-"""The GPU day: everything that only a GPU can tell, within a time limit, on a machine without a network.
+"""Run the GPU day: all checks and measurements that need a GPU, within a time limit, on a machine without a network.
 
 python3 -m benchmarks.gpu.day [PART ...] [--limit SECONDS] [--any-machine]
 
-Without parts all of them run, in their order. A part that fails or takes too long costs no other part anything. After
-each part the folder $OUT (gpu-out/ where it is not set) has summary.json, gpu-day.json (the results as every benchmark
-prints them), work.tar.gz (logs, losses of every step, plans) and traces.tar.
+Without PART all parts run, in their order. If a part fails or exceeds its time limit, the other parts still run. After
+each part the folder $OUT (default: gpu-out/) has summary.json, gpu-day.json (the results in the format of all
+benchmarks), work.tar.gz (logs, losses of every step, plans) and traces.tar.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from benchmarks.gpu.runs import summary
 from benchmarks.gpu.unpack import ROOT
 
 LEFT_OUT = {"checkpoints", "events", "profile", "export", "traces", "site", "data"}
-"""Folders that work.tar.gz lacks, at any depth: they are large, and nobody reads them afterwards"""
+"""Names of folders that are left out of work.tar.gz, at any depth. They are large and not needed later"""
 MIN_SECONDS = 5
-"""Time that must be left for a part to begin"""
+"""Least remaining time to start a part"""
 SHOWN_LINES = 12
-"""Last lines of a failed part's log that are shown"""
+"""Number of lines to show from the end of the log of a failed part"""
 
 
 class Day:
-    """Runs parts in processes of their own and saves what they leave after each."""
+    """A run of the parts, each in a subprocess. The output is saved after each part."""
 
     def __init__(self, setup: Setup, out: Path, limit: float, slow: float) -> None:
         self.setup, self.out, self.slow = setup, out, slow
@@ -44,7 +44,7 @@ class Day:
         self.statuses: dict[str, dict[str, Any]] = {}
 
     def run(self, name: str) -> bool:
-        """Run a part, or several side by side, and return whether all of it succeeded."""
+        """Run a part, or its members in parallel, and return whether everything succeeded."""
         part = ALL[name]
         if part.needs_gpu and not self.setup.on_gpu:
             self._record(name, "needs a GPU", 0)
@@ -56,14 +56,14 @@ class Day:
             self._record(name, "done" if succeeded else "failed", time.monotonic() - start)
             return succeeded
         if seconds < MIN_SECONDS:
-            self._record(name, "not begun: the time was over", 0)
+            self._record(name, "not started: no time left", 0)
             return False
         status = self._process(name, seconds)
         self._record(name, status, time.monotonic() - start)
         return status == "done"
 
     def _process(self, name: str, seconds: float) -> str:
-        """Run a part's process for at most `seconds` and return how it ended."""
+        """Run a part in a subprocess for at most `seconds` and return its status."""
         command = [sys.executable, "-m", "benchmarks.gpu.parts", name, self.setup.work]
         with (self.setup.folder / f"{name}.log").open("wb") as log:
             options: dict[str, Any] = {"cwd": ROOT, "env": self._environment(), "stdout": log, "stderr": log}
@@ -76,7 +76,10 @@ class Day:
                 _end(process)
 
     def _environment(self) -> dict[str, str]:
-        """Return the environment of a part: that of the unpacked packages, and few threads, since parts share cores."""
+        """Return the environment variables of a part: for the unpacked packages, and for few threads.
+
+        Parts share cores.
+        """
         threads = {"OMP_NUM_THREADS": "2" if self.setup.on_gpu else "1", "TORCHINDUCTOR_COMPILE_THREADS": "4"}
         file = self.setup.folder / "environment.json"
         unpacked = json.loads(file.read_text()) if file.exists() else {}
@@ -87,7 +90,7 @@ class Day:
         print(f"{name:<12} {seconds:6.1f} s  {status}", flush=True)
 
     def save(self) -> None:
-        """Write all that there is to the results' folder. What it has is complete at any time."""
+        """Write all results so far to the output folder. Each file is replaced atomically, so it is always complete."""
         whole = summary(self.setup.folder, self.statuses)
         _write(self.out / "summary.json", json.dumps(whole, indent=1))
         _write(self.out / "gpu-day.json", json.dumps(document(whole), indent=2) + "\n")
@@ -97,7 +100,7 @@ class Day:
             _archive(self.out / "traces.tar", "w", traces, set())
 
     def failures(self) -> list[str]:
-        """Return the parts that did not succeed, those that run side by side one by one."""
+        """Return the names of the failed parts. Parts that run in parallel are named individually."""
         good = ("done", "needs a GPU")
         return [name for name, part in self.statuses.items() if part["status"] not in good and ALL[name].action]
 
@@ -111,7 +114,7 @@ class Day:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End all processes of a part, also those that it left behind."""
+    """End all processes of a part, including child processes that are still running."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)
@@ -131,7 +134,7 @@ def _write(file: Path, text: str) -> None:
 
 
 def _archive(file: Path, mode: Any, folder: Path, left_out: set[str]) -> None:
-    """Write the files below a folder to an archive, without folders of these names."""
+    """Write the files below `folder` to an archive. Folders with a name in `left_out` are skipped."""
     new = file.with_name(f".{file.name}")
     with tarfile.open(new, mode) as archive:
         for path in sorted(folder.rglob("*")):
@@ -141,28 +144,28 @@ def _archive(file: Path, mode: Any, folder: Path, left_out: set[str]) -> None:
 
 
 def device() -> str:
-    """Return cuda where torch sees a GPU, else cpu."""
+    """Return "cuda" if torch finds a GPU, else "cpu"."""
     code = "import torch; print('cuda' if torch.cuda.is_available() else 'cpu')"
     return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(ALL)}; all when left out")
-    parser.add_argument("--pack", type=Path, default=ROOT / ".gpu", help="folder of benchmarks.gpu.pack (.gpu)")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"one of {', '.join(ALL)}; default: all")
+    parser.add_argument("--pack", type=Path, default=ROOT / ".gpu", help="folder that gpu.pack wrote (default: .gpu)")
     parser.add_argument("--work", type=Path, default=Path("/tmp/gpu-day"), help="folder for runs and logs; emptied")
     parser.add_argument("--site", type=Path, default=Path("/tmp/gpu-site"), help="folder for the unpacked packages")
-    parser.add_argument("--limit", type=float, default=480, metavar="SECONDS", help="time for all parts (480 s)")
-    parser.add_argument("--slow", type=float, default=1, metavar="FACTOR", help="times as long for each part (1)")
+    parser.add_argument("--limit", type=float, default=480, metavar="SECONDS", help="time limit of all parts (480)")
+    parser.add_argument("--slow", type=float, default=1, metavar="FACTOR", help="factor for the time limits of parts")
     parser.add_argument(
-        "--any-machine", action="store_true", help="also without a GPU, small, to see that the parts run"
+        "--any-machine", action="store_true", help="also run on a CPU or another GPU, to check that the parts work"
     )
     options = parser.parse_args()
     if unknown := [name for name in options.parts if name not in ALL]:
-        parser.error(f"no part is named {unknown[0]}; there are {', '.join(ALL)}")
+        parser.error(f"no part is named {unknown[0]}; the parts are {', '.join(ALL)}")
     here = device()
     if here == "cpu" and not options.any_machine:
-        sys.exit("no GPU: torch sees none; --any-machine runs small versions on the CPU")
+        sys.exit("torch finds no GPU; --any-machine runs small versions on the CPU")
     work, out = options.work.resolve(), Path(os.environ.get("OUT", ROOT / "gpu-out")).resolve()
     shutil.rmtree(work, ignore_errors=True)
     (work / "runs").mkdir(parents=True)

@@ -1,7 +1,7 @@
-"""GPU code inside a shared library: find it, and cut out what one GPU and one program do not need.
+"""Find GPU code inside a shared library, and cut out the code that one GPU and one program do not need.
 
-nvcc puts GPU code into a library as "fat binaries". A fat binary holds one image for each architecture that the library
-was built for. Most of a GPU library's size is such images.
+nvcc puts GPU code into a library as "fat binaries". A fat binary has one image for each architecture that the library
+was built for. Images are the largest part of a GPU library.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from dataclasses import dataclass
 MAGIC = struct.pack("<IHH", 0xBA55ED50, 1, 16)
 """First bytes of a fat binary: magic number (u32), version (u16), size of this header (u16)"""
 HEADER_BYTES = 16
-"""The magic bytes, then the size of all images (u64)"""
+"""Bytes before the first image: MAGIC, then the size of all images (u64)"""
 
 
 @dataclass(frozen=True)
 class Image:
-    """GPU code for one architecture. Offsets count bytes from the start of the library."""
+    """An image: GPU code for one architecture. Offsets are in bytes from the start of the library."""
 
     start: int
     payload: int
-    """Offset of the code, after the image's own header"""
+    """Offset of the code, which follows the header of the image"""
     code_end: int
     end: int
-    """End of the image; compressed code has some bytes of padding before it"""
+    """End of the image. After compressed code there are some bytes of padding"""
     architecture: int
-    """90 for compute capability 9.0"""
+    """Architecture as a number: 90 for compute capability 9.0"""
 
 
 def fat_binaries(library: bytes) -> Iterator[tuple[int, list[Image]]]:
@@ -52,7 +52,10 @@ def fat_binaries(library: bytes) -> Iterator[tuple[int, list[Image]]]:
 
 
 def kernel_names(cubin: bytes) -> list[str]:
-    """Return the mangled names of a cubin's kernels: the sections `.text.NAME` of a 64-bit ELF file."""
+    """Return the mangled names of the kernels in a cubin.
+
+    The kernel NAME is the section `.text.NAME` of the ELF file.
+    """
     (table,) = struct.unpack_from("<Q", cubin, 0x28)
     size, count, names_section = struct.unpack_from("<HHH", cubin, 0x3A)
     sections = [struct.unpack_from("<I20xQ", cubin, table + number * size) for number in range(count)]
@@ -67,26 +70,30 @@ def kernel_names(cubin: bytes) -> list[str]:
 
 @dataclass(frozen=True)
 class Needs:
-    """The GPU code that stays in a library."""
+    """A description of the GPU code that must stay in a library."""
 
     architecture: int
     unused_libraries: tuple[str, ...] = ()
-    """Ends of the names of libraries whose GPU code is not needed at all"""
+    """Suffixes of file names. The GPU code of a library with such a name is not needed at all"""
     unused_kernels: re.Pattern[str] = re.compile("(?!)")
-    """Found in the names of kernels that are not needed; by default no kernel is left out"""
+    """Pattern that is found in the names of kernels that are not needed. The default keeps all kernels"""
 
     def kernels(self, names: list[str]) -> bool:
-        """Return whether an image with these kernels is needed. An image without kernels holds variables: it stays."""
+        """Return whether an image with these kernels is needed.
+
+        An image without kernels has variables and is needed.
+        """
         real = [name for name in names if "EmptyKernel" not in name]
         return not real or any(not self.unused_kernels.search(name) for name in real)
 
 
 def trim(name: str, library: bytearray, needs: Needs, decompress: Callable[[bytes], bytes]) -> list[tuple[int, int]]:
-    """Move the needed images of each fat binary to its front, in place; return (start, size) of the blank parts.
+    """Move the needed images of each fat binary to its start and fill the rest with zeros, in place.
 
-    Nothing else of the library moves. Each fat binary looks as if it had been built for fewer architectures. One that
-    has no needed image keeps an image of another architecture, the smallest of the library: if such a kernel is called,
-    the driver reports that it has no kernel image for this GPU, and does not run zeros.
+    Return (start, size) of the parts with zeros. No other byte of the library moves. Each fat binary then looks as if
+    it was built for fewer architectures. A fat binary without needed images gets the smallest image of the library for
+    another architecture: if one of its kernels is called, the driver reports a missing kernel image for this GPU
+    instead of running zeros.
     """
     binaries = list(fat_binaries(bytes(library)))
     others = [image for _, images in binaries for image in images if image.architecture != needs.architecture]

@@ -1,4 +1,4 @@
-"""Training from Parquet files: the speed of the reader alone, and how long steps wait for it."""
+"""Measure training from Parquet files: the speed of the reader alone, and the time that steps wait for data."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from benchmarks.gpu.outputs import Failure, Output
 
 ROW_GROUP = 16_384
 WARMUP_STEPS = 8
-"""They compile, and fill the batches that are read ahead"""
+"""Steps before the measurement. They compile the model and start the read-ahead"""
 MAX_STEPS = 200
 
 
 def from_parquet(clicks: CriteoClicks, quick: bool, traces: Path) -> Iterator[Output]:
-    """Yield rows per second of the reader alone, and of base and asymdiff that train from it."""
+    """Measure the reader alone, and the training of base and asymdiff with the same reader, in rows per second."""
     files, rows = (2, 4_000) if quick else (16, 250_000)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -35,7 +35,7 @@ def from_parquet(clicks: CriteoClicks, quick: bool, traces: Path) -> Iterator[Ou
             list(pool.map(lambda number: write(clicks, folder, rows, number), range(files)))
         yield {"rows": files * rows, "bytes": sum(file.stat().st_size for file in folder.iterdir())}
         reader = TrainingReader(clicks.job().to_schema(), open_shards(str(folder)), 0, clicks.batch)
-        alone = max(reader_rate(clicks, reader) for _ in range(2))  # the first one compiles
+        alone = max(reader_rate(clicks, reader) for _ in range(2))  # the first call compiles
         yield {"threads": reader.threads, "steps_per_epoch": reader.steps_per_epoch, "reader_rows_per_second": alone}
         for method in ("base", "asymdiff"):
             try:
@@ -48,12 +48,12 @@ def from_parquet(clicks: CriteoClicks, quick: bool, traces: Path) -> Iterator[Ou
 
 
 def write(clicks: CriteoClicks, folder: Path, rows: int, number: int) -> None:
-    """Write one file of random samples."""
+    """Write one Parquet file of random samples."""
     pq.write_table(clicks.table(rows, number), folder / f"part-{number:02}.parquet", row_group_size=ROW_GROUP)
 
 
 def reader_rate(clicks: CriteoClicks, reader: TrainingReader) -> float:
-    """Return the rows per second of an epoch that nothing trains on."""
+    """Read an epoch without training; return the speed in rows per second."""
     batches = reader.batches(Position(), pinned=clicks.device.type == "cuda")
     start = time.perf_counter()
     for _ in islice(batches, reader.steps_per_epoch):
@@ -64,7 +64,7 @@ def reader_rate(clicks: CriteoClicks, reader: TrainingReader) -> float:
 
 
 class Waiting:
-    """Batches, and the seconds that were spent waiting for them."""
+    """An iterator over batches that counts the seconds of waiting for them."""
 
     def __init__(self, batches: Iterator[Batch]) -> None:
         self._batches = batches
@@ -81,7 +81,7 @@ class Waiting:
 
 
 def training_rate(clicks: CriteoClicks, reader: TrainingReader, method: str) -> tuple[float, float]:
-    """Return samples per second of a training, and the share of its time that it waits for data."""
+    """Train some steps; return the speed in samples per second and the share of time spent waiting for data."""
     training = build_pipeline(clicks.build(clicks.job(method)), lambda loss: bool(loss.detach().abs() <= MAX_LOSS))
     batches = reader.batches(Position(), pinned=clicks.device.type == "cuda")
     waiting = Waiting(batches)

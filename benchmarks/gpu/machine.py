@@ -1,4 +1,4 @@
-"""The GPU machine that libraries are packed for, and which versions fit it."""
+"""The GPU machine that libraries are packed for, and the versions of libraries that fit it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import sys
 from typing import Any
 
 MACHINE: dict[str, Any] = {"python": "3.12", "torch": "2.11", "cuda": "13", "capability": [9, 0]}
-"""Versions of the machine, and the compute capability of its GPU: an H100 or H200 has 9.0"""
+"""Versions on the GPU machine, and the compute capability of its GPU. An H100 or H200 has 9.0"""
 FBGEMM = "fbgemm-gpu==1.6.0"
 """The build for torch 2.11 and CUDA 13"""
 TORCHREC = "torchrec==1.8.0"
-"""The project's own version. It runs on FBGEMM 1.6.0 with `packages.SHIMS`; TorchRec 1.6.1, which was made for this
-FBGEMM, would need changes in our planner"""
+"""The version that the project uses everywhere. With `packages.SHIMS` it runs on FBGEMM 1.6.0. TorchRec 1.6.1, the
+version for this FBGEMM, would need changes in our planner"""
 
 
 def this_machine() -> dict[str, Any]:
-    """Return what `MACHINE` says, of the machine that this process runs on; capability is None without a GPU."""
+    """Return the values of this host under the keys of `MACHINE`. capability is None without a GPU."""
     import torch
 
     return {

@@ -1,4 +1,4 @@
-"""Time, memory and kernels of training steps, on a GPU or (time alone) on a CPU; and what the plan says of them."""
+"""Measure time, memory and kernels of training steps, and compare them with the plan. A CPU measures time only."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ GB = 1e9
 
 
 def trained_steps(train_state: TrainState, batches: Sequence[Batch], guarded: bool = False) -> Steps:
-    """Return steps of our trainer. `guarded`: read each loss before its backward pass, as the training loop does."""
+    """Return a function that trains with our trainer.
+
+    guarded: read each loss on the host before its backward pass, as the training loop does.
+    """
 
     def may_learn(loss: torch.Tensor) -> bool:
         return not guarded or bool(loss.detach().abs() <= MAX_LOSS)
@@ -44,7 +47,7 @@ def synchronize() -> None:
 
 
 def seconds(steps: Steps) -> float:
-    """Return the seconds that steps take, the GPU's work included."""
+    """Return the time of the steps in seconds, including the work of the GPU."""
     synchronize()
     start = time.perf_counter()
     steps()
@@ -53,13 +56,16 @@ def seconds(steps: Steps) -> float:
 
 
 def median_milliseconds(steps: Steps, count: int, rounds: int) -> float:
-    """Return the milliseconds of one of `count` steps, the median of some rounds after one that warms up."""
+    """Return the median time of a step in milliseconds, over `rounds` rounds of `count` steps after a warm-up round."""
     seconds(steps)
     return 1e3 * statistics.median(seconds(steps) / count for _ in range(rounds))
 
 
 def peak_memory(steps: Steps) -> dict[str, float]:
-    """Return the GB of GPU memory that steps take: at most in all, and beyond what was allocated before."""
+    """Return the peak GPU memory during the steps in GB: in total, without earlier allocations, and reserved by torch.
+
+    Without a GPU the dict is empty.
+    """
     if not torch.cuda.is_available():
         return {}
     torch.cuda.reset_peak_memory_stats()
@@ -74,14 +80,17 @@ def peak_memory(steps: Steps) -> dict[str, float]:
 
 
 def free_memory() -> None:
-    """Give back the GPU memory of models that nothing refers to any more."""
+    """Free the GPU memory of models without references."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def kernel_times(steps: Steps, count: int, trace: Path) -> dict[str, Any]:
-    """Return the milliseconds of one of `count` steps by GPU kernel, the longest first; write a trace for Perfetto."""
+    """Return the GPU time per step of each kernel in milliseconds, averaged over `count` steps, longest first.
+
+    Write a trace for Perfetto. Without a GPU the dict is empty and no trace is written.
+    """
     if not torch.cuda.is_available():
         return {}
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
@@ -98,9 +107,9 @@ def kernel_times(steps: Steps, count: int, trace: Path) -> dict[str, Any]:
 
 
 def planned(clicks: CriteoClicks, train_state: TrainState) -> dict[str, Any]:
-    """Return what the plan of a model says: milliseconds of a step, GB of memory.
+    """Return the planned step time in milliseconds and the planned memory in GB.
 
-    On a GPU the milliseconds by the data sheet's figures as well, beside those by the calibrated ones.
+    On a GPU there is a second planned step time. It uses the data sheet of the GPU instead of the measured speed.
     """
     plan, job = train_state.plan, train_state.job
     memory = plan["ranks"][0]["memory_bytes"] - plan["reserved_bytes"]
@@ -115,7 +124,7 @@ def planned(clicks: CriteoClicks, train_state: TrainState) -> dict[str, Any]:
 
 
 def against_plan(name: str, milliseconds: float, peak: dict[str, float], plan: dict[str, Any]) -> list[Result]:
-    """Return measured step time and memory beside what the plan says."""
+    """Compare measured step time and memory with the plan."""
     results = [Result(f"step of {name}", milliseconds, "ms", f"planned for {plan['device']}", plan["step_ms"])]
     if sheet := plan.get("step_ms_by_data_sheet"):
         results.append(Result(f"step of {name}", milliseconds, "ms", "planned by the data sheet", sheet))

@@ -14,20 +14,20 @@ from benchmarks._result import Result
 
 @dataclass(frozen=True)
 class Failure:
-    """A measurement that raised an exception; the others of its section go on, and the section fails at its end."""
+    """A measurement that raised an exception. The section continues with other measurements and fails at its end."""
 
     name: str
     error: str
 
     @staticmethod
     def of(name: str, error: Exception) -> Failure:
-        """Return the failure of an exception that is being handled, and print its traceback."""
+        """Return a failure for the exception that is being handled, and print its traceback."""
         traceback.print_exc()
         return Failure(name, f"{type(error).__name__}: {error}"[:1000])
 
 
 Output = Result | Failure | dict[str, Any]
-"""A dict is a detail that only the summary of the day has"""
+"""A dict has details, which only summary.json shows"""
 
 
 def write(file: Path, outputs: Sequence[Output]) -> None:

@@ -1,10 +1,11 @@
-"""Pack what a GPU machine without a network lacks for a whole training: FBGEMM's CUDA build, TorchRec, small packages,
-a data set and the CPU's losses on it.
+"""Pack the files that a GPU machine without a network needs for a training.
+
+These are the CUDA build of FBGEMM, TorchRec, small packages, a data set, and the losses of a training on the CPU.
 
 python -m benchmarks.gpu.pack [--out FOLDER] [--cache FOLDER] [--limit MIB] [--data-only]
 
-Needs no GPU. FBGEMM's libraries take 2.5 GB, most of it GPU code for three architectures and all optimizers; only the
-code that a training on one architecture needs is packed, see `fat_binaries.trim`.
+Packing needs no GPU. The libraries of FBGEMM take 2.5 GB. Most of it is GPU code for three architectures and all
+optimizers. Only the code for a training on one architecture is packed, see `fat_binaries.trim`.
 """
 
 from __future__ import annotations
@@ -32,19 +33,19 @@ from benchmarks.gpu.reference import write_reference
 
 ROOT = Path(__file__).parents[2]
 MIB = 2**20
-MAX_TRAVELLING_BYTES = 64 * MIB
-"""Bytes that may travel to the GPU machine, the checkout's files included"""
+MAX_SENT_BYTES = 64 * MIB
+"""Largest size of the files that are sent to the GPU machine: pack and checkout together"""
 NEEDS = fat_binaries.Needs(
     architecture=10 * MACHINE["capability"][0] + MACHINE["capability"][1],
-    # Batches of varying size, global weight decay, look-ups of rounded tables on a GPU.
+    # Batches of varying size, global weight decay, look-ups of quantized tables on a GPU.
     unused_libraries=("_vbe.so", "_gwd.so", "_inference.so"),
-    # Tables on disks, look-ups without pooling, and optimizers that no job can name.
+    # Tables on disks, look-ups without pooling, and optimizers that a job file does not accept.
     unused_kernels=re.compile(
         r"ssd_|nobag|_vbe_|_gwd|lamb|lars|rowwise_adagrad_with_counter|rowwise_adam|codegen_none"
     ),
 )
 ROWS, STEPS = 40_000, 400
-"""Rows of the data set and steps of the reference run"""
+"""Number of rows of the data set, and of steps of the reference run"""
 
 
 def decompress(cubin: bytes) -> bytes:
@@ -54,7 +55,10 @@ def decompress(cubin: bytes) -> bytes:
 
 
 def pack_member(wheel: Path, member: str, out: Path) -> None:
-    """Write OUT/NAME.xz and OUT/NAME.json, the manifest's entry, for a library in a wheel, unless they are there."""
+    """Pack a library of a wheel: write OUT/NAME.xz and OUT/NAME.json, its entry in the manifest.
+
+    If the files exist, they are kept.
+    """
     name = Path(member).name
     entry_file = out / f"{name}.json"
     if entry_file.exists():
@@ -66,7 +70,10 @@ def pack_member(wheel: Path, member: str, out: Path) -> None:
 
 
 def pack_libraries(wheel: Path, cache: Path) -> Path:
-    """Pack each library of a wheel and return the folder with them. A folder below `cache` keeps them for next time."""
+    """Pack each library of a wheel and return the folder with the packed libraries.
+
+    The folder is below `cache`, and used again if the wheel and the code for packing are the same.
+    """
     code = inspect.getsource(fat_binaries) + inspect.getsource(packed_library)
     key = hashlib.sha256(repr((code, NEEDS, wheel.name)).encode()).hexdigest()[:12]
     folder = cache / f"packed-{key}"
@@ -79,7 +86,7 @@ def pack_libraries(wheel: Path, cache: Path) -> Path:
 
 
 def pack_site(site: Path, cache: Path) -> None:
-    """Write the packed libraries, packages.tar.xz and manifest.json to a new folder."""
+    """Write the packed libraries, packages.tar.xz and manifest.json to `site`, which is emptied first."""
     shutil.rmtree(site, ignore_errors=True)
     site.mkdir(parents=True)
     cache.mkdir(parents=True, exist_ok=True)
@@ -101,12 +108,12 @@ def pack_site(site: Path, cache: Path) -> None:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Return the bytes of all files below a folder."""
+    """Return the size of all files below a folder in bytes."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
 def checkout_bytes() -> int:
-    """Return the bytes of the files of this checkout that travel by themselves: those that git does not ignore."""
+    """Return the size in bytes of the files of this checkout that git does not ignore. They are sent with the pack."""
     listing = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listing, check=True, capture_output=True, text=True).stdout.split("\0")
     return sum((ROOT / name).lstat().st_size for name in names if name and (ROOT / name).exists())
@@ -114,10 +121,12 @@ def checkout_bytes() -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
-    parser.add_argument("--out", type=Path, default=ROOT / ".gpu", help="folder to write (.gpu)")
-    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "asymdiffrec-gpu", help="for downloads")
-    parser.add_argument("--limit", type=float, default=48, metavar="MIB", help="largest size of the folder (48 MiB)")
-    parser.add_argument("--data-only", action="store_true", help="write data and losses alone, no libraries")
+    parser.add_argument("--out", type=Path, default=ROOT / ".gpu", help="folder to write (default: .gpu)")
+    parser.add_argument(
+        "--cache", type=Path, default=Path.home() / ".cache" / "asymdiffrec-gpu", help="folder for downloads"
+    )
+    parser.add_argument("--limit", type=float, default=48, metavar="MIB", help="largest size of the folder (48)")
+    parser.add_argument("--data-only", action="store_true", help="write only the data and the losses, no libraries")
     options = parser.parse_args()
     out, start = options.out.resolve(), time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
@@ -125,16 +134,16 @@ def main() -> None:
         pack_site(out / "site", options.cache.resolve())
         for file in sorted((out / "site").iterdir(), key=lambda file: -file.stat().st_size):
             print(f"{file.stat().st_size / MIB:7.2f} MiB  {file.name}")
-    print("training on the CPU for the losses to compare with", flush=True)
+    print("training on the CPU to get the losses for comparison", flush=True)
     write_reference(out, ROWS, STEPS)
     size = folder_bytes(out)
     total = size + checkout_bytes()
-    print(f"{size / MIB:7.2f} MiB  in {options.out}, packed in {time.monotonic() - start:.0f} s")
-    print(f"{total / MIB:7.2f} MiB  with the checkout, of {MAX_TRAVELLING_BYTES / MIB:g} MiB that may travel")
+    print(f"{size / MIB:7.2f} MiB  {options.out}, packed in {time.monotonic() - start:.0f} s")
+    print(f"{total / MIB:7.2f} MiB  pack and checkout together; at most {MAX_SENT_BYTES / MIB:g} MiB can be sent")
     if size > options.limit * MIB:
         sys.exit(f"{options.out}: larger than {options.limit:g} MiB; see --limit")
-    if total > MAX_TRAVELLING_BYTES:
-        sys.exit(f"{options.out} and the checkout: larger than {MAX_TRAVELLING_BYTES / MIB:g} MiB together")
+    if total > MAX_SENT_BYTES:
+        sys.exit(f"{options.out} and the checkout: larger than {MAX_SENT_BYTES / MIB:g} MiB together")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The Python packages that a GPU machine lacks, as one archive; and their wheels."""
+"""Download the wheels that a GPU machine lacks, and combine them into one archive."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ SMALL = (
     "orjson",
     "importlib_metadata",
 )
-"""Packages that a machine with torch and common scientific packages lacks; versions are those of requirements.txt"""
+"""Packages that a machine with torch and common scientific packages lacks. requirements.txt has their versions"""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
-"""pip compares these tags exactly, so each is named"""
+"""Platform tags of wheels. pip compares tags exactly, so every accepted tag is listed"""
 
 SHIMS = {
     "fbgemm_gpu/tbe/monitoring/__init__.py": "from fbgemm_gpu.runtime_monitor import *  # noqa: F403\n"
@@ -34,22 +34,23 @@ SHIMS = {
     "fbgemm_gpu/tbe/config/embedding_config.py": "from fbgemm_gpu.split_table_batched_embeddings_ops_common import (  "
     "# noqa: F401\n    BoundsCheckMode,\n    ComputeDevice,\n    EmbeddingLocation,\n    PoolingMode,\n)\n",
 }
-"""Modules that FBGEMM 1.8 has under new names, which TorchRec 1.8 imports: file and content"""
+"""{file: content} of modules that TorchRec 1.8 imports by their names in FBGEMM 1.8. FBGEMM 1.6 has older names"""
 COMPATIBILITY_TABLE = b"_fbgemm_torch_compat_table = {\n"
-"""Line of FBGEMM 1.6.0 that begins the list of torch versions it warns about; 2.11 is missing in it"""
+"""First line of the table {FBGEMM version: torch version} in FBGEMM 1.6.0. Its own version is missing in the table, so
+FBGEMM would warn"""
 
 
 def pinned(project: Path) -> list[str]:
-    """Return `NAME==VERSION` of each small package, as the project's requirements.txt has it."""
+    """Return `NAME==VERSION` of each small package, with the version in the project's requirements.txt."""
     lines = (project / "requirements.txt").read_text().splitlines()
     versions = dict(line.split("==") for line in lines if "==" in line)
     return [f"{name}=={versions[name].split()[0]}" for name in SMALL]
 
 
 def download(requirements: list[str], cache: Path) -> list[Path]:
-    """Return the wheels of these requirements for the GPU machine; download those that `cache` lacks.
+    """Return the wheels of the requirements for the GPU machine. Download the wheels that `cache` lacks.
 
-    What they depend on is not downloaded.
+    Dependencies of the requirements are not downloaded.
     """
     wheels = []
     for requirement in requirements:
@@ -64,15 +65,14 @@ def download(requirements: list[str], cache: Path) -> list[Path]:
 
 
 def is_library(member: str) -> bool:
-    """Return whether a wheel's member is one of FBGEMM's libraries, which are packed one by one."""
+    """Return whether a member of a wheel is a library of FBGEMM. Each library is packed separately."""
     return member.startswith("fbgemm_gpu/") and member.endswith(".so")
 
 
 def packages_archive(wheels: list[Path], project: Path) -> bytes:
-    """Return a tar archive of all files of the wheels but FBGEMM's libraries, with SHIMS.
+    """Return a tar archive of all files of the wheels and SHIMS, without the libraries of FBGEMM.
 
-    The same wheels give the same bytes. Raises ValueError where the FBGEMM among them is not the one that the shims are
-    for.
+    The same wheels give the same bytes. Raises ValueError if SHIMS do not fit the version of FBGEMM.
     """
     files = _project_metadata(project)
     for wheel in wheels:
@@ -100,7 +100,10 @@ def compressed(archive: bytes) -> bytes:
 
 
 def _project_metadata(project: Path) -> dict[str, bytes]:
-    """Return the metadata of an installed asymdiffrec: an export records its version, and it is not installed there."""
+    """Return the metadata files of an installed asymdiffrec.
+
+    An export records the installed version, but on the GPU machine asymdiffrec is not installed.
+    """
     match = re.search(r'__version__ = "(.*)"', (project / "asymdiffrec" / "__init__.py").read_text())
     if match is None:
         raise ValueError(f"{project}/asymdiffrec/__init__.py: defines no __version__")

@@ -1,6 +1,6 @@
-"""A shared library without its blank parts, compressed; and the library again from that.
+"""Compress a shared library without its zero-filled parts, and restore it.
 
-Needs only the standard library: it also runs where nothing is installed yet.
+This module needs only the standard library of Python, because it runs before packages are unpacked.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ class Entry(TypedDict):
     path: str
     """Path of the library below the folder of packages"""
     size: int
-    """Bytes of the library, blank parts included"""
+    """Size of the library in bytes, including its zero-filled parts"""
     blank: list[list[int]]
-    """Start and size of each blank part, in bytes and in ascending order"""
+    """[start, size] of each zero-filled part in bytes, in ascending order"""
     sha256: str
-    """Checksum of the parts that are not blank"""
+    """Checksum of the other parts, joined"""
 
 
 def pack(library: bytes, path: str, blank: list[tuple[int, int]], target: Path) -> Entry:
-    """Write the parts of a library that are not blank to `target`, compressed; return its entry of the manifest."""
+    """Write a library to `target`, compressed and without its zero-filled parts `blank`; return its entry."""
     parts, offset = bytearray(), 0
     for start, size in [*blank, (len(library), 0)]:
         parts += library[offset:start]
@@ -38,7 +38,7 @@ def pack(library: bytes, path: str, blank: list[tuple[int, int]], target: Path) 
 
 
 def unpack(source: Path, entry: Entry, folder: Path) -> None:
-    """Write the library below `folder`, blank parts as holes. Raises ValueError where the source is damaged."""
+    """Restore a library below `folder`. Zero-filled parts become holes. Raises ValueError if the source is damaged."""
     parts = checked(source, entry["sha256"])
     target = folder / entry["path"]
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def unpack(source: Path, entry: Entry, folder: Path) -> None:
 
 
 def checked(source: Path, sha256: str) -> bytes:
-    """Return the content of an .xz file. Raises ValueError where it is not the content that was packed."""
+    """Return the content of an .xz file. Raises ValueError if its SHA-256 is not `sha256`."""
     content: Any = lzma.decompress(source.read_bytes())
     if hashlib.sha256(content).hexdigest() != sha256:
         raise ValueError(f"{source}: damaged; pack again (make gpu-pack)")

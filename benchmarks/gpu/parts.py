@@ -1,6 +1,7 @@
-"""The parts of the GPU day. Each runs in a process of its own: python -m benchmarks.gpu.parts NAME WORK
+"""The parts of the GPU day. Each part runs in a subprocess: python -m benchmarks.gpu.parts NAME WORK
 
-A part prints to its log, writes JSON documents into the work folder, and fails by an exception or an exit status.
+A part prints to its log and writes JSON documents to the folder WORK. It fails if it raises an exception or its exit
+status is not 0.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from benchmarks.gpu.runs import compare_losses, compare_test_auc, stop_after
 from benchmarks.gpu.unpack import ROOT, UnpackError, environment, is_for, load, unpack_site
 
 EXACT = ("train.precision=fp32", "train.compile=false")
-"""Overrides of the trainings that compute as the CPU does"""
+"""Overrides for trainings whose losses must be close to the losses on the CPU"""
 
 
 class PartError(Exception):
-    """A part measured something wrong; the message says where to look."""
+    """A part found a wrong result. The message says where to look."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """Folders and device of a day, for all its parts. `day` writes it to the work folder."""
+    """The folders and the device of a GPU day, for all parts. `day` saves it to the work folder as setup.json."""
 
     pack: str
     """Folder that `benchmarks.gpu.pack` wrote"""
@@ -37,10 +38,10 @@ class Setup:
     site: str
     """Folder of the unpacked packages"""
     device: str
-    """cuda or cpu"""
+    """Device of the parts: cuda or cpu"""
     any_machine: bool
     quick: bool
-    """Sizes that a CPU manages: shows that a part runs, measures nothing"""
+    """Whether to use small sizes for a CPU, to check that the parts work. Their measurements mean nothing"""
 
     @property
     def folder(self) -> Path:
@@ -54,24 +55,24 @@ class Setup:
 
     @property
     def reference(self) -> Path:
-        """The run of the CPU"""
+        """The run directory of the training on the CPU"""
         return Path(self.pack) / "reference"
 
     def overrides(self) -> list[str]:
-        """Return the overrides that CPU and GPU train with."""
+        """Return the overrides of the trainings on the CPU and the GPU."""
         values: list[str] = json.loads((Path(self.pack) / "overrides.json").read_text())
         return values
 
     def steps(self) -> int:
-        """Return the steps of a training."""
+        """Return the number of steps of a training."""
         return next(int(value.partition("=")[2]) for value in self.overrides() if value.startswith("train.steps="))
 
     def run(self, name: str) -> Path:
-        """Return the folder of a training."""
+        """Return the run directory of a training."""
         return self.folder / "runs" / name
 
     def write(self, name: str, document: Any) -> None:
-        """Write a JSON document that the day's summary has under this name."""
+        """Write a JSON document. summary.json will have it as documents.NAME."""
         (self.folder / f"{name}.json").write_text(json.dumps(document, indent=1))
 
     def save(self) -> None:
@@ -85,31 +86,31 @@ class Setup:
 
 
 def unpack(setup: Setup) -> None:
-    """Unpack libraries, import them, and write the environment that the other parts run in."""
+    """Unpack the libraries, import them, and write the environment variables for the other parts."""
     source, site = Path(setup.pack) / "site", Path(setup.site)
     variables: dict[str, str] = {}
     if is_for(source, setup.any_machine):
         unpack_site(source, site)
         variables = environment(site)
     else:
-        print("the pack is for another machine: the installed libraries are used")
+        print("the pack is for another machine; using the installed libraries")
     setup.write("machine", load(variables))
     setup.write("environment", variables)
 
 
 def check(setup: Setup) -> None:
-    """Compare FBGEMM's look-up and update with a reference."""
+    """Compare FBGEMM's look-up and update with a reference in fp64."""
     _benchmark("tables", setup, "--kernels", "device", "--json", str(setup.folder / "tables.json"))
 
 
 def kernels(setup: Setup) -> None:
-    """Run the tests of diffusion/ on this device; Triton's interpreter has no use where there is a GPU."""
+    """Run the tests of diffusion/ on this device. Tests of Triton's interpreter are skipped: they need no GPU."""
     options = ["-q", "-p", "no:cacheprovider", "-n", "4", "-k", "not interpreter"]
     _python("-m", "pytest", *options, "tests/diffusion")
 
 
 def plain(setup: Setup) -> None:
-    """Train in fp32 beside the CPU's losses; then evaluate, export and predict."""
+    """Train in fp32 and compare the losses with the CPU; then evaluate, export and predict."""
     train(setup, "plain", *EXACT)
     _compare(setup, "plain", 1e-3)
     run, export = str(setup.run("plain")), str(setup.folder / "export")
@@ -119,7 +120,7 @@ def plain(setup: Setup) -> None:
 
 
 def bf16(setup: Setup) -> None:
-    """Train in bf16, compiled, with a trace."""
+    """Train a compiled model in bf16, with a trace, and compare the losses with the CPU."""
     train(setup, "bf16", "train.precision=bf16", options=("--profile",))
     traces = setup.folder / "traces"
     traces.mkdir(exist_ok=True)
@@ -146,19 +147,19 @@ def managed(setup: Setup) -> None:
 
 
 def resume(setup: Setup) -> None:
-    """Interrupt a training and resume it: its losses are those of the CPU's run, which nothing interrupted."""
+    """Interrupt a training and resume it. Its losses must be close to the losses of the uninterrupted run on the CPU."""
     run = setup.run("resume")
     command = [sys.executable, "-m", "asymdiffrec", *_training(setup, "resume", *EXACT)]
     stopped = stop_after(run, setup.steps() // 20, command)
     setup.write("resume-stop", stopped)
     if not stopped["holds"]:
-        raise PartError(f"the interrupted training ended with status {stopped['status']}, not with 130")
+        raise PartError(f"the interrupted training ended with exit status {stopped['status']}; expected 130")
     _python("-m", "asymdiffrec", "train", f"{setup.pack}/data/job.yaml", "--run", str(run), "--resume")
     _compare(setup, "resume", 1e-3)
 
 
 def calibrate(setup: Setup) -> None:
-    """Measure this machine for the planner, and plan by that."""
+    """Measure the speed of this host for the planner, and make a plan with the result."""
     device = str(setup.folder / "this-machine.yaml")
     _python("-m", "asymdiffrec", "plan", "--calibrate", device)
     cluster = ("--gpu", device, "--nodes", "1", "--gpus-per-node", "1")
@@ -166,12 +167,12 @@ def calibrate(setup: Setup) -> None:
 
 
 def uvm_tables(setup: Setup) -> None:
-    """Compare FBGEMM's kernels in managed memory with a reference."""
+    """Compare FBGEMM's kernels for managed memory with a reference in fp64."""
     _benchmark("tables", setup, "--kernels", "uvm", "--json", str(setup.folder / "tables-uvm.json"))
 
 
 def uvm_plain(setup: Setup) -> None:
-    """Train tables that lie in managed memory."""
+    """Train tables in managed memory."""
     train(setup, "uvm", *EXACT, "tables.kernels=[fused_uvm]")
     _compare(setup, "uvm", 1e-3)
 
@@ -183,9 +184,9 @@ def uvm_caching(setup: Setup) -> None:
 
 
 def uvm_tested(setup: Setup) -> None:
-    """Check that the cache has no rows of later steps once the best step is loaded.
+    """Check that loading the best step removes the rows of later steps from the cache on the GPU.
 
-    Learning rates are so high that the best step is not the last one.
+    Learning rates are so high that the best step is not the last step.
     """
     rates = ("tables.optimizer.learning_rate=0.3", "train.learning_rate=0.005")
     every = f"train.validation.every={setup.steps() // 8}"
@@ -194,11 +195,11 @@ def uvm_tested(setup: Setup) -> None:
     document = compare_test_auc(run, _command("evaluate", str(run), "--json"))
     setup.write("uvm-tested", document)
     if not document["holds"]:
-        raise PartError(f"test AUC {document['test/auc']} in the training, {document['evaluated']} by evaluate")
+        raise PartError(f"test AUC {document['test/auc']} in the training, but {document['evaluated']} in `evaluate`")
 
 
 def train(setup: Setup, name: str, *overrides: str, options: tuple[str, ...] = ()) -> None:
-    """Train the job that the CPU's losses are of, with further overrides, into runs/NAME."""
+    """Train the job of the CPU reference run with further overrides. The run directory is runs/NAME."""
     _python("-m", "asymdiffrec", *_training(setup, name, *overrides), *options)
 
 
@@ -211,7 +212,9 @@ def _compare(setup: Setup, name: str, limit: float) -> None:
     document = compare_losses(setup.run(name), setup.reference, limit)
     setup.write(name, document)
     if not document["holds"]:
-        raise PartError(f"{name}: losses are not the CPU's, see documents.{name} of the summary")
+        raise PartError(
+            f"losses differ from the CPU's by more than {limit:g}, or rows differ; see {name} in summary.json"
+        )
 
 
 def throughput(section: str) -> Callable[[Setup], None]:
@@ -234,7 +237,7 @@ def _benchmark(module: str, setup: Setup, *options: str) -> None:
 
 
 def _python(*arguments: str) -> None:
-    """Run Python in the project's root. Raises CalledProcessError for another exit status than 0."""
+    """Run Python in the root of the project. Raises CalledProcessError if the exit status is not 0."""
     subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True)
 
 
@@ -246,13 +249,13 @@ def _command(*arguments: str) -> Any:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the day, or several that run side by side."""
+    """A part of the GPU day, or a group of parts that run in parallel."""
 
     seconds: int
     """Time limit"""
     action: Callable[[Setup], None] | None = None
     side_by_side: tuple[str, ...] = ()
-    """Names of parts that run at the same time, where the part has no action of its own"""
+    """Names of parts that run in parallel, if `action` is None"""
     needs_gpu: bool = False
 
 
@@ -264,11 +267,11 @@ PARTS = {
     "turns": Part(150, throughput("turns")),
     "capacity": Part(60, throughput("capacity")),
     "parquet": Part(75, throughput("parquet")),
-    # Late, for managed memory is what may hang a GPU.
+    # Late, because managed memory may make a GPU hang.
     "uvm": Part(70, side_by_side=("uvm-tables", "uvm-plain", "uvm-caching", "uvm-tested"), needs_gpu=True),
     "optimizers": Part(60, throughput("optimizers")),
 }
-"""Parts in the order in which a day runs them"""
+"""The parts of a day, in their order"""
 MEMBERS = {
     "kernels": Part(170, kernels),
     "plain": Part(170, plain),
@@ -282,7 +285,7 @@ MEMBERS = {
     "uvm-caching": Part(65, uvm_caching, needs_gpu=True),
     "uvm-tested": Part(65, uvm_tested, needs_gpu=True),
 }
-"""Parts that run side by side with others; they can be named one by one, too"""
+"""Parts that run in parallel inside another part. The command line can name them separately"""
 ALL = PARTS | MEMBERS
 
 

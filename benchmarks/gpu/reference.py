@@ -1,4 +1,4 @@
-"""A small data set and the losses of a training on the CPU, which trainings on the GPU are compared with."""
+"""Write a small data set and the run of a training on the CPU. Trainings on the GPU are compared with this run."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 LOG_FILES = ("metrics.jsonl", "result.json", "plan.json")
-"""Files of the reference run that travel; checkpoints are large and not needed"""
+"""Files of the reference run that are packed. Checkpoints are large and not needed"""
 
 
 def overrides(steps: int) -> list[str]:
-    """Return the overrides of the job that CPU and GPU both train: every step is logged."""
+    """Return the overrides for the trainings on the CPU and the GPU. Every step is logged."""
     return [
         "train.batch_size=512",
         "train.epochs=100",
@@ -26,14 +26,14 @@ def overrides(steps: int) -> list[str]:
 
 
 def set_options(values: list[str]) -> list[str]:
-    """Return PATH=VALUE overrides as options of a command."""
+    """Return overrides PATH=VALUE as `--set` options."""
     return [part for value in values for part in ("--set", value)]
 
 
 def write_reference(folder: Path, rows: int, steps: int) -> None:
     """Write data/ (synthetic), overrides.json and reference/ (a run on the CPU) to `folder`.
 
-    Data that is there already is kept. The losses are computed again each time, since the project may have changed.
+    An existing data/ is kept. The training runs each time, because the code may have changed.
     """
     command = [sys.executable, "-m", "asymdiffrec"]
     data, run = folder / "data", folder / "reference"

@@ -1,4 +1,4 @@
-"""The results of a GPU day in the form that every benchmark prints. Imports no large library."""
+"""Convert the results of a GPU day to the format of all benchmarks. This module imports no large library."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SECTIONS = ("turns", "capacity", "parquet", "optimizers")
 
 
 def document(summary: dict[str, Any]) -> dict[str, Any]:
-    """Return machine, versions and results of a day's summary."""
+    """Return machine, versions and results from the summary of a day."""
     documents = summary["documents"]
     where = documents.get("machine", {"machine": "unknown: the libraries did not load", "versions": {}})
     measured = [result for name in SECTIONS for result in documents.get(name, {}).get("results", [])]
@@ -21,7 +21,7 @@ def document(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def checks(documents: dict[str, Any]) -> Iterator[Result]:
-    """Yield what the parts check, beside the limits that they check it by."""
+    """Yield the checked values of the parts, with their limits."""
     for name, memory in (("tables", "GPU memory"), ("tables-uvm", "managed memory")):
         if name in documents:
             equal, count = documents[name]["equal"], len(documents[name]["cases"])

@@ -1,4 +1,4 @@
-"""Read what runs of `asymdiffrec train` left: compare their losses, and gather all runs in one document."""
+"""Read the run directories of trainings: compare their losses, and write a summary of all runs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 from asymdiffrec.json_lines import read_json_lines
 
 SHOWN_STEPS = (1, 10, 100)
-"""Steps whose losses a comparison shows, beside the last one"""
+"""Steps whose losses a comparison shows, in addition to the last step"""
 ROW_CHECKSUM = "row_checksum"
-"""Key of a step's record: which rows it learned from"""
+"""Key in the record of a step: checksum of the rows of its batch"""
 
 
 def records(run: Path) -> list[dict[str, Any]]:
@@ -24,21 +24,21 @@ def records(run: Path) -> list[dict[str, Any]]:
 
 
 def by_step(run: Path, key: str) -> dict[int, Any]:
-    """Return the value that each step's record has under a key."""
+    """Return {step: value of `key`} for the records with this key."""
     return {record["step"]: record[key] for record in records(run) if key in record}
 
 
 def last_metric(run: Path, key: str) -> float | None:
-    """Return the last value of a metric in a run's log; None where the run has none."""
+    """Return the last value of a metric in a run's metrics.jsonl, or None if no record has the metric."""
     values = [record[key] for record in records(run) if key in record]
     return values[-1] if values else None
 
 
 def compare_losses(run: Path, reference: Path, limit: float, first: int = 100) -> dict[str, Any]:
-    """Return relative differences of the loss to a reference run, of the first steps and of all.
+    """Return relative differences between the losses of a run and a reference run, for the first steps and for all.
 
-    `holds`: the steps up to `first` differ by at most `limit`, and both runs learned from the same rows. Later steps
-    drift apart by themselves: sums in another order, and a model that has learned from them.
+    `holds`: the losses up to step `first` differ by at most `limit`, and both runs trained on the same rows. Losses of
+    later steps are not limited: the order of sums differs, and training amplifies the differences.
     """
     losses, expected = by_step(run, "loss"), by_step(reference, "loss")
     steps = sorted(losses.keys() & expected.keys())
@@ -64,9 +64,9 @@ def compare_losses(run: Path, reference: Path, limit: float, first: int = 100) -
 
 
 def stop_after(run: Path, step: int, command: list[str]) -> dict[str, Any]:
-    """Start a training and send SIGINT once its log has a step; return its exit status and where it stopped.
+    """Start a training, send SIGINT after step `step`, and return its exit status and its last step.
 
-    `holds`: it ended with status 130, as a training that was interrupted and left a checkpoint.
+    `holds`: the exit status is 130, which means that the training was interrupted and saved a checkpoint.
     """
     with subprocess.Popen(command) as process:
         while process.poll() is None and not any(record["step"] >= step for record in records(run)):
@@ -81,9 +81,9 @@ def stop_after(run: Path, step: int, command: list[str]) -> dict[str, Any]:
 
 
 def compare_test_auc(run: Path, evaluation: dict[str, Any]) -> dict[str, Any]:
-    """Compare the test AUC at the end of a training with that of `evaluate --json`, which loads the same step anew.
+    """Compare the test AUC at the end of a training with `evaluate --json`, which loads the same step again.
 
-    `best_is_not_last`: only then would rows of later steps show in the metric.
+    `best_is_not_last`: the best step is not the last step. Only then could rows of later steps change the metric.
     """
     tested = [record for record in records(run) if "test/auc" in record][-1]
     evaluated, last = evaluation["results"][0]["auc"], max(record["step"] for record in records(run))
@@ -98,7 +98,7 @@ def compare_test_auc(run: Path, evaluation: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_summary(run: Path) -> dict[str, Any]:
-    """Return a run's result.json with its last loss and the median speed of the second half of its steps."""
+    """Return result.json of a run, with the last loss and the median speed of the second half of the steps added."""
     steps = [record for record in records(run) if "loss" in record]
     speeds = sorted(record["samples_per_second"] for record in steps[len(steps) // 2 :])
     result: dict[str, Any] = json.loads((run / "result.json").read_text())
@@ -110,12 +110,12 @@ def run_summary(run: Path) -> dict[str, Any]:
 
 
 def summary(work: Path, statuses: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return one document of what the parts of a day left in a folder: their JSON documents and their runs."""
+    """Return one document with the statuses, the JSON documents and the runs of all parts of a day."""
     documents = {}
     for file in sorted(work.glob("*.json")):
         try:
             documents[file.stem] = json.loads(file.read_text())
-        except ValueError:  # a part was stopped while it wrote
+        except ValueError:  # the part was stopped while it wrote the file
             documents[file.stem] = {"not_json": file.read_text()[:200]}
     runs = {path.parent.name: run_summary(path.parent) for path in sorted(work.glob("runs/*/result.json"))}
     return {"parts": statuses, "documents": documents, "runs": runs}

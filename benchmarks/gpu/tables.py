@@ -1,8 +1,8 @@
-"""Compare FBGEMM's look-up and update of tables with a reference in fp64: optimizers, types of weights, kernels.
+"""Compare FBGEMM's look-up and update of tables with a reference in fp64, for each optimizer, dtype and kernel.
 
 python -m benchmarks.gpu.tables [--kernels device|uvm] [--device cuda|cpu] [--quick] [--json FILE]
 
-Exit status 1 where a case differs.
+The exit status is 1 if a case differs.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ LOCATIONS = {"device": ("DEVICE",), "uvm": ("MANAGED", "MANAGED_CACHING")}
 STEPS = 3
 TABLE_SIZES, BAGS = (2000, 50, 3), 4096
 LIMITS = {"fp32": 2e-5, "fp16": 4e-3}
-"""Largest norm of the difference, as a share of the norm of the reference"""
+"""Largest ratio of the norm of the difference to the norm of the reference, by dtype of the table"""
 
 
 @dataclass(frozen=True)
 class Case:
-    """Optimizer, type and location of tables to compare."""
+    """A case of the comparison: optimizer, dtype, location and embedding_dim of the tables."""
 
     optimizer: str
     dtype: str
     location: str
-    """An `EmbeddingLocation`: where the rows are"""
+    """Name of an `EmbeddingLocation`: the memory of the rows"""
     dim: int
     weighted: bool
 
 
 @dataclass(frozen=True)
 class Lookups:
-    """Ids of one table, with the bag and the weight of each, all [L]."""
+    """The ids looked up in one table [L], with the bag and the weight of each id [L]."""
 
     ids: Tensor
     bags: Tensor
@@ -61,7 +61,7 @@ class Lookups:
 def draw(seed: int, weighted: bool) -> list[Lookups]:
     """Return random look-ups of each table.
 
-    Every second id is 0, since FBGEMM sums long runs of one row by another kernel. Some bags are empty.
+    About half of the ids are 0, because FBGEMM uses another kernel for rows with many look-ups. Some bags are empty.
     """
     generator = torch.Generator().manual_seed(seed)
     lookups = []
@@ -92,7 +92,7 @@ def fbgemm_tables(case: Case, device: str) -> SplitTableBatchedEmbeddingBagsCode
 
 
 def compare(case: Case, device: str) -> dict[str, float]:
-    """Return the largest differences of pooled vectors and of weights, over a few steps."""
+    """Return the largest relative differences of pooled vectors and of weights, over STEPS steps."""
     tables = fbgemm_tables(case, device)
     generator = torch.Generator().manual_seed(7)
     references = []
@@ -118,7 +118,7 @@ def compare(case: Case, device: str) -> dict[str, float]:
 
 
 def _arguments(lookups: list[Lookups], weighted: bool, device: str) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return ids, offsets of the bags, and weights, as FBGEMM takes them: all tables one after the other."""
+    """Return FBGEMM's arguments: ids, offsets of the bags, and weights, concatenated over all tables."""
     lengths = torch.cat([torch.bincount(look.bags, minlength=BAGS) for look in lookups])
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
     weights = torch.cat([look.weights for look in lookups]).to(device) if weighted else None
@@ -130,7 +130,7 @@ def _difference(values: Tensor, expected: Tensor) -> float:
 
 
 def cases(kernels: str, device: str, quick: bool) -> list[Case]:
-    """Return the cases that a device has. FBGEMM's Adam does not run on the CPU."""
+    """Return the cases for a device. FBGEMM has no Adam on the CPU."""
     names = [name for name in OPTIMIZERS if device == "cuda" or name != "adam"]
     locations = ("HOST",) if device == "cpu" else LOCATIONS[kernels]
     dtypes, dims = (["fp32"], [16]) if quick else (["fp32", "fp16"], [16, 128])
@@ -139,9 +139,9 @@ def cases(kernels: str, device: str, quick: bool) -> list[Case]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
-    parser.add_argument("--kernels", choices=LOCATIONS, default="device", help="where the rows are")
+    parser.add_argument("--kernels", choices=LOCATIONS, default="device", help="GPU memory or managed memory")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--quick", action="store_true", help="fewer cases")
+    parser.add_argument("--quick", action="store_true", help="run fewer cases")
     parser.add_argument("--json", type=Path, help="file to write")
     options = parser.parse_args()
     results = []
@@ -151,7 +151,7 @@ def main() -> None:
             result |= compare(case, options.device)
             limit = LIMITS[case.dtype]
             result["holds"] = result["look_up"] <= limit and result["weights"] <= limit  # false for a NaN
-        except Exception as error:  # reported as a case that does not hold; the others still tell
+        except Exception as error:  # reported as a case that does not hold; the other cases still run
             result |= {"holds": False, "error": f"{type(error).__name__}: {error}"[:500]}
             traceback.print_exc(limit=-2)
         results.append(result)
@@ -161,7 +161,8 @@ def main() -> None:
     if options.json:
         options.json.write_text(json.dumps({"equal": equal, "cases": results}, indent=1))
     largest = {key: max(result.get(key, 0.0) for result in results) for key in ("look_up", "weights")}
-    print(f"{equal} of {len(results)} cases are equal on {options.device}; largest differences {json.dumps(largest)}")
+    summary = f"{equal} of {len(results)} cases are within the limits on {options.device}"
+    print(f"{summary}; largest relative differences: {json.dumps(largest)}")
     sys.exit(equal < len(results))
 
 

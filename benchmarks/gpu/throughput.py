@@ -1,9 +1,10 @@
-"""Speed and memory of training on one GPU, one section at a time.
+"""Measure speed and memory of training on one GPU, one section per run.
 
 python -m benchmarks.gpu.throughput turns|capacity|parquet|optimizers --json FILE --traces FOLDER
 
-26 tables of 128 columns, fp32, Adagrad; an MLP of 1024-512-256-64 and a head of 32 in bf16, compiled; 65,536 samples
-per step. FILE is written again after each result, so that a section that is stopped keeps its results.
+The model has 26 fp32 tables with embedding_dim 128 and Adagrad, an MLP of 1024-512-256-64 and a head of 32. The dense
+part runs in bf16 and is compiled. A step has 65,536 samples. FILE is written after each result, so a section that is
+stopped keeps its earlier results.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ SECTIONS: dict[str, tuple[Section, int]] = {
     "parquet": (from_parquet, 3_000_000),
     "optimizers": (optimizers, 3_000_000),
 }
-"""Each section with the most rows of a table: 18 GB of tables with their state, and 96 GB for `capacity`"""
+"""Sections: function, and largest num_embeddings of a table. Tables and optimizer state take 18 GB, or 96 GB for
+`capacity`"""
 
 
 def main() -> None:
@@ -40,9 +42,9 @@ def main() -> None:
     parser.add_argument("section", choices=SECTIONS)
     parser.add_argument("--json", type=Path, required=True, help="file to write")
     parser.add_argument("--traces", type=Path, required=True, help="folder for traces")
-    parser.add_argument("--device-file", help="figures of the GPU, from `plan --calibrate`")
-    parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda where there is a GPU")
-    parser.add_argument("--quick", action="store_true", help="a small version, to see that the program runs")
+    parser.add_argument("--device-file", help="speed of the GPU, a file from `plan --calibrate`")
+    parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda if torch finds a GPU")
+    parser.add_argument("--quick", action="store_true", help="run a small version, to check that the program works")
     options = parser.parse_args()
     silence_torchrec_warnings()
     on_gpu = options.device == "cuda" if options.device else torch.cuda.is_available()

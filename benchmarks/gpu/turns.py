@@ -1,4 +1,8 @@
-"""base, asymdiff and bare TorchRec on the same batches, in turn; and a model whose tables fill most of the GPU."""
+"""Measure training loops on one GPU.
+
+base, asymdiff and bare TorchRec take turns on the same batches. Other sections measure a model whose tables fill most
+of the GPU, and the optimizers of tables.
+"""
 
 from __future__ import annotations
 
@@ -28,22 +32,22 @@ from benchmarks.gpu.outputs import Failure, Output
 
 @dataclass
 class Loop:
-    """A training loop that takes its turn, and what was measured of it."""
+    """A training loop, its plan and its measurements."""
 
     steps: Steps
     plan: dict[str, Any] | None
     peak: dict[str, float]
     durations: list[float] = field(default_factory=list)
-    """Seconds of a step, one of each round"""
+    """Seconds per step, for each round"""
 
     @property
     def milliseconds(self) -> float:
-        """Median time of a step"""
+        """Median time of a step over all rounds"""
         return 1e3 * statistics.median(self.durations)
 
 
 def turns(clicks: CriteoClicks, quick: bool, traces: Path) -> Iterator[Output]:
-    """Yield samples per second beside bare TorchRec, the cost of asymdiff over base, and measured over planned."""
+    """Compare base with bare TorchRec, asymdiff with base, and each loop with its plan."""
     rounds, count = (1, 2) if quick else (7, 8)
     batches = clicks.batches(count, clicks.batch)
     yield {"table_gb": clicks.table_bytes / 1e9, "batch": clicks.batch, "batches": count}
@@ -69,7 +73,7 @@ def turns(clicks: CriteoClicks, quick: bool, traces: Path) -> Iterator[Output]:
             start = time.perf_counter()
             steps, train_state = make()
             built = time.perf_counter() - start
-            first = seconds(steps)  # compiles
+            first = seconds(steps)  # compiles the model
             loop = Loop(steps, planned(clicks, train_state) if train_state else None, peak_memory(steps))
             loops[name] = loop
             yield {"loop": name, "build_s": built, "first_steps_s": first, **loop.peak, "plan": loop.plan}
@@ -91,7 +95,7 @@ def turns(clicks: CriteoClicks, quick: bool, traces: Path) -> Iterator[Output]:
 
 
 def compared(clicks: CriteoClicks, loops: dict[str, Loop]) -> Iterator[Result]:
-    """Yield each loop beside the loop or the plan that it is compared with."""
+    """Yield the comparisons of each loop with another loop or with its plan."""
     for peer in ("bare TorchRec", "bare TorchRec, compiled"):
         if loops.keys() >= {"base", peer}:
             rates = [1e3 * clicks.batch / loops[name].milliseconds for name in ("base", peer)]
@@ -108,7 +112,7 @@ def compared(clicks: CriteoClicks, loops: dict[str, Loop]) -> Iterator[Result]:
 
 
 def capacity(clicks: CriteoClicks, quick: bool, traces: Path) -> Iterator[Output]:
-    """Yield the step of asymdiff with tables that fill most of the GPU, beside its plan."""
+    """Measure a step of asymdiff with tables that fill most of the GPU, and compare it with its plan."""
     rounds, count = (1, 2) if quick else (5, 8)
     batches = clicks.batches(count, clicks.batch)
     start = time.perf_counter()
@@ -123,7 +127,7 @@ def capacity(clicks: CriteoClicks, quick: bool, traces: Path) -> Iterator[Output
 
 
 def optimizers(clicks: CriteoClicks, quick: bool, traces: Path) -> Iterator[Output]:
-    """Yield the step of base with each tables' optimizer and type of weights, beside Adagrad on fp32."""
+    """Compare a step of base with Adagrad on fp32 tables and with other optimizers and dtypes of tables."""
     rounds, count = (1, 2) if quick else (5, 8)
     batches = clicks.batches(count, clicks.batch)
     tables: dict[str, dict[str, Any]] = {

@@ -1,6 +1,6 @@
 """Unpack libraries and packages on the GPU machine, and check that they load.
 
-Needs only Python and torch before it has run.
+This module needs only Python and torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from benchmarks.gpu.packed_library import checked, unpack
 
 ROOT = Path(__file__).parents[2]
 DRIVER_LIBRARY = "libnvidia-ml.so.1"
-"""FBGEMM is linked with it; it comes with the driver, and may lie where the loader does not look"""
+"""A library of the GPU driver that FBGEMM is linked with. It may be in a folder that the loader does not search"""
 DRIVER_FOLDERS = ("/usr/local/nvidia", "/usr/lib", "/usr/lib64")
 LOAD = """
 import json
@@ -30,15 +30,15 @@ from benchmarks._report import machine, versions
 names = ("asymdiffrec", "torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "pyarrow", "triton")
 print(json.dumps({"machine": machine(), "versions": versions(*names)}))
 """
-"""Load all that a training needs, and print where it runs"""
+"""Program that imports the libraries of a training and prints the machine and the versions"""
 
 
 class UnpackError(Exception):
-    """The pack does not fit this machine, is damaged, or does not load."""
+    """The pack is for another machine or is missing, or the libraries do not load."""
 
 
 def unpack_site(source: Path, site: Path) -> None:
-    """Unpack a folder of `pack.pack_site` into `site`, unless it has this very pack already."""
+    """Unpack a folder of `pack.pack_site` into `site`, unless `site` has the same pack already."""
     manifest = json.loads((source / "manifest.json").read_text())
     done = site / "manifest.json"
     if done.exists() and json.loads(done.read_text()) == manifest:
@@ -55,10 +55,10 @@ def unpack_site(source: Path, site: Path) -> None:
 
 
 def is_for(source: Path, any_machine: bool) -> bool:
-    """Return whether a pack is for this machine, and so is to be unpacked.
+    """Return whether a pack is for this host and must be unpacked.
 
-    Raises UnpackError where it is not, unless `any_machine` says to use what is installed then. With `any_machine` a
-    machine without a GPU counts as the one packed for where its versions do.
+    Without `any_machine`, raises UnpackError if the pack is missing or for another machine. With `any_machine`, return
+    False then, so that the installed libraries are used; on a host without a GPU only the versions must match.
     """
     manifest = source / "manifest.json"
     if not manifest.exists():
@@ -72,11 +72,12 @@ def is_for(source: Path, any_machine: bool) -> bool:
         return True
     if any_machine:
         return False
-    raise UnpackError(f"packed for {wanted}, but this machine has {here}; change benchmarks/gpu/machine.py and pack")
+    todo = "change benchmarks/gpu/machine.py and pack again (make gpu-pack)"
+    raise UnpackError(f"packed for {wanted}, but this host has {here}; {todo}")
 
 
 def environment(site: Path) -> dict[str, str]:
-    """Return the environment variables under which the unpacked packages and this project are imported."""
+    """Return the environment variables that make the unpacked packages and this project importable."""
     folders = (path.parent for folder in DRIVER_FOLDERS for path in Path(folder).rglob(DRIVER_LIBRARY))
     libraries = [str(next(folders, "")), os.environ.get("LD_LIBRARY_PATH", "")]
     paths = [str(site), str(ROOT), os.environ.get("PYTHONPATH", "")]
@@ -88,7 +89,10 @@ def environment(site: Path) -> dict[str, str]:
 
 
 def load(variables: dict[str, str]) -> dict[str, Any]:
-    """Import the libraries in a new process; return the machine and the versions. Raises UnpackError if one fails."""
+    """Import the libraries in a subprocess; return the machine and the versions.
+
+    Raises UnpackError if an import fails.
+    """
     command = [sys.executable, "-c", LOAD]
     process = subprocess.run(command, cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True)
     if process.returncode:

@@ -91,8 +91,7 @@ class Features:
         self.rate = float(train.label.mean())
 
     def columns(self, split: Split, out_of_fold: bool = False) -> tuple[np.ndarray, np.ndarray, list[int]]:
-        """Return the columns of a split [R, C], the field of each column [C], and the indices of categorical
-        columns."""
+        """Return the columns of a split [R, C], the field of each column [C], and the indices of the categories."""
         columns: list[np.ndarray] = []
         field_of_column: list[int] = []
         categorical: list[int] = []
@@ -112,8 +111,11 @@ class Features:
         return _without(x, split.missing, fields), fields, categorical
 
     def _values(self, split: Split, bags: Bags, values: np.ndarray, is_list: bool) -> list[np.ndarray]:
-        """Return one column with the category of an id, or for a list field one 0/1 column per value of the training
-        rows."""
+        """Return columns for the values of a field with few values.
+
+        An id field has one column with the category of the id. A list field has a 0/1 column for each value in
+        `values`: whether the list contains the value.
+        """
         category = np.searchsorted(values, bags.values)
         known = (category < len(values)) & (values[np.minimum(category, len(values) - 1)] == bags.values)
         if not is_list:

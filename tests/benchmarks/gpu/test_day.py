@@ -1,4 +1,4 @@
-"""Tests of the GPU day: its time limits and what it saves, and its parts in their CPU form."""
+"""Tests of the GPU day: its time limits, the files that it saves, and its parts on a CPU."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def small_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Day:
-    """A day on the CPU, whose parts are small scripts: `fine`, `wrong`, `endless`, and two of them side by side."""
+    """A day on the CPU.
+
+    Its parts are small scripts: `fine`, `wrong`, `endless`, and `group`, which runs the first two.
+    """
     work, out = tmp_path / "work", tmp_path / "out"
     work.mkdir()
     out.mkdir()
 
     def never(setup: Setup) -> None:
-        raise AssertionError("a part runs in a process of its own")
+        raise AssertionError("a part must run in a subprocess")
 
     scripts = {
         "fine": "print('fine')",
@@ -49,7 +52,7 @@ def small_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Day:
     return Day(setup, out, limit=1000, slow=1)
 
 
-def test_a_part_that_fails_costs_the_others_nothing(small_day: Day, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_parts_run_after_a_part_failed(small_day: Day, capsys: pytest.CaptureFixture[str]) -> None:
     assert not small_day.run("group")
     assert small_day.statuses["fine"]["status"] == "done"
     assert small_day.failures() == ["wrong"]
@@ -57,24 +60,24 @@ def test_a_part_that_fails_costs_the_others_nothing(small_day: Day, capsys: pyte
     assert "wrong: message of the part" in capsys.readouterr().out
 
 
-def test_a_part_is_ended_at_its_limit_with_all_its_processes(small_day: Day) -> None:
+def test_a_part_and_its_child_processes_end_at_its_time_limit(small_day: Day) -> None:
     assert not small_day.run("endless")
     assert small_day.statuses["endless"]["status"] == "out of time after 6 s"
 
 
-def test_no_part_begins_once_the_time_is_over(small_day: Day) -> None:
+def test_no_part_starts_without_time_left(small_day: Day) -> None:
     small_day.end = time.monotonic() + 1
     assert not small_day.run("fine")
-    assert small_day.statuses["fine"]["status"] == "not begun: the time was over"
+    assert small_day.statuses["fine"]["status"] == "not started: no time left"
 
 
-def test_parts_for_a_gpu_alone_are_no_failure_without_one(small_day: Day) -> None:
+def test_parts_that_need_a_gpu_do_not_fail_without_a_gpu(small_day: Day) -> None:
     assert small_day.run("on-gpu")
     assert small_day.statuses["on-gpu"]["status"] == "needs a GPU"
     assert not small_day.failures()
 
 
-def test_saved_files_leave_out_what_is_large(small_day: Day) -> None:
+def test_saved_files_leave_out_large_folders(small_day: Day) -> None:
     small_day.run("fine")
     for name in ("runs/plain/metrics.jsonl", "runs/plain/checkpoints/step-1/weights", "traces/a.json.gz"):
         file = small_day.setup.folder / name
@@ -97,11 +100,11 @@ def test_every_part_has_an_action_or_members() -> None:
 
 
 def test_the_day_runs_on_a_cpu(tmp_path: Path) -> None:
-    """Run parts that use most commands and modules of a GPU day, in their CPU form."""
+    """Run parts that use most commands and modules of a GPU day, on a CPU."""
     write_reference(tmp_path / "pack", rows=2000, steps=20)
     parts = ["check", "plain", "turns", "parquet"]
     folders = ["--pack", tmp_path / "pack", "--work", tmp_path / "work", "--site", tmp_path / "site"]
-    limits = ["--limit", "100000", "--slow", "1000"]  # no part ends by its time, however busy the machine is
+    limits = ["--limit", "100000", "--slow", "1000"]  # no part reaches its time limit, even on a busy host
     command = [sys.executable, "-m", "benchmarks.gpu.day", *parts, *folders, *limits, "--any-machine"]
     environment = {**os.environ, "OUT": str(tmp_path / "out")}
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -123,7 +126,7 @@ def test_an_unknown_part_and_a_machine_without_gpu_are_refused(tmp_path: Path) -
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     unknown = subprocess.run([*command, "speed"], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert unknown.returncode == 2
-    assert "no part is named speed; there are unpack, check" in unknown.stderr
+    assert "no part is named speed; the parts are unpack, check" in unknown.stderr
     refused = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert refused.returncode == 1
-    assert "no GPU: torch sees none; --any-machine runs small versions on the CPU" in refused.stderr
+    assert "torch finds no GPU; --any-machine runs small versions on the CPU" in refused.stderr

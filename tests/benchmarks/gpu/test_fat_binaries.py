@@ -1,4 +1,4 @@
-"""Tests of cutting GPU code out of libraries, on made-up libraries."""
+"""Tests of cutting GPU code out of libraries. The libraries are artificial."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def cubin(*kernels: str) -> bytes:
 
 
 def image(architecture: int, code: bytes, compressed: bool = False) -> bytes:
-    """Return an image; compressed code is reversed here, and followed by three bytes of padding."""
+    """Return an image. As compression the code is reversed, with three bytes of padding after it."""
     payload = code[::-1] + b"\0\0\0" if compressed else code
     header = bytearray(IMAGE_HEADER)
     struct.pack_into("<HHIQI", header, 0, 2, 1, IMAGE_HEADER, len(payload), len(code) if compressed else 0)
@@ -49,7 +49,7 @@ def decompress(code: bytes) -> bytes:
 
 
 def images_of(library: bytes) -> list[list[bytes]]:
-    return [[library[one.start : one.end] for one in images] for _, images in fat_binaries(library)]
+    return [[library[image.start : image.end] for image in images] for _, images in fat_binaries(library)]
 
 
 def test_kernel_names_are_the_text_sections() -> None:

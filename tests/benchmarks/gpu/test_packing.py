@@ -1,4 +1,4 @@
-"""Tests of packing and unpacking libraries and packages, on made-up wheels."""
+"""Tests of packing and unpacking libraries and packages. The wheels are artificial."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def wheel(folder: Path, *files: str) -> Path:
 
 
 def site(folder: Path, **changes: Any) -> Path:
-    """Return a folder as `pack.pack_site` writes it, with one library."""
+    """Write a folder in the format of `pack.pack_site`, with one library; return it."""
     folder.mkdir()
     archive = packages.packages_archive([wheel(folder)], ROOT)
     (folder / "packages.tar.xz").write_bytes(packages.compressed(archive))
@@ -111,12 +111,12 @@ def test_a_damaged_archive_of_packages_is_named(tmp_path: Path) -> None:
 def test_a_pack_for_another_machine_is_refused(tmp_path: Path) -> None:
     source = site(tmp_path / "source", machine={**this_machine(), "torch": "1.0"})
     assert not is_for(source, any_machine=True)
-    with pytest.raises(UnpackError, match=r"packed for \{.*'torch': '1\.0'.*but this machine has"):
+    with pytest.raises(UnpackError, match=r"packed for \{.*'torch': '1\.0'.*but this host has"):
         is_for(source, any_machine=False)
     with pytest.raises(UnpackError, match=r"manifest\.json: does not exist; pack first \(make gpu-pack\)"):
         is_for(tmp_path / "nothing", any_machine=False)
 
 
-def test_a_machine_without_gpu_takes_a_pack_for_its_versions(tmp_path: Path) -> None:
+def test_a_machine_without_gpu_accepts_a_pack_for_its_versions(tmp_path: Path) -> None:
     source = site(tmp_path / "source", machine={**this_machine(), "capability": [9, 0]})
     assert is_for(source, any_machine=True) == (this_machine()["capability"] in (None, [9, 0]))

@@ -1,4 +1,4 @@
-"""Tests of comparing runs and gathering their results, on made-up logs."""
+"""Tests of comparing and summarizing runs. The logs are artificial."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_test_auc_is_compared_with_evaluate(tmp_path: Path) -> None:
 def test_a_training_is_stopped_after_a_step(tmp_path: Path) -> None:
     write_run(tmp_path / "prepared", [1.0, 0.9])
     run = tmp_path / "run"
-    # The log appears once the handler is set: before that the signal would end Python itself.
+    # The log must appear after the handler is set: without the handler, the signal ends Python.
     train = f"""
 import os, signal, sys
 signal.signal(signal.SIGINT, lambda *_: sys.exit(130))

@@ -1,4 +1,4 @@
-"""Tests of the fp64 reference of tables, and of its comparison with FBGEMM on the CPU."""
+"""Tests of the fp64 reference table, and of its comparison with FBGEMM on the CPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.gpu.tables import Case, cases, compare
 
 
 @pytest.mark.parametrize("optimizer", ["adagrad", "sgd", "adam"])
-def test_the_reference_is_torchs_optimizer_where_every_row_is_looked_up(optimizer: str) -> None:
+def test_the_reference_equals_torch_if_every_row_is_looked_up(optimizer: str) -> None:
     rows, dim = 3, 4
     table = ReferenceTable(torch.randn(rows, dim), optimizer)
     weight = torch.nn.Parameter(table.weight.clone())
@@ -31,19 +31,19 @@ def test_the_reference_is_torchs_optimizer_where_every_row_is_looked_up(optimize
         torch.testing.assert_close(table.weight, weight.detach())
 
 
-def test_fbgemm_computes_as_the_reference_on_the_cpu() -> None:
+def test_fbgemm_equals_the_reference_on_the_cpu() -> None:
     for case in cases("device", "cpu", quick=True):
         differences = compare(case, "cpu")
         assert max(differences.values()) < 2e-5, case
 
 
-def test_another_optimizer_than_the_references_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_learning_rate_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case("sgd", "fp32", "HOST", 16, weighted=True)
     monkeypatch.setattr("benchmarks.gpu.table_reference.RATE", 2 * RATE)
     assert compare(case, "cpu")["weights"] > 1e-3
 
 
-def test_a_gpu_has_cases_of_every_optimizer_and_place() -> None:
+def test_a_gpu_has_cases_of_every_optimizer_and_location() -> None:
     on_gpu = cases("uvm", "cuda", quick=False)
     assert {case.optimizer for case in on_gpu} == set(OPTIMIZERS)
     assert {case.location for case in on_gpu} == {"MANAGED", "MANAGED_CACHING"}
