@@ -1,4 +1,4 @@
-"""The base that every room shares: configuration sections, errors, and one collective."""
+"""Definitions that all packages share: the base class of configuration sections, errors, and a collective."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ T = TypeVar("T")
 
 
 class Config(BaseModel):
-    """A section of a YAML or JSON document: frozen, and an unknown key is an error."""
+    """A section of a YAML or JSON document. It is frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class InputError(Exception):
-    """Wrong input from the user: the message says in one line where, what is wrong and what is allowed.
+    """Wrong input from the user. The message says in one line where the error is, what is wrong and what is allowed.
 
     A command that raises it exits with status 2, without a traceback.
     """
 
 
 class OtherRankError(RuntimeError):
-    """Another rank failed; raised on this rank so that it does not wait for it. That rank raises the error itself."""
+    """Failure of another rank, raised so that this rank does not wait for it. The failed rank raises the cause."""
 
 
 def gather_all(value: T, group: Any = None) -> list[T]:
     """Return the values of all ranks, in rank order, on every rank; a collective call.
 
-    `value` can be anything that pickles. `group` is a torch process group, the default one if None.
+    `value` must be picklable. `group` is a torch process group; None: the default process group.
     """
     import torch.distributed as dist  # imported here, so that commands without workers do not load torch
 

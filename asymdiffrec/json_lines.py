@@ -12,28 +12,28 @@ from typing import Any
 
 
 def read_json_lines(path: Path) -> list[Any]:
-    """Return the values of all complete lines; an empty list if there is no file.
+    """Return the values of all complete lines, or an empty list if the file does not exist.
 
-    A last line without a line end is left out: its writer has not finished, or the disk was full.
+    A last line without a newline is left out: its writer has not finished it, or the disk was full.
     """
     return JsonLinesReader(path).read_new()[0]
 
 
 class JsonLinesReader:
-    """Reads the lines that were appended to a JSON-lines file since the last call.
+    """A reader of the lines that were appended to a JSON-lines file since the last call.
 
-    If the file is replaced by another one of the same name, the new file is read from its start.
+    If another file of the same name replaces the file, the new file is read from its start.
     """
 
     def __init__(self, path: Path, *, from_end: bool = False) -> None:
-        """Start at the beginning of the file, or with `from_end` at its present end."""
+        """Start at the beginning of the file; if `from_end` is true, at its current end."""
         self._path = path
         self._inode = self._offset = 0
         if from_end and path.exists():
             self._inode, self._offset = path.stat().st_ino, path.stat().st_size
 
     def read_new(self) -> tuple[list[Any], bool]:
-        """Return the values of the complete lines since the last call, and whether they are from another file."""
+        """Return the values of the complete lines since the last call, and whether the file is a new file."""
         try:
             file = self._path.open("rb")
         except FileNotFoundError:
@@ -53,10 +53,10 @@ class JsonLinesReader:
 def follow_json_lines(
     path: Path, handle: Callable[[list[Any], bool], None], *, from_end: bool = False, seconds: float = 0.2
 ) -> Iterator[None]:
-    """Until the block ends, pass new lines of a file to `handle(values, is_new_file)`, from a thread.
+    """Call `handle(values, is_new_file)` in a thread with the new lines of a file, until the block ends.
 
-    The file need not exist yet. It is read every `seconds`, and a last time at the end of the block, also if the block
-    raises. `from_end` and `is_new_file` are those of `JsonLinesReader`.
+    The file need not exist yet. It is read every `seconds`, and once more at the end of the block, even if the block
+    raises. See `JsonLinesReader` for `from_end` and `is_new_file`.
     """
     ended = threading.Event()
     reader = JsonLinesReader(path, from_end=from_end)

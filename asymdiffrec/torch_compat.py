@@ -18,11 +18,11 @@ import torch.distributed as dist
 
 @contextmanager
 def default_process_group(backend: str, **options: Any) -> Iterator[None]:
-    """Initialise the default process group for the block, and destroy it at the end; `options` as torch takes them.
+    """Initialise the default process group for the block, and destroy it at the end; `options` are passed to torch.
 
-    torch replaces `sys.excepthook` at every initialisation by a hook that puts `[rankN]: ` before each line of a
-    traceback, calls the hook before it, and stays when the group is destroyed. After nine groups a line starts with
-    nine prefixes. So the hook from before is put back at once.
+    At every initialisation torch replaces `sys.excepthook` and never restores it. The new hook writes `[rankN]: `
+    before each line of a traceback and calls the previous hook: after nine groups each line has nine prefixes.
+    Therefore the previous hook is restored immediately.
     """
     hook = sys.excepthook
     dist.init_process_group(backend, **options)
@@ -34,11 +34,11 @@ def default_process_group(backend: str, **options: Any) -> Iterator[None]:
 
 
 def load_compiled_package(package: Path) -> Callable[..., torch.Tensor]:
-    """Return the function in a package of AOTInductor, which takes tensors and returns one tensor.
+    """Return the function in a package of AOTInductor. The function takes tensors and returns one tensor.
 
-    The public `torch._inductor.aoti_load_package` unpacks into a folder that it never removes; here the package is
-    unpacked beside itself, where the caller removes it. The public call also flattens its arguments by a tree
-    specification each time, which `boxed_run` does not need: it takes a list of tensors.
+    The public `torch._inductor.aoti_load_package` unpacks into a folder that it never removes. This function unpacks
+    next to the package, where the caller can remove the folder. The public function also flattens its arguments in
+    every call; `boxed_run` takes a flat list of tensors.
     """
     folder = package.with_suffix("")
     shutil.unpack_archive(package, folder, "zip")

@@ -1,4 +1,4 @@
-"""The context of a worker function: the hosts of the workers, and functions that talk to Ray."""
+"""The context of a worker function: the hosts of the workers, and functions that call Ray."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ClusterContext:
-    """A worker's view of the cluster that it runs on.
+    """The cluster as a worker sees it.
 
-    `is_leaving` and `publish` do something under Ray only.
+    Without Ray, `is_leaving` returns false and `publish` does nothing.
     """
 
     ranks_by_host: Sequence[Sequence[int]]
-    """Ranks on each host, hosts in the order of their first rank"""
+    """Ranks on each host; the hosts are ordered by their first rank"""
     is_leaving: Callable[[], bool] = lambda: False
-    """Return whether a host of the workers is about to be taken away"""
+    """Return whether the cluster is about to remove a host of the workers"""
     publish: Callable[[Mapping[str, Any]], None] = lambda values: None
-    """Set Ray's metrics, which Prometheus collects, to the numbers among the values"""
+    """Publish the numbers among the values as metrics of Ray, which Prometheus collects"""
 
 
 WorkerFunction = Callable[[Mapping[str, Any], ClusterContext], None]
-"""A function that every worker calls with the arguments of `launch` and its own context"""
+"""A function that every worker calls with the arguments of `launch` and the context of the worker"""

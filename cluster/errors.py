@@ -1,4 +1,4 @@
-"""Errors around workers, and an exception's text in one line."""
+"""Errors of clusters and workers, and a function that shortens the text of an exception to one line."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from asymdiffrec.base import InputError
 
 
 class ClusterError(InputError):
-    """The cluster does not exist, does not answer, or lacks the resources that the workers need."""
+    """Error of a cluster: it does not exist, does not answer, or lacks the resources that the workers need."""
 
 
 class WorkerError(RuntimeError):
-    """A worker failed for good. Its cause is the exception of the worker that failed first, if Ray kept it.
+    """Permanent failure of a worker. The cause is the exception of the worker that failed first, if Ray stored it.
 
-    `traceback` is the text of that exception's traceback on its worker; None if the worker died or a collective
-    operation timed out.
+    `traceback` is the traceback of the cause on its worker, as text; None if the worker died or a collective operation
+    timed out.
     """
 
     def __init__(self, message: str, traceback: str | None = None) -> None:
@@ -22,9 +22,10 @@ class WorkerError(RuntimeError):
 
 
 class HostLeavingError(RuntimeError):
-    """A host of the workers is about to be taken away, and a worker function has saved its state.
+    """Signal that the cluster is about to remove a host of the workers, and that the workers have saved their state.
 
-    Worker functions raise it to be started again on the remaining hosts. It does not count as a failure.
+    A worker function raises it, so that Ray starts the workers again on the remaining hosts. It does not count as a
+    failure.
     """
 
 

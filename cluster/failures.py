@@ -15,20 +15,21 @@ from asymdiffrec.cluster.ray_compat import worker_exceptions
 
 
 def mark_failure(error: Exception, world_size: int) -> None:
-    """Store on a worker's exception when it was raised, by how many workers, and its traceback.
+    """Store the time of the failure, the number of workers and the traceback as attributes of a worker's exception.
 
-    The attributes travel with the exception to the process that called `launch`; a traceback alone would not.
+    Python pickles these attributes with the exception, so they reach the process that called `launch`. It does not
+    pickle the traceback of an exception.
     """
     error.failed_at, error.world_size = time.time(), world_size  # type: ignore[attr-defined]
     error.worker_traceback = "".join(traceback.format_exception(error))  # type: ignore[attr-defined]
 
 
 def first_failure(error: TrainingFailedError) -> tuple[int, BaseException] | None:
-    """Return rank and exception of the worker that failed first, or None if the failure is not one of a worker.
+    """Return rank and exception of the worker that failed first, or None if no worker failed.
 
-    The other workers fail as well, because their connections to the first one break. A worker that died counts as
-    first, because its process could not note the time. OtherRankError repeats an error of another worker and counts as
-    last.
+    The other workers fail later, because their connections to the first worker break. A worker that died counts as the
+    first, because its process could not store the time. A worker with OtherRankError counts as the last, because the
+    error was raised on another worker.
     """
     if not isinstance(error, WorkerGroupError) or not error.worker_failures:
         return None
@@ -36,7 +37,7 @@ def first_failure(error: TrainingFailedError) -> tuple[int, BaseException] | Non
 
 
 def describe_failure(error: TrainingFailedError, timeout_seconds: float) -> str:
-    """Return one line about the reason for which the workers ended; `timeout_seconds` is cluster.timeout_seconds."""
+    """Return one line that says why the workers ended; `timeout_seconds` is cluster.timeout_seconds."""
     first = first_failure(error)
     if first is None:
         return last_line(error)
@@ -51,7 +52,7 @@ def describe_failure(error: TrainingFailedError, timeout_seconds: float) -> str:
 
 
 def is_timeout(error: BaseException) -> bool:
-    """Return whether a collective operation timed out. torch raises RuntimeError for it, so the text decides."""
+    """Return whether a collective operation timed out. Its text tells, because torch raises a plain RuntimeError."""
     return "timed out" in str(error).lower() or "timeout" in str(error).lower()
 
 

@@ -1,4 +1,4 @@
-"""A Ray job as Kubernetes documents for the KubeRay operator (ray.io/v1, KubeRay 1.1 or newer)."""
+"""Describe a Ray job as Kubernetes documents for the KubeRay operator (ray.io/v1, KubeRay 1.1 or newer)."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from asymdiffrec.cluster.config import ClusterConfig
 from asymdiffrec.cluster.errors import ClusterError
 
 MAX_NAME_LENGTH = 47
-"""Characters of a RayJob's name; the operator appends to it to name pods and services"""
+"""Maximum length of the name of a RayJob, in characters; the operator appends suffixes for pods and services"""
 FILES_FOLDER = "/etc/asymdiffrec"
 """Folder of the job's files on the head pod"""
 HEAD_RESOURCES = {"cpu": 2, "memory": "8Gi"}
-"""For Ray's own processes and the command that starts the workers"""
+"""Resources of the head pod: for the processes of Ray and the command that starts the workers"""
 MAX_WORKERS_PER_POD = 8
-"""Unless the user says otherwise: GPUs of the usual host"""
+"""Maximum of the default number of workers per pod; many hosts have 8 GPUs"""
 KEEP_SECONDS = 3600
-"""Time for which the cluster, with its logs, stays after the job has ended"""
+"""Time after the end of the job until the cluster and its logs are deleted"""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class PodConfig:
     workers: int | None = None
     """Workers in each pod; None: as many as possible, up to MAX_WORKERS_PER_POD"""
     memory: str | None = None
-    """Memory of each pod of workers, in Kubernetes' notation: 64Gi"""
+    """Memory of each pod of workers in the notation of Kubernetes, for example 64Gi"""
     claim: tuple[str, str] | None = None
-    """Name of a persistent volume claim, and the path at which all pods see it"""
+    """Name of a persistent volume claim, and the path where all pods mount it"""
 
 
 def manifest(
@@ -44,10 +44,11 @@ def manifest(
 ) -> list[dict[str, Any]]:
     """Return a ConfigMap with `files` and a RayJob that runs `asymdiffrec ARGUMENTS`.
 
-    Arguments that are keys of `files` become paths of the files on the head pod. The head pod runs no workers. The
-    entrypoint is a single command, because the operator runs only the last of several inside of Ray.
+    An argument that is a key of `files` is replaced by the path of the file on the head pod. The head pod runs no
+    workers. The entrypoint is a single command: if it had several commands, the operator would run only the last one
+    inside Ray.
 
-    Raises ClusterError if `cluster.gpu` is null or the pods' workers do not divide the number of workers.
+    Raises ClusterError if `cluster.gpu` is null or the number of workers is not a multiple of the workers per pod.
     """
     if cluster.gpu is None:
         raise ClusterError(
@@ -57,7 +58,10 @@ def manifest(
     per_pod = pods.workers or _workers_per_pod(fewest, most)
     if fewest % per_pod or most % per_pod:
         workers = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-        raise ClusterError(f"{workers} workers do not fill pods of {per_pod}; give a --per-pod that divides the number")
+        raise ClusterError(
+            f"{workers} workers do not fill pods of {per_pod} workers; set --per-pod to a divisor of the number of "
+            "workers"
+        )
     name = _kubernetes_name(name)
     command = [f"{FILES_FOLDER}/{argument}" if argument in files else argument for argument in arguments]
     limits: dict[str, Any] = {"cpu": math.ceil(cluster.cpus_per_worker * per_pod)}
@@ -89,19 +93,19 @@ def manifest(
 
 
 def _workers_per_pod(fewest: int, most: int) -> int:
-    """Return the largest number that divides both; at most MAX_WORKERS_PER_POD if there are more workers than that."""
+    """Return the greatest common divisor of both numbers and, if `most` is larger than it, of MAX_WORKERS_PER_POD."""
     return math.gcd(fewest, most) if most <= MAX_WORKERS_PER_POD else math.gcd(fewest, most, MAX_WORKERS_PER_POD)
 
 
 def _kubernetes_name(name: str) -> str:
-    """Return a name that Kubernetes accepts: lower-case letters, digits and hyphens, at most MAX_NAME_LENGTH."""
+    """Return a name that Kubernetes accepts: at most MAX_NAME_LENGTH lower-case letters, digits and hyphens."""
     return re.sub("[^a-z0-9-]+", "-", name.lower())[:MAX_NAME_LENGTH].strip("-") or "asymdiffrec"
 
 
 def _pod(
     name: str, pods: PodConfig, limits: Mapping[str, Any], volumes: Mapping[str, Any], mounts: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return a pod template. Requests equal limits, so that Kubernetes never promises a resource twice."""
+    """Return a pod template. Requests equal limits, so that Kubernetes never assigns a resource twice."""
     volumes = {"shm": {"emptyDir": {"medium": "Memory"}}, **volumes}  # NCCL and Ray's object store share memory
     paths = {"shm": "/dev/shm", **mounts}
     if pods.claim:

@@ -1,4 +1,4 @@
-"""Run one function on every worker: in this process, under Ray Train, or in processes that torchrun has started."""
+"""Run a function on every worker: in this process, under Ray Train, or in processes that torchrun started."""
 
 from __future__ import annotations
 
@@ -26,21 +26,22 @@ def launch(
     is_allowed: Callable[[int], bool] = lambda world_size: True,
     on_restart: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Call `work` on every worker within a process group of all workers; return when all are done.
+    """Call `work` on every worker in a process group of all workers; return when all workers are done.
 
-    One worker without an address runs in this process. If torchrun has started this process, it is rank 0 and the
-    other ranks call `torchrun_workers.follow`. Otherwise the workers run under Ray Train.
+    If torchrun started this process, it is rank 0, and the other ranks call `torchrun_workers.follow`. A single worker
+    without a cluster address runs in this process. Otherwise the workers run under Ray Train.
 
-    arguments: the first argument of `work`; must pickle.
-    storage: a folder that all nodes see, for Ray's own files.
-    permanent_errors: errors of a worker under Ray after which the workers are not started again. After any other error
-    or death all workers are started again and call `work` anew, up to `cluster.max_failures` times; HostLeavingError
-    does not count. Under torchrun, torchrun restarts them.
-    is_allowed: for a range of workers, whether a number of workers can be used; the largest that fits is started.
-    on_restart: receives one line about the reason each time Ray's workers are started again.
+    arguments: the first argument of `work`; must be picklable.
+    storage: a folder that all nodes share, for files of Ray.
+    permanent_errors: under Ray, errors of a worker after which the workers are not started again. After any other error
+    or the death of a worker, all workers are started again and call `work` again, up to `cluster.max_failures` times;
+    HostLeavingError does not count. Under torchrun, torchrun restarts the workers.
+    is_allowed: for a range of workers, returns whether `work` can run on a number of workers. The largest allowed
+    number for which the cluster has resources is started.
+    on_restart: called with one line about the reason each time Ray starts the workers again.
 
-    Raises ClusterError if the cluster cannot be used, WorkerError if a worker under Ray fails for good, and what `work`
-    raises if it runs in this process.
+    Raises ClusterError if the cluster cannot be used, and WorkerError if a worker under Ray fails permanently. An
+    exception of `work` in this process is raised unchanged.
 
     >>> launch(lambda arguments, context: print(arguments["name"]), {"name": "one"}, ClusterConfig(), Path("storage"))
     one
@@ -67,7 +68,7 @@ def launch(
 def stay_on_loopback() -> None:
     """Make a Ray cluster that this process starts listen on 127.0.0.1 only; call it before Ray is imported.
 
-    On Linux Ray listens on all addresses whatever address its node gets; this variable makes it bind to the address of
-    the node, as it does on other systems.
+    On Linux Ray listens on all addresses by default. With this environment variable it listens only on the address of
+    the node, as on other systems.
     """
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")

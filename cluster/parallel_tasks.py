@@ -1,4 +1,4 @@
-"""Independent tasks, several at a time, as tasks of Ray: on this host or on a remote cluster."""
+"""Run independent tasks in parallel under Ray, on this host or on a remote cluster."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from asymdiffrec.cluster.launch import stay_on_loopback
 T = TypeVar("T")
 
 MAX_RETRIES = 2
-"""Times that Ray runs a task again after the death of its process; an exception is not retried"""
+"""Maximum number of times that Ray runs a task again after its process died. A task that raised is not run again."""
 
 
 def run_in_parallel(
     work: Callable[[T], Any], items: Sequence[T], parallel: int, address: str | None
 ) -> Iterator[tuple[T, Any]]:
-    """Yield each item with what `work` returned for it, in the order in which they finish.
+    """Yield each item with the result of `work` for the item, in the order in which the tasks finish.
 
-    At most `parallel` items are worked on at a time, each with one CPU. `work`, the items and the results must pickle.
-    Without an address a Ray cluster with `parallel` CPUs is started on this host and ends with the last item.
+    At most `parallel` tasks run at a time, each with one CPU. `work`, the items and the results must be picklable.
+    Without an address, a Ray cluster with `parallel` CPUs is started on this host and stopped after the last item.
 
-    Raises the first exception that `work` raises, and ClusterError if the cluster cannot be used; the remaining tasks
-    are then cancelled.
+    Raises ClusterError if the cluster cannot be used. If `work` raises an exception, it is raised here too, and the
+    remaining tasks are cancelled.
     """
     if address is None:
         stay_on_loopback()
@@ -54,9 +54,9 @@ def run_in_parallel(
 
 
 def call_in_folder(work: Callable[[T], Any], item: T, folder: str) -> Any:
-    """Return work(item), called in `folder` if this host has it, with modules of the folder importable.
+    """Return work(item). If this host has `folder`, it becomes the working directory and is added to the import path.
 
-    Relative paths and the user's own modules are meant relative to the folder where the command was started.
+    `folder` is where the command was started: relative paths and modules of the user refer to it.
     """
     if os.path.isdir(folder):
         os.chdir(folder)

@@ -1,4 +1,4 @@
-"""The process group of all workers, and which ranks share a host."""
+"""Set up the process group of all workers, and find out which ranks share a host."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from asymdiffrec.torch_compat import default_process_group
 def process_group(
     store: dist.Store, rank: int, world_size: int, cluster: ClusterConfig, one_host: bool
 ) -> Iterator[None]:
-    """Set up torch's default process group for the block: NCCL, with gloo for CPU tensors, on GPUs; gloo on CPUs.
+    """Set up torch's default process group for the block: gloo for CPU tensors and, with GPUs, NCCL for CUDA tensors.
 
-    With `one_host` all traffic stays on the loopback interface, and TorchRec is told that all ranks share the host.
+    If `one_host` is true, all traffic stays on the loopback interface, and TorchRec is told that all ranks share the
+    host.
     """
     if one_host:
         os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(world_size)}
@@ -32,9 +33,9 @@ def process_group(
 
 
 def gather_ranks_by_host(host: str) -> list[list[int]]:
-    """Return the ranks on each host, hosts in the order of their first rank; a collective call.
+    """Return the ranks on each host; the hosts are ordered by their first rank. A collective call.
 
-    `host` is a name of this worker's host that differs from the names of the other hosts.
+    `host` is a unique name of this worker's host.
     """
     hosts = gather_all(host)
     return [[rank for rank, other in enumerate(hosts) if other == name] for name in dict.fromkeys(hosts)]
@@ -43,8 +44,8 @@ def gather_ranks_by_host(host: str) -> list[list[int]]:
 def set_local_rank(ranks_by_host: Sequence[Sequence[int]], local_rank: int, gpu: bool) -> None:
     """Tell TorchRec, through LOCAL_RANK and LOCAL_WORLD_SIZE, which ranks share this worker's host.
 
-    TorchRec assumes that every host has the same number of consecutive ranks. If that is not so, each rank counts as a
-    host of its own. With GPUs LOCAL_RANK is also the number of the rank's GPU, so ClusterError is raised instead.
+    TorchRec assumes that every host has the same number of consecutive ranks. If this is false, each rank is treated as
+    a separate host. With GPUs, ClusterError is raised instead, because LOCAL_RANK is also the GPU number of the rank.
     """
     size = len(ranks_by_host[0])
     is_regular = all(

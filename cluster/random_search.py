@@ -13,7 +13,7 @@ from asymdiffrec.cluster.parallel_tasks import call_in_folder
 Settings = Mapping[str, Any]
 
 MAX_TRIALS = 10_000
-"""Ray Tune needs a limit; the time budget ends the search before it is reached"""
+"""Limit that Ray Tune needs; the time budget ends the search earlier"""
 
 
 def random_search(
@@ -26,20 +26,20 @@ def random_search(
     seed: int = 0,
     on_result: Callable[[Settings, float], None] = lambda settings, value: None,
 ) -> list[tuple[dict[str, Any], float]]:
-    """Return the settings that were tried, each with its objective; smaller is better.
+    """Return the settings that were tried, each with the value of the objective; smaller is better.
 
-    objective: returns the value of settings; deterministic, and must pickle.
-    space: the choices for each setting by name.
+    objective: a deterministic, picklable function that returns the value of settings.
+    space: the choices for each setting, by the name of the setting.
     first: settings to try first, with values from `space`; random settings follow until `seconds` have passed.
-    parallel: trials at a time, each with one CPU.
-    address: the Ray cluster; without one a cluster is started on this host.
-    on_result: called with each result as its trial ends.
+    parallel: the number of trials at a time, each with one CPU.
+    address: the address of a Ray cluster; None: start a cluster on this host.
+    on_result: called with the settings and the value of each trial when it ends.
 
-    A trial that fails, or still runs when the time is over, is left out.
+    The result does not contain trials that failed or still ran at the end of the time.
     """
     if address is None:
         stay_on_loopback()
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # only the old output can be silent
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # only the old output can be switched off
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # they write files that nobody reads
     from ray import tune
     from ray.tune.search.basic_variant import BasicVariantGenerator
@@ -50,14 +50,14 @@ def random_search(
     choices = {name: list(values) for name, values in space.items()}
 
     def settings_of(indices: Mapping[str, int]) -> dict[str, Any]:
-        """Return the settings at indices into the choices.
+        """Return the settings that indices into the choices select.
 
-        Tune searches over indices: it would take a choice that is a mapping for a part of the search space.
+        Tune searches over indices, because it would treat a choice that is a mapping as a part of the search space.
         """
         return {name: choices[name][index] for name, index in indices.items()}
 
     class Trial(tune.Trainable):
-        """A trial of one step. A process runs one trial after the other, since it takes seconds to import torch."""
+        """A trial with one step. A process runs many trials one after another, because importing torch is slow."""
 
         def setup(self, config: dict[str, Any]) -> None:
             self.indices = config
@@ -77,7 +77,7 @@ def random_search(
 
     class ResultCallback(tune.Callback):
         def __reduce__(self) -> Any:
-            return tune.Callback, ()  # Tune pickles its callbacks into the experiment's state; ours may not pickle
+            return tune.Callback, ()  # Tune pickles its callbacks; `on_result` may not be picklable
 
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
             on_result(settings_of(trial.config), result["value"])

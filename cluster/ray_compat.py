@@ -21,9 +21,9 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 
 class Trainer(DataParallelTrainer):
-    """Ray's trainer with policies of this project, and without Ray's handler of Ctrl-C.
+    """Ray's trainer with policies of this project, and without Ray's handler for Ctrl-C.
 
-    Ray builds its policies itself and offers no argument for others.
+    Ray's trainer creates its policies itself and has no argument to replace them.
     """
 
     def __init__(self, *arguments: Any, policies: Mapping[str, Any], **settings: Any) -> None:
@@ -38,22 +38,22 @@ class Trainer(DataParallelTrainer):
 
 
 class RestartPolicy(DefaultFailurePolicy):
-    """Decide whether the workers are started again after a failure; the three methods below say when.
+    """Base class of a policy that decides whether the workers are started again after a failure.
 
-    Ray's own policy starts them again `max_failures` times, whatever the error is. The policy runs in an actor of Ray,
-    so its attributes must pickle.
+    Ray's default policy starts the workers again `max_failures` times, after any error. The policy runs in an actor of
+    Ray, so its attributes must be picklable.
     """
 
     def is_permanent(self, error: TrainingFailedError) -> bool:
-        """Return whether the error would come again, so that the workers are not started again."""
+        """Return whether the error would occur again; the workers are then not started again."""
         raise NotImplementedError
 
     def is_free(self, error: TrainingFailedError) -> bool:
-        """Return whether the workers are started again without counting this as a failure."""
+        """Return whether the workers are started again without counting the error as a failure."""
         raise NotImplementedError
 
     def on_restart(self, error: TrainingFailedError) -> None:
-        """Do something before the workers are started again because of the error."""
+        """Handle the error before the workers are started again."""
         raise NotImplementedError
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
@@ -73,9 +73,9 @@ class RestartPolicy(DefaultFailurePolicy):
 
 
 class AllowedSizesPolicy(ElasticScalingPolicy):
-    """Start the largest allowed number of workers that the cluster has resources for.
+    """A policy that starts the largest allowed number of workers for which the cluster has resources.
 
-    Ray's policy starts any number between a smallest and a largest one.
+    Ray's policy starts any number between a minimum and a maximum.
     """
 
     def __init__(self, config: ScalingConfig, world_sizes: Sequence[int]) -> None:
@@ -83,7 +83,7 @@ class AllowedSizesPolicy(ElasticScalingPolicy):
         self._world_sizes = world_sizes
 
     def _count_possible_workers(self, reserved_resources: Any) -> int:
-        # Ray's own list of nodes is up to 20 s old and includes nodes that are being drained.
+        # `reserved_resources` is up to 20 s old and includes nodes that are being drained.
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]} - state.get_draining_nodes().keys()
         usable = {node: resources for node, resources in reserved_resources.items() if node in alive}
         most = super()._count_possible_workers(usable)
@@ -101,6 +101,6 @@ def worker_exceptions(error: WorkerGroupError) -> dict[int, BaseException]:
 def is_host_leaving() -> bool:
     """Return whether Ray drains a node of this worker group; call it on a worker.
 
-    The public `ray.train.get_preemption_info` is a barrier of all workers, far too slow to call at every step.
+    The public `ray.train.get_preemption_info` is a barrier for all workers, which is too slow for every training step.
     """
     return get_train_context().preemption_context.preemption_info is not None

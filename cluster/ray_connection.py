@@ -1,4 +1,4 @@
-"""A connection to Ray: to a running cluster, or to a new one on this host that ends with the connection."""
+"""Connect to a running Ray cluster, or to a new cluster on this host that ends with the connection."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from asymdiffrec.cluster.errors import ClusterError, last_line
 def ray_connection(address: str | None, cpus: int) -> Iterator[None]:
     """Connect to the cluster at `address`, or start a cluster with `cpus` CPUs on this host, for the block.
 
-    If this process is already connected to Ray, that connection is used and stays open. Output of the workers is not
-    forwarded: they report through files. Raises ClusterError if no cluster answers.
+    If this process is already connected to Ray, the existing connection is used and stays open. Output of the workers
+    is not forwarded, because the workers report through files. Raises ClusterError if no cluster answers.
     """
     with ExitStack() as stack:
         stack.enter_context(redirect_stdout(sys.stderr))  # Ray prints its own warnings on standard output
@@ -33,7 +33,7 @@ def ray_connection(address: str | None, cpus: int) -> Iterator[None]:
 def _keep_handler(number: signal.Signals) -> Iterator[None]:
     """Restore the handler of a signal after the block.
 
-    Ray installs a SIGTERM handler when it connects; it would end this process before the workers save a checkpoint.
+    When Ray connects, it installs a SIGTERM handler that would end this process before the workers save a checkpoint.
     """
     handler = signal.getsignal(number)
     yield
@@ -44,7 +44,7 @@ def _keep_handler(number: signal.Signals) -> Iterator[None]:
 def _connect(address: str | None, cpus: int) -> None:
     if address is None:
         ray.init(
-            "local",  # a cluster of its own, even if another one runs on this host
+            "local",  # start a new cluster, even if another cluster runs on this host
             num_cpus=cpus,
             include_dashboard=False,
             logging_level="critical",

@@ -19,11 +19,11 @@ import asymdiffrec
 from asymdiffrec.cluster.errors import ClusterError
 
 POLL_SECONDS = 1.0
-"""Between two requests for the status of a job that is about to end"""
+"""Time between two requests for the status of a job that is about to end"""
 LOG_END_SECONDS = 60
-"""Limit for a job to reach its final status after its log stream was closed"""
+"""Maximum time until a job has its final status after its log stream was closed"""
 KILL_SECONDS = 30
-"""Limit for a job to reach its final status after Ray was told to kill it"""
+"""Maximum time until a job has its final status after Ray was told to kill it"""
 VERBOSE_LOGGERS = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 """Loggers of Ray that report every uploaded package and every connection"""
 
@@ -33,16 +33,18 @@ class Submission:
     """The content of a Ray job that runs the `asymdiffrec` command."""
 
     arguments: Sequence[str]
-    """Arguments of the command, which runs in the folder of `files`"""
+    """Arguments of the command; its working directory contains the `files`"""
     files: Mapping[str, str]
     """Text of each file by its name"""
     modules: Sequence[Path] = ()
-    """Folders of Python modules, and wheels, to install besides this package"""
+    """Folders of Python modules, and wheels, to install in addition to this package"""
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 class RayJobs:
-    """Client of a cluster's job server, such as http://127.0.0.1:8265; without an address RAY_ADDRESS names it.
+    """Client of the job server of a Ray cluster.
+
+    address: URL of the job server, for example http://127.0.0.1:8265; None: the environment variable RAY_ADDRESS.
 
     Every method raises ClusterError if the cluster does not answer or refuses the request.
     """
@@ -50,7 +52,7 @@ class RayJobs:
     def __init__(self, address: str | None) -> None:
         for name in VERBOSE_LOGGERS:
             logging.getLogger(name).setLevel(logging.WARNING)
-        self._address = address or "the cluster of RAY_ADDRESS"
+        self._address = address or "the address in RAY_ADDRESS"
         with self._request():
             self._client = JobSubmissionClient(address)
 
@@ -68,7 +70,7 @@ class RayJobs:
             raise ClusterError(f"{self._address}: {text}") from error
 
     def submit(self, submission: Submission) -> str:
-        """Start a Ray job and return its id. The cluster needs this package's dependencies, not the package."""
+        """Start a Ray job and return its id. This package is sent to the cluster, but not its dependencies."""
         package = Path(asymdiffrec.__file__).parent
         with tempfile.TemporaryDirectory(prefix="asymdiffrec-") as folder:
             for name, text in submission.files.items():
@@ -82,7 +84,7 @@ class RayJobs:
         return ray_job_id
 
     def describe(self, ray_job_id: str) -> JobDetails:
-        """Return Ray's details of a job, among them its status."""
+        """Return Ray's details of a job, including its status."""
         with self._request():
             return self._client.get_job_info(ray_job_id)
 
@@ -92,7 +94,7 @@ class RayJobs:
             return str(self._client.get_job_logs(ray_job_id))
 
     def follow(self, ray_job_id: str, show: Callable[[str], None]) -> JobDetails:
-        """Call `show` with the job's output from its start, as it is printed; return the details when the job ended."""
+        """Call `show` with all output of the job, as the job prints it; return the details when the job has ended."""
         shown = 0
 
         async def tail() -> None:
@@ -112,8 +114,8 @@ class RayJobs:
     def stop(self, ray_job_id: str, seconds: float) -> JobDetails:
         """Ask a job to stop with a checkpoint, and kill it if it has not ended after `seconds`; return its details.
 
-        Ray's own stop gives a job only 3 seconds. Therefore a second job creates the file `stop` in the run directory,
-        for which the training looks.
+        Ray's stop request gives a job only 3 seconds. Therefore a second Ray job creates the file `stop` in the run
+        directory. The training checks whether this file exists, and stops with a checkpoint.
         """
         details = self.describe(ray_job_id)
         if details.status.is_terminal():

@@ -1,4 +1,4 @@
-"""Values of a worker as gauges of Ray, which Ray's agents show to Prometheus."""
+"""Publish values of a worker as gauges of Ray, which Ray's agents pass to Prometheus."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ray.util.metrics import Gauge
 def metrics_publisher(rank: int) -> Callable[[Mapping[str, Any]], None]:
     """Return a function that sets the gauge asymdiffrec_KEY, tagged with this rank, for each number of a record.
 
-    A record has values that hold for all workers, which rank 0 publishes, and under `ranks` a list with the values of
-    each worker, which each worker publishes for itself. Values that are not numbers are ignored.
+    The record's values for all workers together are published by rank 0. The list `ranks` in the record has the values
+    of each worker, and each worker publishes its element. Values that are not numbers are ignored.
     """
     gauges: dict[str, Gauge] = {}
 

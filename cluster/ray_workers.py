@@ -1,4 +1,4 @@
-"""Workers under Ray Train, in one process group of ours instead of the one of Ray's torch backend."""
+"""Run workers under Ray Train, in a process group of this package instead of the group of Ray's torch backend."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-# Ray reads these at import. Without a dashboard nobody collects its metrics; 0.5 s instead of 2 s until a dead worker
-# is noticed.
+# Ray reads these variables at import. Metrics are off, because without a dashboard nothing collects them. The interval
+# is the time until a dead worker is noticed; Ray's default is 2 s.
 os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 
@@ -39,24 +39,24 @@ from asymdiffrec.cluster.restart_policy import WorkerRestarts
 from asymdiffrec.json_lines import follow_json_lines
 
 TIMEOUT_GRACE_SECONDS = 2.0
-"""Pause of a worker after a collective operation timed out. By its end all workers that waited have failed as well, so
+"""Pause of a worker after a collective operation timed out. During the pause all other waiting workers fail too, so
 that Ray's report shows which worker they waited for."""
 ELASTIC_START_TIMEOUT_SECONDS = 5
-"""Worker-group start timeout for elastic runs. When a node has died and Ray has not noticed yet, the group that counts
-on it never starts; after the timeout a smaller group is tried."""
+"""Worker-group start timeout for elastic runs. If a node died and Ray has not noticed it yet, a group that needs the
+node never starts; after the timeout Ray tries a smaller group."""
 FOLLOW_SECONDS = 0.5
-"""Between two looks at the file of restarts"""
+"""Time between two checks of the file of restarts"""
 
 
 class SharedGPUBackend(Backend):
-    """Ray Train backend that sets up nothing but the visible GPUs."""
+    """A Ray Train backend that sets up only the visible GPUs."""
 
     share_cuda_visible_devices = True
-    """Each worker sees all GPUs of its node: a sharding plan puts a rank on GPU number LOCAL_RANK"""
+    """Each worker sees all GPUs of its node, because a sharding plan assigns a rank to GPU number LOCAL_RANK"""
 
 
 class SharedGPUBackendConfig(BackendConfig):
-    """Configuration by which Ray finds `SharedGPUBackend`."""
+    """The configuration through which Ray finds `SharedGPUBackend`."""
 
     @property
     def backend_cls(self) -> type[Backend]:
@@ -73,7 +73,7 @@ def run_workers(
     world_sizes: Sequence[int],
     on_restart: Callable[[str], None],
 ) -> None:
-    """Do what `launch` does under Ray Train; `world_sizes` are the allowed numbers of workers, ascending."""
+    """Call `work` on workers under Ray Train, see `launch`; `world_sizes` has the allowed world sizes, ascending."""
     storage = storage.resolve()
     storage.mkdir(parents=True, exist_ok=True)
     resources = {"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if cluster.gpu else {})
@@ -96,7 +96,7 @@ def run_workers(
         policies=policies,
         backend_config=SharedGPUBackendConfig(),
         train_loop_config={
-            # Pickled here and unpickled on the workers: Ray's controller may not be able to import the user's modules.
+            # Only the workers unpickle it, because Ray's controller may not be able to import the user's modules.
             "work": cloudpickle.dumps((work, dict(arguments))),
             "cluster": cluster.model_dump(),
             "storage": str(storage),
@@ -120,7 +120,7 @@ def run_workers(
 
 @contextmanager
 def _follow(file: Path, show: Callable[[str], None]) -> Iterator[None]:
-    """Call `show` with each line that is appended to a file of JSON strings during the block; remove the file."""
+    """Call `show` with each JSON string that is appended to a file during the block; remove the file at the end."""
 
     def show_lines(lines: list[str], _is_new_file: bool) -> None:
         for line in lines:
@@ -134,7 +134,7 @@ def _follow(file: Path, show: Callable[[str], None]) -> Iterator[None]:
 
 
 def _require_resources(resources: Mapping[str, float], workers: int, available: Mapping[str, float]) -> None:
-    """Raise ClusterError if the cluster can never run the workers; Ray itself would wait forever and say nothing."""
+    """Raise ClusterError if the cluster can never run the workers; Ray would wait forever without a message."""
     for name, amount in resources.items():
         if workers * amount > available.get(name, 0):
             raise ClusterError(
@@ -162,12 +162,12 @@ def _run_worker(config: dict[str, Any]) -> None:
 
 
 def _file_store(storage: str, world_size: int) -> dist.Store:
-    """Return a rendezvous through a file: with all workers on one node nothing listens on the network."""
+    """Return a store in a file, for workers on one node: it needs no network port."""
     return dist.FileStore(broadcast_from_rank_zero(f"{storage}/rendezvous-{uuid.uuid4()}"), world_size)
 
 
 def _network_store(rank: int, world_size: int, cluster: ClusterConfig) -> dist.Store:
-    """Return a rendezvous at rank 0, which listens only on the address by which Ray knows its node."""
+    """Return a store at rank 0. It listens only on the address that Ray uses for the node of rank 0."""
     address, is_master = ray.util.get_node_ip_address(), rank == 0
     if ipaddress.ip_address(address).is_loopback:
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"

@@ -1,4 +1,4 @@
-"""Whether Ray starts the workers again after one of them failed."""
+"""Decide whether Ray starts the workers again after a worker failed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from asymdiffrec.cluster.ray_compat import RestartPolicy
 
 
 class WorkerRestarts(RestartPolicy):
-    """Start the workers again unless the first failure is a permanent error; HostLeavingError does not count.
+    """A policy that starts the workers again unless the first failure is a permanent error.
 
-    Appends the reason of each restart to `file`, one JSON string per line.
+    HostLeavingError does not count as a failure. The policy appends the reason of each restart to `file`, one JSON
+    string per line.
     """
 
     def __init__(
@@ -33,12 +34,12 @@ class WorkerRestarts(RestartPolicy):
         return first is not None and isinstance(first[1], self._permanent_errors)
 
     def is_free(self, error: TrainingFailedError) -> bool:
-        """Return whether the workers ended because a host is taken away."""
+        """Return whether the workers ended because the cluster removes a host."""
         first = first_failure(error)
         return first is not None and isinstance(first[1], HostLeavingError)
 
     def on_restart(self, error: TrainingFailedError) -> None:
-        """Append the reason to the file."""
+        """Append the reason of the restart to the file."""
         line = f"{describe_failure(error, self._timeout_seconds)}; the workers are started again"
         with open(self._file, "a") as file:
             file.write(json.dumps(line) + "\n")

@@ -1,4 +1,4 @@
-"""Workers that torchrun, or another launcher that sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, has started."""
+"""Run workers that torchrun started, or another launcher that sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from asymdiffrec.cluster.process_group import gather_ranks_by_host, process_grou
 
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 START_TIMEOUT = timedelta(hours=1)
-"""For all workers to start, and for rank 0 to check the input"""
+"""Maximum time until all workers have started and rank 0 has checked the input"""
 WORK_KEY = "work"
-"""Key of the store under which rank 0 puts what the others run"""
+"""Key of the store under which rank 0 puts the worker function and its arguments"""
 
 
 def rank_and_world_size() -> tuple[int, int] | None:
-    """Return this process's rank and the number of workers, or None if no launcher has started it."""
+    """Return the rank of this process and the number of workers, or None if no launcher started this process."""
     if not all(os.environ.get(name) for name in LAUNCHER_VARIABLES):
         return None
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -44,15 +44,15 @@ def lead(work: WorkerFunction, arguments: Mapping[str, Any], cluster: ClusterCon
 
 
 def follow() -> None:
-    """Run what rank 0 gives to `lead`.
+    """Run the worker function that rank 0 passes to `lead`.
 
-    SIGINT and SIGTERM are ignored: torchrun sends them to all workers, but rank 0 alone decides when to stop.
+    SIGINT and SIGTERM are ignored: torchrun sends them to all workers, but only rank 0 decides when to stop.
     """
     try:
         store = _store()
         work, arguments, cluster = pickle.loads(store.get(WORK_KEY))
     except dist.DistError as error:
-        raise SystemExit("rank 0 ended before it gave this worker something to run") from error
+        raise SystemExit("rank 0 ended before it sent a worker function to this worker") from error
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     _run(store, work, arguments, cluster)

@@ -34,7 +34,7 @@ def test_index_is_real_where_tensors_are_made_on_meta() -> None:
 
 @pytest.mark.parametrize("widths", [[], [4, 0]])
 def test_widths_must_be_positive(widths: list[int]) -> None:
-    with pytest.raises(ValueError, match="positive numbers of columns"):
+    with pytest.raises(ValueError, match="one or more positive numbers"):
         FieldLayout.from_widths(widths)
 
 

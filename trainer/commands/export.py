@@ -1,4 +1,4 @@
-"""`asymdiffrec export`: write a folder with everything that serving a run takes."""
+"""`asymdiffrec export`: write a folder with all files that are needed to serve a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`asymdiffrec job`: status, logs and stop of a Ray job that `asymdiffrec submit` started."""
+"""`asymdiffrec job`: show the status or the logs of a Ray job that `asymdiffrec submit` started, or stop it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ Address = Annotated[
     str | None,
     typer.Option(
         metavar="URL",
-        help="URL of the cluster's dashboard, for example http://127.0.0.1:8265; by default that in RAY_ADDRESS",
+        help="URL of the cluster's dashboard, for example http://127.0.0.1:8265; default: the environment variable "
+        "RAY_ADDRESS",
     ),
 ]
 RayJobId = Annotated[str, typer.Argument(metavar="ID", help="id of the Ray job, as `submit` prints it")]
@@ -49,7 +50,7 @@ def stop(
     ray_job_id: RayJobId,
     address: Address = None,
     seconds: Annotated[
-        float, typer.Option(min=0, help="seconds for the job to write a checkpoint; then Ray kills it")
+        float, typer.Option(min=0, help="seconds until Ray kills a job that has not ended with a checkpoint")
     ] = 120,
     as_json: AsJson = False,
 ) -> None:
@@ -67,7 +68,7 @@ def ray_jobs(address: str | None) -> Any:
 
 
 def job_document(ray_job_id: str, details: JobDetails) -> dict[str, Any]:
-    """Return what `--json` prints about a Ray job."""
+    """Return the document that `--json` prints about a Ray job."""
     from asymdiffrec.cluster.ray_jobs import exit_status
 
     status = exit_status(details) if details.status.is_terminal() else None

@@ -18,7 +18,7 @@ def predict(
         typer.Argument(metavar="DATA", help="Parquet file, folder or URI with the job's fields; labels are not needed"),
     ],
     out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="Parquet file to write: the columns of DATA and a column `score`")
+        Path, typer.Argument(metavar="OUT", help="Parquet file to write, with the columns of DATA and a column `score`")
     ],
     allow_user_classes: Annotated[
         bool, typer.Option("--allow-user-classes", help="import the user-defined classes that an export names")
@@ -28,8 +28,8 @@ def predict(
         typer.Option(
             min=1,
             metavar="N",
-            help="score N files of DATA at a time under Ray, with one CPU each; OUT is then a folder, and files "
-            "that it already contains are skipped",
+            help="score N files of DATA at a time under Ray, with one CPU each; OUT is then a folder, and files of "
+            "DATA that already have a file in OUT are skipped",
         ),
     ] = None,
     address: Annotated[

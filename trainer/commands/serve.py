@@ -28,19 +28,23 @@ def serve(
         Path,
         typer.Argument(
             metavar="MODEL",
-            help="export folder, or a link to one; a new export in its place is loaded while the server runs",
+            help="export folder, or a symbolic link to an export folder; when a new export replaces it, the running "
+            "server loads the new export",
         ),
     ],
-    host: Annotated[str, typer.Option(help="address to listen on; the default accepts this host only")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="address to listen on; the default serves this host only")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="port to listen on; 0: any free port")] = 8080,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="threads that score; default: half of the cores, 1 with --ray")
+        int | None, typer.Option(min=1, help="scoring threads; default: half of the cores, or 1 with --ray")
     ] = None,
     max_requests: Annotated[
-        int, typer.Option(min=1, help="requests in progress at a time; more get status 503 at once")
+        int,
+        typer.Option(min=1, help="maximum number of requests in progress; further requests get status 503 immediately"),
     ] = 64,
-    max_samples: Annotated[int, typer.Option(min=1, help="samples or candidates in one request")] = 10_000,
-    max_body_mib: Annotated[int, typer.Option(min=1, help="size of one request in MiB")] = 16,
+    max_samples: Annotated[
+        int, typer.Option(min=1, help="maximum number of samples or candidates in one request")
+    ] = 10_000,
+    max_body_mib: Annotated[int, typer.Option(min=1, help="maximum size of one request in MiB")] = 16,
     allow_user_classes: Annotated[
         bool, typer.Option("--allow-user-classes", help="import the user-defined classes that the export names")
     ] = False,
@@ -49,7 +53,7 @@ def serve(
         typer.Option(
             "--compile",
             help="compile the dense part for this host and use it for small requests if it is faster; needs a C++ "
-            "compiler, and half a minute for each version",
+            "compiler; compiling takes about half a minute for each version of the model",
         ),
     ] = False,
     ray: Annotated[bool, typer.Option("--ray", help="run replicas under Ray Serve, behind HAProxy")] = False,
@@ -65,7 +69,7 @@ def serve(
 ) -> None:
     """Serve an export over HTTP: POST /v1/score and /v1/rank, as JSON or Arrow.
 
-    Also GET /docs, /openapi.json, /ready, /health, /metrics and /v1/model.
+    The server also answers GET /docs, /openapi.json, /ready, /health, /metrics and /v1/model.
 
     If the environment variable ASYMDIFFREC_TOKEN is set, requests must send "Authorization: Bearer TOKEN".
 
@@ -88,9 +92,9 @@ def serve(
         compile_dense=compile_,
     )
     if not token and not _is_loopback(host):
-        _print_line(f"warning: {host} accepts connections from other machines and no token is set; set {TOKEN}")
+        _print_line(f"warning: {host} accepts connections from other hosts and no token is set; set {TOKEN}")
     min_replicas, max_replicas = _replica_range(replicas)
-    # SIGTERM raises KeyboardInterrupt too, so that everything that was started ends.
+    # SIGTERM raises KeyboardInterrupt too, so that everything that was started is stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
         if ray:
@@ -119,7 +123,7 @@ def _serve_under_ray(
     from asymdiffrec.serving.ray_serve import deployment
     from asymdiffrec.serving.ray_serve_compat import configure_haproxy
 
-    # An export or a port that cannot be used is an error here, before Ray starts, and not in the log of a replica.
+    # Check the export and the port before Ray starts: the error of a replica would appear only in its log.
     version = load_export(config.folder, allow_user_classes=config.allow_user_classes).manifest.version
     _listen(host, port).close()
     configure_haproxy(free_ports=address is None)
@@ -138,7 +142,8 @@ def _serve_under_ray(
                 raise ClusterError(f"Ray Serve does not start: {last_line(error)}") from error
         _print_line(f"Version {version} of {config.folder} at http://{host}:{port}")
         _print_line(
-            "warning: Ray Serve's replicas and HAProxy's own ports listen on all network interfaces, whatever --host is"
+            "warning: Ray Serve's replicas and HAProxy's internal ports listen on all network interfaces; --host does "
+            "not change this"
         )
         threading.Event().wait()
 

@@ -21,20 +21,25 @@ def submit(
         Path, typer.Argument(metavar="JOB", help="job file; its data paths are paths on the cluster's nodes")
     ],
     run: Annotated[
-        Path, typer.Option(metavar="DIR", help="run directory: an absolute path that all nodes of the cluster see")
+        Path,
+        typer.Option(
+            metavar="DIR", help="run directory: an absolute path in a folder that all nodes of the cluster share"
+        ),
     ],
     address: Address = None,
     overrides: Overrides = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="number of workers: one for each GPU or CPU of the cluster to use")
+        int | None, typer.Option(min=1, help="number of workers; each worker uses one GPU or CPU of the cluster")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue the run in --run")] = False,
     plan: Annotated[Path | None, typer.Option(metavar="FILE", help="sharding plan to use, as for `train`")] = None,
     modules: Annotated[
         list[Path] | None,
-        typer.Option("--module", metavar="PATH", help="Python module's folder, or wheel, to send along; repeatable"),
+        typer.Option(
+            "--module", metavar="PATH", help="folder of a Python module, or a wheel, to send with the job; repeatable"
+        ),
     ] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="return as soon as the cluster accepted the job")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="end when the cluster has accepted the job")] = False,
     kuberay: Annotated[
         bool, typer.Option("--kuberay", help="print a RayJob for `kubectl apply -f -` and submit nothing")
     ] = False,
@@ -44,21 +49,28 @@ def submit(
     ] = None,
     per_pod: Annotated[
         int | None,
-        typer.Option(min=1, help="with --kuberay: workers per pod; by default up to 8 that divide --workers"),
+        typer.Option(
+            min=1,
+            help="with --kuberay: workers per pod; default: all workers if they are at most 8, otherwise the greatest "
+            "common divisor of their number and 8",
+        ),
     ] = None,
     memory: Annotated[
         str | None, typer.Option(metavar="64Gi", help="with --kuberay: memory of each pod of workers")
     ] = None,
     claim: Annotated[
         str | None,
-        typer.Option(metavar="NAME:PATH", help="with --kuberay: volume claim, and the path at which all pods see it"),
+        typer.Option(
+            metavar="NAME:PATH", help="with --kuberay: persistent volume claim, and the path where all pods mount it"
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a job as a Ray job and show its output until it ends; exit with the job's exit status.
 
-    This package and the job file are sent along: the cluster needs the dependencies only. If the cluster needs a token,
-    set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN. Ctrl-C ends this command, not the job.
+    This package and the job file are sent to the cluster. The dependencies of this package must already be installed on
+    the cluster. If the cluster needs a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN. Ctrl-C ends this command, not
+    the job.
     """
     from asymdiffrec.base import InputError
     from asymdiffrec.cluster.ray_jobs import Submission, exit_status
@@ -67,7 +79,7 @@ def submit(
     from asymdiffrec.trainer.run import read_plan_file
 
     if not run.is_absolute():
-        raise InputError(f"--run {run}: is a relative path; give an absolute path that all nodes of the cluster see")
+        raise InputError(f"--run {run}: is a relative path; give an absolute path in a folder that all nodes share")
     for module in modules or []:
         if not module.exists():
             raise InputError(f"--module {module}: does not exist")

@@ -37,7 +37,7 @@ class RunEvaluation:
     results: list[dict[str, Any]]
     """The metrics under each scenario"""
     table_bytes: tuple[int, int] | None
-    """Bytes of all tables as trained and as quantised; None if they were evaluated as trained"""
+    """Bytes of all tables (as trained, as quantised); None if the tables were not quantised"""
 
 
 def evaluate_run(
@@ -47,10 +47,10 @@ def evaluate_run(
     console: Console,
     tables: Precision | None = None,
 ) -> RunEvaluation:
-    """Evaluate a run's best step on a split, under the scenarios that `scenarios` makes for the run's schema.
+    """Evaluate a run's best step on a split, under the scenarios that `scenarios` returns for the run's schema.
 
-    With `tables`, the embedding tables are quantised to that precision and looked up as in serving. Raises InputError
-    if the run has no such split or scenario.
+    If `tables` is a precision, the embedding tables are quantised to it and looked up as in serving. Raises InputError
+    if the split or a scenario does not exist.
     """
     if split not in ("train", "valid", "test"):
         raise InputError(f"--split {split}: expected train, valid or test")
@@ -78,7 +78,7 @@ def evaluate_run(
 
 
 def score_run(folder: Path, split: str, options: ScenarioOptions) -> Scores:
-    """Return the scores of a run's best step for every row of a split, in file order, under each scenario."""
+    """Return the scores of a run's best step for each row of a split, in file order, under each scenario."""
     with restore_run(folder) as run:
         scenarios = options.scenarios(run.schema)
         reader = evaluation_reader(run.job, run.schema, split)

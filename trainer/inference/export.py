@@ -22,14 +22,14 @@ from asymdiffrec.trainer.inference.restore import RestoredRun, restore_run
 from asymdiffrec.trainer.job import Job
 
 CARD_MISSING_RATES = (0.0, 0.1, 0.3, 0.5)
-"""Probabilities that a field is missing for which the card has metrics"""
+"""Probabilities of a missing field; the card has metrics for each probability"""
 
 
 def export_run(folder: Path, out: Path, precision: Precision, console: Console) -> tuple[Manifest, Mapping[str, Any]]:
-    """Write the export `out` of a run's best step, with tables of a precision; return its manifest and card.
+    """Write the export `out` of a run's best step, with tables in `precision`; return its manifest and card.
 
-    The card has the metrics on the test split under `metrics`: of the model as trained (`run`) and as exported
-    (`export`), each with fields missing at random (`random_missing`) and with one field or group missing for all
+    `metrics` in the card has the metrics on the test split: of the model as trained (`run`) and as exported (`export`).
+    Both have metrics with fields missing at random (`random_missing`), and with one field or group missing for all
     samples (`outages`). Raises InputError if `out` exists.
     """
     with restore_run(folder) as run:
@@ -83,7 +83,7 @@ def _test_metrics(run: RestoredRun, scorer: Any) -> dict[str, Any]:
 
 
 def _read_profile(job: Job) -> dict[str, Any] | None:
-    """Return the profile of the data that `prepare` wrote beside them; None if it is not there or unreadable."""
+    """Return the profile that `prepare` wrote next to the data, or None if it does not exist or cannot be read."""
     filesystem, path = filesystem_of(job.location("profile.json"))
     try:
         with filesystem.open_input_stream(path) as stream:

@@ -23,13 +23,13 @@ from asymdiffrec.trainer.evaluation.evaluate import evaluation_batch_size
 from asymdiffrec.trainer.inference.restore import restore_run
 
 EXPORT_BATCH_SIZE = 4096
-"""Rows per batch with an export. The activations of larger batches do not fit the CPU caches; with smaller batches the
-threads wait for each other more often."""
+"""Rows per batch with an export. The activations of larger batches do not fit in the CPU caches; with smaller batches
+the threads wait for each other more often."""
 
 
 @dataclass(frozen=True)
 class PredictTask:
-    """One file to score. It is sent to a Ray worker, so all paths are strings."""
+    """A file to score. The task is sent to a Ray worker, so all paths are strings."""
 
     model: str
     """Run directory or export folder"""
@@ -43,8 +43,8 @@ class PredictTask:
 def predict_run(folder: Path, data: str, out: Path, console: Console, *, allow_user_classes: bool = False) -> int:
     """Score every row of `data`, write the rows with their scores to `out`, and return the number of rows.
 
-    `folder` is a run directory, whose best step scores, or an export, which scores on all cores. Raises InputError as
-    `predict_shards`, `restore_run` and `load_export` do.
+    `folder` is an export or a run directory. An export scores on all cores; of a run, the best step scores. Raises the
+    errors of `predict_shards`, `restore_run` and `load_export`.
     """
     with ExitStack() as stack:
         model: Recommender | Scorer
@@ -68,12 +68,14 @@ def predict_run(folder: Path, data: str, out: Path, console: Console, *, allow_u
 
 
 def unfinished_tasks(model: Path, data: str, out: Path, allow_user_classes: bool) -> list[PredictTask]:
-    """Return a task for each file of `data` that has no scores in the folder `out` yet.
+    """Return a task for each file of `data` for which the folder `out` has no file yet.
 
     Raises InputError if `out` is a file.
     """
     if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file; with --parallel, OUT is a folder that gets one file for each file of DATA")
+        raise InputError(
+            f"{out}: is a file; with --parallel, OUT must be a folder, which gets one file for each file of DATA"
+        )
     names = [Path(path).name for path in open_shards(data).files]
     is_single_file = [Path(data).name] == names
     return [
@@ -86,9 +88,9 @@ def unfinished_tasks(model: Path, data: str, out: Path, allow_user_classes: bool
 
 
 def predict_files(tasks: list[PredictTask], parallel: int, address: str | None) -> Iterator[tuple[str, int]]:
-    """Run `parallel` tasks at a time under Ray; yield the file written and its number of rows as each task ends.
+    """Run `parallel` tasks at a time under Ray. When a task ends, yield the written file and its number of rows.
 
-    `address` is that of a Ray cluster; None starts one on this host.
+    `address` is the address of a Ray cluster; None: start a cluster on this host.
     """
     for task, rows in run_in_parallel(_predict, tasks, parallel, address):
         yield task.out, rows

@@ -16,10 +16,10 @@ from asymdiffrec.trainer.train_state import TrainState
 
 
 class ModelWeights(NamedTuple):
-    """All tensors that a `Scorer` is rebuilt from."""
+    """All tensors that are needed to rebuild a `Scorer`."""
 
     dense: dict[str, torch.Tensor]
-    """The weights besides the tables, by their names in a `Scorer`"""
+    """The weights of the dense part, by their names in a `Scorer`"""
     tables: dict[str, torch.Tensor]
     """The weights [num_embeddings, D] of each table, on CPU"""
     ids: dict[str, torch.Tensor]
@@ -27,7 +27,7 @@ class ModelWeights(NamedTuple):
 
 
 def model_weights(train_state: TrainState) -> ModelWeights:
-    """Return the weights of a model whose tables are all on this process, as `restore_run` builds it."""
+    """Return the weights of a model with all tables in this process, for example from `restore_run`."""
     state = {name: _only_block(tensor) for name, tensor in lookup_state(train_state.model).items()}
     recommender = train_state.recommender
     dense = {f"diffusion.{name}": weight for name, weight in recommender.diffusion.state_dict().items()}
@@ -47,9 +47,9 @@ def quantised_scorer(
     precision: Precision,
     file: Path,
 ) -> Scorer:
-    """Return a scorer on CPU whose tables have the given precision and are mapped from `file`, which is written.
+    """Write the tables to `file` in `precision`, and return a scorer on CPU that maps them from the file.
 
-    The scorer takes over the dense part of `train_state`, which is moved to the CPU.
+    The scorer uses the dense part of `train_state`, which is moved to the CPU.
     """
     write_tables(weights.tables, schema, config, precision, file)
     tables = ServedTables(schema, config, precision, file, weights.ids)
@@ -58,6 +58,6 @@ def quantised_scorer(
 
 
 def _only_block(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the only local block of a sharded tensor, on CPU; with one process, each tensor is one block."""
+    """Return the only local block of a sharded tensor, on CPU; with one process, each tensor has one block."""
     ((block, _, _),) = local_blocks(tensor)
     return block.detach().cpu()

@@ -27,22 +27,22 @@ class RestoredRun:
     schema: Schema
     train_state: TrainState
     step: int
-    """The best step, from which the weights are"""
+    """The best step, whose weights the model has"""
 
 
 @contextmanager
 def restore_run(folder: Path) -> Iterator[RestoredRun]:
-    """Restore the model of a run's best step, in a process group of this process alone.
+    """Restore the model of a run's best step for the block, in a process group with only this process.
 
-    The process group ends with the context. Raises InputError if the run has no checkpoint yet, and CheckpointError if
+    The process group ends with the block. Raises InputError if the run has no checkpoint yet, and CheckpointError if
     the checkpoint is damaged.
 
         with restore_run(Path("runs/clicks/20260101T000000Z")) as run:
             run.train_state.recommender.score(batch)
     """
     run = open_run(folder)
-    # Scoring needs no optimizer state, and plain SGD has none, so the tables take half the memory. Tables that were
-    # trained with fused Adam, which exists on GPUs only, load on a CPU too.
+    # Scoring needs no optimizer state. SGD has no state, so the tables take half the memory. Tables that were trained
+    # with fused Adam, which exists on GPUs only, then load on a CPU too.
     job = run.job(("cluster={}", "tables.optimizer={name: sgd}"))
     checkpoints = Checkpoints(run.checkpoints(job))
     step = checkpoints.best()

@@ -51,7 +51,7 @@ def test_server_warns_about_an_open_address_without_token(
     trained: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("ASYMDIFFREC_TOKEN", raising=False)
-    warning = "warning: 0.0.0.0 accepts connections from other machines and no token is set; set ASYMDIFFREC_TOKEN"
+    warning = "warning: 0.0.0.0 accepts connections from other hosts and no token is set; set ASYMDIFFREC_TOKEN"
     assert warning in command("serve", trained, "--host", "0.0.0.0").err
     monkeypatch.setenv("ASYMDIFFREC_TOKEN", "secret")
     assert "warning" not in command("serve", trained, "--host", "0.0.0.0").err
