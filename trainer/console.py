@@ -14,9 +14,9 @@ from rich.console import Console
 console = Console(stderr=True)
 
 REPORT_WIDTH = 132
-"""Characters of a line of a report that does not go to a terminal"""
+"""Characters per line of a report, if standard output is not a terminal"""
 PROGRESS_LINE_SECONDS = 10.0
-"""Least time between two lines about the same work, without a terminal"""
+"""Minimum time between two lines about the same work, if standard error is not a terminal"""
 
 
 def output() -> Console:
@@ -26,7 +26,7 @@ def output() -> Console:
 
 
 def print_line(line: str) -> None:
-    """Print a line to standard error as it is: not wrapped, without colors, and square brackets are text."""
+    """Print a line to standard error unchanged: not wrapped, not colored, and square brackets are plain text."""
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -40,7 +40,8 @@ def print_json(document: Any) -> None:
 def show_progress() -> Iterator[Callable[[str, float | None], None]]:
     """Show the progress of long work: a bar on a terminal, lines elsewhere.
 
-    Yields a function to call with a description of the present work and the share of it that is done, or None.
+    Yields a function of two arguments: a description of the current work, and the share of the work that is done, or
+    None if the share is not known.
 
         with show_progress() as show:
             for number in range(100):
@@ -67,7 +68,7 @@ def show_progress() -> Iterator[Callable[[str, float | None], None]]:
 
 
 def _progress_lines() -> Callable[[str, float | None], None]:
-    """Return a function that prints a line when the description changes, and after that one every few seconds."""
+    """Return a function that prints a line when the description changes, and later at most every few seconds."""
     present, printed_at = "", 0.0
 
     def show(description: str, share: float | None) -> None:

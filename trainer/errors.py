@@ -1,10 +1,10 @@
-"""Errors that end a training for another reason than wrong input; the command prints one line and exits with 1."""
+"""Errors that end a training although its input is valid. The command prints one line and exits with status 1."""
 
 from __future__ import annotations
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on, for example because the loss has diverged."""
+    """Training cannot continue, for example because the loss has diverged."""
 
 
 class CheckpointError(RuntimeError):

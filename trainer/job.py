@@ -1,4 +1,4 @@
-"""The job file: one YAML file is one job, read into frozen models."""
+"""The job file: one YAML file is one job, parsed into frozen pydantic models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from asymdiffrec.trainer.metrics import require_validation_metric, validation_me
 
 
 class ValidationConfig(Config):
-    """When training validates, by which metric, and when it stops early."""
+    """The `train.validation:` section: how often to validate, by which metric, and when to stop early."""
 
     every: int | None = Field(None, gt=0, description="steps between validations; null: once per epoch")
     metric: Annotated[str, AfterValidator(require_validation_metric)] = Field(
@@ -34,11 +34,13 @@ class ValidationConfig(Config):
         min_length=1,
         description="shares of fields that are dropped in validation; the metric is averaged over them",
     )
-    patience: int = Field(2, gt=0, description="validations without a better metric after which training stops")
+    patience: int = Field(
+        2, gt=0, description="number of validations in a row without a better metric after which training stops"
+    )
 
 
 class CheckpointsConfig(Config):
-    """When checkpoints are saved, how many are kept, and where."""
+    """The `train.checkpoints:` section: when to save checkpoints, how many to keep, and where."""
 
     steps: int | None = Field(
         None, gt=0, description="also save every N steps, in addition to timed saves and saves at validation"
@@ -57,7 +59,7 @@ class CheckpointsConfig(Config):
 
 
 class ScheduleConfig(Config):
-    """The factor on all learning rates, of the dense parameters and of the tables."""
+    """The `train.schedule:` section: a factor on the learning rates of the dense parameters and the tables."""
 
     warmup_steps: int = Field(0, ge=0, description="steps in which the learning rates grow linearly from near 0")
     decay: Literal["none", "linear", "cosine"] = Field(
@@ -74,16 +76,18 @@ class TrainConfig(Config):
     )
     init_from: str | None = Field(
         None,
-        description="directory of a run whose best step the weights start from, if they fit this job; see "
-        "`train --init-from`",
+        description="directory of another run: start from the weights of its best step, as far as they fit this job; "
+        "see `train --init-from`",
     )
     batch_size: int = Field(
-        1024, gt=0, description="samples of one step over all workers; must be a multiple of data.lanes"
+        1024, gt=0, description="samples per step, all workers together; must be a multiple of data.lanes"
     )
     epochs: int = Field(10, gt=0, description="maximum number of epochs; validation may stop training earlier")
     steps: int | None = Field(None, gt=0, description="maximum number of steps over all epochs; null: no maximum")
     learning_rate: float = Field(
-        1e-3, gt=0, description="learning rate of the dense parameters (AdamW); tables.optimizer has that of the tables"
+        1e-3,
+        gt=0,
+        description="learning rate of the dense parameters (AdamW); for the tables see tables.optimizer.learning_rate",
     )
     weight_decay: float = Field(0.0, ge=0, description="weight decay of the dense parameters (AdamW)")
     schedule: ScheduleConfig = Field(ScheduleConfig(), description="factor on all learning rates, by step")
@@ -150,7 +154,7 @@ class Job(FieldsConfig):
         return self
 
     def to_schema(self, statistics: Statistics | None = None) -> Schema:
-        """Return the schema, see `FieldsConfig.to_schema`; ids of managed tables are not reduced to their rows."""
+        """Return the schema, see `FieldsConfig.to_schema`. Ids of managed tables are not mapped to rows yet."""
         return with_id_ranges(super().to_schema(statistics), self.tables.managed_tables)
 
     def location(self, part: str) -> str:
@@ -165,9 +169,9 @@ def total_steps(job: Job, steps_per_epoch: int) -> int:
 
 
 def read_job(path: Path, overrides: Sequence[str] = ()) -> Job:
-    """Return the job of a file with `PATH=VALUE` overrides applied; relative paths are resolved from its folder.
+    """Return the job of a file with `PATH=VALUE` overrides applied. Relative paths are relative to the file's folder.
 
-    Raises InputError with the file, the path in it, the value and what is allowed.
+    Raises InputError, which names the file, the path of the wrong value in it, the value, and what is allowed.
     """
     document = read_yaml(str(path))
     for text in overrides:

@@ -1,9 +1,9 @@
-"""The metrics of an evaluation: name, heading, direction and formula of each, in one table.
+"""The metrics of an evaluation: a table with the name, heading, direction and formula of each metric.
 
-`METRICS` is the only place that lists them. Evaluation, the bootstrap, the progress lines of a training, `top`, the
-tables and pages of `evaluate` and `compare`, and `train.validation.metric` read it, so a new metric is one more entry.
-A formula that needs a new sum also adds a field to `Sums`, which `evaluation/accumulator.py` and
-`evaluation/bootstrap.py` fill.
+`METRICS` is the only list of metrics. Evaluation, the bootstrap, the progress lines of a training, `top`, the tables
+and pages of `evaluate` and `compare`, and `train.validation.metric` read it, so a new metric needs only a new entry. If
+its formula needs a new sum, add a field to `Sums` and fill it in `evaluation/accumulator.py` and
+`evaluation/bootstrap.py`.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Sums:
     """Weight times predicted probability"""
     auc_area: Value
     auc_weight: Value
-    """AUC over all pairs of a positive and a negative sample is auc_area / auc_weight (Mann-Whitney; a tie counts one
-    half); auc_weight is 0 without pairs"""
+    """auc_area / auc_weight is the AUC over all pairs of a positive and a negative sample (Mann-Whitney; a tie counts
+    one half); auc_weight is 0 without pairs"""
     user_auc: Value
-    """AUC of each user that has samples of both classes, times the weight of its samples"""
+    """AUC times weight of samples, summed over users that have samples of both classes"""
     user_weight: Value
-    """Weights of the samples of these users; 0 without users"""
+    """Weight of all samples of these users; 0 without users"""
 
     @property
     def weight(self) -> Value:
@@ -47,7 +47,7 @@ class Sums:
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric: how people see it, which values are better, and how it is computed."""
+    """One metric: its texts, which values are better, and its formula."""
 
     name: str
     """Key in JSON documents and in metrics.jsonl"""
@@ -58,11 +58,11 @@ class Metric:
     formula: Callable[[Sums], Value]
     """NaN where the metric is undefined"""
     is_drawn: bool = True
-    """True if the page of a comparison draws a curve of it; its tables have every metric"""
+    """True if the page of a comparison draws a curve of the metric; the tables on the page contain every metric"""
 
     @property
     def can_validate(self) -> bool:
-        """True if the metric can choose the best step of a training: higher values are better, or lower ones."""
+        """True if the metric can choose the best step of a training: either higher or lower values are better."""
         return self.better != "near 1"
 
 
@@ -77,7 +77,7 @@ def ratio(numerator: Value, denominator: Value) -> Value:
 
 
 def _base_rate_loss(sums: Sums) -> Value:
-    """Return the log loss summed over samples when every prediction is the share of positives; NaN with one class."""
+    """Return the summed log loss of a model that always predicts the share of positives; NaN with only one class."""
     with np.errstate(divide="ignore", invalid="ignore"):
         positive = sums.positive * np.log(sums.positive / sums.weight)
         negative = sums.negative * np.log(sums.negative / sums.weight)
@@ -98,7 +98,7 @@ METRICS: dict[str, Metric] = {
             "gauc",
             "GAUC",
             "higher",
-            "AUC within each user, averaged over users with the weight of their samples (UAUC in the paper)",
+            "AUC within each user, averaged with the weight of the user's samples (UAUC in the paper)",
             lambda sums: ratio(sums.user_auc, sums.user_weight),
         ),
         Metric(
@@ -112,7 +112,7 @@ METRICS: dict[str, Metric] = {
             "normalized_entropy",
             "norm. entropy",
             "lower",
-            "log loss over the log loss of the base rate (He et al., 2014); below 1 is better than the base rate",
+            "log loss divided by the log loss of the base rate (He et al., 2014); below 1 is better than the base rate",
             lambda sums: ratio(sums.log_loss, _base_rate_loss(sums)),
             is_drawn=False,  # the curve of log loss on another scale
         ),
@@ -120,7 +120,7 @@ METRICS: dict[str, Metric] = {
             "calibration",
             "calibration",
             "near 1",
-            "sum of predicted probabilities over sum of labels",
+            "sum of predicted probabilities divided by sum of labels",
             lambda sums: ratio(sums.probability, sums.positive),
         ),
     )
@@ -138,7 +138,7 @@ def validation_metrics() -> list[str]:
 
 
 def require_validation_metric(name: str) -> str:
-    """Return `name`. Raises ValueError if no metric of that name can choose the best step of a training."""
+    """Return `name`. Raises ValueError unless it is a metric that can choose the best step of a training."""
     if name not in validation_metrics():
         raise ValueError(f"found {name!r}; expected one of {', '.join(validation_metrics())}")
     return name

@@ -14,13 +14,14 @@ from torchrec.optim.keyed import CombinedOptimizer
 from asymdiffrec.trainer.job import ScheduleConfig, TrainConfig
 
 ADAMW_MOMENTS = 2
-"""Values that AdamW keeps for each dense parameter"""
+"""Number of values that AdamW keeps for each element of a dense parameter"""
 
 
 def build_dense_optimizer(parameters: Iterable[torch.nn.Parameter], settings: TrainConfig) -> torch.optim.AdamW:
     """Return AdamW for the dense parameters, with its state at step 0.
 
-    AdamW creates its state at its first step. A checkpoint is loaded into live tensors, so they must exist before.
+    AdamW itself would create its state in its first step. A checkpoint is loaded into existing tensors, so the state is
+    created earlier.
     """
     parameters = list(parameters)
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -50,12 +51,12 @@ def learning_rate_factor(schedule: ScheduleConfig, step: int, total_steps: int) 
 
 
 class TrainOptimizer:
-    """The optimizer that a train pipeline drives: of the tables in every step, of the dense part in every n-th one.
+    """The optimizer that a train pipeline calls. It updates tables in every step, the dense part in every n-th step.
 
     Tables are updated in every backward pass, by the gradient of that pass. So accumulation (`train.accumulate`, n
-    steps) and clipping (`train.clip_norm`) concern the dense parameters only. Their gradients are averaged over the
-    steps since the last update, then clipped by their common norm; all workers have the same gradients. Learning rates
-    and updates are functions of the step, so a resumed run continues exactly.
+    steps) and clipping (`train.clip_norm`) affect the dense parameters only. Dense gradients are averaged over the
+    steps since the last update, then clipped by their common norm; all workers have the same dense gradients. Learning
+    rates and updates are functions of the step, so a resumed run continues exactly.
 
     Learning rates are set by hand because torch's `LambdaLR` counts steps itself, wraps `step` and warns if a step is
     skipped.
@@ -67,7 +68,7 @@ class TrainOptimizer:
         self._parameters = [parameter for group in dense.param_groups for parameter in group["params"]]
         if settings.accumulate > 1:
             for parameter in self._parameters:
-                # A checkpoint contains the gradients and is loaded into live tensors, so they exist from the start.
+                # A checkpoint contains the gradients and is loaded into existing tensors, so create them here.
                 parameter.grad = torch.zeros_like(parameter)
         self._step = 0
 
@@ -79,7 +80,7 @@ class TrainOptimizer:
             group["lr"] = base_rate * factor
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Prepare a backward pass. TorchRec's table optimizer takes its learning rates here."""
+        """Prepare a backward pass. TorchRec's table optimizer reads its learning rates in this call."""
         self._tables.zero_grad()
         if self._settings.accumulate == 1:
             self._dense.zero_grad(set_to_none=True)
@@ -88,7 +89,7 @@ class TrainOptimizer:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Update the parameters after a backward pass; after a bad step, without one, change nothing."""
+        """Update the parameters after a backward pass. A bad step has no backward pass and contributes no gradient."""
         self._tables.step()
         accumulate = self._settings.accumulate
         if (self._step + 1) % accumulate:

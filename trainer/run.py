@@ -30,14 +30,14 @@ class RunOutcome(StrEnum):
     STOPPED_EARLY = "stopped early"
     """Validation did not improve for `train.validation.patience` validations"""
     INTERRUPTED = "interrupted"
-    """The user asked for a stop; --resume goes on"""
+    """The user asked for a stop; --resume continues"""
     PREEMPTED = "preempted"
-    """A host was about to be taken away; the workers start again elsewhere, so no result contains this value"""
+    """A host was about to be removed; the workers start again on other hosts, so result.json never has this value"""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory. Nothing is read or created before a method is called.
+    """A run directory. The constructor reads and creates nothing.
 
     >>> Run(Path("runs/clicks/1")).metrics_file
     PosixPath('runs/clicks/1/metrics.jsonl')
@@ -52,7 +52,7 @@ class Run:
 
     @property
     def stop_file(self) -> Path:
-        """The file whose existence asks training to stop with a checkpoint."""
+        """The stop file: if it exists, training stops with a checkpoint."""
         return self.path / "stop"
 
     @property
@@ -67,7 +67,7 @@ class Run:
 
     @property
     def ray_folder(self) -> Path:
-        """The folder for Ray's own files."""
+        """The folder for Ray's files."""
         return self.path / "ray"
 
     @property
@@ -79,7 +79,7 @@ class Run:
         return self.path / "shards.json"
 
     def trace(self, rank: int) -> Path:
-        """Return the file with a worker's trace, which exists if `train.profile` asked for one."""
+        """Return the path of a worker's trace. The file is written only if `train.profile` is not 0."""
         return self.path / "profile" / f"worker-{rank}.json"
 
     def checkpoints(self, job: Job) -> str:
@@ -108,19 +108,19 @@ class Run:
         write_yaml(self.path / "statistics.yaml", statistics)
 
     def training_files(self) -> dict[str, list[int]] | None:
-        """Return the training files of the run with the rows of each row group; None before its first session.
+        """Return {file: rows of each row group} of the training files, or None before the first session of the run.
 
-        A run reads the same files in all its sessions, whatever is added to the data meanwhile.
+        All sessions of a run read the same files, even if files are added to the data between two sessions.
         """
         file = self._training_files_file
         return json.loads(file.read_text()) if file.exists() else None
 
     def write_training_files(self, files: Mapping[str, Sequence[int]]) -> None:
-        """Write the training files of the run with the number of rows of each row group."""
+        """Write the training files of the run as {file: rows of each row group}."""
         self._training_files_file.write_text(json.dumps(files) + "\n")
 
     def drop_records_after(self, step: int) -> None:
-        """Delete the metrics of later steps: training goes on from `step`, and will do these steps again."""
+        """Delete the records of steps after `step`: training continues from `step` and repeats the later steps."""
         records = [record for record in read_json_lines(self.metrics_file) if record["step"] <= step]
         partial = self.metrics_file.with_suffix(".partial")
         partial.write_text("".join(json.dumps(record) + "\n" for record in records))
@@ -135,11 +135,11 @@ class Run:
         self._result_file.unlink(missing_ok=True)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
-        """Write how the run ended: its outcome, its progress, and planned against measured resources."""
+        """Write the result of the run: outcome, progress, and planned and measured resources."""
         self._result_file.write_text(json.dumps(result, indent=2) + "\n")
 
     def result(self) -> dict[str, Any] | None:
-        """Return how the run ended; None while it has not ended."""
+        """Return the result of the run, or None if the run has not ended."""
         return json.loads(self._result_file.read_text()) if self._result_file.exists() else None
 
 
@@ -147,14 +147,17 @@ def new_run(job: Job, path: Path | None) -> Run:
     """Return an empty run directory: `path`, or runs/NAME/UTC-TIME. Raises InputError if `path` is not empty."""
     path = path or Path("runs") / job.name / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     if path.exists() and not path.is_dir():
-        raise InputError(f"{path}: is a file; --run names a folder")
+        raise InputError(f"{path}: is a file; --run must be a folder")
     if path.exists() and any(path.iterdir()):
-        raise InputError(f"{path}: exists and is not empty; choose another --run, or add --resume to go on with it")
+        raise InputError(f"{path}: exists and is not empty; choose another --run, or add --resume to continue it")
     return Run(path)
 
 
 def latest_run(job: Job, path: Path | None) -> Run:
-    """Return the run directory at `path`, or the newest one of the job. Raises InputError if there is none."""
+    """Return the run directory at `path`, or the job's newest run if `path` is None.
+
+    Raises InputError if the job has no run, or `path` is not a run directory.
+    """
     if path is None:
         runs = sorted(folder for folder in (Path("runs") / job.name).glob("*") if (folder / "job.yaml").exists())
         if not runs:
@@ -164,14 +167,14 @@ def latest_run(job: Job, path: Path | None) -> Run:
 
 
 def open_run(path: Path) -> Run:
-    """Return the run directory at a path. Raises InputError if it is none."""
+    """Return the run directory at a path. Raises InputError if the path is not a run directory."""
     if not (path / "job.yaml").exists():
         raise InputError(f"{path}: not a run directory (it has no job.yaml)")
     return Run(path)
 
 
 def read_plan_file(path: Path) -> dict[str, Any]:
-    """Return the document of a plan.json. Raises InputError if it cannot be read or is no plan."""
+    """Return the document of a plan.json. Raises InputError if it cannot be read or is not a plan."""
     try:
         return parse_plan(path.read_bytes())
     except OSError as error:
@@ -181,13 +184,14 @@ def read_plan_file(path: Path) -> dict[str, Any]:
 
 
 class RunLog:
-    """Appends records of steps after `step` to metrics.jsonl and to TensorBoard's events; on one worker only.
+    """The log of a run: metrics.jsonl and TensorBoard's events.
 
-    On the other workers (`is_writer` is False) nothing is written.
+    Only the worker whose `is_writer` is True writes. `step` is the step that the session starts from: TensorBoard hides
+    the events that an earlier session wrote for later steps.
 
         with RunLog(run, step=0, steps_per_epoch=100, is_writer=rank == 0) as log:
             log.write({"step": 50, "epoch": 0, "loss": 0.69})
-            log.note(50, note="training goes on")
+            log.note(50, note="training continues")
     """
 
     def __init__(self, run: Run, step: int, steps_per_epoch: int, is_writer: bool) -> None:
@@ -210,7 +214,7 @@ class RunLog:
         self.write({"step": step, "epoch": max(0, step - 1) // self._steps_per_epoch, **values})
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Write a record, with its `step`. On a full disk it waits in memory for the next call."""
+        """Write a record that contains `step`. If the disk is full, keep the record in memory until the next call."""
         if not self.is_writer:
             return
         self._unwritten += json.dumps(record).encode() + b"\n"

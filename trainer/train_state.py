@@ -46,7 +46,7 @@ class TrainState:
     """The dense parameters by name"""
     dense_optimizer: torch.optim.Optimizer
     optimizer: TrainOptimizer
-    """Drives both optimizers"""
+    """The optimizer that the train pipeline calls; it steps both optimizers above"""
     device: torch.device
     plan: dict[str, Any]
     """The document of the sharding plan, see `plan_document`"""
@@ -66,9 +66,10 @@ def build_train_state(
 ) -> TrainState:
     """Build a job's model and optimizers on the workers of the default process group. A collective call.
 
-    All initial values are functions of the job alone, whatever the number of workers. `plan` is a document of
-    `plan_document`; None: the tables are planned for these workers. Raises InputError if sections of the job do not fit
-    each other, the tables do not fit the workers, or the plan does not fit both.
+    Initial values depend on the job only, not on the number of workers. `plan` is the document of a sharding plan, see
+    `plan_document`. If it is None, a plan is computed for these workers. Raises InputError if sections of the job
+    contradict each other, the tables do not fit into the memory of the workers, or the plan does not fit the job or the
+    workers.
     """
     unsharded = build_recommender(job, schema, device)
     sharding_plan, document = run_on_rank_0(lambda: _plan(job, schema, unsharded, device, plan))
@@ -88,12 +89,12 @@ def build_train_state(
 def build_recommender(job: Job, schema: Schema, device: torch.device) -> Recommender:
     """Build a job's model; its tables are on the meta device until they are sharded.
 
-    With `device` meta nothing is allocated, which is enough for planning. Raises InputError if sections of the job do
-    not fit each other.
+    If `device` is meta, no memory is allocated; this is enough for planning. Raises InputError if sections of the job
+    contradict each other.
     """
     torch.manual_seed(job.train.seed)
     tables = FieldTables(schema, job.tables)
-    # The CPU draws the weights, except on meta, so they are the same on all devices.
+    # Draw the weights on the CPU (unless the device is meta), so that they are the same on all devices.
     with torch.device("meta" if device.type == "meta" else "cpu"):
         diffusion = method_class(job.diffusion.method)(
             tables.layout,
@@ -109,7 +110,7 @@ def build_recommender(job: Job, schema: Schema, device: torch.device) -> Recomme
 
 
 def planning_problem(job: Job, schema: Schema, model: Recommender, cluster: Cluster) -> Problem:
-    """Return everything that a plan of the model's tables on a cluster depends on."""
+    """Return the input of the planner: the model's tables, the cluster and the work of the dense part."""
     batch = max(1, job.train.batch_size // cluster.world_size)
     layout = model.diffusion.layout
     clean = torch.empty(batch, layout.total_width, device="meta", requires_grad=True)
@@ -124,17 +125,18 @@ def _require_compiler(device: torch.device) -> None:
     compiler = os.environ.get("CXX", "g++")
     if device.type == "cpu" and not shutil.which(compiler):
         raise InputError(
-            f"train.compile: true; needs a C++ compiler, and {compiler} is not installed. Set CXX to another one"
+            f"train.compile: true; needs a C++ compiler, and {compiler} is not installed. Set CXX to an installed "
+            "compiler"
         )
 
 
 def _plan(
     job: Job, schema: Schema, model: Recommender, device: torch.device, plan: Mapping[str, Any] | None
 ) -> tuple[ShardingPlan, dict[str, Any]]:
-    """Return the sharding plan for these workers and its document."""
+    """Return the sharding plan for these workers, and the document of the plan."""
     figures = find_device(job.cluster.device, "cluster.device") if job.cluster.device else None
     if plan and figures is None and plan.get("device", {}).get("kind") == device.type:
-        # The figures of the given plan, so that measured values are compared with what was planned.
+        # Use the device figures of the given plan, so that measured values are compared with its predictions.
         figures = validate(Device, plan["device"], "device of the plan")
     problem = planning_problem(job, schema, model, local_cluster(device.type, figures, dist.get_world_size()))
     solution = solve_from_document(problem, plan) if plan else solve(problem)
@@ -142,7 +144,10 @@ def _plan(
 
 
 def missing_patterns(schema: Schema) -> MissingPatterns | None:
-    """Return the missing-field patterns of the training rows, fields in the order of the schema; None without any."""
+    """Return the missing-field patterns of the training rows, or None if the statistics contain no patterns.
+
+    The fields of a pattern are in the order of the schema.
+    """
     if schema.statistics is None or not schema.statistics.missing_patterns:
         return None
     patterns = schema.statistics.missing_patterns

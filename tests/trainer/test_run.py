@@ -33,7 +33,7 @@ def lines(run: Run) -> list[dict[str, object]]:
 
 
 def log(run: Run, after: int, *steps: int) -> None:
-    """Log steps in a session that goes on from step `after`."""
+    """Log steps in a session that continues from step `after`."""
     run.drop_records_after(after)
     with RunLog(run, after, steps_per_epoch=10, is_writer=True) as writer:
         for step in steps:

@@ -179,7 +179,7 @@ def test_the_installed_script_reports_wrong_input(clicks: Path, tmp_path: Path, 
     ("arguments", "message"),
     [
         (["evaluate", "nowhere"], "not a run directory"),
-        (["train", "{clicks}/job.yaml", "--run", "/proc/nowhere"], "cannot write there"),
+        (["train", "{clicks}/job.yaml", "--run", "/proc/nowhere"], "cannot write in this directory"),
         (["predict", "{trained}", "{clicks}/test", "/proc/nowhere.parquet"], "cannot write this file"),
         (["predict", "nowhere", "data", "out"], "not a run directory"),
         (["prepare", "movielens-100k", "out", "--input", "nowhere"], "nowhere"),

@@ -1,4 +1,4 @@
-"""Reads parts of a checkpoint's tensors, and nothing else of it, into tensors of any layout."""
+"""Read parts of a checkpoint's tensors, without the rest of the checkpoint, into tensors of any layout."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 
 @dataclass(frozen=True)
 class Block:
-    """A part of the stored tensor `name`: it starts at index `first`, has the shape of `into`, and is read into it."""
+    """A part of the stored tensor `name`: starts at index `first`, has the shape of `into`, and is read into `into`."""
 
     name: str
     first: tuple[int, ...]
@@ -23,7 +23,7 @@ class Block:
 
 
 class BlockPlanner(LoadPlanner):
-    """Makes `torch.distributed.checkpoint.load` read the blocks of this rank; converts types."""
+    """A planner for `torch.distributed.checkpoint.load` that reads the blocks of this rank and converts dtypes."""
 
     def __init__(self, blocks: Sequence[Block]) -> None:
         self._blocks = blocks
@@ -59,8 +59,8 @@ class BlockPlanner(LoadPlanner):
         return central_plan
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
-        """Never called: blocks are parts of tensors."""
-        raise AssertionError("a block is part of a tensor, not bytes")
+        """Raise AssertionError: torch never calls this, because blocks are parts of tensors."""
+        raise AssertionError("BlockPlanner reads tensors only; torch asked for a bytes entry")
 
     def resolve_tensor(self, read_item: ReadItem) -> torch.Tensor:
         """Return the part of a block's tensor that a read item fills."""
@@ -72,4 +72,4 @@ class BlockPlanner(LoadPlanner):
         return into
 
     def commit_tensor(self, read_item: ReadItem, tensor: torch.Tensor) -> None:
-        """Do nothing: `resolve_tensor` returned the live memory."""
+        """Do nothing: `resolve_tensor` returned a view of the block, so the values are already stored."""

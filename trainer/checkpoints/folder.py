@@ -1,4 +1,4 @@
-"""Files of checkpoints, at a local path or a URI, as torch's distributed checkpoints write and read them."""
+"""The folder of a checkpoint, at a local path or a URI, with the interface that torch's distributed checkpoints use."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ CHECKSUM_CHUNK_BYTES = 8 << 20
 class Folder(FileSystemBase):
     """A folder of files: a local path, or a URI that pyarrow.fs opens (s3://, gs://, hdfs://).
 
-    `checksums` has the size in bytes and the checksum of each file that was written through it, by name. Written by
-    hand because torch's `FsspecWriter` needs fsspec, a second implementation of every file system with credentials of
-    its own, and because no torch writer computes checksums while it writes.
+    `checksums` has the size in bytes and the checksum of each file that was written through this object, by file name.
+    Written by hand for two reasons. Torch's `FsspecWriter` needs fsspec, a second implementation of every file system
+    with separate credentials. No torch writer computes checksums while it writes.
     """
 
     def __init__(self, location: str) -> None:
@@ -47,7 +47,7 @@ class Folder(FileSystemBase):
 
     def _output(self, path: str) -> Any:
         if self.is_local:
-            return open(path, "wb")  # can be synchronised to disk, unlike a file of pyarrow
+            return open(path, "wb")  # can be synchronised to disk with fsync, unlike a pyarrow file
         return self.filesystem.open_output_stream(path)
 
     def _name(self, path: str) -> str:
@@ -63,7 +63,7 @@ class Folder(FileSystemBase):
         self.checksums[self._name(str(new_path))] = self.checksums.pop(self._name(str(path)))
 
     def init_path(self, path: str | os.PathLike[str]) -> str:
-        """Return the path as torch hands it to the other methods."""
+        """Return the path as a string; torch passes it to the other methods."""
         return str(path)
 
     def mkdir(self, path: str | os.PathLike[str]) -> None:
@@ -76,7 +76,7 @@ class Folder(FileSystemBase):
         return True
 
     def exists(self, path: str | os.PathLike[str]) -> bool:
-        """Return whether there is a file or folder at the path."""
+        """Return whether a file or folder exists at the path."""
         return bool(self.filesystem.get_file_info(str(path)).type != pafs.FileType.NotFound)
 
     def rm_file(self, path: str | os.PathLike[str]) -> None:
@@ -84,7 +84,7 @@ class Folder(FileSystemBase):
         self.filesystem.delete_file(str(path))
 
     def folders(self) -> list[str]:
-        """Return the names of the folders in this folder, in no order; an empty list if this folder does not exist."""
+        """Return the names of the folders in this folder, unsorted; an empty list if this folder does not exist."""
         entries = self.filesystem.get_file_info(pafs.FileSelector(self.path, allow_not_found=True))
         return [entry.base_name for entry in entries if entry.type == pafs.FileType.Directory]
 
@@ -103,13 +103,13 @@ class Folder(FileSystemBase):
         self.rename(partial, f"{self.path}/{name}")
 
     def read(self, name: str) -> bytes:
-        """Return the content of a file. Raises OSError if there is no such file."""
+        """Return the content of a file. Raises OSError if the file does not exist."""
         with self.create_stream(f"{self.path}/{name}", "rb") as file:
             content: bytes = file.read()
             return content
 
     def damages(self, checksums: Mapping[str, tuple[int, str]]) -> dict[str, str]:
-        """Return what is wrong with each damaged file, by name; `checksums` says how the files were written."""
+        """Return {name: damage} of the damaged files. `checksums` has size and checksum of each file as written."""
         damages = {name: self._damage(name, size, digest) for name, (size, digest) in checksums.items()}
         return {name: damage for name, damage in damages.items() if damage}
 
@@ -139,7 +139,7 @@ class Folder(FileSystemBase):
 
 
 class _ChecksumWriter(io.RawIOBase):
-    """Passes on what is written, and computes its size and checksum."""
+    """A file that forwards all bytes to `file` and computes their size and checksum."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._digest, self._size = file, xxhash.xxh3_128(), 0

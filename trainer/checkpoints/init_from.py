@@ -1,4 +1,4 @@
-"""Starts a run from the weights of another run whose job may differ: which weights fit, and how they are loaded."""
+"""Start a run from the weights of another run: which weights fit the new job, and how they are loaded."""
 
 from __future__ import annotations
 
@@ -23,34 +23,35 @@ from asymdiffrec.trainer.run import Run
 from asymdiffrec.trainer.train_state import TrainState, build_recommender
 
 ID_KEYS = ("values", "hash")
-"""Keys of a table that must be equal in both jobs for an id to have a row of the same meaning"""
+"""Keys of a table that must be equal in both jobs: otherwise an id would get a row that another id was trained on"""
 
-ONLY_HERE, ONLY_THERE = "the other run has no such name", "this job has no such name"
+ONLY_NEW, ONLY_OLD = "the other run has no such name", "this job has no such name"
 
 
 @dataclass(frozen=True)
 class RowChange:
-    """Numbers of rows of a table in the other run and in the new one."""
+    """Number of rows of a table in the other run (`old`) and in the new run (`new`)."""
 
     old: int
     new: int
-    is_spread: bool
-    """Each new row starts as the row that its ids had, because ids are hashed to rows"""
+    is_rehashed: bool
+    """True if ids are hashed to rows and the numbers differ: each new row starts as a copy of the old row of its ids"""
 
 
 @dataclass(frozen=True)
 class InitPart:
-    """A table, the curve of a numeric field, or another parameter, of one run or of both."""
+    """A part of the model of one run or both: a table, the curve of a numeric field, or another parameter."""
 
     kind: Literal["table", "numeric", "dense"]
     name: str
     outcome: Literal["taken", "new", "left out"]
-    """taken: from the other run; new: of the new run only, initialised as usual; left out: of the other run only"""
+    """taken: loaded from the other run. new: initialised as usual, because the other run has no part that fits. left
+    out: only the other run has the part."""
     note: str = ""
     rows: RowChange | None = None
-    """Rows of a table that is taken"""
+    """Numbers of rows, for a table that is taken"""
     curve: CurveChange | None = None
-    """Curve of a numeric field that is taken"""
+    """Change of the curve, for a numeric field that is taken"""
 
 
 @dataclass(frozen=True)
@@ -68,17 +69,17 @@ class InitPlan:
 
 
 def plan_init(run: Run, job: Job, schema: Schema) -> InitPlan:
-    """Return what a job's model takes from the best step of another run. Reads no weights, and allocates no tables.
+    """Plan which weights a job's model takes from the best step of another run. Reads no weights, allocates no tables.
 
-    - A table is matched by name, and taken if its width is the same and its ids mean the same. If its number of rows
-      differs, rows that are ids are added or cut. If ids are hashed to rows, each new row starts as the row that its
-      ids had, so a table with a multiple of the rows gives every id the row that it had. A table with managed
-      collision keeps its ids, and is taken if its number of rows is the same.
-    - The curve of a numeric field is matched by field, and taken if its width and transform are the same. If statistics
-      or knots differ, its function is kept, see `CurveChange`.
+    - A table is matched by name, and taken if its width is the same and its ids mean the same. If the number of rows
+      differs and ids are row numbers, rows are added or cut. If ids are hashed to rows, each new row starts as a copy
+      of the old row of its ids. If the new number of rows is a multiple of the old one, every id so keeps its weights.
+      A table with collision: managed keeps its ids, and is taken if its number of rows is the same.
+    - The curve of a numeric field is matched by the name of the field, and taken if its width and transform are the
+      same. If statistics or knots differ, the function is kept, see `CurveChange`.
     - Every other parameter is matched by name and shape.
 
-    Raises InputError if the run has no checkpoint or nothing of it fits.
+    Raises InputError if the run has no checkpoint, or if no part of it fits.
     """
     old_job = run.job()
     checkpoints = Checkpoints(run.checkpoints(old_job))
@@ -90,7 +91,7 @@ def plan_init(run: Run, job: Job, schema: Schema) -> InitPlan:
     dense = {
         name: list(weight.shape)
         for name, weight in model.named_parameters()
-        if weight.device.type != "meta"  # as tables are
+        if weight.device.type != "meta"  # tables are on meta
     }
     old_dense = {name.removeprefix("dense."): size for name, size in sizes.items() if name.startswith("dense.")}
     parts = [
@@ -100,7 +101,7 @@ def plan_init(run: Run, job: Job, schema: Schema) -> InitPlan:
     ]
     plan = InitPlan(run.path, step, parts)
     if not plan.taken:
-        raise InputError(f"{run.path}: nothing of it fits this job")
+        raise InputError(f"{run.path}: no table or parameter of this run fits this job")
     return plan
 
 
@@ -108,21 +109,21 @@ def _tables(old_job: Job, job: Job, sizes: Mapping[str, Sequence[int]]) -> Itera
     old_tables, tables = old_job.to_schema().tables, job.to_schema().tables
     for name, table in tables.items():
         if name not in old_tables:
-            yield InitPart("table", name, "new", ONLY_HERE)
+            yield InitPart("table", name, "new", ONLY_NEW)
             continue
         old = old_tables[name]
         if difference := _table_difference(name, old, table, old_job, job, sizes):
             yield InitPart("table", name, "new", difference)
             continue
         added = table.num_embeddings - old.num_embeddings
-        rows = RowChange(old.num_embeddings, table.num_embeddings, is_spread=bool(added) and table.hash)
-        if rows.is_spread:
-            note = f"{rows.new:,} rows for {rows.old:,}: each starts as the row that its ids had"
+        rows = RowChange(old.num_embeddings, table.num_embeddings, is_rehashed=bool(added) and table.hash)
+        if rows.is_rehashed:
+            note = f"{rows.new:,} rows, {rows.old:,} in the other run: each starts as a copy of the old row of its ids"
         else:
             note = f"rows {'added' if added > 0 else 'cut'}: {abs(added):,}" if added else ""
         yield InitPart("table", name, "taken", note, rows=rows)
     for name in old_tables.keys() - tables.keys():
-        yield InitPart("table", name, "left out", ONLY_THERE)
+        yield InitPart("table", name, "left out", ONLY_OLD)
 
 
 def _table_difference(
@@ -135,17 +136,17 @@ def _table_difference(
     for key in ID_KEYS:
         old_value, value = getattr(old, key), getattr(new, key)
         if old_value != value:
-            return f"{key}: {value}, {old_value} in the other run: its ids have other rows"
+            return f"{key}: {value}, {old_value} in the other run: ids have other rows"
     was_managed, is_managed = (name in either.tables.managed_tables for either in (old_job, job))
     if was_managed != is_managed:
-        return "collision: managed in one of the two runs only: its ids have other rows"
+        return "collision: managed in only one of the two runs: ids have other rows"
     if is_managed and old.num_embeddings != new.num_embeddings:
-        return f"managed, with {new.num_embeddings:,} rows, {old.num_embeddings:,} in the other run: other ids"
+        return f"collision: managed, with {new.num_embeddings:,} rows, {old.num_embeddings:,} in the other run"
     old_policy, policy = (
         (either.tables.managed.eviction, either.tables.managed.admit_after > 1) for either in (old_job, job)
     )
     if is_managed and old_policy != policy:
-        return "managed, with another eviction or admission"
+        return "collision: managed, with another eviction or admit_after"
     return ""
 
 
@@ -153,7 +154,7 @@ def _numeric(old_job: Job, old_schema: Schema, job: Job, schema: Schema) -> Iter
     old_curves, new_curves = curves(old_schema, old_job), curves(schema, job)
     for name, new in new_curves.items():
         if name not in old_curves:
-            yield InitPart("numeric", name, "new", ONLY_HERE)
+            yield InitPart("numeric", name, "new", ONLY_NEW)
             continue
         old, transform = old_curves[name], schema.numeric[name].transform
         if old.width != new.width:
@@ -164,7 +165,7 @@ def _numeric(old_job: Job, old_schema: Schema, job: Job, schema: Schema) -> Iter
             change = CurveChange(old, new)
             yield InitPart("numeric", name, "taken", change.note(), curve=change)
     for name in old_curves.keys() - new_curves.keys():
-        yield InitPart("numeric", name, "left out", ONLY_THERE)
+        yield InitPart("numeric", name, "left out", ONLY_OLD)
 
 
 def _dense(old: Mapping[str, Sequence[int]], new: Mapping[str, Sequence[int]]) -> Iterator[InitPart]:
@@ -172,14 +173,14 @@ def _dense(old: Mapping[str, Sequence[int]], new: Mapping[str, Sequence[int]]) -
         if name.startswith(NUMERIC):
             continue
         if name not in old:
-            yield InitPart("dense", name, "new", ONLY_HERE)
+            yield InitPart("dense", name, "new", ONLY_NEW)
         elif list(old[name]) != list(size):
             yield InitPart("dense", name, "new", f"shape {_times(size)}, {_times(old[name])} in the other run")
         else:
             yield InitPart("dense", name, "taken")
     for name in old:
         if name not in new and not name.startswith(NUMERIC):
-            yield InitPart("dense", name, "left out", ONLY_THERE)
+            yield InitPart("dense", name, "left out", ONLY_OLD)
 
 
 def _times(size: Sequence[int]) -> str:
@@ -201,18 +202,18 @@ def load_init(plan: InitPlan, train_state: TrainState) -> None:
     checkpoints.read(plan.step, blocks + [block for reader in readers for block in reader.blocks()])
     for reader in readers:
         reader.store(live["dense"])
-    # One table after the other: the old rows of one table are in memory besides the live ones.
+    # One table at a time, so that the old rows of only one table are in memory in addition to the live tables.
     for part in plan.taken:
-        if part.rows and part.rows.is_spread:
-            _spread(part.name, part.rows, checkpoints, plan.step, live["tables"][f"{part.name}.weight"])
+        if part.rows and part.rows.is_rehashed:
+            _fill_rehashed(part.name, part.rows, checkpoints, plan.step, live["tables"][f"{part.name}.weight"])
 
 
 def _blocks(part: InitPart, train_state: TrainState, live: Mapping[str, Mapping[str, torch.Tensor]]) -> Iterator[Block]:
-    """Yield the blocks that are read straight into the live tensors of a part."""
+    """Yield the blocks that are read directly into the live tensors of a part."""
     if part.kind == "dense":
         weight = live["dense"][part.name]
         yield Block(f"dense.{part.name}", (0,) * weight.dim(), weight)
-    elif part.rows and not part.rows.is_spread:
+    elif part.rows and not part.rows.is_rehashed:
         optimizer_states = STATES[train_state.job.tables.optimizer.name]
         for key, tensor in live["tables"].items():
             table, name = key.rsplit(".", 1)
@@ -221,7 +222,7 @@ def _blocks(part: InitPart, train_state: TrainState, live: Mapping[str, Mapping[
 
 
 def _local_blocks(key: str, tensor: torch.Tensor, rows: RowChange) -> Iterator[Block]:
-    """Yield what this rank has of a tensor of a table, without rows that the other run does not have."""
+    """Yield this rank's blocks of a table's tensor, without rows that the other run does not have."""
     if tensor.dim() == 1:  # the step counter of a managed table
         yield Block(key, (0,), tensor)
         return
@@ -231,10 +232,11 @@ def _local_blocks(key: str, tensor: torch.Tensor, rows: RowChange) -> Iterator[B
             yield Block(key, (row, column), block[:count])
 
 
-def _spread(table: str, rows: RowChange, checkpoints: Checkpoints, step: int, weight: torch.Tensor) -> None:
-    """Fill the rows of a hashed table from the rows that their ids had.
+def _fill_rehashed(table: str, rows: RowChange, checkpoints: Checkpoints, step: int, weight: torch.Tensor) -> None:
+    """Fill each row of a hashed table with a copy of the old row of its ids.
 
-    Hash h has row floor(h R' / 2^64) of R' rows, and had row floor(h R / 2^64) of R rows.
+    An id with hash h has row floor(h R' / 2^64) in the new table of R' rows, and row floor(h R / 2^64) in the old table
+    of R rows.
     """
     blocks, copies = [], []
     for block, row, column in local_blocks(weight):
@@ -252,8 +254,8 @@ def _spread(table: str, rows: RowChange, checkpoints: Checkpoints, step: int, we
 
 
 def source_rows(rows: torch.Tensor, old_rows: int, new_rows: int) -> torch.Tensor:
-    """Return the old rows [R] int64 of the ids at the middle of the new `rows` [R] int64.
+    """Return the old row for each of the new `rows`, both [R] int64: floor((r + 1/2) old_rows / new_rows).
 
-    floor((r + 1/2) old_rows / new_rows).
+    It is the old row of the hash in the middle of new row r.
     """
     return ((2 * rows + 1).double() * old_rows / (2 * new_rows)).long()

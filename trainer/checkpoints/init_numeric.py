@@ -1,8 +1,8 @@
-"""Takes the curve of a numeric field from another run: re-expressed on the statistics and knots of the new run.
+"""Take the curve of a numeric field from another run, and convert it to the statistics and knots of the new run.
 
 A curve (see `NumericEmbeddings`) is a function of the standardised value, with bins between standardised knots. If the
-mean, the standard deviation or the knots of the two runs differ, the same parameters are another function of the value
-in the data. So the parameters are changed instead, and the function is kept.
+mean, the standard deviation or the knots of the two runs differ, unchanged parameters would give another function of
+the value in the data. So the parameters are converted such that the function stays the same.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ KNOT_TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class Curve:
-    """The scale of a field's curve, and where its parameters are among those of all numeric fields."""
+    """The scale of a field's curve, and the location of its parameters in the tensors of all numeric fields."""
 
     index: int
-    """Number of the field among the numeric fields"""
+    """Index of the field among the numeric fields"""
     first_column: int
+    """Start of the field in the concatenated vectors of all numeric fields"""
     width: int
     mean: float
     std: float
     knots: list[float]
-    """Standardised, ascending; fewer than two for a line"""
+    """Standardised knots, ascending; with fewer than two knots the curve is a line"""
 
     @property
     def num_bins(self) -> int:
@@ -59,19 +60,19 @@ def curves(schema: Schema, job: Job) -> dict[str, Curve]:
 
 @dataclass(frozen=True)
 class CurveChange:
-    """A change from the curve of the other run to the curve of the new run, whose widths are equal."""
+    """The change from the `old` curve (of the other run) to the `new` curve. Both have the same width."""
 
     old: Curve
     new: Curve
 
     @property
     def scale(self) -> float:
-        """Change of the old standardised value when the new one grows by 1."""
+        """Increase of the old standardised value when the new standardised value increases by 1."""
         return self.new.std / self.old.std
 
     @property
     def shift(self) -> float:
-        """Old standardised value where the new one is 0."""
+        """Old standardised value at which the new standardised value is 0."""
         return (self.new.mean - self.old.mean) / self.old.std
 
     @cached_property
@@ -82,7 +83,7 @@ class CurveChange:
 
     @property
     def keeps_knots(self) -> bool:
-        """Whether every old knot is a new knot too, so that the new curve can be the old function exactly."""
+        """Whether every old knot is a new knot too, so that the new curve can be exactly the old function."""
         if not self.old.num_bins:
             return True
         if not self.new.num_bins:
@@ -92,7 +93,7 @@ class CurveChange:
         return bool((distance <= KNOT_TOLERANCE * (1 + old.abs() + abs(self.shift))).all())
 
     def note(self) -> str:
-        """Return what the report says about the change; empty if the parameters are taken as they are."""
+        """Return a note on the change for the report; empty if the parameters are taken unchanged."""
         if not self.keeps_knots:
             if not self.new.num_bins:
                 return "re-expressed as a line through the ends of the old curve: this job has no numeric_bins"
@@ -104,17 +105,17 @@ class CurveChange:
     def apply(
         self, direction: torch.Tensor, bias: torch.Tensor, bins: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return direction [D], bias [D] and bins [new bins, D] of the new curve, from those of the old one.
+        """Convert parameters of the old curve to direction [D], bias [D] and bins [new bins, D] of the new curve.
 
         The new bins interpolate the old piecewise-linear part linearly between the new knots. This is exact if the new
-        knots contain the old ones. All arithmetic is in fp64; equal statistics and knots give equal parameters.
+        knots contain all old knots. All arithmetic is in fp64; equal statistics and knots give equal parameters.
         """
         direction, bias, bins = direction.double(), bias.double(), bins.double()
         new_bins = bins.new_zeros(self.new.num_bins, self.new.width)
         if self.old.num_bins:
             old, new = self._knots
             if self.new.num_bins:
-                # Share of each old bin that a value at a new knot has passed, [new knots, old bins].
+                # Share of each old bin that lies below each new knot, [new knots, old bins].
                 passed = ((new[:, None] - old[:-1]) / old.diff()).clamp(0, 1)
                 new_bins = passed.diff(dim=0) @ bins
                 bias = bias + passed[0] @ bins
@@ -125,7 +126,7 @@ class CurveChange:
 
 
 class CurveReader:
-    """Reads the parameters of an old curve from a checkpoint, and stores those of the new curve in a model."""
+    """The transfer of one curve: reads the old parameters from a checkpoint, stores the new parameters in a model."""
 
     def __init__(self, change: CurveChange) -> None:
         self._change = change

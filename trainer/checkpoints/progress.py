@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 LOG_INTERVAL = ("mean_losses", "counted_steps", "row_checksum")
-"""Fields about the steps since the last line of the log; a result of a run does not contain them"""
+"""Fields about the steps since the last line of the log; result.json does not contain them"""
 
 
 @dataclass(frozen=True)
@@ -22,19 +22,19 @@ class Progress:
     step: int = 0
     """Steps done since the start of the run"""
     best_step: int = 0
-    """Step with the best validation; 0 before the first one"""
+    """Step with the best validation; 0 before the first validation"""
     best_value: float | None = None
     """Validation metric at `best_step`; None before the first validation"""
     validations_since_best: int = 0
     mean_losses: Mapping[str, float] = field(default_factory=dict)
     """Mean of each loss over all workers and the `counted_steps`"""
     counted_steps: int = 0
-    """Steps since the last line of the log, without skipped ones"""
+    """Steps since the last line of the log, without skipped steps"""
     row_checksum: int = 0
     """Checksum of the rows that the counted steps learned from, see `sample_order.row_checksums`"""
 
     def summary(self) -> dict[str, Any]:
-        """Return the values that a run's result contains."""
+        """Return the values for result.json."""
         return {name: value for name, value in asdict(self).items() if name not in LOG_INTERVAL}
 
     def validated(self, value: float, higher_is_better: bool) -> Progress:

@@ -18,15 +18,15 @@ from asymdiffrec.trainer.train_state import TrainState
 
 
 class Saver:
-    """Writes checkpoints while training continues; a save blocks training only while it copies the state.
+    """Writer of checkpoints. With `background`, training only waits for the copy of the state, not for the write.
 
     Only one save runs at a time. All workers call `save` and `finish` together and get the same outcome.
 
         with Saver(checkpoints, train_state, run.documents(), job.train.checkpoints, progress) as saver:
             ...                         # train
-            failed = saver.finish()     # of the save before, if there is one
+            failed = saver.finish()     # wait for the previous save
             saver.save(progress)
-            ...                         # train on while it is written
+            ...                         # continue training while the checkpoint is written
     """
 
     def __init__(
@@ -37,21 +37,21 @@ class Saver:
         settings: CheckpointsConfig,
         saved: Progress,
     ) -> None:
-        """`documents` (text by file name) are written with each checkpoint; `saved` is the newest checkpoint's."""
+        """`documents`: files written with each checkpoint, {name: text}. `saved`: progress of the newest checkpoint."""
         self._checkpoints = checkpoints
         self._train_state = train_state
         self._documents = documents
         self._settings = settings
         self._snapshot = checkpoint.Snapshot(train_state) if settings.background else None
         timeout = timedelta(seconds=train_state.job.cluster.timeout_seconds)
-        # A process group for saving alone: training goes on in the default group meanwhile.
+        # A separate process group for saving, because training uses the default group at the same time.
         self._group = dist.new_group(backend="gloo", timeout=timeout)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: tuple[Progress, Future[None]] | None = None
         self.saved = saved
         """Progress of the newest complete checkpoint"""
         self.failure = ""
-        """Why the last failed save failed; empty if none failed"""
+        """Error of the last save that failed; empty if no save has failed"""
 
     def __enter__(self) -> Saver:
         return self
@@ -61,11 +61,11 @@ class Saver:
         dist.destroy_process_group(self._group)
 
     def is_due(self, step: int, time_is_up: bool) -> bool:
-        """Return whether a checkpoint is due after `step` steps; `time_is_up` is the answer of the clock."""
+        """Return whether a checkpoint is due after `step` steps. `time_is_up`: a timed checkpoint is due."""
         return time_is_up or bool(self._settings.steps and step % self._settings.steps == 0)
 
     def save(self, progress: Progress) -> None:
-        """Start to save the current state. Call `finish` first if a save was started before."""
+        """Start saving the current state. If a save was started before, call `finish` first."""
         assert self._writing is None
         state = self._snapshot.take() if self._snapshot else checkpoint.state(self._train_state)
         self._writing = progress, self._thread.submit(self._write, state, progress)
@@ -73,7 +73,7 @@ class Saver:
             wait([self._writing[1]])
 
     def finish(self) -> Progress | None:
-        """Wait for the save that is running. Return its progress if it failed, else None."""
+        """Wait for the running save. Return the progress of the save if it failed, else None."""
         if self._writing is None:
             return None
         (progress, writing), self._writing = self._writing, None

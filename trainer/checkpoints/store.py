@@ -1,4 +1,4 @@
-"""The checkpoints of a run: which ones exist, which ones are undamaged, and how one is read and written."""
+"""The checkpoints of a run: list them, check them for damage, read and write them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from asymdiffrec.trainer.errors import CheckpointError
 from asymdiffrec.trainer.train_state import TrainState
 
 MANIFEST = "manifest.json"
-"""File with the checksums of the other files and the progress. Written last: a folder without it is no checkpoint"""
+"""File with the progress and the checksums of the other files. It is written last: a folder without it is incomplete"""
 
 
 class Checkpoints:
@@ -38,7 +38,7 @@ class Checkpoints:
         self._folder = Folder(location)
 
     def folder(self, step: int) -> Folder:
-        """Return the folder of the checkpoint of a step, which may not exist."""
+        """Return the folder of the checkpoint of a step. The folder may not exist."""
         return Folder(join_location(self._location, f"step-{step}"))
 
     def steps(self) -> list[int]:
@@ -63,7 +63,7 @@ class Checkpoints:
         return manifest
 
     def best(self) -> int | None:
-        """Return the step with the best validation, or the newest step if none was validated; None if there is none."""
+        """Return the step with the best validation, or the newest step if no step was validated; None without steps."""
         steps = self.steps()
         if not steps:
             return None
@@ -71,9 +71,9 @@ class Checkpoints:
         return newest.best_step if newest.best_value is not None else steps[-1]
 
     def damage(self, step: int) -> str:
-        """Check the files of a checkpoint and return one line about the first damage, or "" if there is none.
+        """Check the files of a checkpoint and return one line about the first damage, or "" if it is undamaged.
 
-        The workers share the reading and get the same answer. A collective call.
+        Each worker reads a part of the files, and all return the same line. A collective call.
         """
         folder = self.folder(step)
         try:
@@ -88,9 +88,9 @@ class Checkpoints:
         return f"{folder.location}: {all_damages[0]}" if all_damages else ""
 
     def newest_good(self, report: Callable[[str], None]) -> int | None:
-        """Return the newest step whose files are undamaged, or None; call `report` with a line on each damaged one.
+        """Return the step of the newest undamaged checkpoint, or None. A collective call.
 
-        A collective call.
+        Calls `report` with one line about each damaged checkpoint.
         """
         steps = [self.steps()]
         dist.broadcast_object_list(steps, src=0)
@@ -98,24 +98,25 @@ class Checkpoints:
             damage = self.damage(step)
             if not damage:
                 return step
-            report(f"{damage}; training goes on from the checkpoint before it")
+            report(f"{damage}; training continues from the previous checkpoint")
         return None
 
     def load(self, step: int, train_state: TrainState) -> Progress:
-        """Load weights and optimizer states under any sharding plan. A collective call.
+        """Load weights and optimizer states, and return the progress. A collective call.
 
-        Raises CheckpointError if the checkpoint cannot be read or does not fit the model.
+        The sharding plan may differ from the plan under which the checkpoint was written. Raises CheckpointError if the
+        checkpoint cannot be read or does not fit the model.
         """
         self._load(step, checkpoint.state(train_state))
         train_state.tables_optimizer.set_optimizer_step(step)
         return self.progress(step)
 
     def load_weights(self, step: int, train_state: TrainState) -> None:
-        """Load the weights alone, whatever the optimizers are, for evaluation and prediction. Otherwise as `load`."""
+        """Load only the weights, for evaluation and prediction; optimizers may differ. Otherwise like `load`."""
         self._load(step, checkpoint.weights(train_state))
 
     def read(self, step: int, blocks: Sequence[Block]) -> None:
-        """Read this worker's blocks into their tensors. Otherwise as `load`."""
+        """Read this worker's blocks into their tensors. Otherwise like `load`."""
         self._load(step, {}, BlockPlanner(blocks))
 
     def _load(self, step: int, state: dict[str, Any], planner: dcp.LoadPlanner | None = None) -> None:
@@ -140,10 +141,10 @@ class Checkpoints:
     def write(
         self, state: dict[str, Any], progress: Progress, documents: Mapping[str, str], group: dist.ProcessGroup | None
     ) -> None:
-        """Write a checkpoint with all workers of `group`, and with it `documents` (text by file name).
+        """Write a checkpoint and, into the same folder, `documents` (text by file name). A collective call of `group`.
 
-        Raises CheckpointError on every worker if it cannot be written, for example because the disk is full; the folder
-        then is no checkpoint.
+        Raises CheckpointError on every worker if the checkpoint cannot be written, for example because the disk is
+        full. The incomplete folder is then not listed by `steps`.
         """
         folder, is_first = self.folder(progress.step), dist.get_rank(group) == 0
         if is_first and folder.exists(folder.path):  # a complete checkpoint must not be overwritten file by file

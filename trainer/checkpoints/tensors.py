@@ -1,6 +1,7 @@
 """The tensors of a checkpoint, in a layout that does not depend on workers, sharding plan or kernels.
 
-No key or shape depends on them (one exception: `embeddings.state.table_state`), so any number of workers can load it.
+Keys and shapes do not depend on them (exception: `embeddings.state.table_state`), so any number of workers can load a
+checkpoint.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ def state(train_state: TrainState) -> dict[str, Any]:
 class Snapshot:
     """A copy of a train state in host memory, which later training steps do not change.
 
-    The memory is allocated once and used again: allocating it costs more time than copying. Written by hand because
-    the stager of torch 2.13's `dcp.async_save` fails on ShardedTensor (it calls `data_ptr`, which that does not have).
+    The memory is allocated once and then reused, because allocating costs more time than copying. Written by hand
+    because the stager of torch 2.13's `dcp.async_save` calls `data_ptr`, which a ShardedTensor does not have.
     """
 
     def __init__(self, train_state: TrainState) -> None:

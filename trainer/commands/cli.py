@@ -55,7 +55,10 @@ app.command()(doctor.doctor)
 
 
 def main() -> None:
-    """Run a command. An error in the input is one line on standard error, with exit status 2; see `app` for others."""
+    """Run a command.
+
+    Wrong input gives one line on standard error and exit status 2; see `app` for the other statuses.
+    """
     sys.path.insert(0, "")  # as `python -m` does: the user's own classes are imported from the current folder
     from asymdiffrec.embeddings.torchrec_warnings import silence_torchrec_warnings
 

@@ -1,4 +1,4 @@
-"""`asymdiffrec compare`: train variants on the same data and compare them, with intervals."""
+"""`asymdiffrec compare`: train variants on the same data and compare them, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from asymdiffrec.trainer.experiments.tasks import Task
 
 PRINTED_METRICS = ("auc", "log_loss")
-"""Metrics that are printed on a terminal; the page has all"""
+"""Metrics that are printed on a terminal; the page contains all metrics"""
 
 
 def compare(
@@ -62,8 +62,8 @@ def compare(
         list[str] | None,
         typer.Option(
             metavar="NAME:PATH=VALUE",
-            help="define a variant by values of the job file, for example light:tables.embedding_dim=8; repeatable, "
-            "also with the same name",
+            help="define a variant by an override, for example light:tables.embedding_dim=8; repeatable; repeat the "
+            "name to add overrides to the variant",
         ),
     ] = None,
     out: Annotated[
@@ -71,20 +71,21 @@ def compare(
         typer.Option(metavar="DIR", help="folder for all runs and results; default: comparisons/JOB-NAME"),
     ] = None,
     parallel: Annotated[int, typer.Option(min=1, help="number of trainings at the same time, under Ray")] = 1,
-    address: Annotated[
-        str | None, typer.Option(help="Ray cluster that runs the trainings; default: this machine")
-    ] = None,
-    draws: Annotated[int, typer.Option(min=50, help="number of bootstrap replicates for the intervals")] = 500,
+    address: Annotated[str | None, typer.Option(help="Ray cluster that runs the trainings; default: this host")] = None,
+    draws: Annotated[
+        int, typer.Option(min=50, help="number of bootstrap replicates for the confidence intervals")
+    ] = 500,
     list_variants: Annotated[bool, typer.Option("--list", help="print the built-in variants and exit")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train variants of a job and compare them on test samples, with intervals.
+    """Train variants of a job and compare them on test samples, with confidence intervals.
 
     All variants get the same data, in the same order, and the same budget. Differences from the first variant are
-    paired by seed, user and sample. All intervals of a metric hold together with 95 % probability.
+    paired by seed, user and sample. The intervals of a metric are simultaneous: with 95 % probability all of them
+    contain the true value.
 
-    The command can be started again: it goes on where it stopped, and adds further variants, seeds and scenarios to
-    what is there. A variant whose training fails is reported and left out, and the exit status is 1. Results are
+    The command can be started again: it continues where it stopped, and adds further variants, seeds and scenarios to
+    the results in --out. A variant whose training fails is reported and left out, and the exit status is 1. Results are
     comparison.json, comparison.html and comparison.png in --out.
     """
     from asymdiffrec.trainer.experiments.variants import BUILT_IN, parse_variants
@@ -154,7 +155,7 @@ def _run_tasks(tasks: Sequence[Task], parallel: int, address: str | None) -> dic
 def _timed(
     results: Iterable[tuple[Task, float | Failure]],
 ) -> Iterator[tuple[Task, float | Failure, float]]:
-    """Yield each task and its result with the seconds since the task before it ended."""
+    """Yield each task and its result, with the seconds since the previous task ended."""
     start = time.monotonic()
     for task, result in results:
         yield task, result, time.monotonic() - start

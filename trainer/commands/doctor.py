@@ -14,12 +14,12 @@ from asymdiffrec.trainer.console import print_json
 
 MIN_PYTHON = (3, 11)
 TORCH_VERSIONS = {"torch": "2.13.0", "torchrec": "1.8.0"}
-"""Versions that fit each other"""
+"""Versions that work together"""
 FBGEMM_VERSION = "1.8.0"
 RAY_VERSION = "2.60.0"
 INSTALL_COMMAND = (
     "pip install torch==2.13.0 {fbgemm}==1.8.0 && pip install --no-deps torchrec==1.8.0 "
-    "(torchrec's own dependencies would bring the CUDA build of FBGEMM)"
+    "(the dependencies of torchrec would install the CUDA build of FBGEMM)"
 )
 
 
@@ -29,10 +29,11 @@ class Check:
 
     name: str
     sound: bool
+    """True if the check passed"""
     detail: str
     """Versions and devices of this environment, or the error"""
     repair: str = ""
-    """The command or step that repairs it; empty if the check is sound"""
+    """The command or step that repairs the problem; empty if the check passed"""
 
 
 def doctor(as_json: AsJson = False) -> None:
@@ -77,7 +78,7 @@ def check_python() -> Check:
 
 
 def check_torch() -> Check:
-    """Check that the versions of torch and torchrec fit each other."""
+    """Check that the versions of torch and torchrec work together."""
     installed = {name: _version(name) for name in TORCH_VERSIONS}
     is_sound = all((installed[name] or "").split("+")[0] == wanted for name, wanted in TORCH_VERSIONS.items())
     text = ", ".join(f"{name} {installed[name] or 'is not installed'}" for name in installed)
@@ -85,7 +86,7 @@ def check_torch() -> Check:
 
 
 def check_fbgemm_build() -> Check:
-    """Check that exactly one of FBGEMM's two builds is installed, in the version that fits."""
+    """Check that exactly one of FBGEMM's two builds is installed, in the required version."""
     installed = {name: _version(name) for name in ("fbgemm-gpu-cpu", "fbgemm-gpu") if _version(name)}
     is_sound = list(installed.values()) == [FBGEMM_VERSION]
     text = ", ".join(f"{name} {number}" for name, number in installed.items()) or "is not installed"
@@ -96,7 +97,7 @@ def check_fbgemm_build() -> Check:
 
 
 def check_fbgemm_operators() -> Check:
-    """Check a pooled look-up with a fused Adagrad step, with the operators that training uses."""
+    """Check the FBGEMM operators that training uses: a pooled look-up with a fused Adagrad step."""
     import torch
     from fbgemm_gpu.split_embedding_configs import EmbOptimType
     from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
@@ -122,7 +123,7 @@ def check_fbgemm_operators() -> Check:
 
 
 def check_devices() -> Check:
-    """Count CPU cores and GPUs; a machine with GPUs needs the CUDA build of FBGEMM."""
+    """Count CPU cores and GPUs. A host with GPUs needs the CUDA build of FBGEMM."""
     import os
 
     import torch
@@ -153,7 +154,7 @@ def _version(name: str) -> str | None:
 
 
 def _install_command() -> str:
-    """Return the command that installs torch, FBGEMM and torchrec on this machine."""
+    """Return the command that installs torch, FBGEMM and torchrec on this host."""
     try:
         import torch
 

@@ -41,7 +41,7 @@ def evaluate(
     drill: Annotated[
         bool,
         typer.Option(
-            "--drill", help="evaluate an outage of each field and each group, and list the largest loss of AUC first"
+            "--drill", help="evaluate an outage of each field and each group; the largest loss of AUC comes first"
         ),
     ] = False,
     against: Annotated[
@@ -54,9 +54,9 @@ def evaluate(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate the best step of a run on a split, with fields missing in one or more ways.
+    """Evaluate the best step of a run on a split, with fields missing in one or more ways (scenarios).
 
-    Prints every metric for each of them: AUC, GAUC (the AUC within each user), log loss, calibration and others.
+    Prints every metric for each scenario: AUC, GAUC (the AUC within each user), log loss, calibration and others.
     """
     from asymdiffrec.trainer.evaluation import scenarios
     from asymdiffrec.trainer.inference.evaluate_run import evaluate_run
@@ -91,9 +91,9 @@ def evaluate(
 
 
 def outage_losses(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return what each outage costs, the largest loss of AUC first.
+    """Return the losses of each outage, sorted by the loss of AUC, largest first.
 
-    `results` are those of an outage drill; the first has every field.
+    `results` are the results of an outage drill; in the first result no field is dropped.
     """
     from asymdiffrec.trainer.metrics import METRICS
 

@@ -30,12 +30,13 @@ Outages = Annotated[
 ]
 AsInTraining = Annotated[
     bool,
-    typer.Option("--as-in-training", help="also evaluate with fields missing together as in the training rows"),
+    typer.Option("--as-in-training", help="also evaluate with the patterns of missing fields of the training rows"),
 ]
 Unseen = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="FIELD", help="also evaluate only the rows whose id of this field occurs in no training row; repeatable"
+        metavar="FIELD",
+        help="also evaluate on the rows whose id of this field does not occur in the training rows; repeatable",
     ),
 ]
 

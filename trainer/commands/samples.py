@@ -13,7 +13,7 @@ from asymdiffrec.trainer.console import console, print_json
 
 def samples(
     run: RunFolder,
-    step: Annotated[int, typer.Argument(metavar="STEP", help="number of the training step, from 1 on")],
+    step: Annotated[int, typer.Argument(metavar="STEP", help="number of the training step, starting at 1")],
     out: Annotated[
         Path,
         typer.Argument(

@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 
 MAX_LINES = 5
-"""Lines of each table, and messages"""
+"""Maximum number of rows of each table, and of messages"""
 SILENCE_SECONDS = 60
-"""After this time without a new record, top says for how long there was none"""
+"""After this time without a new record, `top` also shows how long it has waited for one"""
 
 
 def top(
     run: RunFolder,
-    once: Annotated[bool, typer.Option("--once", help="print the present state and exit")] = False,
+    once: Annotated[bool, typer.Option("--once", help="print the current state and exit")] = False,
     seconds: Annotated[float, typer.Option(min=0.1, help="seconds between two updates")] = 1.0,
 ) -> None:
     """Show a run while it trains.
 
-    Shows losses, validations, messages, and for each worker how long it waits and how much memory it uses. It ends with
-    the run, or with Ctrl-C, which does not stop the run. It reads only the run directory, so it works on any machine
+    Shows losses, validations, messages, and for each worker how long it waits and how much memory it uses. It ends when
+    the run ends, or on Ctrl-C; Ctrl-C does not stop the run. It reads only the run directory, so it works on any host
     that can read the directory, and does not slow down the training.
     """
     from asymdiffrec.trainer.run import open_run

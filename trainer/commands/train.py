@@ -21,18 +21,24 @@ def train(
     overrides: Overrides = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="number of workers: one runs in this process, more run under Ray Train"),
+        typer.Option(
+            min=1,
+            help="number of workers: one runs in this process, more run under Ray Train; default: cluster.workers of "
+            "the job file",
+        ),
     ] = None,
     address: Annotated[
         str | None, typer.Option(help="address of the Ray cluster to run on; default: this host")
     ] = None,
     run: Annotated[Path | None, typer.Option(metavar="DIR", help="run directory; default: runs/NAME/UTC-TIME")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="continue the newest run of the job, or the one of --run")
+        bool, typer.Option("--resume", help="continue the newest run of the job, or the run in --run")
     ] = False,
     init_from: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="start from those weights of another run that fit this job"),
+        typer.Option(
+            metavar="RUN", help="start from the weights of another run's best step, as far as they fit this job"
+        ),
     ] = None,
     plan: Annotated[
         Path | None,
@@ -43,7 +49,7 @@ def train(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a job. Ctrl-C stops with a checkpoint; --resume continues from the newest one.
+    """Train a job. Ctrl-C stops with a checkpoint; --resume continues from the newest checkpoint.
 
     If torchrun starts this command, for example `torchrun --nproc-per-node 4 -m asymdiffrec train JOB`, its processes
     are the workers.
@@ -106,5 +112,5 @@ def train(
 
 def _describe_trace(file: Path) -> str:
     if not file.exists():
-        return "No trace: training ended before the steps that would be traced"
+        return "No trace: training ended before the first step to trace"
     return f"Trace: {file.parent}; open it with Perfetto or chrome://tracing"

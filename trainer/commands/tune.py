@@ -38,21 +38,19 @@ def tune(
     parallel: Annotated[
         int | None, typer.Option(min=1, help="number of trainings at the same time; default: one per CPU core")
     ] = None,
-    address: Annotated[
-        str | None, typer.Option(help="Ray cluster that runs the trainings; default: this machine")
-    ] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster that runs the trainings; default: this host")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Search for the values of a job that fit your data best, within a time budget.
 
     Searches method, loss weights, drop rates, learning rates and sizes. Only the training and validation splits are
-    used. The search minimises the validation log loss, averaged over shares of missing fields; then the best candidates
-    are trained with more seeds, beside base and augment. If none is better than base by more than chance, base is
-    chosen.
+    used. The search minimises the validation log loss, averaged over shares of missing fields. Then the best candidates
+    are trained with more seeds, together with base and augment. If no candidate is better than base by more than
+    chance, base is chosen.
 
-    Results are job.yaml, ready to train, and tuning.json in --out. The command can be started again and goes on from
-    the trials that are there. With data in order of time (`prepare --split time`) the validation split is later than
-    the training rows, as the data to predict will be.
+    Results are job.yaml, ready to train, and tuning.json in --out. The command can be started again: it continues from
+    the finished trials. If the data are split by time (`prepare --split time`), the validation rows are later than the
+    training rows, as the rows in production will be.
     """
     from asymdiffrec.trainer.experiments.tune import Tuning, write_result
     from asymdiffrec.trainer.experiments.tune import tune as search

@@ -16,24 +16,24 @@ from asymdiffrec.trainer.evaluation.sorted_runs import ROW, merge, slices, spill
 from asymdiffrec.trainer.metrics import Sums, compute_metrics
 
 PEAK_BYTES_PER_ROW = 160
-"""Memory that an accumulator needs per sample while it sorts; 143 measured, see test_accumulator.py"""
+"""Peak memory of an accumulator per sample, while it sorts; 143 bytes measured, see test_accumulator.py"""
 MEMORY_SHARE = 1 / 8
 """Share of the free memory that the accumulators of an evaluation may take"""
 MIN_ROWS_IN_MEMORY = 100_000
-"""Rows that stay in memory however little is free: fewer would make too many files"""
+"""Minimum number of rows in memory, even if little memory is free: fewer rows would make too many files"""
 
 
 def rows_in_memory() -> int:
-    """Return how many samples the accumulators of one evaluation may keep in memory, from what is free now."""
+    """Return the number of samples that the accumulators of one evaluation may keep in the currently free memory."""
     return max(MIN_ROWS_IN_MEMORY, int(available_memory() * MEMORY_SHARE) // PEAK_BYTES_PER_ROW)
 
 
 class MetricAccumulator:
-    """Accumulates the samples of an evaluation, in any order and in batches of any size, and computes the metrics.
+    """Accumulator that computes the metrics of samples, added in any order and in batches of any size.
 
-    About `limit` samples stay in memory. Beyond that, sorted runs go to `spill_folder`, in files without a name: the
-    system frees their space when the accumulator is reset or the process ends, however it ends. Use it as a context
-    manager so that an interrupted evaluation frees them too.
+    About `limit` samples stay in memory. Further samples go to `spill_folder`, as sorted runs in files without a name.
+    The system frees their space when the accumulator is reset or the process ends, even if it is killed. Use the
+    accumulator as a context manager, so that an interrupted evaluation frees the space too.
 
     >>> with MetricAccumulator(Path("spill"), limit=1000) as accumulator:
     ...     accumulator.update(np.array([-1.0, 2.0], np.float32), np.array([0, 1]))
@@ -74,7 +74,7 @@ class MetricAccumulator:
 
         rows = np.empty(len(x), ROW)
         rows["user"] = 0 if user is None else user
-        rows["score"] = logit  # not its sigmoid, which is 1 in float32 from 17 on
+        rows["score"] = logit  # not the sigmoid: in float32 it is 1 for every logit above 17
         rows["positive"], rows["negative"] = w * y, w * (1 - y)
 
         self._num_rows += len(rows)
@@ -91,7 +91,7 @@ class MetricAccumulator:
                 self._spilled[order].append(spill(run, self._folder))
 
     def _sort_pending(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Empty the pending rows; yield them as one run by (user, score), if there are users, and one by score."""
+        """Clear the pending rows. Yield them as sorted runs: by (user, score) if samples have users, and by score."""
         rows = np.concatenate([np.empty(0, ROW), *self._pending])
         self._pending, self._num_pending = [], 0
         if self._has_users:
@@ -105,7 +105,7 @@ class MetricAccumulator:
         - `rows`: the number of samples.
         - every metric of `METRICS`, or None where it is undefined: AUC, GAUC and normalised entropy without both
           classes, calibration without positives, log loss without weight, and GAUC unless every sample has a user.
-        - `gauc_users`: the number of users with positives and negatives of more than zero weight; GAUC is their mean.
+        - `gauc_users`: the number of users that GAUC averages: users with positives and negatives of nonzero weight.
         - `gauc_users_left_out`: the number of the other users.
         """
         areas = {
@@ -129,10 +129,11 @@ class MetricAccumulator:
 
 class _UserAucs(NamedTuple):
     auc: float
-    """AUC of each user with samples of both classes, times the weight of its samples, summed"""
+    """AUC times weight of samples, summed over the users with samples of both classes"""
     weight: float
-    """Weights of the samples of these users"""
+    """Weight of all samples of these users"""
     users: int
+    """The number of these users"""
     left_out: int
     """The number of users with samples of one class only"""
 

@@ -1,7 +1,7 @@
 """The sums behind AUC and GAUC: pairs of a positive and a negative sample in which the positive scores higher.
 
-AUC is the weight of these pairs, ties one half, over the weight of all pairs (Hanley and McNeil 1982). Evaluation
-counts them per user from sorted rows; the bootstrap counts them for many draws of users at once.
+AUC is the weight of these pairs divided by the weight of all pairs; a tie counts one half (Hanley and McNeil 1982).
+Evaluation sums the pairs per user from sorted rows; the bootstrap sums them for many draws of users at once.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ from asymdiffrec.trainer.evaluation.sorted_runs import ROW, merge, starts
 
 
 def ranked_pairs(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yield [3, U] for U users at a time, each user once: weights of its positives, of its negatives, and of its
-    (positive, negative) pairs in which the positive scores higher, ties one half.
+    """Yield three sums per user, as arrays [3, U] for U users at a time. Each user occurs once.
 
-    `parts` are consecutive slices, none of them empty, of rows in order of (user, score).
+    The sums are the weight of the positives, the weight of the negatives, and the weight of the (positive, negative)
+    pairs in which the positive scores higher; a tie counts one half. `parts` are consecutive, non-empty slices of rows
+    sorted by (user, score).
     """
     last_user, last = None, np.empty((3, 0))
     for rows in parts:
         first = starts(rows["user"])
         positive, negative = (np.add.reduceat(rows[name], first) for name in ("positive", "negative"))
-        # A running sum that goes back to 0 where a user starts stays small, and so does its rounding.
+        # The running sum restarts at 0 for each user. So it stays small, and so does its rounding error.
         steps = rows["negative"].copy()
         steps[first[1:]] -= negative[:-1]
         below = np.cumsum(steps) - rows["negative"] / 2
         sums = np.stack([positive, negative, np.add.reduceat(rows["positive"] * below, first)])
-        if rows["user"][0] == last_user:  # all its rows in earlier slices have lower scores
+        if rows["user"][0] == last_user:  # the user's rows in earlier slices have lower scores
             sums[:, :1] += last + np.array([[0], [0], [1]]) * positive[0] * last[1]
         else:
             yield last
@@ -41,7 +42,7 @@ def ranked_pairs(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 def aucs_by_user(
     logit: np.ndarray, y: np.ndarray, w: np.ndarray, user: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the users with samples of both classes, the AUC of each, and the weight of its samples."""
+    """Return the users with samples of both classes, their AUCs, and the weights of their samples."""
     rows = np.empty(len(logit), ROW)
     rows["user"], rows["score"], rows["positive"], rows["negative"] = user, logit, w * y, w * (1 - y)
     positive, negative, pairs = np.concatenate(list(ranked_pairs([merge(rows)])), axis=1)
@@ -52,7 +53,11 @@ def aucs_by_user(
 def auc_areas(
     logit: np.ndarray, y: np.ndarray, w: np.ndarray, group: np.ndarray, times: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weight of the pairs in which the positive scores higher, ties one half, and of all pairs: [1 + D]."""
+    """Return two sums [1 + D] for the rows of `times`: the weight of ranked pairs, and the weight of all pairs.
+
+    A pair is ranked if its positive scores higher; a tie counts one half. `times` [1 + D, G] says how often each group
+    was drawn, `group` [R] is the group of each sample.
+    """
     order = np.argsort(logit)
     first = np.zeros(len(order), np.bool_)
     first[starts(logit[order])] = True
@@ -72,7 +77,7 @@ def _write_areas(
     areas: np.ndarray,
     pairs: np.ndarray,
 ) -> None:
-    """Write what `auc_areas` returns.
+    """Write the results of `auc_areas` to `areas` and `pairs`.
 
     Samples are in order of score; `first` [R] is true at the first sample of each score.
     """

@@ -1,12 +1,13 @@
-"""Metrics of models that scored the same samples, with intervals for their differences: a bootstrap.
+"""Compare the metrics of models on the same samples, with bootstrap confidence intervals of the differences.
 
-A replicate draws users with replacement, as many as there are, and n - 1 of n seeds with replacement: with n draws the
-variance of a mean over seeds would be too small by the factor (n - 1) / n. Every model and scenario gets the same
-draws. Beyond `MAX_USER_GROUPS` users, random groups of users are drawn in place of single users.
+Each replicate draws U of U users with replacement, and n - 1 of n seeds with replacement. With n draws the variance of
+a mean over seeds would be too small by the factor (n - 1) / n. All models and scenarios use the same draws. If there
+are more than `MAX_USER_GROUPS` users, random groups of users are drawn instead of single users.
 
-The intervals of one metric hold together, for all models and scenarios, with a probability of 95 %. Each is centred on
-the observed difference, and its half width is the same multiple of the standard error for all: the 95 % quantile of the
-largest standardised deviation of a replicate (single-step max-t; Westfall and Young, 1993).
+The intervals of one metric are simultaneous: with 95 % probability all of them, for all models and scenarios, contain
+the true difference. Each interval is centred on the observed difference. Its half width is the standard error times a
+common factor: the 95 % quantile, over replicates, of the largest standardised deviation (single-step max-t; Westfall
+and Young, 1993).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from asymdiffrec.trainer.evaluation.auc import auc_areas, aucs_by_user
 from asymdiffrec.trainer.metrics import METRICS, Sums, compute_metrics
 
 MAX_USER_GROUPS = 20_000
-"""Groups of users that are drawn, at most: the time of a replicate grows with their number"""
+"""Maximum number of user groups: the time of a replicate grows with it"""
 CONFIDENCE = 0.95
 
 
@@ -34,10 +35,10 @@ class Samples:
     weight: np.ndarray
     """[R]"""
     user: np.ndarray | None
-    """[R] int64; None: each sample is drawn by itself"""
+    """[R] int64; None: single samples are drawn instead of users"""
     period: np.ndarray | None = None
-    """[R], if each period was scored by a model of its own. The scores of different models cannot be ranked together,
-    so a metric is computed in each period and averaged with the number of samples as weights."""
+    """[R] if a separate model scored each period, else None. The scores of different models cannot be ranked together,
+    so a metric is computed in each period and then averaged with the number of samples as weights."""
 
 
 class ModelScores(NamedTuple):
@@ -58,21 +59,21 @@ class Difference(NamedTuple):
 
     @property
     def is_sure(self) -> bool:
-        """True if the interval leaves out 0."""
+        """True if the interval does not contain 0."""
         return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Metrics of models and of their replicates, by the name of the model. M metrics are in the order of `METRICS`."""
+    """Observed and replicated metrics by the name of the model. The M metrics are in the order of `METRICS`."""
 
     values: dict[str, np.ndarray]
-    """[S, K, M] of S seeds; NaN where a metric is undefined"""
+    """[S, K, M] for S seeds and K scenarios; NaN where a metric is undefined"""
     replicates: dict[str, np.ndarray]
-    """[K, M, D] of D draws: means over the drawn seeds"""
+    """[K, M, D] for D draws: means over the drawn seeds"""
 
     def differences(self, reference: str) -> dict[str, list[list[Difference]]]:
-        """Return the differences of each other model from the reference, [K][M]."""
+        """Return the differences of each other model from the reference model, as lists [K][M]."""
         names = [name for name in self.values if name != reference]
         if not names:
             return {}
@@ -100,7 +101,7 @@ def compare(
     seed: int = 0,
     advance: Callable[[], None] = lambda: None,
 ) -> Comparison:
-    """Return the metrics of each model, for each of its seeds, and `draws` replicates of them.
+    """Return the metrics of each model and seed, and `draws` bootstrap replicates of the metrics.
 
     `models` has the scores of each model by name, one entry for each seed; all models have the same number of seeds.
     `advance` is called after each model and seed.

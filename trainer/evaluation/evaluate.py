@@ -23,10 +23,10 @@ from asymdiffrec.trainer.evaluation.scenarios import Scenario
 from asymdiffrec.trainer.job import Job
 
 MIN_BATCH_SIZE = 8192
-"""Samples of an evaluation step, at least: without gradients more samples fit, and small batches are slow"""
+"""Minimum number of samples of an evaluation step: small batches are slow, and without gradients more samples fit"""
 
 TrainingIds = Mapping[str, np.ndarray]
-"""The ids that occur in training rows, sorted int64 [V], by the name of the field"""
+"""{name of the field: ids that occur in training rows, sorted, int64 [V]}"""
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,11 @@ def evaluate(
     training_ids: TrainingIds | None = None,
     limit: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Return the metrics of a split under each scenario, the same on every rank; a collective call.
+    """Return the metrics of a split under each scenario, the same on every rank. A collective call.
 
-    `reader` reads this rank's part. `advance` is called after each batch. `training_ids` has the fields
-    of the scenarios with an `unseen_field`. Beyond `limit` rows over all scenarios, rank 0 spills to `spill_folder`;
-    None: `rows_in_memory()`.
+    `reader` reads this rank's part. `advance` is called after each batch. `training_ids` must contain each
+    `unseen_field` of the scenarios. Rank 0 keeps `limit` rows of all scenarios together in memory, and writes further
+    rows to `spill_folder`. If `limit` is None, it is `rows_in_memory()`.
     """
     with ExitStack() as stack:
         rows_of_each = max(1, (limit or rows_in_memory()) // len(scenarios))
@@ -110,10 +110,10 @@ def score_batches(
     scenarios: Sequence[Scenario],
     training_ids: TrainingIds | None = None,
 ) -> Iterator[Scores | None]:
-    """Yield the scores of each batch of all ranks on rank 0, and None on the other ranks; a collective call.
+    """Yield the scores of each batch, gathered from all ranks, on rank 0; yield None on other ranks. A collective call.
 
-    Tables are looked up once for all scenarios. The scores cover every sample of the split, whether a scenario counts
-    it or not; padding is left out.
+    Tables are looked up once for all scenarios. The scores contain every sample of the split, also samples that a
+    scenario does not count; padding is left out.
     """
     device, is_first = next(model.diffusion.parameters()).device, dist.get_rank() == 0
     processes = [scenario.process(model.diffusion.layout, reader.schema) for scenario in scenarios]
@@ -142,7 +142,7 @@ def score_batches(
 
 
 def concatenate_scores(parts: Sequence[Scores]) -> Scores:
-    """Return the samples of all parts, in their order."""
+    """Return the scores of all parts, concatenated in order."""
     logits, counted = (
         np.concatenate([getattr(part, name) for part in parts], axis=1) for name in ("logits", "counted")
     )
@@ -163,7 +163,7 @@ def read_samples(reader: EvaluationReader, scenarios: Sequence[Scenario], traini
 
 
 def _counted(batch: Batch, scenario: Scenario, training_ids: TrainingIds) -> torch.Tensor:
-    """Return [B] bool: whether the scenario counts the sample. A sample without an id is not unseen."""
+    """Return [B] bool: whether the scenario counts the sample. An id that is missing does not count as unseen."""
     if scenario.unseen_field is None:
         return torch.ones_like(batch.label, dtype=torch.bool)
     ids = batch.ids[scenario.unseen_field]
@@ -174,7 +174,7 @@ def _counted(batch: Batch, scenario: Scenario, training_ids: TrainingIds) -> tor
 
 
 def _gather(column: torch.Tensor, is_first: bool) -> torch.Tensor:
-    """Return the column of all ranks, in rank order, on rank 0. Batches have the same size on all ranks."""
+    """Return on rank 0 the tensors of all ranks, in rank order. Batches have the same size on all ranks."""
     if dist.get_world_size() == 1:
         return column
     column = column.contiguous()

@@ -17,7 +17,7 @@ from asymdiffrec.trainer.job import Job
 from asymdiffrec.trainer.train_state import missing_patterns
 
 SEED = 0
-"""Seed of the dropped fields. It is the same for all runs, so that all are evaluated on the same masked samples."""
+"""Seed of the dropped fields. It is the same for all runs, so all runs are evaluated on the same masked samples."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Scenario:
     share: float | None = None
     """The probability, if it is the same for all fields"""
     uses_patterns: bool = False
-    """Fields are dropped together as they are missing together in the training rows"""
+    """True if fields are dropped by the missing-field patterns of the training rows"""
     unseen_field: str | None = None
-    """Only samples count whose id of this field occurs in no training row"""
+    """If set, only samples count whose id of this field does not occur in the training rows"""
 
     def process(self, layout: FieldLayout, schema: Schema) -> ForwardProcess | None:
         """Return the forward process that drops the fields; None if the scenario drops none."""
@@ -61,7 +61,7 @@ class ScenarioOptions:
     outages: Sequence[str] = ()
     """Names of fields and groups"""
     rates: Mapping[str, float] = field(default_factory=dict)
-    """One more scenario: the share of samples without the field, by field"""
+    """One more scenario, as {field: share of samples in which the field is dropped}"""
     as_in_training: bool = False
     unseen_fields: Sequence[str] = ()
 
@@ -82,7 +82,7 @@ def drop_at_random(share: float, schema: Schema) -> Scenario:
 
 
 def drop_at_rates(rates: Mapping[str, float], schema: Schema) -> Scenario:
-    """Return the scenario that drops each field with its own probability, 0 for a field that `rates` does not name.
+    """Return the scenario that drops each field with its probability in `rates`; 0 if `rates` does not name the field.
 
     Raises InputError if the schema has no field of that name.
     """
@@ -106,15 +106,15 @@ def outage(name: str, schema: Schema) -> Scenario:
 
 
 def outage_drill(schema: Schema) -> list[Scenario]:
-    """Return an outage of each group that has more than one field but not all of them, and of each field."""
+    """Return an outage of each group that has more than one but not all fields, then an outage of each field."""
     groups = [name for name, fields in fields_by_group(schema).items() if 1 < len(fields) < len(schema.fields)]
     return [outage(name, schema) for name in (*groups, *schema.names)]
 
 
 def drop_as_in_training(schema: Schema) -> Scenario:
-    """Return the scenario that drops fields together as they are missing together in the training rows.
+    """Return the scenario that drops fields by the missing-field patterns of the training rows.
 
-    Fields that a sample lacks stay missing. Raises InputError if statistics.yaml has no patterns.
+    Fields that are missing from a sample stay missing. Raises InputError if statistics.yaml has no patterns.
     """
     if missing_patterns(schema) is None:
         raise InputError("statistics.yaml has no patterns of missing fields; prepare the data again")
@@ -122,7 +122,7 @@ def drop_as_in_training(schema: Schema) -> Scenario:
 
 
 def unseen_ids(name: str, schema: Schema) -> Scenario:
-    """Return the scenario that counts only samples whose id of a field occurs in no training row.
+    """Return the scenario that counts only samples whose id of a field does not occur in the training rows.
 
     Raises InputError if the field is not of type id.
     """
@@ -141,6 +141,6 @@ def fields_by_group(schema: Schema) -> dict[str, list[str]]:
 
 
 def training_ids(scenarios: Sequence[Scenario], job: Job, schema: Schema) -> dict[str, np.ndarray]:
-    """Return the ids that occur in training rows, sorted int64 [V] by field, for the fields that `unseen_ids` needs."""
+    """Return {field: ids that occur in training rows, sorted int64 [V]} for the `unseen_ids` scenarios."""
     names = sorted({scenario.unseen_field for scenario in scenarios if scenario.unseen_field})
     return seen_ids(schema, open_shards(job.location("train")), names) if names else {}

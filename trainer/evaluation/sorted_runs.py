@@ -1,7 +1,7 @@
-"""Weighted rows in order of (user, score), more of them than memory holds: sorted runs on disk, merged in slices.
+"""External sort of weighted rows by (user, score): sorted runs on disk, merged in slices.
 
 DuckDB's external sort could replace `spill` and `slices`. It is not used because its temporary files have names and
-stay behind when the process is killed, and because its parallel sums depend on the order of the threads.
+remain on disk when the process is killed, and because its parallel sums depend on the order of the threads.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 ROW = np.dtype([("user", np.int64), ("score", np.float32), ("positive", np.float64), ("negative", np.float64)])
-"""`positive` and `negative` are the weights of the positive and of the negative samples of one user and score"""
+"""`positive` and `negative` are the summed weights of the positive and of the negative samples"""
 
 
 def starts(*columns: np.ndarray) -> np.ndarray:
-    """Return the indices [G] at which groups start: where any of the columns [R] differs from the row before.
+    """Return the indices [G] at which groups start: rows in which a column [R] differs from the previous row.
 
     >>> starts(np.array([3, 3, 5, 5, 5])).tolist()
     [0, 2]
@@ -28,8 +28,8 @@ def starts(*columns: np.ndarray) -> np.ndarray:
 
 
 def merge(rows: np.ndarray) -> np.ndarray:
-    """Return a run: the rows [R] in order of (user, score), with rows of the same user and score added into one."""
-    rows = rows.take(np.argsort(rows["score"]))  # rows[...] is ten times slower on rows of several columns
+    """Return a run: the rows [R] sorted by (user, score), with rows of equal user and score summed into one row."""
+    rows = rows.take(np.argsort(rows["score"]))  # rows[...] is ten times slower on a structured dtype
     rows = rows.take(np.argsort(rows["user"], kind="stable"))
     first = starts(rows["user"], rows["score"])
     run = rows.take(first)
@@ -39,9 +39,10 @@ def merge(rows: np.ndarray) -> np.ndarray:
 
 
 def spill(run: np.ndarray, folder: Path) -> np.ndarray:
-    """Write a run to disk and return it as an array mapped from there.
+    """Write a run to disk and return it as a memory-mapped array.
 
-    The file has no name: its space is free once the array is deleted or the process ends, however it ends.
+    The file has no name: the system frees its space when the array is deleted or the process ends, even if the process
+    is killed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
@@ -50,11 +51,11 @@ def spill(run: np.ndarray, folder: Path) -> np.ndarray:
 
 
 def slices(runs: Sequence[np.ndarray], limit: int) -> Iterator[np.ndarray]:
-    """Yield the merge of all runs in consecutive slices. Each is made of 1 to `limit` rows; needs limit >= 2n.
+    """Yield the merge of n runs in consecutive slices. A slice merges 1 to `limit` rows; `limit` is at least 2n.
 
-    Regular sampling (Shi and Schaeffer, 1992): every stride-th row of each of the n runs is a sample, and every n-th
-    sample, in order, starts a slice. A run with k samples in a slice has less than (k + 1) * stride rows there, so all
-    runs together have less than 2n * stride.
+    Regular sampling (Shi and Schaeffer, 1992): every stride-th row of each run is a sample. The samples of all runs are
+    sorted, and every n-th sample starts a slice. A run with k samples in a slice has less than (k + 1) * stride rows in
+    the slice, so all runs together have less than 2n * stride rows in it.
     """
     stride = max(1, limit // (2 * len(runs)))
     samples = np.concatenate([run[::stride] for run in runs])

@@ -28,8 +28,8 @@ def make_document(
 ) -> dict[str, Any]:
     """Return the document of a comparison, with differences from each of the variants in `references`.
 
-    `failures` are the failed tasks by name. A variant with a failed task is left out. If the first reference is left
-    out, the first remaining variant takes its place. `advance` is called for each variant and seed.
+    `failures` are the failed tasks by name. A variant with a failed task is left out. If all references are left out,
+    the first remaining variant is the reference. `advance` is called for each variant and seed.
 
     Raises InputError if variants were evaluated on different rows, and TrainingError if every variant failed.
     """
@@ -73,7 +73,7 @@ def _read_scores(task: Task) -> Scores:
 
 
 def _models(tasks: Sequence[Task], scores: Mapping[Path, Scores]) -> tuple[dict[str, list[ModelScores]], Scores]:
-    """Return the scores of each variant by seed, those of several periods joined, and the first of them.
+    """Return the scores of each variant and seed, with all periods concatenated, and the first of these scores.
 
     Raises InputError if the labels of the rows differ between variants or seeds.
     """
@@ -95,7 +95,7 @@ def _models(tasks: Sequence[Task], scores: Mapping[Path, Scores]) -> tuple[dict[
 
 
 def _samples(tasks: Sequence[Task], scores: Mapping[Path, Scores], first: Scores) -> Samples:
-    """Return the samples of the comparison, with their periods if it goes period by period."""
+    """Return the samples of the comparison; with --progressive also the period of each sample."""
     of_first_model = [task for task in tasks if (task.variant, task.seed) == (tasks[0].variant, tasks[0].seed)]
     if of_first_model[0].period is None:
         return Samples(first.label, first.weight, first.user)
@@ -105,7 +105,7 @@ def _samples(tasks: Sequence[Task], scores: Mapping[Path, Scores], first: Scores
 
 
 def _results(values: Mapping[str, np.ndarray], scenarios: Sequence[Scenario]) -> Iterator[dict[str, Any]]:
-    """Yield the metrics of each variant under each scenario; `values` are those of a `Comparison`."""
+    """Yield the metrics of each variant under each scenario; `values` is `Comparison.values`."""
     for name, by_seed in values.items():
         for index, scenario in enumerate(scenarios):
             by_metric = {metric: by_seed[:, index, number] for number, metric in enumerate(METRICS)}
@@ -124,7 +124,7 @@ def _results(values: Mapping[str, np.ndarray], scenarios: Sequence[Scenario]) ->
 def _results_by_period(
     tasks: Sequence[Task], scores: Mapping[Path, Scores], scenarios: Sequence[Scenario]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the results of each period; nothing if the comparison does not go period by period."""
+    """Yield the results of each period; nothing without --progressive."""
     for period in dict.fromkeys(task.period for task in tasks if task.period):
         tasks_of_period = [task for task in tasks if task.period == period]
         models, first = _models(tasks_of_period, scores)

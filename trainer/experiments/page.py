@@ -13,7 +13,7 @@ from asymdiffrec.trainer.html import html_table, page, svg
 from asymdiffrec.trainer.metrics import METRICS
 
 MARKER_OFFSET = 0.006
-"""Share of missing fields by which the intervals of two variants are set apart, so that they do not overlap"""
+"""Horizontal distance between the intervals of two variants, as a share of missing fields: they do not overlap"""
 
 
 def draw_figure(document: Mapping[str, Any]) -> Figure:
@@ -58,7 +58,7 @@ def draw_figure(document: Mapping[str, Any]) -> Figure:
 
 
 def write_page(document: Mapping[str, Any], file: Path) -> None:
-    """Write the figure and a table of each metric."""
+    """Write the HTML page: the figure, and a table of each metric."""
     headings = ["variant", *(scenario["scenario"] for scenario in document["scenarios"])]
     seeds = plural(document["seeds"], "seed")
     lines = [

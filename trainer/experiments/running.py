@@ -1,6 +1,6 @@
-"""Running one task of a comparison: train the variant, score the test split, and store the scores.
+"""Run one task of a comparison: train the variant, score the test split, and store the scores.
 
-Everything is stored in the task's folder, so a comparison that is started again does only what is missing.
+All results are stored in the task's folder, so a comparison that is started again does only the missing work.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ class Failure:
 
 
 def try_task(task: Task) -> float | Failure:
-    """Run a task as `run_task` does, but return an error of its training as a `Failure`.
+    """Run a task like `run_task`, but return any error as a `Failure`.
 
-    The traceback goes to the task's `failure_file`; it is deleted when the task runs again.
+    The traceback goes to the task's `failure_file`, which is deleted when the task runs again.
     """
     task.failure_file.unlink(missing_ok=True)
     try:
         return run_task(task)
-    except Exception as error:  # any error of one variant, a user's method included, leaves the others alone
+    except Exception as error:  # an error in one variant, for example in a user's method, must not stop the others
         replace_file(task.failure_file, traceback.format_exc().encode())
         is_message_enough = isinstance(error, InputError | TrainingError)
         return Failure(str(error) if is_message_enough else f"{type(error).__name__}: {last_line(error)}")
 
 
 def run_task(task: Task) -> float:
-    """Train and score a task as far as that is not done yet; return its AUC under the first scenario."""
+    """Train and score a task, unless stored results exist; return its AUC under the first scenario."""
     job = task.read_job()
     names = [scenario.name for scenario in task.scenarios(job)]
     stored = read_scores(task.folder)
@@ -95,15 +95,18 @@ def _write_scores(folder: Path, names: list[str], scores: Scores) -> None:
 
 
 def _train_and_score(task: Task, job: Job) -> Scores:
-    """Train and score the best step. A training that diverges is scored at its best step before that, and without a
-    checkpoint as a constant."""
+    """Train, and return the scores of the best step.
+
+    If training diverges, the best checkpoint written before is scored. If no checkpoint exists, all samples get the
+    same constant score.
+    """
     run = Run(task.folder / "run")
     if run.result() is None:
         try:
             result = train_job(job, read_statistics(job), run, Console(quiet=True))
         except TrainingError as error:
             has_checkpoint = Checkpoints(run.checkpoints(job)).best() is not None
-            model = "at its best step before that" if has_checkpoint else "as a constant, for it had no checkpoint"
+            model = "at its best step before that" if has_checkpoint else "as a constant, because it has no checkpoint"
             replace_file(task.divergence_file, f"{model}: {error}".encode())
             if not has_checkpoint:
                 return _score_rows(task, job, _constant_logits(job))

@@ -23,7 +23,7 @@ MIN_UNSEEN_SHARE = 0.2
 
 
 def make_search_space(job: Job) -> dict[str, list[Any]]:
-    """Return the choices for each path. Capacity and learning rates are multiples of the job's own values.
+    """Return the choices for each path. Choices of capacity and learning rates are multiples of the job's values.
 
     A method that appears twice is drawn twice as often.
     """
@@ -55,7 +55,7 @@ def make_search_space(job: Job) -> dict[str, list[Any]]:
 
 
 def fields_with_unseen_ids(job: Job) -> list[str]:
-    """Return the id fields for which at least `MIN_UNSEEN_SHARE` of validation rows have an id of no training row."""
+    """Return the id fields whose id is unseen in training rows for at least `MIN_UNSEEN_SHARE` of validation rows."""
     schema = job.to_schema(read_statistics(job))
     names = [name for name, config in schema.fields.items() if isinstance(config, IdConfig)]
     training_ids = seen_ids(schema, open_shards(job.location("train")), names)
@@ -65,8 +65,10 @@ def fields_with_unseen_ids(job: Job) -> list[str]:
 
 
 def first_candidates(space: Mapping[str, Sequence[Any]], job: Job) -> list[dict[str, Any]]:
-    """Return what is tried before random candidates: base, augment and asymdiff with the job's own values, and an
-    asymdiff that drops less."""
+    """Return the candidates that are tried before random candidates.
+
+    They are base, augment and asymdiff with the job's values, and an asymdiff that drops fewer fields.
+    """
     defaults = {path: _job_value(path, choices, job) for path, choices in space.items()}
     asymdiff = {**defaults, METHOD: "asymdiff"}
     drops_less = {**asymdiff, "diffusion.weights.distil": 0.0}
@@ -77,7 +79,7 @@ def first_candidates(space: Mapping[str, Sequence[Any]], job: Job) -> list[dict[
 
 
 def canonical(overrides: Overrides, defaults: Overrides) -> dict[str, Any]:
-    """Return the overrides with the default for every path that the method ignores.
+    """Return the overrides, with the default value for every path that the method ignores.
 
     Two candidates that train the same model are then equal.
     """
@@ -89,7 +91,7 @@ def canonical(overrides: Overrides, defaults: Overrides) -> dict[str, Any]:
 
 
 def describe(overrides: Overrides, defaults: Overrides) -> str:
-    """Return the method and the values that are not the defaults, for people."""
+    """Return a short text for people: the method, and the values that differ from the defaults."""
     changes = []
     for path, value in overrides.items():
         default, short = defaults[path], path.removeprefix("diffusion.")
@@ -103,7 +105,7 @@ def describe(overrides: Overrides, defaults: Overrides) -> str:
 
 
 def _job_value(path: str, choices: Sequence[Any], job: Job) -> Any:
-    """Return the job's own value if it is among the choices, else the last choice."""
+    """Return the job's value if it is one of the choices, else the last choice."""
     value: Any = job.model_dump(mode="json")
     for part in path.split("."):
         value = value.get(part) if isinstance(value, dict) else None

@@ -1,4 +1,4 @@
-"""The tasks of a comparison: each is one variant trained with one seed, in a folder of its own."""
+"""The tasks of a comparison: one variant with one seed, in a separate folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPLIT = "test"
 
 @dataclass(frozen=True)
 class Task:
-    """One variant with one seed. Tasks pickle, since they can run under Ray."""
+    """One variant with one seed. Tasks can be pickled, because they may run under Ray."""
 
     variant: Variant
     seed: int
@@ -34,22 +34,22 @@ class Task:
     """Run directory, scores and error of the task"""
     options: ScenarioOptions
     period: int | None = None
-    """Number of the period, from 1, if the comparison goes period by period"""
+    """Number of the period, from 1; None without --progressive"""
 
     @property
     def name(self) -> str:
-        """Variant, seed and period, for people."""
+        """Name for people: variant, seed and period."""
         period = f", period {self.period}" if self.period else ""
         return f"{self.variant.name}, seed {self.seed}{period}"
 
     @property
     def divergence_file(self) -> Path:
-        """Says how a training diverged and which model is evaluated in its place."""
+        """The file that says how the training diverged, and which model is evaluated instead."""
         return self.folder / "diverged.txt"
 
     @property
     def failure_file(self) -> Path:
-        """The traceback of the error that ended the task."""
+        """The file with the traceback of the error that ended the task."""
         return self.folder / "failed.txt"
 
     def read_job(self) -> Job:
@@ -71,8 +71,8 @@ def make_tasks(
 ) -> list[Task]:
     """Return a task for each seed and variant, all variants of a seed before the next seed.
 
-    Raises InputError for everything that can be seen to be wrong before training: an override, a scenario, data that do
-    not fit, or a folder that was made with other settings.
+    Raises InputError for mistakes that can be found before training: a wrong override or scenario, data that do not fit
+    the job, or a folder that was made with another job.
     """
     tasks = [
         Task(variant, seed, job_file, tuple(overrides), folder / variant.name / f"seed-{seed}", options)
@@ -97,13 +97,17 @@ def make_tasks_by_period(
     options: ScenarioOptions,
     periods: int,
 ) -> list[Task]:
-    """Return the tasks of `make_tasks` for each period: trained on the rows before the period, evaluated on its rows.
+    """Return the tasks of `make_tasks` for each period. A task trains on all rows before its period.
 
-    Periods are consecutive in the order of data.time. Raises InputError also if the job has no data.time.
+    It is evaluated on the rows of the period. Periods are consecutive in the order of data.time. Raises InputError also
+    if the job has no data.time.
     """
     job = read_job(job_file, overrides)
     if job.data.time is None:
-        raise InputError(f"{job_file}: data.time: names no column; --progressive needs the time of each row")
+        raise InputError(
+            f"{job_file}: data.time is not set; --progressive needs it: set data.time to the column with the time of "
+            "each row"
+        )
     sources = [open_shards(job.location(split)) for split in ("train", "valid", SPLIT)]
     document = job.model_dump(mode="json", exclude_unset=True)
     period_folder = folder / f"progressive-{periods}"
@@ -117,7 +121,7 @@ def make_tasks_by_period(
 
 
 def require_same_job(folder: Path, job: Job) -> None:
-    """Record in `folder` the job that its content was made with. Raises InputError if it was made with another job."""
+    """Record in `folder` the job that it is made with. Raises InputError if the folder was made with another job."""
     file = folder / "made_with.json"
     document = job.model_dump(mode="json", exclude={"cluster"})
     if not file.exists():

@@ -11,7 +11,7 @@ from asymdiffrec.trainer.metrics import METRICS
 
 
 def metric_table(document: Mapping[str, Any], metric: str) -> Table:
-    """Return the table of one metric: its value for the reference, and the difference from it for other variants."""
+    """Return the table of one metric: the value of the reference, and the differences of the other variants from it."""
     title = f"{METRICS[metric].heading}, mean of {plural(document['seeds'], 'seed')}; {explain_cells(document)}"
     table = Table("variant", title=title)
     for scenario in document["scenarios"]:
@@ -39,7 +39,7 @@ def period_table(document: Mapping[str, Any]) -> Table:
 
 
 def describe_problems(document: Mapping[str, Any]) -> list[str]:
-    """Return a line about each training that failed, and about each that diverged."""
+    """Return a line about each training that failed, and a line about each training that diverged."""
     failed = [f"{name} failed, and its variant is left out: {message}" for name, message in document["failed"].items()]
     diverged = [f"{name} diverged, and is evaluated {how}" for name, how in document["diverged"].items()]
     return failed + diverged
@@ -48,8 +48,8 @@ def describe_problems(document: Mapping[str, Any]) -> list[str]:
 def explain_cells(document: Mapping[str, Any]) -> str:
     """Return a phrase that says what the cells of `metric_rows` mean."""
     return (
-        f"below {document['reference']}: difference from it ± half width of its interval; all intervals hold together "
-        "with 95 % probability; * is more than chance"
+        f"below {document['reference']}: difference from {document['reference']} ± half width of its simultaneous 95 % "
+        "confidence interval; *: the interval does not contain 0"
     )
 
 

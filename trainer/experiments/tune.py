@@ -1,8 +1,9 @@
 """Search for values of a job on validation data, within a time budget.
 
 The objective is the log loss of the validation split, averaged over shares of missing fields. Random candidates are
-trained with one seed; then the best of them, `base` and `augment` with more seeds. The candidate with the smallest mean
-is chosen if it is below base, paired by seed, by more than the standard error of the difference; else base is.
+trained with one seed. Then the best candidates, `base` and `augment` are trained with more seeds. The best candidate is
+chosen whose mean loss is below the loss of base, paired by seed, by more than the standard error of the difference. If
+no candidate is, base is chosen.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from asymdiffrec.trainer.run import Run, RunOutcome
 SEARCH_SHARE = 0.6
 """Share of the budget that is spent on candidates with one seed"""
 NUM_FINALISTS = 3
-"""Candidates of the search that are trained with more seeds, besides base and augment"""
+"""Number of candidates that are trained with more seeds, in addition to base and augment"""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Tuning:
     overrides: tuple[str, ...]
     """PATH=VALUE of the job file, for all trials"""
     folder: str
-    """All trials and the result"""
+    """Folder of all trials and the result"""
     shares: tuple[float, ...]
 
     def trial_job(self, overrides: Overrides, seed: int) -> Job:
@@ -68,7 +69,7 @@ class Tuning:
         return read_job(Path(self.job_file), [*self.overrides, *trial_overrides])
 
     def trial_folder(self, overrides: Overrides, seed: int) -> Path:
-        """Return the run directory of a trial; it is the same whenever the trial is."""
+        """Return the run directory of a trial. Equal overrides and seed give the same directory."""
         key = _key({**overrides, "seed": seed})
         return Path(self.folder) / "trials" / hashlib.sha256(key.encode()).hexdigest()[:12]
 
@@ -95,13 +96,15 @@ def tune(
     address: str | None,
     on_line: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Search for about `seconds`; return a document with what was tried, what is chosen, and why.
+    """Search for about `seconds`. Return a document with the trials, the chosen candidate, and the reason.
 
-    seeds: trials of each finalist, at most; fewer if the budget does not allow more.
-    parallel: trainings at a time. address: the Ray cluster, this host if None.
+    seconds: budget of the search. Base and augment are trained even if it is too small.
+    seeds: maximum number of trials of each finalist; the budget may allow fewer.
+    parallel: number of trainings at the same time.
+    address: the Ray cluster; None: this host.
     on_line: called with a line of progress after each trial.
 
-    Base and augment are trained however small the budget is. Raises InputError if the job is wrong.
+    Raises InputError if the job is wrong.
     """
     start = time.monotonic()
     job = tuning.trial_job({}, 0)
@@ -158,7 +161,7 @@ def tune(
 
 
 def run_trial(tuning: Tuning, trial: tuple[Overrides, int]) -> float:
-    """Train overrides with a seed and return the validation log loss, infinite if training diverged.
+    """Train a trial (overrides, seed) and return its validation log loss, infinite if training diverged.
 
     A trial that finished earlier is not trained again.
     """
@@ -176,8 +179,11 @@ def run_trial(tuning: Tuning, trial: tuple[Overrides, int]) -> float:
 
 
 def choose(base: Candidate, finalists: Sequence[Candidate]) -> tuple[Candidate, str]:
-    """Return the best finalist that is below base by more than the standard error of the difference, else base; and
-    the reason."""
+    """Return the chosen candidate and the reason.
+
+    It is the best finalist whose mean loss is below the loss of base by more than the standard error of the difference,
+    or else base.
+    """
     seeds = plural(len(base.losses), "seed")
     for candidate in sorted(finalists, key=attrgetter("mean")):
         if candidate is base or not math.isfinite(candidate.mean):
@@ -185,14 +191,14 @@ def choose(base: Candidate, finalists: Sequence[Candidate]) -> tuple[Candidate, 
         mean, error = _difference(candidate, base)
         if mean + error < 0:
             return candidate, (
-                f"its validation log loss is {-mean:.4f} below that of base with the job's own values, {base.mean:.4f} "
-                f"(mean of {seeds}, standard error {error:.4f})"
+                f"its validation log loss is {-mean:.4f} below the log loss of base with the job's values, "
+                f"{base.mean:.4f} (mean of {seeds}, standard error {error:.4f})"
             )
     return base, f"no other candidate has a validation log loss below {base.mean:.4f} by more than chance ({seeds})"
 
 
 def write_result(tuning: Tuning, document: Mapping[str, Any]) -> Path:
-    """Write tuning.json and the chosen job.yaml; return the path of the latter."""
+    """Write tuning.json and the chosen job.yaml. Return the path of job.yaml."""
     folder = Path(tuning.folder)
     replace_file(folder / "tuning.json", json.dumps(document, indent=2).encode())
     job = tuning.trial_job(document["chosen"], read_job(Path(tuning.job_file), tuning.overrides).train.seed)
@@ -210,7 +216,7 @@ def _key(overrides: Overrides) -> str:
 
 
 def _difference(candidate: Candidate, base: Candidate) -> tuple[float, float]:
-    """Return the mean difference from base over seeds and its standard error, 0 for one seed."""
+    """Return the difference from base, averaged over seeds, and its standard error (0 for one seed)."""
     differences = [candidate.losses[seed] - base.losses[seed] for seed in base.losses if seed in candidate.losses]
     num = len(differences)
     error = statistics.stdev(differences) / math.sqrt(num) if num > 1 else 0.0

@@ -1,4 +1,4 @@
-"""The variants that `compare` trains: built-in ones by name, the user's own settings, classes and functions."""
+"""The variants that `compare` trains: built-in variants, and overrides, classes and functions of the user."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from asymdiffrec.trainer.evaluation.scenarios import Scenario
 from asymdiffrec.trainer.job import Job
 
 Rival = Callable[[Job, Statistics, Sequence[Scenario], int], np.ndarray]
-"""A model that is not trained by `asymdiffrec train`, as a function of job, statistics, scenarios and seed. It learns
-from the training split and returns logits [K, R] of the R rows of the test split, in file order, under K scenarios."""
+"""A model that is not trained by `asymdiffrec train`: a function of job, statistics, scenarios and seed. It learns from
+the training split. It returns logits [K, R]: under K scenarios, for the R rows of the test split in file order."""
 
 
 class BuiltIn(NamedTuple):
     """A built-in variant."""
 
     overrides: str
-    """PATH=VALUE of the job file, separated by spaces; diffusion.method is asymdiff if it is not among them"""
+    """PATH=VALUE of the job file, separated by spaces; if they do not set diffusion.method, it is asymdiff"""
     description: str
 
 
@@ -83,7 +83,7 @@ def parse_variants(names: Sequence[str], definitions: Sequence[str]) -> list[Var
     A name is one of `BUILT_IN`, one of `definitions` (NAME:PATH=VALUE, repeated for more values), or a path:
     package.module:Class of a method or package.module:function of a `Rival`.
 
-    Raises InputError for an unknown name, a repeated name, or a path with nothing there.
+    Raises InputError for an unknown name, a repeated name, or a path that cannot be imported.
 
     >>> parse_variants(["base", "light"], ["light:tables.embedding_dim=8"])[1]
     Variant(name='light', overrides=('tables.embedding_dim=8',), rival=None)
@@ -93,7 +93,7 @@ def parse_variants(names: Sequence[str], definitions: Sequence[str]) -> list[Var
     all_names = [variant.name for variant in variants]
     repeated = [name for name in dict.fromkeys(all_names) if all_names.count(name) > 1]
     if repeated:
-        raise InputError(f"--variants: {repeated[0]} appears twice; every variant needs a name of its own")
+        raise InputError(f"--variants: {repeated[0]} appears twice; every variant needs a different name")
     return variants
 
 
@@ -128,7 +128,7 @@ def _parse_variant(name: str, overrides_by_name: Mapping[str, tuple[str, ...]]) 
 
 
 def load_rival(path: str) -> Rival:
-    """Import the rival at package.module:function. Raises InputError if nothing is there."""
+    """Import the rival at package.module:function. Raises InputError if it cannot be imported."""
     rival: Rival = _load(path)
     return rival
 

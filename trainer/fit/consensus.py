@@ -17,7 +17,7 @@ from asymdiffrec.trainer.errors import TrainingError
 from asymdiffrec.trainer.job import TrainConfig
 
 MAX_BAD_STEPS = 10
-"""Bad steps in a row after which training ends: skipping more of them would not help"""
+"""Number of bad steps in a row after which training ends, because skipping more steps would not help"""
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,17 @@ class Decision:
     stop: bool = False
     """The user asked for a stop"""
     leave: bool = False
-    """A host is about to be taken away"""
+    """A host is about to be removed from the cluster"""
     save: bool = False
-    """A checkpoint is due by the clock"""
+    """A timed checkpoint is due"""
 
 
 class StepConsensus:
-    """Makes all workers agree in each step, with one collective call, whether to learn, stop, leave or save.
+    """Agreement of all workers, by one collective call in each step, on whether to update, stop, leave or save.
 
-    A step is bad if its loss is not finite or above `train.max_loss` on any worker. A bad step changes no parameter; it
-    ends training or is skipped, as `train.on_nan` says. `is_stopping` and `is_leaving` are the answers of this worker.
-    The clock of rank 0 decides when a checkpoint is due.
+    A step is bad if its loss is not finite or above `train.max_loss` on any worker. A bad step changes no parameter;
+    `train.on_nan` says whether it is skipped or ends training. `is_stopping` and `is_leaving` return what this worker
+    knows. The clock of rank 0 decides when a timed checkpoint is due.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class StepConsensus:
         self.step = step
 
     def take_waited(self) -> float:
-        """Return the seconds since the last call that this worker waited for slower ones in the collective call."""
+        """Return the seconds that this worker has waited for slower workers since `take_waited` was last called."""
         waited, self._waited = self._waited, 0.0
         return waited
 
@@ -78,7 +78,7 @@ class StepConsensus:
     def should_update(self, loss: torch.Tensor) -> bool:
         """Return whether the backward pass may run, and set `decision`. A collective call.
 
-        Raises TrainingError, on all workers, for a bad step that is not to be skipped.
+        Raises TrainingError on all workers if a bad step must not be skipped.
         """
         start = time.perf_counter()
         is_bad = ~(loss.detach().abs() <= self._settings.max_loss)
@@ -112,8 +112,8 @@ class StepConsensus:
         in_a_row = f", the {MAX_BAD_STEPS}th bad step in a row" if self._bad_in_a_row >= MAX_BAD_STEPS else ""
         raise TrainingError(
             f"loss is {value:g} at step {self.step + 1} on worker {rank}{in_a_row} (epoch {position.epoch + 1}, batch "
-            f"{position.step} of it, samples {first:,} to {first + batch_size - 1:,} of the run); the step changed no "
-            "parameter, and the last checkpoint is unharmed. Lower train.learning_rate or "
+            f"{position.step} of the epoch, samples {first:,} to {first + batch_size - 1:,} of the run); the step "
+            "changed no parameter, and the last checkpoint is intact. Lower train.learning_rate or "
             "tables.optimizer.learning_rate, look at these samples (asymdiffrec samples RUN "
             f"{self.step + 1} OUT), or set train.on_nan=skip"
         )

@@ -29,7 +29,7 @@ from asymdiffrec.trainer.run import Run, RunLog, RunOutcome
 from asymdiffrec.trainer.train_state import TrainState
 
 MIN_POLL_SECONDS = 0.5
-"""Least time between two looks at whether training should stop; a look costs a system call"""
+"""Minimum time between two checks whether training should stop; a check costs a system call"""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class TrainingLoop:
     checkpoints: Checkpoints
     log: RunLog
     publish: Callable[[Mapping[str, Any]], None]
-    """Called with each record of the log, for metrics outside the run directory"""
+    """Called with the record of each logged step; publishes metrics outside the run directory"""
 
     @property
     def steps(self) -> int:
@@ -57,8 +57,8 @@ class TrainingLoop:
     ) -> tuple[Progress, RunOutcome]:
         """Train until the run ends, stops early, is asked to stop, or a host is about to leave; save the last step.
 
-        Returns the progress that was saved, and why training ended. Raises CheckpointError if the last step cannot be
-        saved; a failed save of an earlier step is a note in the log.
+        Returns the saved progress, and the reason why training ended. Raises CheckpointError if the last step cannot be
+        saved. If saving an earlier step fails, training continues and the log gets a note.
         """
         settings = self.job.train
         meter = Meter(self.reader, self.train_state.device, self.steps, progress)
@@ -76,8 +76,8 @@ class TrainingLoop:
             self._finish_save(saver, progress)
             if saver.saved.step != progress.step:
                 raise CheckpointError(
-                    f"step {progress.step}, the last one, could not be saved: {saver.failure}; --resume goes on from "
-                    f"step {saver.saved.step}"
+                    f"the checkpoint of the last step ({progress.step}) could not be saved: {saver.failure}; --resume "
+                    f"continues from step {saver.saved.step}"
                 )
         usage.step_seconds = meter.step_seconds
         return saver.saved, outcome
@@ -134,20 +134,22 @@ class TrainingLoop:
         return progress, RunOutcome.FINISHED
 
     def save(self, saver: Saver, progress: Progress) -> Progress:
-        """Start an asynchronous save after the previous one finished, and return the progress that is saved.
+        """Wait until the previous save has finished, start an asynchronous save, and return the progress that it saves.
 
-        If the previous one failed, its step is no longer recorded as the best.
+        If the previous save failed, its step is no longer recorded as the best step.
         """
         progress = self._finish_save(saver, progress)
         saver.save(progress)
         return progress
 
     def _finish_save(self, saver: Saver, progress: Progress) -> Progress:
-        """Wait for the running save, and log its failure."""
+        """Wait for the running save. If it failed, log the error and return the progress without its best step."""
         failed = saver.finish()
         if failed is None:
             return progress
-        self.log.note(failed.step, note=f"{saver.failure}; training goes on, with step {saver.saved.step} saved")
+        self.log.note(
+            failed.step, note=f"{saver.failure}; training continues; the last saved step is {saver.saved.step}"
+        )
         if progress.best_step == failed.step:
             return replace(progress, best_step=saver.saved.best_step, best_value=saver.saved.best_value)
         return progress
@@ -166,17 +168,17 @@ class TrainingLoop:
         return files | reported
 
     def validate(self, progress: Progress) -> Progress:
-        """Evaluate the validation split at each share of missing fields; the mean of the metric decides the best step.
+        """Evaluate the validation split at each share of missing fields, and return the updated progress.
 
-        Raises TrainingError if the metric is undefined.
+        The metric, averaged over the shares, decides the best step. Raises TrainingError if the metric is undefined.
         """
         validation = self.job.train.validation
         results = self.evaluate("valid", validation.missing, progress.step)
         values = [result[validation.metric] for result in results]
         if None in values:
             raise TrainingError(
-                f"{validation.metric} of the validation split is undefined (one class only, or no user with both); "
-                "choose another train.validation.metric or another split"
+                f"{validation.metric} of the validation split is undefined (all labels are equal, or for gauc "
+                "no user has samples of both classes); choose another train.validation.metric or another split"
             )
         higher_is_better = METRICS[validation.metric].better == "higher"
         return progress.validated(sum(values) / len(values), higher_is_better)
@@ -184,7 +186,9 @@ class TrainingLoop:
     def test(self, progress: Progress) -> None:
         """Load the best step and evaluate the test split. Raises CheckpointError if its checkpoint is damaged."""
         if damage := self.checkpoints.damage(progress.best_step):
-            raise CheckpointError(f"{damage}; it was the best step, and is not tested")
+            raise CheckpointError(
+                f"{damage}; this is the checkpoint of the best step, so the test split was not evaluated"
+            )
         self.checkpoints.load_weights(progress.best_step, self.train_state)
         self.evaluate("test", [0.0], progress.best_step)
 

@@ -1,4 +1,4 @@
-"""Measures the steps between two lines of the log: mean losses over all workers, speed, and time spent waiting."""
+"""Measure the steps between two lines of the log: mean losses over all workers, speed, and time spent waiting."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ from asymdiffrec.trainer.fit.plan_check import memory_in_use
 
 
 class Meter:
-    """Measures intervals of steps. `steps` is the number of steps of the run, `progress` the state it starts from."""
+    """Measurements of the steps between two lines of the log.
+
+    `steps` is the number of steps of the whole run, `progress` the progress at the start of this session.
+    """
 
     def __init__(self, reader: TrainingReader, device: torch.device, steps: int, progress: Progress) -> None:
         self._reader, self._device, self._steps = reader, device, steps
         self.step_seconds: list[float] = []
-        """Mean seconds of a step in each interval"""
+        """Mean step time of each interval in seconds"""
         self._sums: dict[str, torch.Tensor] = {}
-        self._checksums: deque[int] = deque()  # of batches that were read and whose steps have not ended
+        self._checksums: deque[int] = deque()  # of batches whose steps have not ended yet
         self._restart(progress.step)
         self._counted = progress.counted_steps
         self._checksum = progress.row_checksum if dist.get_rank() == 0 else 0
@@ -41,7 +44,7 @@ class Meter:
         self._first_step, self._since = step, time.perf_counter()
 
     def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Yield the batches, and count the time that training waits for each."""
+        """Yield the batches, and measure the time that training waits for them."""
         while True:
             start = time.perf_counter()
             batch = next(batches)
@@ -51,13 +54,13 @@ class Meter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the time of the block out of the interval."""
+        """Exclude the time of the block from the interval."""
         start = time.perf_counter()
         yield
         self._since += time.perf_counter() - start
 
     def skip(self) -> None:
-        """Record that the step of the next batch was bad and changed nothing."""
+        """Record that the step of the next batch was bad and changed no parameter."""
         self._checksums.popleft()
 
     def add(self, losses: Mapping[str, torch.Tensor]) -> None:
@@ -68,7 +71,7 @@ class Meter:
         self._counted += 1
 
     def interval(self) -> dict[str, Any]:
-        """Return `mean_losses`, `counted_steps` and `row_checksum` of a Progress. A collective call."""
+        """Return values for `mean_losses`, `counted_steps` and `row_checksum` of a `Progress`. A collective call."""
         checksum = sum(gather_all(self._checksum)) % 2**64
         return {"mean_losses": self._mean_losses(), "counted_steps": self._counted, "row_checksum": checksum}
 
@@ -82,11 +85,11 @@ class Meter:
         return dict(zip(self._sums, means, strict=True))
 
     def record(self, step: int, peer_seconds: float) -> dict[str, Any]:
-        """Return the log record of the interval that ends at `step`, and begin the next one. A collective call.
+        """Return the log record of the interval that ends at `step`, and start the next interval. A collective call.
 
-        `peer_seconds` is the time that this worker waited for the others. In the record, `ranks` has for each worker
-        the shares of its time that it waited for data and for the others, and the bytes of memory that it uses;
-        `row_checksum` is the checksum of the rows learned from, see `sample_order.row_checksums`.
+        `peer_seconds` is the time that this worker waited for the other workers. In the record, `ranks` has for each
+        worker the share of time waiting for data (`data_wait`), the share waiting for other workers (`peer_wait`), and
+        its memory in bytes. `row_checksum` is the checksum of the training rows, see `sample_order.row_checksums`.
         """
         elapsed = time.perf_counter() - self._since
         usage = {

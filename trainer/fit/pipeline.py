@@ -14,10 +14,10 @@ from asymdiffrec.trainer.train_state import TrainState
 
 
 class _GuardedBackward:
-    """Runs the backward pass only if `should_update(loss)` returns True.
+    """A mix-in for TorchRec's pipelines: the backward pass runs only if `should_update(loss)` returns True.
 
     Without a backward pass a step changes no parameter: tables are updated in the backward pass, and the dense
-    optimizer leaves parameters without a gradient alone.
+    optimizer skips parameters without a gradient.
     """
 
     should_update: Callable[[torch.Tensor], bool]
@@ -28,11 +28,11 @@ class _GuardedBackward:
 
 
 class PlainPipeline(_GuardedBackward, TrainPipelineBase):
-    """Runs one step after the other, for CPUs."""
+    """A pipeline for CPUs: runs one step after the other."""
 
 
 class OverlappedPipeline(_GuardedBackward, TrainPipelineSparseDist):
-    """Overlaps a step with the copy and the input distribution of the next batch, for GPUs."""
+    """A pipeline for GPUs: overlaps a step with the copy and the input distribution of the next batch."""
 
 
 Pipeline: TypeAlias = PlainPipeline | OverlappedPipeline
@@ -41,7 +41,7 @@ Pipeline: TypeAlias = PlainPipeline | OverlappedPipeline
 def build_pipeline(
     train_state: TrainState, should_update: Callable[[torch.Tensor], bool] = lambda loss: True
 ) -> Pipeline:
-    """Return TorchRec's train pipeline for the device; it calls `should_update` before each backward pass."""
+    """Return TorchRec's train pipeline for the device. It calls `should_update` before each backward pass."""
     pipeline: Pipeline
     optimizer = cast(torch.optim.Optimizer, train_state.optimizer)  # a pipeline only calls zero_grad and step
     if train_state.device.type == "cuda":
@@ -53,14 +53,17 @@ def build_pipeline(
 
 
 def detach(pipeline: Pipeline) -> None:
-    """Give the model its own look-up back. The pipeline's look-up returns the batch in flight for any other batch."""
+    """Restore the model's original look-up.
+
+    An attached pipeline replaces the look-up: it returns the embeddings of the batch in flight, whatever the input is.
+    """
     if isinstance(pipeline, TrainPipelineSparseDist):
         pipeline.detach()
 
 
 @contextmanager
 def detached(pipeline: Pipeline) -> Iterator[None]:
-    """Detach the pipeline for the length of the block, for example for an evaluation between two training steps."""
+    """Detach the pipeline inside the block, for example for an evaluation between two training steps."""
     detach(pipeline)
     yield
     if isinstance(pipeline, TrainPipelineSparseDist):
@@ -68,7 +71,7 @@ def detached(pipeline: Pipeline) -> Iterator[None]:
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed torch's generator for one step, as a function of these three values.
+    """Seed torch's generator for one step, with a function of seed, step and rank.
 
     A resumed run then draws the same random numbers (for example for dropout), and no checkpoint needs a generator's
     state.

@@ -1,4 +1,4 @@
-"""Compares what training took with what its sharding plan predicted: step time, and memory and load of each worker."""
+"""Compare a training with the prediction of its sharding plan: step time, and memory and load of each worker."""
 
 from __future__ import annotations
 
@@ -14,33 +14,34 @@ from asymdiffrec.base import gather_all
 
 
 def memory_in_use(device: torch.device) -> int:
-    """Return the bytes of memory that this worker uses; on a GPU, the peak that was allocated there."""
+    """Return this worker's memory in bytes: on a CPU the resident memory, on a GPU the peak of allocated memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return int(psutil.Process().memory_info().rss)
 
 
 class ResourceUsage:
-    """Memory and processor time of this worker, counted from when the object is made: make it before the model."""
+    """Memory and processor time of this worker since the object was created. Create it before the model."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._memory_before = memory_in_use(device)
         self._cpu_start = time.process_time()
         self.step_seconds: list[float] = []
-        """Mean seconds of a step in each interval between two lines of the log"""
+        """Mean step time in seconds, for each interval between two lines of the log"""
 
     def restart_clock(self) -> None:
-        """Count processor time from now: the time before was not training."""
+        """Restart counting processor time, because the time until now was not training."""
         self._cpu_start = time.process_time()
 
     def compare(self, plan: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return planned and measured values, the same on all workers; None if no step was logged. A collective call.
 
-        `step_milliseconds`: the measured value is the median over the intervals of the log. `memory_bytes` of each
-        rank: planned is without the plan's reserve; measured is what the worker uses more than before the model was
-        built, on a GPU the peak. `imbalance` is 1 - mean / max over the ranks: planned, of the time of look-ups;
-        measured, of the processor time of the workers, and None on GPUs.
+        - `step_milliseconds`: measured is the median over the intervals of the log.
+        - `memory_bytes` of each rank: planned excludes the plan's reserve. Measured is the increase since the model was
+          built, on a GPU the increase of the peak.
+        - `imbalance` is 1 - mean / max over the ranks. Planned uses the look-up time of each rank, measured the
+          processor time of each worker; measured is None on GPUs.
         """
         usages = gather_all((memory_in_use(self._device) - self._memory_before, time.process_time() - self._cpu_start))
         if not self.step_seconds:
@@ -72,9 +73,9 @@ def describe_measured(measured: Mapping[str, Any]) -> str:
     """Return one line with measured and planned values from `ResourceUsage.compare`."""
     step, memory, imbalance = measured["step_milliseconds"], measured["memory_bytes"], measured["imbalance"]
     fullest = max(memory, key=lambda rank: rank["measured"])
-    spread = "" if imbalance["measured"] is None else f", imbalance {imbalance['measured']:.0%}"
+    measured_imbalance = "" if imbalance["measured"] is None else f", imbalance {imbalance['measured']:.0%}"
     return (
         f"Measured (planned): step {step['measured']:.3g} ms ({step['planned']:.3g}), fullest rank "
         f"{fullest['measured'] / 1e9:.3g} GB ({fullest['planned'] / 1e9:.3g} without reserve)"
-        + (f"{spread} ({imbalance['planned']:.0%})" if spread else "")
+        + (f"{measured_imbalance} ({imbalance['planned']:.0%})" if measured_imbalance else "")
     )

@@ -1,4 +1,4 @@
-"""Writes a trace of a few training steps: what ran when, on the processor and on the GPU."""
+"""Write a trace of a few training steps: what ran when, on the processor and on the GPU."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 from torch import profiler
 
 SKIPPED_STEPS = 10
-"""First steps of a session, which are not typical: they allocate memory, compile and fill queues"""
+"""Number of untypical steps at the start of a session: they allocate memory, compile and fill queues"""
 PROFILER_WARMUP_STEPS = 3
-"""Steps in which the profiler runs and its results are thrown away, because starting it slows steps down"""
+"""Number of steps in which the profiler runs but discards its results, because its start slows down steps"""
 
 
 class Profiler(Protocol):
-    """Has `step` called after each training step."""
+    """Profiler hook: call `step` after each training step."""
 
     def step(self) -> None:
         """Record that a step has ended."""
@@ -30,10 +30,10 @@ class _NoProfiler:
 
 @contextmanager
 def profile_steps(steps: int, file: Path) -> Iterator[Profiler]:
-    """Trace `steps` steps, after SKIPPED_STEPS + PROFILER_WARMUP_STEPS others, into a file for Perfetto.
+    """Trace `steps` steps of the block into a file for Perfetto or chrome://tracing.
 
-    No file is written if `steps` is 0 or training ends before the steps that are traced. chrome://tracing shows the
-    file too.
+    The trace starts after SKIPPED_STEPS + PROFILER_WARMUP_STEPS steps. No file is written if `steps` is 0, or if
+    training ends before the trace starts.
     """
     if not steps:
         yield _NoProfiler()

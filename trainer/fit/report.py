@@ -1,4 +1,4 @@
-"""Shows a running training: follows its metrics file, prints one line per record, with a progress bar on a terminal."""
+"""Show a running training: print one line per record of its metrics file, with a progress bar on a terminal."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from asymdiffrec.trainer.checkpoints.init_from import InitPlan
 from asymdiffrec.trainer.metrics import METRICS
 
 LOSS_ORDER = ("main", "recon", "aux", "distil")
-"""Order of our own losses in a line; those of a user's method follow in the order of the record"""
+"""Order of the built-in losses in a line; losses of a user's method follow in the order of the record"""
 MIN_SHOWN_DATA_WAIT = 0.05
-"""Share of time spent waiting for data from which on a line mentions it"""
+"""A line shows the share of time spent waiting for data if the share is at least this large"""
 MAX_SHOWN_FILES = 3
 
 
 @contextmanager
 def show_progress(metrics: Path, steps: int, console: Console) -> Iterator[None]:
-    """Print what is appended to a metrics file until the block ends; `steps` is the number of steps of the run.
+    """Print the records that are appended to a metrics file until the block ends. `steps`: steps of the whole run.
 
-    The file is the only channel, so a run looks the same whether its workers are in this process or on other hosts.
+    All information comes from the file, so a run looks the same whether its workers are in this process or on other
+    hosts.
     """
     bar = Progress(
         TextColumn("{task.description}"),
@@ -41,7 +42,7 @@ def show_progress(metrics: Path, steps: int, console: Console) -> Iterator[None]
     task = bar.add_task("starting", total=steps)
 
     def show(records: list[dict[str, Any]], is_new_file: bool) -> None:
-        for record in _of_this_session(records) if is_new_file else records:
+        for record in _records_of_last_session(records) if is_new_file else records:
             bar.update(task, completed=record["step"], description=f"epoch {record['epoch'] + 1}")
             bar.console.print(describe_record(record, steps), highlight=False, soft_wrap=True)
 
@@ -49,16 +50,16 @@ def show_progress(metrics: Path, steps: int, console: Console) -> Iterator[None]
         yield
 
 
-def _of_this_session(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the records since training last started. A session that goes on from an earlier step writes a new file."""
+def _records_of_last_session(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the records since training last started. A session that resumes writes a new file."""
     starts = [number for number, record in enumerate(records) if "workers" in record]
     return records[starts[-1] :] if starts else records
 
 
 def init_table(plan: InitPlan) -> Table:
-    """Return a table of what a run takes from another run, what is new in it, and what of the other run is left out.
+    """Return a table of the parts that a run takes from another run, that are new, or that are left out.
 
-    Parts with the same outcome share a row; a weight and its bias count as one part.
+    Parts with the same outcome, kind and note share a row; a weight and its bias count as one part.
     """
     table = Table(title=f"From step {plan.step} of {plan.run}")
     for heading in ("", "", "names", ""):
@@ -90,7 +91,7 @@ def describe_record(record: Mapping[str, Any], steps: int) -> str:
         return f"{head}  {describe_unused_files(record['files_added'])}"
     if "workers" in record:
         count, hosts = record["workers"], len(record["hosts"])
-        verb = f"goes on from step {record['step']}" if record["step"] else "begins"
+        verb = f"continues from step {record['step']}" if record["step"] else "begins"
         return f"training {verb}, {count} worker{'s' if count > 1 else ''}" + (f" on {hosts} hosts" * (hosts > 1))
     if "note" in record:
         return f"{head}  {record['note']}"
@@ -105,7 +106,7 @@ def describe_record(record: Mapping[str, Any], steps: int) -> str:
 
 
 def _loss_parts(record: Mapping[str, Any]) -> dict[str, float]:
-    """Return the losses `loss_NAME` of a record by name: ours first, in our order, then those of a user's method."""
+    """Return the losses `loss_NAME` of a record by name: first the built-in losses in LOSS_ORDER, then the others."""
     parts = {key.removeprefix("loss_"): value for key, value in record.items() if key.startswith("loss_")}
     return {name: parts[name] for name in (*(name for name in LOSS_ORDER if name in parts), *parts)}
 

@@ -1,4 +1,4 @@
-"""Resume a run: which settings may change, and whether anything is left to do."""
+"""Resume a run: which settings may change, and whether the run has already ended."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ FIXED_PATHS = (
     *("diffusion.mask_in_extractor", "diffusion.mask_in_denoiser", "diffusion.fields_in_denoiser"),
     "tables.numeric_bins",
 )
-"""Job values that a run cannot change: shapes in its checkpoints or the order of its samples depend on them"""
+"""Paths of job values that a resumed run cannot change: shapes in its checkpoints or its sample order depend on them"""
 
 
 def resumed_job(run: Run, overrides: tuple[str, ...]) -> Job:
     """Return the job that a run was started with, with `PATH=VALUE` overrides applied.
 
-    Raises InputError if they change a value that a run cannot change, or if nothing is left to do.
+    Raises InputError if an override changes a value in FIXED_PATHS, or if the run has already ended.
     """
     before, job = run.job(), run.job(overrides)
     for path in FIXED_PATHS:
@@ -36,8 +36,8 @@ def resumed_job(run: Run, overrides: tuple[str, ...]) -> Job:
             where, *values = change
             old_text, new_text = map(json.dumps, values)
             raise InputError(
-                f"{where} is {new_text}, but {run.path} was started with {old_text}; to change it start a new run, "
-                f"with --init-from {run.path} from the weights of this one"
+                f"{where} is {new_text}, but {run.path} was started with {old_text}; to change it, start a new "
+                f"run; --init-from {run.path} starts it from the weights of this run"
             )
     checkpoints = Checkpoints(run.checkpoints(job))
     if steps := checkpoints.steps():
@@ -45,9 +45,9 @@ def resumed_job(run: Run, overrides: tuple[str, ...]) -> Job:
         all_steps, _ = check_job(job, run.statistics(), run.training_files())
         patience = job.train.validation.patience
         has_ended = progress.step >= all_steps or progress.validations_since_best >= patience
-        if has_ended and run.result():  # without a result the test is still to be done
+        if has_ended and run.result():  # without a result, the test split is not evaluated yet
             raise InputError(
-                f"{run.path}: has ended at step {progress.step}; to go on, raise train.epochs (or train.steps) "
+                f"{run.path}: has ended at step {progress.step}; to continue, raise train.epochs (or train.steps) "
                 "or train.validation.patience with --set"
             )
     return job

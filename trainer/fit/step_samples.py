@@ -1,4 +1,4 @@
-"""Writes the samples of one training step of a run, as they are in its data files."""
+"""Write the samples of one training step of a run, as they are in its data files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from asymdiffrec.trainer.run import Run
 def write_samples(run: Run, step: int, out: Path) -> int:
     """Write the samples of training step number `step` (1-based) to the Parquet file `out`, and return their number.
 
-    The rows are in the order of the batch; the columns are `file`, `row` (in that file) and those that the job reads.
+    The rows are in the order of the batch. The columns are `file`, `row` (number of the row in the file), and the
+    columns that the job reads.
     Raises InputError if the run has no such step, its data have changed, or `out` exists.
     """
     job = run.job()
@@ -37,7 +38,7 @@ def write_samples(run: Run, step: int, out: Path) -> int:
 
 
 def _read_rows(shards: Shards, numbers: np.ndarray, columns: list[str]) -> pa.Table:
-    """Return the rows with these numbers in the split, with the columns `file` and `row` before the others."""
+    """Return the rows of the split with the given row numbers; `file` and `row` are the first columns."""
     ends = np.cumsum(shards.sizes)
     groups = np.searchsorted(ends, numbers, side="right")
     parts, positions = [], []

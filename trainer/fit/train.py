@@ -1,4 +1,4 @@
-"""The command side of training: check the input before workers start, start and follow them, pass on Ctrl-C."""
+"""The command side of training: check the input, start the workers, show their progress, handle Ctrl-C."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ from asymdiffrec.trainer.job import Job, total_steps
 from asymdiffrec.trainer.run import Run, open_run
 
 PERMANENT_ERRORS = (InputError, TrainingError)
-"""Errors that would only come again if the workers were started again"""
+"""Errors that a restart of the workers would only repeat"""
 
 
 def check_job(
     job: Job, statistics: Statistics, training_files: Mapping[str, Sequence[int]] | None
 ) -> tuple[int, Shards]:
-    """Check a job against the footers of its Parquet files. Return the steps of the whole run and the training shards.
+    """Check a job against the footers of its Parquet files. Return the steps of the whole run, and the training shards.
 
     `training_files` are the files that the run was started with, see `Run.training_files`; None for a new run. Raises
-    InputError for everything that the footers show to be wrong.
+    InputError for every mistake that the footers show.
     """
     schema = job.to_schema(statistics)
     context = WorkerContext(0, _max_workers(job))
@@ -54,7 +54,7 @@ def check_job(
 
 
 def _max_workers(job: Job) -> int:
-    """Return the largest possible number of workers. A fixed number is returned unchecked: the reader checks it."""
+    """Return the largest possible number of workers. The reader checks a fixed number, not this function."""
     fewest, most = job.cluster.worker_range.min, job.cluster.worker_range.max
     if fewest == most:
         return most
@@ -62,13 +62,13 @@ def _max_workers(job: Job) -> int:
         if _is_possible(job, count):
             return count
     raise InputError(
-        f"cluster.workers: no number from {fewest} to {most} divides data.lanes ({job.data.lanes}) and the sets of "
-        "rows of managed tables"
+        f"cluster.workers: no number from {fewest} to {most} divides data.lanes ({job.data.lanes}) and, for each "
+        f"managed table, num_embeddings / {ROWS_PER_SET}"
     )
 
 
 def _is_possible(job: Job, workers: int) -> bool:
-    """Return whether lanes and managed tables can be divided equally among so many workers."""
+    """Return whether lanes and managed tables can be divided equally among this number of workers."""
     tables = job.to_schema().tables
     managed = [tables[name].num_embeddings for name in job.tables.managed_tables]
     return job.data.lanes % workers == 0 and all(rows % (ROWS_PER_SET * workers) == 0 for rows in managed)
@@ -79,9 +79,9 @@ def train_job(
 ) -> dict[str, Any]:
     """Train in a run directory until the run ends or is interrupted, and return its result.
 
-    Training goes on from the newest checkpoint in the directory. `plan` is the document of a sharding plan; None: the
-    tables are planned for the workers of the job. Raises InputError if the input is wrong, and then leaves no new run
-    directory behind.
+    If the directory has a checkpoint, training continues from the newest one. `plan` is the document of a sharding
+    plan; if it is None, a plan is computed for the workers of the job. Raises InputError if the input is wrong; a new
+    run directory is then deleted again.
 
         job = read_job(Path("clicks/job.yaml"))
         result = train_job(job, read_statistics(job), new_run(job, None), Console())
@@ -147,26 +147,29 @@ def _locked(run: Run) -> Iterator[None]:
         run.path.mkdir(parents=True, exist_ok=True)
         file = run.lock_file.open("w")
     except OSError as error:
-        raise InputError(f"{run.path}: cannot write there ({error.strerror}); choose another --run") from error
+        raise InputError(
+            f"{run.path}: cannot write in this directory ({error.strerror}); choose another --run"
+        ) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
-                f"{run.path}: another training is running there; wait until it ends, or choose another --run"
+                f"{run.path}: another training is running in this directory; wait until it ends, or choose another "
+                "--run"
             ) from None
         yield
 
 
 @contextmanager
 def _stop_on_signal(run: Run, console: Console) -> Iterator[None]:
-    """Turn a first SIGINT or SIGTERM into a request to stop with a checkpoint; a second one ends the command."""
+    """Turn the first SIGINT or SIGTERM into a request to stop with a checkpoint; the second one ends the command."""
 
     def request(number: int, frame: FrameType | None) -> None:
         if run.stop_file.exists():
             raise KeyboardInterrupt
         run.stop_file.touch()
-        message = "Stopping after this step, with a checkpoint. Once more to stop at once, without one."
+        message = "Stopping after this step, with a checkpoint. Interrupt again to stop immediately without one."
         console.print(message, soft_wrap=True)
 
     run.stop_file.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The entry of a training worker: from the arguments that the command sends to the result of the run."""
+"""The entry point of a training worker: from the arguments of the command to the result of the run."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from asymdiffrec.trainer.train_state import build_train_state, worker_device
 
 
 def train_worker(arguments: Mapping[str, Any], cluster: ClusterContext) -> None:
-    """Train one job in its run directory. Runs on every worker, within a process group of all of them.
+    """Train one job in its run directory. Runs on every worker; the default process group contains all workers.
 
-    Training goes on from the run's newest undamaged checkpoint, whatever number of workers wrote it. So after a failure
-    this function is just called again. `arguments` has the documents `job`, `statistics` and `plan` (of the sharding,
-    may be None), an InitPlan or None as `init`, and the path of the run directory as `run`.
+    Training continues from the run's newest undamaged checkpoint, even if another number of workers wrote it. So after
+    a failure the workers simply call this function again. Keys of `arguments`: `job` and `statistics` (documents),
+    `plan` (document of the sharding plan, or None), `init` (InitPlan or None), `run` (path of the run directory).
 
-    Raises HostLeavingError on all workers, after a checkpoint was written, if a host is about to be taken away.
+    Raises HostLeavingError on all workers if a host is about to be removed, after a checkpoint was written.
     """
     silence_torchrec_warnings()
     job, statistics = Job.model_validate(arguments["job"]), Statistics.model_validate(arguments["statistics"])
@@ -61,7 +61,7 @@ def train_worker(arguments: Mapping[str, Any], cluster: ClusterContext) -> None:
         progress, outcome = loop.fit(progress, cluster.is_leaving, usage)
         measured = usage.compare(train_state.plan)
         if outcome == RunOutcome.PREEMPTED:
-            raise HostLeavingError(f"a host is being taken away; the checkpoint of step {progress.step} is written")
+            raise HostLeavingError(f"a host is about to be removed; the checkpoint of step {progress.step} was written")
         if outcome != RunOutcome.INTERRUPTED:
             loop.test(progress)
         if context.rank == 0:
@@ -69,8 +69,8 @@ def train_worker(arguments: Mapping[str, Any], cluster: ClusterContext) -> None:
 
 
 def _plan_for(world_size: int, plan: Mapping[str, Any] | None, notes: list[str]) -> Mapping[str, Any] | None:
-    """Return the plan given by the user, or None, with a note, if the number of workers has changed since."""
+    """Return the user's plan, or None if it is for another number of workers; then also add a note."""
     if plan and (mismatch := world_size_mismatch(plan, world_size, world_size)):
-        notes.append(f"{mismatch}; the tables are planned again")
+        notes.append(f"{mismatch}; a new sharding plan is computed")
         return None
     return plan

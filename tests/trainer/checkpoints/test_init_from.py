@@ -90,7 +90,7 @@ def test_a_run_on_two_workers_starts_from_a_run_on_one(jobs: Path, first: Path, 
     assert outcome.returncode == 0, outcome.stderr
     report = " ".join(outcome.stderr.replace("│", " ").split())
     for line in (
-        "taken table city 15,000 rows for 10,000: each starts as the row that its ids had",
+        "taken table city 15,000 rows, 10,000 in the other run: each starts as a copy of the old row of its ids",
         "taken table tags rows added: 10",
         "taken table user_id, item_id, gender, category, brand, weekday, device",
         "taken numeric income, price, position",
@@ -106,11 +106,11 @@ def test_a_run_on_two_workers_starts_from_a_run_on_one(jobs: Path, first: Path, 
     assert torch.equal(after["tables.category.ids"], before["tables.category.ids"])
     tags = before["tables.tags.weight"]
     assert torch.equal(after["tables.tags.weight"][: len(tags)], tags)
-    spread = before["tables.city.weight"][source_rows(torch.arange(15000), 10000, 15000)]
-    assert torch.equal(after["tables.city.weight"], spread)
+    copied = before["tables.city.weight"][source_rows(torch.arange(15000), 10000, 15000)]
+    assert torch.equal(after["tables.city.weight"], copied)
     assert after["tables.hour.weight"].shape[1] == 8
     numbers = "dense.tables.concat.numeric.direction"
-    assert torch.equal(after[numbers], before[numbers][16:])  # without the columns of age, the first field
+    assert torch.equal(after[numbers], before[numbers][16:])  # without the values of age, the first field
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_is_used(
     assert checkpoints.newest_good(reports.append) == 1
     (line,) = reports
     assert re.search(message, line), line
-    assert line.endswith("; training goes on from the checkpoint before it")
+    assert line.endswith("; training continues from the previous checkpoint")
 
 
 def test_a_checkpoint_that_does_not_fit_is_an_error(train_state: Build, tmp_path: Path) -> None:

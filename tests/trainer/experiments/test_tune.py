@@ -25,7 +25,7 @@ def test_base_is_chosen_unless_another_is_better_by_more_than_chance() -> None:
     assert choose(base, [base, unsure])[0] is base
     assert choose(base, [base, unsure, sure])[0] is sure
     assert choose(base, [base, failed])[0] is base
-    assert "0.0100 below that of base with the job's own values, 0.5100" in choose(base, [base, sure])[1]
+    assert "0.0100 below the log loss of base with the job's values, 0.5100" in choose(base, [base, sure])[1]
 
 
 def test_candidates_that_train_the_same_model_are_equal(clicks: Path) -> None:

@@ -66,7 +66,7 @@ def test_an_interrupted_and_resized_run_learns_from_the_same_rows(
         result = json.loads((run / "result.json").read_text())
         assert (result["outcome"], reached <= result["step"] < 288) == ("interrupted", True)
         assert not (run / "stop").exists()
-    assert message.count("training goes on from step ") == 2
+    assert message.count("training continues from step ") == 2
 
     subprocess.run(torchrun(4, *many_steps, run, "--resume"), check=True, capture_output=True)
     assert_same_end(run, undisturbed)
@@ -160,5 +160,5 @@ def test_two_trainings_at_once_in_a_run_directory_are_an_error(
         outcome = command("train", clicks / "job.yaml", "--run", copy, "--resume", "--set", "train.epochs=3")
     assert (outcome.status, outcome.err) == (
         2,
-        f"error: {copy}: another training is running there; wait until it ends, or choose another --run\n",
+        f"error: {copy}: another training is running in this directory; wait until it ends, or choose another --run\n",
     )
