@@ -20,7 +20,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _collect_garbage() -> Iterator[None]:
-    """Undo that `plan` turns the garbage collector off until its process ends: tests run many commands in one."""
+    """Turn the garbage collector on again after `plan`, which turns it off because its process ends soon."""
     yield
     gc.enable()
     atexit.unregister(gc.freeze)
@@ -28,7 +28,7 @@ def _collect_garbage() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_torch_thread() -> None:
-    """Small tensors gain nothing from more threads, and lose much on a busy machine."""
+    """Use one thread. With small tensors more threads are not faster, and much slower on a busy host."""
     import torch
 
     torch.set_num_threads(1)
@@ -49,7 +49,7 @@ def clicks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from asymdiffrec.datasets.prepare.synthetic.dataset import prepare_synthetic
 
     folder = tmp_path_factory.mktemp("prepared") / "clicks"
-    prepare_synthetic(folder, rows=6010)  # 601 rows (a prime) to evaluate: no number of workers divides them
+    prepare_synthetic(folder, rows=6010)  # evaluation uses 601 rows, a prime: no number of workers divides it
     return folder
 
 
@@ -88,7 +88,7 @@ def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """A small Ray cluster on this machine, for all tests that need workers."""
+    """A small Ray cluster on this host, for all tests that need workers."""
     from asymdiffrec.cluster.launch import stay_on_loopback
 
     stay_on_loopback()
@@ -107,7 +107,7 @@ def ray_cluster() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a command: its exit status, and what it printed to standard output and standard error."""
+    """The result of a command: exit status, standard output and standard error."""
 
     status: int
     out: str
@@ -121,7 +121,7 @@ class Outcome:
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
-    """Run the command line in this process, through the function that the installed script calls."""
+    """A function that runs a command line in this process. It calls the same function as the installed script."""
     from asymdiffrec.trainer.commands import cli
 
     def run(*arguments: object) -> Outcome:

@@ -1,4 +1,4 @@
-"""The import graph of the project: `python -m tests.imports` prints it by room, with cycles and the longest files."""
+"""The import graph of the project. `python -m tests.imports` prints it by folder, with cycles and the longest files."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("trainer", "serving", "cluster", "diffusion", "embeddings", "datasets")
-"""Top-level folders that are installed; `benchmarks/` and `tests/` may import all of them"""
+FOLDERS = ("trainer", "serving", "cluster", "diffusion", "embeddings", "datasets")
+"""Top-level folders that are installed. `benchmarks/` and `tests/` may import all of them"""
 
 
-def files(*rooms: str) -> dict[str, Path]:
-    """Return the files of these rooms, all rooms if none is given, by module name such as `trainer.fit.loop`."""
-    paths = [path for room in rooms or ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
-    if not rooms:
+def files(*folders: str) -> dict[str, Path]:
+    """Return {module name such as `trainer.fit.loop`: file} for some top-level folders; without arguments for all."""
+    paths = [path for folder in folders or FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+    if not folders:
         paths += sorted(path for path in (ROOT / "asymdiffrec").glob("*.py") if not path.name.startswith("__"))
     return {".".join(path.relative_to(ROOT).with_suffix("").parts).removeprefix("asymdiffrec."): path for path in paths}
 
 
 def imports(path: Path, modules: dict[str, Path]) -> set[str]:
-    """Return the modules of ours that a file imports, at any depth. Raises AssertionError for a relative import."""
+    """Return the modules of the project that a file imports, also inside functions.
+
+    Raises AssertionError for a relative import.
+    """
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -35,13 +38,13 @@ def imports(path: Path, modules: dict[str, Path]) -> set[str]:
 
 @cache
 def graph() -> dict[str, set[str]]:
-    """Return for each module of ours the modules of ours that it imports."""
+    """Return {module: modules that it imports} for all modules of the project."""
     modules = files()
     return {name: imports(path, modules) for name, path in modules.items()}
 
 
 def cycles(edges: dict[str, set[str]]) -> list[list[str]]:
-    """Return the groups of two or more nodes that reach each other (strongly connected components, Tarjan 1972)."""
+    """Return the cycles of a graph: strongly connected components with two or more nodes (Tarjan 1972)."""
     order: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
@@ -70,16 +73,16 @@ def cycles(edges: dict[str, set[str]]) -> list[list[str]]:
 
 
 def main() -> None:
-    """Print the number of imports from room to room, the cycles and the longest files."""
+    """Print the number of imports from each folder to each other folder, the cycles and the longest files."""
     edges, between = graph(), defaultdict[str, Counter[str]](Counter)
     for name, others in edges.items():
-        room = name.rpartition(".")[0] or name
+        folder = name.rpartition(".")[0] or name
         for other in others:
             target = other.rpartition(".")[0] or other
-            if target != room:
-                between[room][target] += 1
-    for room, targets in sorted(between.items()):
-        print(f"{room:28}", ", ".join(f"{target} {number}" for target, number in targets.most_common()))
+            if target != folder:
+                between[folder][target] += 1
+    for folder, targets in sorted(between.items()):
+        print(f"{folder:28}", ", ".join(f"{target} {number}" for target, number in targets.most_common()))
     count = sum(map(len, edges.values()))
     print(f"{len(edges)} files, {count} imports between them, cycles: {cycles(edges) or 'none'}")
     paths = [path for path in ROOT.rglob("*.py") if ".venv" not in path.parts]

@@ -1,4 +1,4 @@
-"""The examples in docstrings run."""
+"""Run the examples in docstrings."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("asymdiffrec", "trainer", "serving", "cluster", "diffusion", "embeddings", "datasets")
+FOLDERS = ("asymdiffrec", "trainer", "serving", "cluster", "diffusion", "embeddings", "datasets")
 
 
 def modules_with_examples() -> list[str]:
-    files = [file for room in ROOMS for file in sorted((ROOT / room).rglob("*.py"))]
+    files = [file for folder in FOLDERS for file in sorted((ROOT / folder).rglob("*.py"))]
     paths = [file.relative_to(ROOT).with_suffix("").parts for file in files if ">>> " in file.read_text()]
     return sorted({".".join(parts if parts[0] == "asymdiffrec" else ("asymdiffrec", *parts)) for parts in paths})
 

@@ -1,4 +1,4 @@
-"""The layout of the flat tensor of field vectors."""
+"""Tests of `FieldLayout`, the layout of the flat tensor of field vectors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_from_widths_names_fields_by_number() -> None:
     assert FieldLayout.from_widths([4, 2], ["a", "a"]).groups == ("a", "a")
 
 
-def test_index_is_real_where_tensors_are_made_on_meta() -> None:
+def test_index_is_not_on_meta_inside_a_meta_context() -> None:
     with torch.device("meta"):
         assert FieldLayout.from_widths([1, 2]).field_of_column.tolist() == [0, 1, 1]
 

@@ -1,4 +1,4 @@
-"""JSON-lines files: only complete lines are read, and appended lines are followed to the last one."""
+"""Tests of JSON-lines files: only complete lines are read, and every appended line is read."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_reader_returns_each_line_once(tmp_path: Path) -> None:
     assert reader.read_new() == ([], False)
 
 
-def test_a_reader_from_the_end_leaves_out_what_is_there(tmp_path: Path) -> None:
+def test_a_reader_from_the_end_skips_existing_lines(tmp_path: Path) -> None:
     path = tmp_path / "values.jsonl"
     append(path, 1)
     reader = JsonLinesReader(path, from_end=True)
@@ -42,7 +42,7 @@ def test_a_reader_from_the_end_leaves_out_what_is_there(tmp_path: Path) -> None:
     assert reader.read_new() == ([2], False)
 
 
-def test_a_file_in_place_of_another_is_read_from_its_start(tmp_path: Path) -> None:
+def test_a_file_that_replaces_another_is_read_from_its_start(tmp_path: Path) -> None:
     path, other = tmp_path / "values.jsonl", tmp_path / "other.jsonl"
     append(path, 1, 2)
     reader = JsonLinesReader(path, from_end=True)

@@ -1,4 +1,4 @@
-"""The folders are the architecture: what can be imported, from where, and what ends up in a wheel."""
+"""Tests of the folder structure: which folder may import which other folder, and which files a wheel has."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import pytest
 from tests.imports import ROOT, cycles, files, graph
 
 MAX_LINES = 350
-"""Lines of a file that is still one idea"""
+"""Largest number of lines in a file. A longer file usually has more than one idea"""
 BASE = {path.stem for path in (ROOT / "asymdiffrec").glob("*.py") if not path.name.startswith("__")}
-"""Modules that every room may import"""
+"""Modules that every folder may import"""
 MAY_IMPORT = {
     "trainer": {"serving", "cluster", "diffusion", "embeddings", "datasets"},
     "serving": {"diffusion", "embeddings", "datasets"},
@@ -28,7 +28,7 @@ MAY_IMPORT = {
 }
 SCHEMA = {"datasets.schema", "datasets.statistics.statistics", "datasets.statistics.lookups"}
 """Modules of datasets/ that embeddings/ may import"""
-FLOORS = {
+LAYERS = {
     "trainer": [
         ["trainer"],
         ["trainer.checkpoints", "trainer.evaluation", "trainer.planning"],
@@ -49,41 +49,42 @@ FLOORS = {
         ["datasets.prepare"],
     ],
 }
-"""Folders and files inside a room, the lowest first: a file imports from its own folder and from lower floors only"""
+"""Layers inside a top-level folder, the lowest first. Each entry is a subfolder or a file. A file may import from its
+own entry and from lower layers only"""
 
 
-def module_names(room: str) -> list[str]:
-    return [f"asymdiffrec.{name}" for name in files(room)]
+def module_names(folder: str) -> list[str]:
+    return [f"asymdiffrec.{name}" for name in files(folder)]
 
 
-def box_of(module: str, boxes: list[str]) -> str:
-    """Return the longest of `boxes` that is the module or a folder above it."""
-    return max((box for box in boxes if f"{module}.".startswith(f"{box}.")), key=len)
+def entry_of(module: str, entries: list[str]) -> str:
+    """Return the longest entry that is the module itself or a folder of the module."""
+    return max((entry for entry in entries if f"{module}.".startswith(f"{entry}.")), key=len)
 
 
-@pytest.mark.parametrize("room", MAY_IMPORT)
-def test_imports_point_down(room: str) -> None:
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_imports_point_down(folder: str) -> None:
     edges = graph()
-    for name in files(room):
+    for name in files(folder):
         for other in edges[name]:
-            assert other.split(".")[0] in {room} | BASE | MAY_IMPORT[room], f"{name} imports {other}"
+            assert other.split(".")[0] in {folder} | BASE | MAY_IMPORT[folder], f"{name} imports {other}"
 
 
-@pytest.mark.parametrize("room", FLOORS)
-def test_imports_inside_a_room_point_down(room: str) -> None:
-    floor = {box: level for level, boxes in enumerate(FLOORS[room]) for box in boxes}
+@pytest.mark.parametrize("folder", LAYERS)
+def test_imports_inside_a_folder_point_down(folder: str) -> None:
+    layer = {entry: level for level, entries in enumerate(LAYERS[folder]) for entry in entries}
     for name, others in graph().items():
-        for other in others if name.startswith(room) else ():
-            if other.startswith(f"{room}."):
-                here, there = box_of(name, list(floor)), box_of(other, list(floor))
-                assert here == there or floor[there] < floor[here], f"{name} imports {other}"
+        for other in others if name.startswith(folder) else ():
+            if other.startswith(f"{folder}."):
+                importer, imported = entry_of(name, list(layer)), entry_of(other, list(layer))
+                assert importer == imported or layer[imported] < layer[importer], f"{name} imports {other}"
 
 
-def test_every_floor_is_a_folder_or_a_file_that_exists() -> None:
+def test_every_entry_of_a_layer_exists() -> None:
     modules = files()
-    for boxes in FLOORS.values():
-        for box in (box for level in boxes for box in level):
-            assert any(f"{name}.".startswith(f"{box}.") for name in modules), box
+    for entries in LAYERS.values():
+        for entry in (entry for level in entries for entry in level):
+            assert any(f"{name}.".startswith(f"{entry}.") for name in modules), entry
 
 
 def test_modules_import_each_other_in_no_cycle() -> None:
@@ -94,7 +95,7 @@ def test_cycles_are_found() -> None:
     assert cycles({"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set()}) == [["a", "b", "c"]]
 
 
-def test_base_modules_import_no_room() -> None:
+def test_base_modules_import_no_folder() -> None:
     edges = graph()
     assert all(edges[name] <= BASE for name in BASE)
 
@@ -113,14 +114,14 @@ def test_no_file_is_longer_than_350_lines() -> None:
     assert {name: count for name, count in lines.items() if count > MAX_LINES} == {}
 
 
-@pytest.mark.parametrize("room", MAY_IMPORT)
-def test_rooms_are_importable_by_the_project_name(room: str) -> None:
-    assert module_names(room)
-    for name in module_names(room):
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_folders_are_importable_by_the_project_name(folder: str) -> None:
+    assert module_names(folder)
+    for name in module_names(folder):
         spec = importlib.util.find_spec(name)
         assert spec is not None, name
         assert spec.origin is not None
-        assert Path(spec.origin).resolve().is_relative_to(ROOT / room)
+        assert Path(spec.origin).resolve().is_relative_to(ROOT / folder)
 
 
 def test_kernel_code_needs_no_torchrec() -> None:
@@ -132,8 +133,8 @@ def test_kernel_code_needs_no_torchrec() -> None:
 
 
 @pytest.mark.parametrize("name", ["datasets", "trainer"])
-def test_other_packages_of_a_room_name_win(name: str, tmp_path: Path) -> None:
-    """From the repository's root, where Python finds our folders too, an installed package of that name is imported."""
+def test_other_packages_with_the_name_of_a_folder_win(name: str, tmp_path: Path) -> None:
+    """In the root of the repository Python also finds our folders, but an installed package must win."""
     package = tmp_path / name
     package.mkdir()
     (package / "__init__.py").write_text("mine = True\n")
@@ -142,10 +143,13 @@ def test_other_packages_of_a_room_name_win(name: str, tmp_path: Path) -> None:
     assert result.stdout.strip() == "True", result.stderr
 
 
-def test_wheel_holds_every_module_and_runs_elsewhere(tmp_path: Path) -> None:
+def test_wheel_has_every_module_and_runs_in_another_folder(tmp_path: Path) -> None:
     source, elsewhere = tmp_path / "source", tmp_path / "elsewhere"
-    for room in ("asymdiffrec", *MAY_IMPORT):  # a copy, so that no build folder of an older tree gets into the wheel
-        shutil.copytree(ROOT / room, source / room, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in (
+        "asymdiffrec",
+        *MAY_IMPORT,
+    ):  # a copy: files of an older build in the tree must not get into the wheel
+        shutil.copytree(ROOT / folder, source / folder, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / file, source)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
@@ -157,11 +161,11 @@ def test_wheel_holds_every_module_and_runs_elsewhere(tmp_path: Path) -> None:
     python = tmp_path / "env" / "bin" / "python"
     subprocess.run([*pip, "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)], check=True)
     (site,) = (tmp_path / "env" / "lib").glob("python*/site-packages")
-    # Dependencies come from this environment: a path file adds its packages, but not the editable install's own hooks.
+    # The path file adds the dependencies of this environment, without the import hooks of the editable install.
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
 
     elsewhere.mkdir()
-    names = [name for room in MAY_IMPORT for name in module_names(room)]
+    names = [name for folder in MAY_IMPORT for name in module_names(folder)]
     code = f"import importlib; [print(importlib.import_module(name).__file__) for name in {names}]"
     result = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True, cwd=elsewhere)
     origins = [Path(line) for line in result.stdout.splitlines()]

@@ -1,4 +1,4 @@
-"""Tests that every benchmark runs and prints the document that programs rely on."""
+"""Tests that every benchmark runs and prints a JSON document with the expected keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the rivals: each of them learns, and none is better than the oracle."""
+"""Tests of the rivals: every rival learns, and no rival is better than the oracle."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_trees_learn_and_the_oracle_is_above_them(clicks: Path) -> None:
     assert aucs["oracle"][0] == pytest.approx(ceiling, abs=2e-3)
 
 
-def test_rows_are_those_of_the_networks_and_statistics_are_out_of_fold(clicks: Path) -> None:
+def test_rivals_get_the_rows_of_the_networks_and_statistics_are_out_of_fold(clicks: Path) -> None:
     job = read_job(clicks / "job.yaml")
     schema = job.to_schema(read_statistics(job))
     train = read(job, schema, "train")

@@ -1,4 +1,4 @@
-"""Tests of the program that compares what two commits compute."""
+"""Tests of the program that compares the results of two commits."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_exit_status_says_whether_two_records_are_equal(tmp_path: Path, monkeypa
 
 
 def test_record_has_losses_metrics_and_scores_of_this_tree() -> None:
-    """Run the experiment that names the most settings, so that a renamed setting shows here."""
+    """Run the experiment with the most settings: this test fails if a setting was renamed."""
     small = Dataset("synthetic", ("--rows", "2000"), (broad("city"),))
     quantities = record(Tree(ROOT), [small], steps=3)
     lengths = {name: len(values) for name, values in quantities.items()}
