@@ -1,12 +1,12 @@
-"""The callback that reports how far a long computation is."""
+"""The callback type for the progress of a long computation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 ProgressCallback = Callable[[str, float | None], None]
-"""Called with the name of the current phase and its completed share from 0 to 1, or None if the share is unknown"""
+"""Function of the current phase and its completed share from 0 to 1; the share is None if it is unknown"""
 
 
 def no_progress(phase: str, share: float | None) -> None:
-    """Report nothing."""
+    """Ignore the progress."""

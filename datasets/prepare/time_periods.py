@@ -1,4 +1,4 @@
-"""Cut rows into consecutive periods and write one data set per period: train before it, test in it."""
+"""Cut rows into consecutive periods and write data sets that train on earlier periods and test on the next period."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from asymdiffrec.datasets.prepare.write_dataset import write_dataset
 from asymdiffrec.datasets.shards import Shards
 
 VALIDATION_SHARE = 0.1
-"""Share of the rows before a period that are validation rows; they are the latest of these rows"""
+"""Share of the rows before the test period that are validation rows; the latest rows are chosen"""
 
 
 def write_periods(out: Path, sources: Sequence[Shards], job: Mapping[str, Any], time: str, count: int) -> list[Path]:
@@ -22,15 +22,15 @@ def write_periods(out: Path, sources: Sequence[Shards], job: Mapping[str, Any], 
 
     The rows of all `sources`, in the order of the column `time`, are cut into `count + 1` periods with about the same
     number of rows. Data set k tests on period k + 1; its training and validation rows are all earlier rows. Rows with
-    the same time are in the same split. A data set that exists already is not written again.
+    the same time are in the same split. Data sets that already exist are not written again.
 
-    Raises InputError if a row has no time or there are too few different times.
+    Raises InputError if a row has no time or the rows have too few different times.
     """
     times = [[_read_times(shards, group, time) for group in range(len(shards.row_groups))] for shards in sources]
     ordered = np.sort(np.concatenate([group_times for groups in times for group_times in groups]))
     ends = np.unique(ordered[np.linspace(0, len(ordered), count + 2)[1:].astype(np.int64) - 1])
     if len(ends) <= count:
-        raise InputError(f"column {time}: too few different times for {count + 1} periods; ask for fewer periods")
+        raise InputError(f"column {time}: too few different times for {count + 1} periods; choose fewer periods")
     job_files = []
     for number in range(1, count + 1):
         folder = out / str(number)
@@ -55,7 +55,7 @@ def write_periods(out: Path, sources: Sequence[Shards], job: Mapping[str, Any], 
 
 
 def _read_times(shards: Shards, group: int, time: str) -> np.ndarray:
-    """Return the times of a row group, [R] float64; dates and timestamps in microseconds since 1970."""
+    """Return the times of a row group, [R] float64. Dates and timestamps become microseconds since 1970."""
     location = f"{shards.location_of(group)}, column {time}"
     column = shards.read(group, [time]).column(time)
     arrow_type = shards.schemas[0].field(time).type
@@ -65,7 +65,7 @@ def _read_times(shards: Shards, group: int, time: str) -> np.ndarray:
         raise InputError(f"{location}: found type {arrow_type}; allowed are date, timestamp and number")
     times: np.ndarray = column.cast(pa.float64(), safe=False).to_numpy()
     if missing := int(np.isnan(times).sum()):
-        raise InputError(f"{location}: {missing} rows have no time; every row needs one")
+        raise InputError(f"{location}: {missing} rows have no time; every row needs a time")
     return times
 
 
@@ -82,5 +82,5 @@ def _rows_between(
 
 
 def _without_dictionary(column: pa.Field) -> pa.Field:
-    """Return the column with the type of its values if it is dictionary-encoded."""
+    """Return the column; if it is dictionary-encoded, return it with the type of its values."""
     return column.with_type(column.type.value_type) if pa.types.is_dictionary(column.type) else column

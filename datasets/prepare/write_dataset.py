@@ -39,14 +39,15 @@ def write_dataset(
 ) -> dict[str, Any]:
     """Write a data set to the new folder `out` and return the content of its `profile.json`.
 
-    The folder holds train/, valid/ and test/ with Parquet files, job.yaml, statistics.yaml and profile.json. It is
-    written under a temporary name beside `out` and renamed at the end, so `out` is never incomplete.
+    The folder contains train/, valid/ and test/ with Parquet files, job.yaml, statistics.yaml and profile.json. It is
+    written under a temporary name in the parent folder of `out` and renamed at the end, so `out` is always complete.
 
-    splits: tables of train, valid and test; each iterable is read once, one table at a time.
+    splits: {split: tables} for train, valid and test; each iterable is read once, one table at a time.
     job: content of the job file, with at least the sections `name`, `data` and `fields`.
-    profile: entries that are added to profile.json.
-    rows_per_file, rows_per_group: upper limits for the rows of a Parquet file and of a row group.
-    rows: number of rows of all splits together, if known; `progress` then gets a share.
+    profile: additional entries of profile.json.
+    rows_per_file: maximum number of rows of a Parquet file.
+    rows_per_group: maximum number of rows of a row group.
+    rows: number of rows of all splits together, for the share that `progress` reports; None: unknown.
 
     Raises InputError if `out` exists or a split has no rows.
     """
@@ -71,7 +72,7 @@ def write_dataset(
 
 
 class _RowCounter:
-    """Counts the rows that a phase has processed and reports them to a progress callback."""
+    """A counter of the rows that a phase has processed; it reports the share to a progress callback."""
 
     def __init__(self, phase: str, total: int | None, progress: ProgressCallback) -> None:
         self._phase, self._total, self._progress, self._rows = phase, total, progress, 0
@@ -82,14 +83,14 @@ class _RowCounter:
         self._progress(self._phase, self._rows / self._total if self._total else None)
 
     def count(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        """Yield the tables and count the rows of each one after it was used."""
+        """Yield the tables; count the rows of a table after the consumer has used it."""
         for table in tables:
             yield table
             self.add(len(table))
 
 
 def _regroup(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """Yield the same rows in tables of exactly `rows` rows; the last table may be shorter."""
+    """Yield the rows of `tables` in tables of exactly `rows` rows; the last table may be shorter."""
     pending: list[pa.Table] = []
     for table in tables:
         pending.append(table)
@@ -107,8 +108,8 @@ def _regroup(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
 def write_files(folder: Path, row_groups: Iterable[pa.Table], rows_per_file: int, compression: str = "zstd") -> int:
     """Write row groups to part-00000.parquet, part-00001.parquet, ... in `folder` and return the number of rows.
 
-    `pyarrow.dataset.write_dataset` can limit rows too, but needs the dictionary-encoded columns in advance; here the
-    first row group of each file decides them.
+    The first row group of each file determines which columns of the file are dictionary-encoded.
+    `pyarrow.dataset.write_dataset` can limit rows too, but must know these columns in advance.
     """
     rows = files = remaining = 0
     writer: pq.ParquetWriter | None = None
@@ -135,9 +136,9 @@ def write_files(folder: Path, row_groups: Iterable[pa.Table], rows_per_file: int
 
 
 def _columns_with_repetition(group: pa.Table) -> list[str]:
-    """Return the Parquet paths of the columns whose values occur at least twice on average.
+    """Return the Parquet paths of the columns whose distinct values occur at least twice on average.
 
-    A dictionary of any other column is larger than its values, and slower to read and to write.
+    For other columns a dictionary would be larger than the values, and slower to read and to write.
     """
     paths = []
     for name in group.column_names:

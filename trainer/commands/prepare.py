@@ -1,4 +1,4 @@
-"""`asymdiffrec prepare`: write raw data as Parquet files with a job file; one subcommand for each source."""
+"""`asymdiffrec prepare`: write raw data as Parquet files with a job file. Each source of data has a subcommand."""
 
 from __future__ import annotations
 
@@ -48,7 +48,11 @@ Test = Annotated[
 ]
 MinCount = Annotated[
     int | None,
-    typer.Option(min=1, help="ids in fewer training rows than this count as one id, and tables are sized without them"),
+    typer.Option(
+        min=1,
+        help="ids that occur in fewer training rows are replaced by one common id; they do not count for the size of "
+        "the table",
+    ),
 ]
 RecipeOverrides = Annotated[
     list[str] | None,
@@ -62,7 +66,7 @@ SplitBy = Annotated[
     Literal["random", "time", "order"] | None,
     typer.Option(
         help="random: draw the validation and test rows; time: the latest rows are test rows, the rows before them "
-        "validation rows; order: the same by the order of the input; default: random"
+        "validation rows; order: as time, but by the order of the rows in the input; default: random"
     ),
 ]
 BadRows = Annotated[
@@ -130,10 +134,10 @@ def criteo(
     overrides: RecipeOverrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Prepare the Criteo logs (Kaggle or 1TB): tab-separated text, also gzip, with a label, 13 numbers and 26 ids.
+    """Prepare the Criteo logs (Kaggle or 1TB): tab-separated text, plain or gzip, with a label, 13 numbers and 26 ids.
 
-    Numbers above 2 are transformed to log(x)^2; ids in fewer than 10 training rows count as one id. For the 1TB log:
-    `--input day_0.gz … --valid day_22.gz --test day_23.gz`.
+    Numbers above 2 are transformed to log(x)^2. Ids in fewer than 10 training rows are replaced by one common id.
+    Example for the 1TB log: `--input day_0.gz … --valid day_22.gz --test day_23.gz`.
     """
     from asymdiffrec.datasets.prepare.criteo import criteo_recipe
 
@@ -160,11 +164,9 @@ def table(
         list[str] | None, typer.Option(metavar="VALUE", help="value of the label column that means label 1; repeatable")
     ] = None,
     at_least: Annotated[
-        float | None, typer.Option(metavar="NUMBER", help="numbers of the label column from this one on mean label 1")
+        float | None, typer.Option(metavar="NUMBER", help="label is 1 if the label column is at least this number")
     ] = None,
-    user: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="column with the user, by which GAUC groups the rows")
-    ] = None,
+    user: Annotated[str | None, typer.Option(metavar="COLUMN", help="user column; GAUC is computed per user")] = None,
     time: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="column with the time of a row, for --split time")
     ] = None,
@@ -184,14 +186,14 @@ def table(
         ),
     ] = None,
     ignore: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN,…", help="columns that become no fields; repeatable")
+        list[str] | None, typer.Option(metavar="COLUMN,…", help="columns to leave out of the fields; repeatable")
     ] = None,
     count_features: Annotated[
         list[str] | None,
         typer.Option(
             metavar="ID,ID*ID,…",
-            help="for these id fields or pairs, add two number fields: how many training rows have the id, and the "
-            "share of label 1 among them; only earlier rows count if there is a time",
+            help="for each of these id fields or pairs, add two number fields: how many training rows have the id, and "
+            "the share of label 1 among them; with --time, only rows before the current row are counted",
         ),
     ] = None,
     missing: Annotated[
@@ -213,11 +215,11 @@ def table(
     bad_rows: BadRows = None,
     overrides: RecipeOverrides = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="show what each column would become, and write nothing")
+        bool, typer.Option("--dry-run", help="show how each column would be used, and write nothing")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Prepare any table: CSV, TSV, their gzip files, or Parquet.
+    """Prepare any table: CSV or TSV, plain or gzip, or Parquet.
 
     The type of a field is inferred from the content of its column, unless an option or the recipe declares it. The
     decision on each column is shown with its reason.
@@ -267,7 +269,7 @@ def _show_choices(layout: SampleLayout, target: Console) -> None:
 
 
 def _report(out: Path, profile: dict[str, Any], as_json: bool) -> None:
-    """Print the profile of a data set: as JSON, or as a table of the fields with notes."""
+    """Print the profile of a data set as JSON, or as a table of the fields with notes."""
     if as_json:
         print_json(profile)
         return
@@ -287,7 +289,7 @@ def _report(out: Path, profile: dict[str, Any], as_json: bool) -> None:
     for split, rows in profile["rows"].items():
         output.print(f"{split}: {rows:,} rows, {profile['label_rate'][split]:.1%} with label 1", highlight=False)
     for bad in profile.get("bad_rows", []):
-        output.print(f"skipped {bad['rows']:,} rows: {bad['why']}; the first of them:", highlight=False, markup=False)
+        output.print(f"skipped {bad['rows']:,} rows: {bad['why']}; examples:", highlight=False, markup=False)
         for example in bad["examples"]:
             output.print(f"  {example}", highlight=False, markup=False, soft_wrap=True)
     for field in profile["suspicious"]:

@@ -1,4 +1,4 @@
-"""Turn the options of `asymdiffrec prepare` into a recipe; options replace the values of a recipe file."""
+"""Convert the options of `asymdiffrec prepare` to a recipe. Options override the values of a recipe file."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 
 
 def set_values(document: dict[str, Any], section: str | None = None, **values: Any) -> None:
-    """Set the values that are not None in a recipe document, or in a section of it."""
+    """Set all values that are not None in a recipe document, or in one of its sections if `section` is given."""
     given = {key: value for key, value in values.items() if value is not None}
     if given:
         (document if section is None else _section(document, section)).update(given)
 
 
 def _section(document: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return a section of a document; add it if it is absent. Raises InputError if it is a single value."""
+    """Return a section of a document; add the section if it is absent. Raises InputError if the key has a value."""
     if document.get(name) is None:
         document[name] = {}
     if not isinstance(document[name], dict):
-        raise InputError(f"{name}: found {document[name]!r}; allowed is a section with keys")
+        raise InputError(f"{name}: found {document[name]!r}; this key needs a section with keys")
     section: dict[str, Any] = document[name]
     return section
 
@@ -45,7 +45,7 @@ def set_common_options(
 
 
 def _share_or_files(values: list[str] | None) -> float | list[str] | None:
-    """Return the values of --valid or --test as a share of the rows if there is one number, else as files."""
+    """Return the value of --valid or --test: a share of the rows if the option is one number, else files."""
     if values and len(values) == 1:
         try:
             return float(values[0])
@@ -61,9 +61,10 @@ def set_field_types(
     lists: list[str] | None,
     ignored: Sequence[str],
 ) -> None:
-    """Set the types of the columns in --id, --number and --list in the section `fields` of a recipe document.
+    """Add the columns of --id, --number and --list, with their types, to the section `fields` of a recipe document.
 
-    The other columns are inferred, unless the recipe declares fields. Raises InputError if two options name one column.
+    The types of all other columns are inferred, unless the recipe declares fields. Raises InputError if two options
+    name the same column.
     """
     types = _types_by_column({"id": ids, "number": numbers, "id_list": lists}, ignored)
     if types:
@@ -74,7 +75,7 @@ def set_field_types(
 
 
 def _types_by_column(columns_by_type: Mapping[str, list[str] | None], ignored: Sequence[str]) -> dict[str, str]:
-    """Return the field type of each column that an option names."""
+    """Return {column: field type} for the columns in the options."""
     options = {"id": "--id", "number": "--number", "id_list": "--list"}
     types: dict[str, str] = {}
     for field_type, columns in columns_by_type.items():
@@ -82,14 +83,14 @@ def _types_by_column(columns_by_type: Mapping[str, list[str] | None], ignored: S
             if column in ignored or types.get(column, field_type) != field_type:
                 other = "--ignore" if column in ignored else options[types[column]]
                 raise InputError(
-                    f"{options[field_type]} {column}: {other} names this column too; name it in one of the options"
+                    f"{options[field_type]} {column}: {other} names this column too; use only one of the options"
                 )
             types[column] = field_type
     return types
 
 
 def split_names(values: Sequence[str] | None) -> list[str]:
-    """Return the names in a repeatable option whose values are separated by commas.
+    """Return the names in a repeatable option; each value contains names separated by commas.
 
     >>> split_names(["city,device", "hour"])
     ['city', 'device', 'hour']
@@ -100,7 +101,7 @@ def split_names(values: Sequence[str] | None) -> list[str]:
 def parse_recipe(document: dict[str, Any], overrides: Sequence[str] | None, where: str) -> Recipe:
     """Return the recipe of a document after applying `PATH=VALUE` overrides.
 
-    Raises InputError, which starts with `where`, for a wrong value.
+    Raises InputError for a wrong value; the message starts with `where`.
     """
     from asymdiffrec.datasets.files.documents import apply_override, validate
     from asymdiffrec.datasets.prepare.table.recipe import Recipe

@@ -17,11 +17,11 @@ from asymdiffrec.datasets.prepare.write_dataset import write_dataset
 MIN_LIKED_RATING = 4
 MAX_HISTORY = 20
 AGE_BRACKETS = np.array([1, 18, 25, 35, 45, 50, 56])
-"""First year of each age bracket of MovieLens 1M; the ages in 100K are mapped to the same brackets"""
+"""Smallest age of each age bracket of MovieLens 1M; the ages in 100K are mapped to the same brackets"""
 
 DATA: dict[str, Any] = {"path": ".", "label": "label", "user": "user_id", "time": "timestamp"}
 TRAIN: dict[str, Any] = {"train": {"epochs": 15, "learning_rate": 0.002, "validation": {"patience": 3}}}
-"""Chosen by the AUC on the validation rows of two seeds"""
+"""Settings with the best AUC on the validation rows, for two seeds"""
 
 
 def prepare_movielens(
@@ -34,17 +34,19 @@ def prepare_movielens(
 ) -> dict[str, Any]:
     """Write MovieLens as a data set to the new folder `out` and return its profile.
 
-    `input` is the folder or zip file of MovieLens; if it is None, the archive is downloaded from GroupLens and its MD5
-    checksum verified. A sample is a rating, its label is 1 if the rating is at least 4. Its fields are attributes of
-    the user, the film and the time, and features of earlier ratings: the latest films that the user liked (`history`),
-    the number of earlier ratings of the user and of the film (`user_count`, `item_count`, as log(1 + count)), and the
-    share of likes among them (`user_like_rate`, `item_like_rate`, shrunk towards 1/2; missing without ratings).
+    `input` is the folder or zip file of MovieLens. If it is None, the archive is downloaded from GroupLens, and its MD5
+    checksum is verified. A sample is a rating; its label is 1 if the rating is at least 4. Its fields are attributes of
+    the user, the film and the time, and these features of earlier ratings:
+    - `history`: the latest films that the user liked;
+    - `user_count`, `item_count`: log(1 + number of earlier ratings) of the user and of the film;
+    - `user_like_rate`, `item_like_rate`: the share of likes among the earlier ratings of the user and of the film,
+      shrunk towards 1/2; missing without earlier ratings.
 
-    80 % of the ratings are training rows, 10 % validation rows and 10 % test rows. `split` says how they are chosen:
-    - time: the latest ratings are test rows, the ones before them validation rows. Ratings of the same second are in
-      the same split. The features of a sample use all ratings with a strictly smaller time.
-    - random: drawn with `seed`. The features use only training ratings with a strictly smaller time, so no feature
-      of any sample depends on the label of a validation or test rating.
+    80 % of the ratings are training rows, 10 % validation rows and 10 % test rows, chosen by `split`:
+    - time: the latest ratings are test rows, the latest of the other ratings are validation rows. Ratings of the same
+      second are in the same split. The features of a sample use all ratings with a strictly smaller time.
+    - random: the rows are drawn with `seed`. The features use only training ratings with a strictly smaller time, so no
+      feature depends on the label of a validation or test rating.
 
     Raises InputError if `out` exists, `input` is not MovieLens, or the download fails.
     """
@@ -61,7 +63,7 @@ def prepare_movielens(
 
 
 def make_samples(ratings: Ratings, in_past: np.ndarray) -> pa.Table:
-    """Return one sample per rating. Only the ratings with `in_past` [R] bool count as earlier ratings of others."""
+    """Return one sample per rating. The features count only the earlier ratings whose `in_past` [R] bool is True."""
     liked = ratings.rating >= MIN_LIKED_RATING
     by_user, by_item = (past_events(key, ratings.time, in_past) for key in (ratings.user, ratings.item))
     users, items = ratings.users.take(ratings.user_row), ratings.items.take(ratings.item_row)
@@ -89,7 +91,7 @@ def make_samples(ratings: Ratings, in_past: np.ndarray) -> pa.Table:
 
 
 def _like_rate(past: PastEvents, liked: np.ndarray) -> pa.Array:
-    """Return (likes + 2) / (ratings + 4) over the earlier ratings of each sample, [R]; null without ratings."""
+    """Return (likes + 2) / (ratings + 4) for the earlier ratings of each sample, [R]; null without earlier ratings."""
     count = past.count()
     return pa.array((past.total(liked) + 2) / (count + 4), mask=count == 0)
 

@@ -30,12 +30,12 @@ MAX_DOWNLOAD_BYTES = 1 << 28
 INT, TEXT = pa.int64(), pa.string()
 RATINGS = {"user": INT, "item": INT, "rating": INT, "time": INT}
 ReadFile = Callable[[str], bytes]
-"""Returns the content of a file, given its name"""
+"""Function that returns the content of a file, given its name"""
 
 
 @dataclass(frozen=True)
 class Ratings:
-    """R ratings in the order of time, and the tables of users and films."""
+    """R ratings, ordered by time, and the tables of users and films."""
 
     user: np.ndarray
     item: np.ndarray
@@ -46,24 +46,24 @@ class Ratings:
     users: pa.Table
     """Columns user_id, age, gender, occupation, zip"""
     items: pa.Table
-    """Columns item_id, year (null if the title has no year), genres (an empty list if they are unknown)"""
+    """Columns item_id, year (null if the title has no year), genres (an empty list if the genres are unknown)"""
 
     @cached_property
     def user_row(self) -> np.ndarray:
-        """Row of each rating's user in `users`, [R]."""
+        """Row index in `users` of each rating's user, [R]."""
         return _row_indices(self.user, self.users["user_id"], "user")
 
     @cached_property
     def item_row(self) -> np.ndarray:
-        """Row of each rating's film in `items`, [R]."""
+        """Row index in `items` of each rating's film, [R]."""
         return _row_indices(self.item, self.items["item_id"], "film")
 
 
 def read_ratings(size: Size, source: Path | None) -> Ratings:
     """Read MovieLens from a folder or a zip file, or download the archive from GroupLens if `source` is None.
 
-    Raises InputError if the folder or zip file does not exist, a file is missing or does not have the rows of
-    MovieLens, the download fails, or its checksum is not the one that GroupLens publishes.
+    Raises InputError if the folder or zip file does not exist, if a file is missing or does not have the format of
+    MovieLens, if the download fails, or if the MD5 checksum of the archive is wrong.
     """
     read_file = _file_reader(size, source)
     ratings, users, films = _read_100k(read_file) if size == "100k" else _read_1m(read_file)
@@ -110,13 +110,13 @@ def _read_table(read_file: ReadFile, name: str, delimiter: str, columns: dict[st
         )
     except pa.ArrowInvalid as error:
         raise InputError(
-            f"{name}: does not have the format of MovieLens ({str(error).splitlines()[0]}); use the files as GroupLens "
-            "publishes them"
+            f"{name}: does not have the format of MovieLens ({str(error).splitlines()[0]}); use the original files of "
+            "GroupLens"
         ) from error
 
 
 def _row_indices(ids: np.ndarray, table_ids: pa.ChunkedArray, kind: str) -> np.ndarray:
-    """Return the index of each id in `table_ids`. Raises InputError if an id is not in it."""
+    """Return the index of each id in `table_ids`. Raises InputError if `table_ids` does not contain an id."""
     rows = pc.index_in(pa.array(ids), value_set=table_ids.combine_chunks())
     if rows.null_count:
         unknown = ids[rows.is_null().to_numpy(False)][0]
@@ -125,13 +125,13 @@ def _row_indices(ids: np.ndarray, table_ids: pa.ChunkedArray, kind: str) -> np.n
 
 
 def _file_reader(size: Size, source: Path | None) -> ReadFile:
-    """Return a function that reads a file of the folder or archive. Archives are read in memory, not unpacked."""
+    """Return a function that reads a file of the folder or archive. Archives are not unpacked to disk."""
     if source is not None and source.is_dir():
         return lambda name: _read_content(lambda: (source / name).read_bytes(), name, source)
     try:
         archive = zipfile.ZipFile(io.BytesIO(_download(size)) if source is None else source)
     except (OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{source}: {error}; give the folder or the zip file of MovieLens {size}") from error
+        raise InputError(f"{source}: {error}; specify the folder or the zip file of MovieLens {size}") from error
     members = {PurePosixPath(member).name: member for member in archive.namelist()}
     return lambda name: _read_content(lambda: archive.read(members[name]), name, source)
 
@@ -140,7 +140,7 @@ def _read_content(read: Callable[[], bytes], name: str, source: Path | None) -> 
     try:
         return read()
     except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{source}: no readable file {name}; give the folder or the zip file of MovieLens") from error
+        raise InputError(f"{source}: no readable file {name}; specify the folder or zip file of MovieLens") from error
 
 
 def _download(size: Size) -> bytes:
@@ -151,9 +151,9 @@ def _download(size: Size) -> bytes:
             content: bytes = response.read(MAX_DOWNLOAD_BYTES)
     except (OSError, http.client.HTTPException) as error:
         raise InputError(
-            f"{url}: cannot be downloaded ({error}); download it on another host and give --input FILE"
+            f"{url}: cannot be downloaded ({error}); download the file on another host and use --input FILE"
         ) from error
     checksum = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if checksum != expected:
-        raise InputError(f"{url}: the download has the MD5 checksum {checksum}, expected is {expected}; try again")
+        raise InputError(f"{url}: the download has the MD5 checksum {checksum}, but {expected} is expected; try again")
     return content

@@ -1,4 +1,4 @@
-"""The earlier events of each sample's user or item, and features that are computed from them."""
+"""Find the earlier events of each sample's user or item, and compute features from these events."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 
 @dataclass(frozen=True)
 class PastEvents:
-    """The earlier events of R samples; those of sample r are `events[begin[r]:end[r]]`, oldest first.
+    """The earlier events of R samples. The earlier events of sample r are `events[begin[r]:end[r]]`, oldest first.
 
     >>> user, time = np.array([7, 7, 7]), np.array([10, 20, 30])
     >>> past = past_events(user, time, counts=np.array([True, True, True]))
@@ -19,7 +19,7 @@ class PastEvents:
     """
 
     events: np.ndarray
-    """[E] sample indices"""
+    """[E] index of the sample that each event is"""
     begin: np.ndarray
     """[R]"""
     end: np.ndarray
@@ -45,12 +45,13 @@ class PastEvents:
 def past_events(key: np.ndarray, time: np.ndarray, counts: np.ndarray) -> PastEvents:
     """Return the earlier events of every sample: events with the same key and a strictly smaller time.
 
-    key, time: [R] int64, the key (for example the user) and the time of each sample; keys are at least 0.
-    counts: [R] bool, the samples that are events.
+    key: [R] int64, the key of each sample, for example its user; at least 0.
+    time: [R] int64, the time of each sample.
+    counts: [R] bool, True for the samples that are events.
 
-    Samples with the same time are not in each other's past, because their order is unknown. The window functions of
-    DuckDB compute the same (see benchmarks/recipes/movielens-100k.yaml); with two binary searches no database is
-    needed.
+    Events with the time of a sample are not earlier events, because their order is unknown. Two binary searches find
+    the events without a database. The recipe benchmarks/recipes/movielens-100k.yaml computes the same features with
+    window functions of DuckDB.
     """
     elapsed = time - time.min()
     duration = elapsed.max() + 1

@@ -1,8 +1,9 @@
-"""The model that generates the synthetic click log: users, items and situations, clicks, and which fields are recorded.
+"""The model that generates the synthetic click log: users, items and situations, clicks, and missing fields.
 
-A sample draws a user, an item and a situation, each from a finite population. The click probability depends on all
-attributes of the three; the recorded fields may lack some of them. The sizes and effects are chosen such that a log of
-400,000 rows is enough to learn nearly all of it: rare ids act mostly through their segment, topic and attributes.
+Each sample draws a user, an item and a situation, each from a finite population. The click probability depends on all
+attributes of the user, the item and the situation; some attributes can be missing in the recorded fields. A log of
+400,000 rows is enough to learn nearly all effects, because the effect of a rare id depends mostly on its segment or
+topic and its attributes.
 """
 
 from __future__ import annotations
@@ -27,22 +28,22 @@ BIAS = -0.2
 
 @dataclass(frozen=True)
 class Population:
-    """The E members that one field group describes: all users, all items, or all situations."""
+    """The E members of one population: all users, all items, or all situations. One field group describes them."""
 
     probability: np.ndarray
-    """[E] probability that a sample draws the member"""
+    """[E] probability that a sample draws each member"""
     columns: Mapping[str, pa.Array]
-    """field -> [E] values"""
+    """{field: [E] value of each member}"""
     missing_probability: Mapping[str, np.ndarray]
-    """field -> [E] probability that the field is not recorded"""
+    """{field: [E] probability that the field is missing}"""
     outage_probability: float
-    """Probability that no field of the group is recorded"""
+    """Probability that all fields of the group are missing"""
     identifying_fields: tuple[str, ...]
-    """The fields that identify the member if all of them are recorded"""
+    """The fields that together identify the member, if none of them is missing"""
     effect: np.ndarray
     """[E] contribution to the logit"""
     cluster: np.ndarray
-    """[E] segment of a user, topic of an item, 0 for a situation"""
+    """[E] segment of each user, topic of each item, 0 for situations"""
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,12 @@ class ClickModel:
 
     groups: Mapping[str, Population]
     affinity: np.ndarray
-    """[SEGMENTS, TOPICS], of rank 3: contribution of the pair (segment of the user, topic of the item) to the logit"""
+    """[SEGMENTS, TOPICS], a matrix of rank 3: contribution of (segment of the user, topic of the item) to the logit"""
     history: np.ndarray
-    """[SEGMENTS, ITEMS] distribution of the items in the history of a segment's users"""
+    """[SEGMENTS, ITEMS] distribution of the items in the histories of the users of each segment"""
 
     def logit(self, members: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Return the log-odds of a click, given the index of a member for each group; any shape."""
+        """Return the log-odds of a click, given {group: indices of members}; the arrays can have any shape."""
         single = sum(population.effect[members[group]] for group, population in self.groups.items())
         segment, topic = (self.groups[group].cluster[members[group]] for group in ("user", "item"))
         return BIAS + single + self.affinity[segment, topic]
@@ -64,14 +65,14 @@ class ClickModel:
 
 @dataclass(frozen=True)
 class ClickLog:
-    """R samples with all their values, and which of their fields are not recorded."""
+    """R samples with all their values, and the mask of missing fields."""
 
     members: Mapping[str, np.ndarray]
-    """group -> [R] index in the population"""
+    """{group: [R] index of the member in the population}"""
     history: np.ndarray
     """[R, MAX_HISTORY] items, -1 after the last item"""
     missing: Mapping[str, np.ndarray]
-    """field -> [R] bool"""
+    """{field: [R] bool}"""
     probability: np.ndarray
     """[R] probability of a click, given the members"""
     label: np.ndarray
@@ -81,7 +82,7 @@ class ClickLog:
 
 
 def make_click_model(seed: int) -> ClickModel:
-    """Draw the populations and effects; a deterministic function of `seed`."""
+    """Draw the populations and effects. Equal seeds give equal models."""
     rng = np.random.default_rng([seed, 0])
     affinity = 0.6 * rng.standard_normal((SEGMENTS, 3)) @ rng.standard_normal((3, TOPICS))
     users, items, situations = _users(rng), _items(rng), _situations(rng)
@@ -111,9 +112,11 @@ def draw_log(model: ClickModel, rows: int, rng: np.random.Generator) -> ClickLog
 
 
 def draw_categories(distributions: np.ndarray, which: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return one draw from `distributions[w]` for each w of `which` [R], [R].
+    """Return one draw from `distributions[w]` for each w in `which` [R], [R].
 
-    distributions: [K, E]; each row sums to 1. Generator.choice of numpy takes a single distribution only.
+    distributions: [K, E]; each row sums to 1.
+
+    `Generator.choice` of numpy accepts only one distribution.
     """
     count, size = distributions.shape
     edges = np.minimum(np.cumsum(distributions, axis=1), 1) + np.arange(count)[:, None]
@@ -130,7 +133,7 @@ def _zipf(members: int) -> np.ndarray:
 def _users(rng: np.random.Generator) -> Population:
     """Draw the users: segments differ in age, wealth and city.
 
-    Income is missing more often for the young and the rich, history for rare users.
+    Income is missing more often for young or rich users. History is missing more often for rare users.
     """
     segment = rng.integers(SEGMENTS, size=USERS)
     age = np.clip(np.round(rng.uniform(22, 62, SEGMENTS)[segment] + 5 * rng.standard_normal(USERS)), 16, 80)
@@ -165,7 +168,7 @@ def _users(rng: np.random.Generator) -> Population:
 
 
 def _items(rng: np.random.Generator) -> Population:
-    """Draw the items: each category, brand and tag belongs to one topic. The price of cheap items is often missing."""
+    """Draw the items. Each category, brand and tag belongs to one topic. The price of cheap items is often missing."""
     topic = rng.integers(TOPICS, size=ITEMS)
     category, brand = (topic + TOPICS * rng.integers(count // TOPICS, size=ITEMS) for count in (CATEGORIES, BRANDS))
     tags = [main + TOPICS * rng.choice(TAGS // TOPICS, rng.integers(1, 5), replace=False) for main in topic]
@@ -198,7 +201,7 @@ def _items(rng: np.random.Generator) -> Population:
 def _situations(rng: np.random.Generator) -> Population:
     """Return all combinations of weekday, hour, device and position on the page.
 
-    The position is often missing on one device.
+    The position is often missing for one of the devices.
     """
     weekday, hour, device, position = (index.ravel() for index in np.indices((7, 24, DEVICES, POSITIONS)))
     weight = (1.2 - np.cos(2 * np.pi * (hour - 4) / 24)) * np.array([0.5, 0.3, 0.15, 0.05])[device] * 0.8**position

@@ -53,14 +53,17 @@ TRAIN: dict[str, Any] = {"train": {"epochs": 8, "log_every": 100}}
 
 
 def prepare_synthetic(out: Path, *, rows: int = 400_000, seed: int = 0) -> dict[str, Any]:
-    """Write a click log of `rows` samples (80/10/10) as a data set to the new folder `out` and return its profile.
+    """Write a synthetic click log of `rows` samples as a data set to the new folder `out` and return its profile.
 
-    The log is a deterministic function of `rows` and `seed`. Its 15 fields form three groups. Fields are missing
-    independently, a whole group at once (an outage), and depending on the sample: income more often for the young and
-    the rich, history for rare users, price for cheap items, position on one device.
+    80 % of the samples are training rows, 10 % validation rows and 10 % test rows. The log is a deterministic function
+    of `rows` and `seed`. Its 15 fields form three groups. There are three kinds of missing fields:
+    - single fields, at random;
+    - all fields of a group together (an outage);
+    - fields that are missing more often in some samples: income of young or rich users, history of rare users, price of
+      cheap items, position for one of the devices.
 
-    profile["optimal_auc"] is the best AUC on the test split: `observed` for models that see the recorded fields, which
-    is the one to compare a trained model with, and `complete` for the true click probabilities.
+    profile["optimal_auc"] has two entries, both for the test split. `observed` is the best AUC of a model that sees
+    only the recorded fields: compare trained models with it. `complete` is the AUC of the true click probabilities.
 
     Raises InputError if `out` exists or `rows` is below 1000.
     """
@@ -69,7 +72,7 @@ def prepare_synthetic(out: Path, *, rows: int = 400_000, seed: int = 0) -> dict[
         raise InputError(f"rows: found {rows}; a synthetic log needs at least {MIN_ROWS} rows")
     model = make_click_model(seed)
     sizes = {"train": rows - 2 * (rows // 10), "valid": rows // 10, "test": rows // 10}
-    # Samples are independent: drawing one split after the other is the same as splitting at random.
+    # Samples are independent, so drawing one split after the other is equivalent to a random split.
     splits = {
         split: map(partial(recorded_table, model), draw_split(model, seed, split, size))
         for split, size in sizes.items()

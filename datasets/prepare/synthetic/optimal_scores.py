@@ -1,7 +1,8 @@
-"""The optimal scores of the synthetic click log: no model that sees only the recorded fields can have a higher AUC.
+"""Compute the optimal scores of the synthetic click log: no model that sees only the recorded fields has a higher AUC.
 
-The optimal score of a sample is E[p | recorded fields], with p the true click probability. Populations are finite, so
-the posterior of a sample's members is exact: Bayes' rule over all members. Which fields are missing is evidence too.
+The optimal score of a sample is E[p | recorded fields]; p is the true click probability. Populations are finite, so
+Bayes' rule over all members gives the exact posterior of the user, item and situation of a sample. The posterior also
+uses the information which fields are missing.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from scipy.special import expit
 from asymdiffrec.datasets.prepare.synthetic.click_model import ClickLog, ClickModel, Population, draw_categories
 
 DRAWS = 256
-"""Monte Carlo draws of the members that the recorded fields do not identify: the standard error of a probability is at
-most 0.03"""
+"""Monte Carlo draws per sample, if the recorded fields do not identify its user, item or situation. The standard error
+of a probability is at most 0.03"""
 BLOCK_ROWS = 512
 
 
@@ -62,13 +63,13 @@ def member_posterior(model: ClickModel, group: str, log: ClickLog, rows: np.ndar
 
 
 def _history_likelihood(model: ClickModel, history: np.ndarray) -> np.ndarray:
-    """Return P(history | segment) up to a factor for each row, [R, SEGMENTS]."""
+    """Return P(history | segment), except for a constant factor in each row, [R, SEGMENTS]."""
     logs = np.where(history[:, :, None] >= 0, np.log(model.history).T[history], 0).sum(axis=1)
     return np.exp(logs - logs.max(axis=1, keepdims=True))
 
 
 def _value_codes(population: Population, field: str) -> np.ndarray:
-    """Return one integer per member, [E], equal for members with the same value of the field."""
+    """Return one integer per member, [E]. Members with the same value of the field have the same integer."""
     values = population.columns[field]
     if pa.types.is_list(values.type):
         values = pc.binary_join(values.cast(pa.list_(pa.string())), ",")

@@ -16,8 +16,8 @@ def assign_splits(
 ) -> tuple[str, dict[str, int]]:
     """Return SQL for the split of a row, and the number of rows in each split.
 
-    Only rows that meet the SQL condition `valid_row` count. Raises InputError if a split has no rows, a row names
-    another split, or all training rows have the same label.
+    Rows that do not meet the SQL condition `valid_row` are ignored. Raises InputError if a split has no rows, if the
+    split column contains another value, or if all training rows have the same label.
     """
     split = _split_sql(database, layout, recipe, valid_row)
     selected = f"{split} AS split, count(*), sum({layout.conversions['label'].sql})"
@@ -41,7 +41,7 @@ def assign_splits(
 
 
 def _split_sql(database: Database, layout: SampleLayout, recipe: Recipe, valid_row: str) -> str:
-    """Return SQL for the split of a row: by a column, separate files, a random draw, the time or the order."""
+    """Return SQL for the split of a row, according to the recipe: column, separate files, random, time or order."""
     if layout.split:
         return f"coalesce({layout.split}, 'nothing')"
     shares = {name: getattr(recipe.split, name) for name in SPLITS[1:] if name not in recipe.split.files}
@@ -59,7 +59,7 @@ def _split_sql(database: Database, layout: SampleLayout, recipe: Recipe, valid_r
 
 
 def _by_file(recipe: Recipe, otherwise: str) -> str:
-    """Return SQL for the split of a row from separate files, and `otherwise` for other rows."""
+    """Return SQL for the split of a row: the split of its file, or `otherwise` if the file is not of valid or test."""
     return f"coalesce({SPLIT_COLUMN}, {otherwise})" if recipe.split.files else otherwise
 
 

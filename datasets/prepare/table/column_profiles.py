@@ -1,4 +1,4 @@
-"""Profile the columns of a raw table: counts, ranges and list separators, with one query plus one per list column."""
+"""Profile the columns of a raw table: counts, ranges and list separators. One query, plus one for each list column."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from asymdiffrec.datasets.prepare.table.duckdb_types import is_id_list, is_list,
 from asymdiffrec.datasets.prepare.table.sql import quote_name
 
 SEPARATORS = ("|", ";")
-"""Separators of ids in text that are recognised without a declaration"""
+"""Separators of ids in text that are detected without a declaration"""
 MIN_SEPARATOR_SHARE = 0.1
-"""Share of the values that must contain a separator for a text column to be a list"""
+"""Minimum share of the values of a text column that contain the separator, to treat the column as lists"""
 
 
 @dataclass(frozen=True)
 class ColumnProfile:
-    """The content of a column in figures. For lists of ids, counts of values are counts of ids."""
+    """Counts and ranges of the values of a column. For lists of ids, counts of values are counts of ids."""
 
     name: str
     duckdb_type: str
     rows: int
     present: int
-    """Rows with a value that is not missing"""
+    """Number of rows in which the value is not missing"""
     distinct: int
-    """Distinct values; an estimate that is a few percent off"""
+    """Number of distinct values; an estimate with an error of a few percent"""
     integers: int
-    """Values that are integers; in text, integers in canonical form"""
+    """Number of values that are integers; in text, integers in canonical form"""
     numbers: int
-    """Values that are numbers; for a list, all ids"""
+    """Number of values that are numbers; for lists, the number of all ids"""
     smallest: float | None
     """Smallest number"""
     largest: float | None
     """Largest number"""
     length: float
-    """Mean number of characters of text, or of ids of a list"""
+    """Mean number of characters of a text, or of ids in a list"""
     zero_padded: int = 0
-    """Values of text that are numbers with leading zeros"""
+    """Number of texts that are numbers with leading zeros"""
     separator: str | None = None
-    """Separator of the ids, if the column is text with lists"""
+    """Separator of the ids, if the column has lists as text"""
 
 
 def profile_columns(
@@ -54,10 +54,11 @@ def profile_columns(
 ) -> dict[str, ColumnProfile]:
     """Return a profile of each column of a table, by column name.
 
-    duckdb_types, present, missing: by column, its DuckDB type, SQL for its value (see `present_value`), and the
-    strings that mean missing.
-    list_separators: the separators of the columns that are declared as lists of ids, None if the separator is unknown.
-    single_value_columns: the columns that are declared to hold no lists.
+    duckdb_types: {column: its DuckDB type}.
+    present: {column: SQL for its value}, see `present_value`.
+    missing: {column: strings that mean missing}.
+    list_separators: {column: separator} for columns that are declared as lists of ids; None: detect the separator.
+    single_value_columns: the columns that are declared as single values, not lists.
     """
     parts = {name: _measures(present[name], duckdb_type) for name, duckdb_type in duckdb_types.items()}
     selected = ", ".join(measure for measures in parts.values() for measure in measures)
@@ -75,7 +76,7 @@ def profile_columns(
             separator = separator or SEPARATORS[0]
         if is_id_list(duckdb_type) or (separator and name not in single_value_columns):
             as_list = _list_profile(database, table, profile, present[name], separator, missing[name])
-            # Text is no list of ids if its parts are not fewer than the texts: they would not repeat.
+            # In a column of lists the parts repeat, so it has fewer distinct parts than distinct texts.
             if is_id_list(duckdb_type) or name in list_separators or as_list.distinct < distinct:
                 profile = as_list
         profiles[name] = profile
@@ -83,7 +84,7 @@ def profile_columns(
 
 
 def _measures(value: str, duckdb_type: str) -> list[str]:
-    """Return SQL for the figures of a column, in the order of `ColumnProfile`, and for the counts of separators."""
+    """Return SQL for the values of a `ColumnProfile`, in its order, and for the counts of separators."""
     if is_list(duckdb_type):
         return [f"count(*) FILTER (len({value}) > 0)", "0", "0", "0", "NULL", "NULL", "0", "0"]
     number = f"try_cast({value} AS DOUBLE)" if is_text(duckdb_type) or is_number(duckdb_type) else "NULL::DOUBLE"
@@ -114,7 +115,7 @@ def _frequent_separator(counts: Sequence[int], present: int) -> str | None:
 def _list_profile(
     database: Database, table: str, profile: ColumnProfile, value: str, separator: str | None, missing: Sequence[str]
 ) -> ColumnProfile:
-    """Return the profile of a column as lists of ids."""
+    """Return the profile of a column whose values are treated as lists of ids."""
     elements = list_elements(value, profile.duckdb_type, separator or SEPARATORS[0], missing)
     ((ids, distinct, integers),) = database.run(
         f"analysing the lists of {profile.name}",

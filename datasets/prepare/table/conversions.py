@@ -1,4 +1,4 @@
-"""SQL that converts the values of a raw column to those of a field: null if missing, checked, of the right type."""
+"""Write SQL that checks the values of a raw column and converts them to the type of a field, with null for missing."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ INTEGER_FORM = "a 64-bit integer without leading zeros"
 
 @dataclass(frozen=True)
 class Conversion:
-    """An SQL expression for the values of a column, and the check that goes with it."""
+    """An SQL expression for the values of a column, and an SQL condition that checks the raw values."""
 
     sql: str
     """The converted value; null if the value is missing"""
     invalid: str = "false"
-    """An SQL condition: the raw value is not allowed"""
+    """SQL condition that is true if the raw value is not allowed"""
     allowed: str = ""
     """The allowed values, for error messages"""
 
 
 def present_value(column: str, duckdb_type: str, missing: Sequence[str]) -> str:
-    """Return SQL for the raw value of a column; null if it is NaN, an empty string or one of the strings `missing`."""
+    """Return SQL for the raw value of a column; null for NaN, an empty string or a string in `missing`."""
     name = quote_name(column)
     if is_text(duckdb_type):
         return f"CASE WHEN {name} IN {_tuple(['', *missing])} THEN NULL ELSE {name}::VARCHAR END"
@@ -39,7 +39,7 @@ def _tuple(values: Sequence[str]) -> str:
 
 
 def integer(value: str, duckdb_type: str) -> Conversion:
-    """Convert to 64-bit integers. Text must be in canonical form, because 007 and 7 are different ids."""
+    """Return the conversion to 64-bit integers. Text must be in canonical form, because 007 and 7 are different ids."""
     if is_integer(duckdb_type) and "HUGE" not in duckdb_type:
         return Conversion(value)
     cast = f"try_cast({value} AS BIGINT)"
@@ -48,14 +48,14 @@ def integer(value: str, duckdb_type: str) -> Conversion:
 
 
 def require_table_row(ids: Conversion, is_list_field: bool, num_embeddings: int) -> Conversion:
-    """Restrict ids, or lists of ids, to the rows of an embedding table."""
+    """Return a conversion in which ids (or lists of ids) outside the rows of an embedding table are not allowed."""
     smallest, largest = (f"list_{end}({ids.sql})" if is_list_field else ids.sql for end in ("min", "max"))
     invalid = f"({ids.invalid}) OR coalesce({smallest} < 0 OR {largest} >= {num_embeddings}, false)"
     return Conversion(ids.sql, invalid, f"0 to {num_embeddings - 1}, because the field has hash: false")
 
 
 def number(value: str, duckdb_type: str) -> Conversion:
-    """Convert to fp64 numbers within the range of fp32."""
+    """Return the conversion to fp64 numbers in the range of fp32."""
     cast = f"try_cast({value} AS DOUBLE)"
     return Conversion(
         f"nullif({cast}, 'nan'::DOUBLE)",
@@ -65,12 +65,12 @@ def number(value: str, duckdb_type: str) -> Conversion:
 
 
 def string(value: str) -> Conversion:
-    """Convert to strings."""
+    """Return the conversion to strings."""
     return Conversion(f"{value}::VARCHAR")
 
 
 def list_elements(value: str, duckdb_type: str, separator: str, missing: Sequence[str]) -> str:
-    """Return SQL for the ids of a list or of text with separators, without empty and missing ones."""
+    """Return SQL for the ids of a list, or of text with separators, without empty and missing ids."""
     if is_list(duckdb_type) and not duckdb_type.startswith("VARCHAR"):
         return value
     split = f"list_transform(string_split({value}, {literal(separator)}), lambda x: trim(x))"
@@ -79,7 +79,7 @@ def list_elements(value: str, duckdb_type: str, separator: str, missing: Sequenc
 
 
 def id_list(value: str, duckdb_type: str, separator: str, missing: Sequence[str], values: str) -> Conversion:
-    """Convert to lists of 64-bit integers (`values` is int) or of strings (`values` is string)."""
+    """Return the conversion to lists of 64-bit integers (if `values` is int) or of strings (if `values` is string)."""
     elements = list_elements(value, duckdb_type, separator, missing)
     if values == "string":
         return Conversion(f"{elements}::VARCHAR[]")
@@ -91,7 +91,7 @@ def id_list(value: str, duckdb_type: str, separator: str, missing: Sequence[str]
 
 
 def id_weights(value: str, ids: Conversion) -> Conversion:
-    """Convert to lists of weights, one for each id of the list `ids`."""
+    """Return the conversion to lists of weights, with one weight for each id of the list `ids`."""
     weights = f"{value}::DOUBLE[]"
     count = f"coalesce(len({ids.sql}), 0)"
     valid = f"list_filter({weights}, lambda x: x BETWEEN 0 AND {MAX_FLOAT32})"
@@ -100,7 +100,7 @@ def id_weights(value: str, ids: Conversion) -> Conversion:
 
 
 def label(value: str, positive: Sequence[str] | None, at_least: float | None) -> Conversion:
-    """Convert to 0 or 1; every row needs a label."""
+    """Return the conversion to label 0 or 1; a missing label is not allowed."""
     if positive is not None:
         return Conversion(f"({value}::VARCHAR IN {_tuple(positive)})::TINYINT", f"{value} IS NULL", "a value")
     if at_least is not None:
@@ -112,15 +112,15 @@ def label(value: str, positive: Sequence[str] | None, at_least: float | None) ->
 
 
 def sample_weight(value: str, duckdb_type: str) -> Conversion:
-    """Convert to numbers of at least 0; every row needs a weight."""
+    """Return the conversion to numbers of at least 0; a missing weight is not allowed."""
     weight = number(value, duckdb_type)
     return Conversion(weight.sql, f"{weight.invalid} OR coalesce({weight.sql} < 0, true)", "a number from 0 to 3.4e38")
 
 
 def sample_time(value: str, duckdb_type: str) -> Conversion:
-    """Convert to ordered times: numbers, dates and timestamps as they are, text as a number or seconds since 1970.
+    """Return the conversion to times: numbers, dates and timestamps are kept; a text is a number or a date.
 
-    Every row needs a time.
+    A date in a text becomes seconds since 1970. A missing time is not allowed.
     """
     if is_number(duckdb_type) or is_time(duckdb_type):
         return Conversion(value, f"{value} IS NULL", "a time")
@@ -129,5 +129,5 @@ def sample_time(value: str, duckdb_type: str) -> Conversion:
 
 
 def _present_unless(valid: str, value: str) -> str:
-    """Return a condition: the value is present and the condition `valid` does not hold."""
+    """Return an SQL condition that is true if the value is present and does not meet the condition `valid`."""
     return f"{value} IS NOT NULL AND NOT coalesce({valid}, false)"

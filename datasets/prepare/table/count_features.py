@@ -1,7 +1,8 @@
-"""Count features: how many training rows have an id, and the share of label 1 among them, as numeric fields.
+"""Add count features: the number of training rows with an id, and the share of label 1 among them, as numeric fields.
 
-The features of a row never depend on the label of the row: if the data have a time, only earlier training rows count;
-otherwise, for a training row, only the rows of other folds. A feature is missing if the id is missing.
+The features of a row do not depend on the label of the row. If the data have a time, only earlier training rows are
+counted. Otherwise, only the training rows of other folds are counted for a training row, and all training rows for
+other rows. A feature is missing if the id is missing.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from asymdiffrec.datasets.prepare.table.sql import quote_name
 
 FOLDS = 5
 PRIOR_ROWS = 10
-"""Rows with the mean label that are added to smooth a rate"""
+"""A rate is smoothed as if this number of rows with the mean label were added"""
 ROW_COLUMN = "__asymdiffrec_row"
 TABLE = "__asymdiffrec_statistics"
 
@@ -24,14 +25,14 @@ TABLE = "__asymdiffrec_statistics"
 def declare_count_features(layout: SampleLayout, recipe: Recipe) -> None:
     """Add the fields of the recipe's count features to a layout, as columns of TABLE.
 
-    Raises InputError if a feature names no field of type id, or its name is taken.
+    Raises InputError if a feature names a field that is not of type id, or a column already has the feature's name.
     """
     for text in recipe.count_features:
         names = text.split("*")
         for name in names:
             if layout.fields.get(name, {}).get("type") != "id":
                 id_fields = ", ".join(name for name, field in layout.fields.items() if field["type"] == "id")
-                raise InputError(f"count_features: {name} is not a field of type id; these are {id_fields}")
+                raise InputError(f"count_features: {name} is not a field of type id; the id fields are {id_fields}")
         groups = {layout.fields[name].get("group") for name in names}
         group = {"group": next(iter(groups))} if len(groups) == 1 and None not in groups else {}
         counted = "earlier training rows" if layout.time else "training rows of other folds"
@@ -51,7 +52,7 @@ def declare_count_features(layout: SampleLayout, recipe: Recipe) -> None:
 def with_count_features(database: Database, layout: SampleLayout, recipe: Recipe, split: str, valid_row: str) -> str:
     """Compute the count features and return the SQL source of the samples: the table, joined with the features.
 
-    `split` is SQL for the split of a row; only rows that meet the SQL condition `valid_row` count.
+    `split` is SQL for the split of a row. Rows that do not meet the SQL condition `valid_row` are ignored.
     """
     table = quote_name(layout.table)
     if not recipe.count_features:
@@ -81,7 +82,7 @@ def with_count_features(database: Database, layout: SampleLayout, recipe: Recipe
 
 
 def _over_visible_rows(aggregate: str, index: int, parts: int, by_time: bool) -> str:
-    """Return SQL for an aggregate over the training rows with the same key that a row may see."""
+    """Return SQL for an aggregate over the training rows with the same key that are counted for a row."""
     over_training = f"{aggregate} FILTER (WHERE is_training)"
     key = ", ".join(f"k{index}_{part}" for part in range(parts))
     if by_time:

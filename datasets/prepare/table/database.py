@@ -1,4 +1,4 @@
-"""A DuckDB database on disk with the raw tables: it reads, sorts and counts with all cores, in bounded memory."""
+"""Load the raw tables into a DuckDB database on disk, which reads, sorts and counts on all cores in bounded memory."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from asymdiffrec.datasets.prepare.table.recipe import TableConfig
 from asymdiffrec.datasets.prepare.table.sql import literal, quote_name
 
 MEMORY_LIMIT = "1GB"
-"""Memory limit of DuckDB; Arrow and Python use more on top"""
+"""Memory limit of DuckDB; Arrow and Python need additional memory"""
 MAX_EXAMPLES = 5
-"""Wrong rows that are shown for each reason"""
+"""Maximum number of wrong rows that are shown for each reason"""
 MAX_SHOWN_CHARACTERS = 200
-"""Characters of a wrong line that are shown"""
+"""Maximum number of characters of a wrong line that are shown"""
 SPLIT_COLUMN = "__asymdiffrec_split"
-"""Column of a loaded table: valid or test for rows from separate files of this split, else null"""
+"""Column of a loaded table: valid or test for rows from the separate files of a split, null for other rows"""
 POLL_SECONDS = 0.2
 
 
 class Database:
-    """A DuckDB database in a temporary folder that the caller deletes. An interrupt stops a running query."""
+    """A DuckDB database in a temporary folder; the caller deletes the folder. Ctrl-C stops a running query."""
 
     def __init__(self, folder: Path, progress: ProgressCallback) -> None:
         config: dict[str, Any] = {
@@ -43,7 +43,7 @@ class Database:
         self._progress = progress
         self.files = InputFiles(self._connection)
         self.skipped_lines: list[dict[str, Any]] = []
-        """Lines of text files that are not rows: reason, number of lines and examples; only if bad rows are skipped"""
+        """Skipped lines of text files: the reason, the number of lines and examples; empty if no lines were skipped"""
 
     def __enter__(self) -> Self:
         return self
@@ -52,7 +52,7 @@ class Database:
         self._connection.close()
 
     def run(self, phase: str, query: str) -> list[tuple[Any, ...]]:
-        """Run a statement and return its rows. `phase` names the work for the progress and for errors.
+        """Run an SQL statement and return its rows. `phase` describes the work in progress reports and errors.
 
         Raises InputError if the statement fails.
         """
@@ -72,10 +72,11 @@ class Database:
     def load(self, name: str, table: TableConfig, split_files: dict[str, list[str]], skip_bad_rows: bool) -> None:
         """Create a table from files, with the additional columns FILE_COLUMN and SPLIT_COLUMN.
 
-        split_files: the separate files of valid and test, by split.
-        skip_bad_rows: collect lines that are not rows in `skipped_lines`; otherwise the first one is an error.
+        split_files: {split: its files} for valid and test, if they have separate files.
+        skip_bad_rows: skip lines that are not rows of the table, and collect them in `skipped_lines`.
 
-        Raises InputError for a line that is not a row, and if there are no files or their columns do not match.
+        Raises InputError if no files are found or their columns do not match. If `skip_bad_rows` is false, the first
+        line that is not a row raises InputError too.
         """
         created, loaded_files = False, set[str]()
         for split, locations in {"": table.files, **split_files}.items():
@@ -102,8 +103,9 @@ class Database:
         if first == other:
             return
         (file,) = self.run("reading", f"SELECT {FILE_COLUMN} FROM ({rows}) LIMIT 1") or [("a file",)]
-        difference = f"has no column {min(first - other)}" if first - other else f"adds the column {min(other - first)}"
-        raise InputError(f"{self.files.display_name(file[0])}: {difference}, unlike the files before it")
+        difference = "has no column" if first - other else "has an additional column"
+        column = min(first - other or other - first)
+        raise InputError(f"{self.files.display_name(file[0])}: {difference} {column}, unlike the previous files")
 
     def _collect_skipped_lines(self) -> None:
         first_lines = self.run(
@@ -112,7 +114,7 @@ class Database:
             f"JOIN reject_scans s USING (scan_id, file_id) GROUP BY ALL ORDER BY ALL LIMIT {MAX_EXAMPLES}",
         )
         if first_lines:
-            # A rejected "line" holds several lines if a quote was not closed.
+            # A rejected "line" contains several lines if a quote was not closed.
             distinct = "SELECT DISTINCT scan_id, file_id, line, csv_line FROM reject_errors"
             newlines = "len(rtrim(csv_line, chr(10))) - len(replace(rtrim(csv_line, chr(10)), chr(10), ''))"
             ((lines,),) = self.run("reading", f"SELECT sum(1 + {newlines})::BIGINT FROM ({distinct})")
@@ -135,10 +137,10 @@ class Database:
                 for batch in cursor.sql(query).to_arrow_reader(rows):
                     yield pa.table(batch)
         except duckdb.Error as error:
-            raise InputError(f"sorting: {self._describe(error)}") from error
+            raise InputError(f"reading the samples from the temporary database: {self._describe(error)}") from error
 
     def _describe(self, error: duckdb.Error) -> str:
-        """Return an error in one line; for a line of a text file: the file, the line number and what is wrong."""
+        """Return an error in one line. For a wrong line of a text file: the file, the line number and the problem."""
         text = str(error)
         line, file = re.search(r"CSV Error on Line: (\d+)", text), re.search(r"^  file = (.*)$", text, re.MULTILINE)
         if line is None or file is None:
@@ -153,7 +155,7 @@ class Database:
 
 
 def _line_problem(message: str) -> str:
-    """Return DuckDB's message about a line, with the setting that can help."""
+    """Return DuckDB's message about a line, or for a wrong encoding the setting that changes the encoding."""
     if "not utf-8" in message:
         return "is not UTF-8; for Latin-1 files add --set input.encoding=latin-1"
     return message.strip().rstrip(".")[:MAX_SHOWN_CHARACTERS]

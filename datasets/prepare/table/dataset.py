@@ -25,9 +25,9 @@ from asymdiffrec.datasets.prepare.write_dataset import write_dataset
 from asymdiffrec.datasets.schema import FieldsConfig
 
 BLOCK_ROWS = 65_536
-"""Rows that are fetched from the database at once"""
+"""Number of rows that are fetched from the database at a time"""
 MIN_EPOCH_STEPS = 100
-"""Steps of an epoch below which the suggested batch size is halved"""
+"""The suggested batch size is halved until an epoch has this number of steps"""
 
 
 def prepare_table(
@@ -43,15 +43,16 @@ def prepare_table(
     on_layout: called with the decisions on the columns before anything is written.
     write: if False, stop after `on_layout` and return an empty profile.
 
-    In addition to the entries of `compute_statistics`, the profile has `columns`, the decision on each column with its
-    reason, and `bad_rows`, the rows that were left out, by reason and with examples.
+    In addition to the entries of `compute_statistics`, the profile has two entries: `columns`, the decision on each
+    column with its reason, and `bad_rows`, the skipped rows by reason, with examples.
 
-    The table is loaded into a temporary DuckDB database beside `out`; memory does not grow with the number of rows. The
-    random split and the order of the rows are functions of the seed and the row number, so equal files give equal data
-    sets. The rows of a query are sorted first, because SQL defines no order.
+    The table is loaded into a temporary DuckDB database in the parent folder of `out`; memory does not grow with the
+    number of rows. The random split and the order of the rows are functions of the seed and the row number, so equal
+    files give equal data sets. The result of a query is sorted first, because SQL does not define the order of rows.
 
-    Raises InputError if `out` exists, or files cannot be read or do not match each other or the recipe; and, unless the
-    recipe says to skip them, at the first row that is wrong, with its file, line or row, and column.
+    Raises InputError if `out` exists, a file cannot be read, or the columns of the files do not match each other or the
+    recipe. The first wrong row raises InputError too, with file, line or row, and column, unless the recipe skips wrong
+    rows.
     """
     require_absent(out)
     with temporary_folder_for(out) as folder, Database(folder, progress) as database:
@@ -85,7 +86,7 @@ def prepare_table(
 
 
 def _load_samples(database: Database, recipe: Recipe) -> str:
-    """Load the input files, run the query if there is one, and return the name of the table with the samples."""
+    """Load the input files, run the query of the recipe, if any, and return the name of the table with the samples."""
     skip = recipe.bad_rows == "skip"
     if not recipe.query:
         database.load("input", recipe.input, recipe.split.files, skip)
@@ -115,9 +116,9 @@ def _require_trainable(layout: SampleLayout) -> None:
 
 
 def _find_bad_rows(database: Database, layout: SampleLayout, skip: bool) -> tuple[list[dict[str, Any]], str]:
-    """Return the wrong rows by reason, with examples, and an SQL condition for the other rows.
+    """Return the wrong rows by reason, with examples, and an SQL condition for the valid rows.
 
-    Raises InputError at the first wrong row unless `skip`.
+    If `skip` is false, the first wrong row raises InputError.
     """
     checks = {name: c.invalid for name, c in layout.conversions.items() if c.invalid != "false"}
     if not checks:
@@ -132,7 +133,7 @@ def _find_bad_rows(database: Database, layout: SampleLayout, skip: bool) -> tupl
         examples = _examples(database, layout, name, condition, MAX_EXAMPLES if skip else 1)
         if not skip:
             rows = f"{count:,} rows are wrong" if count > 1 else "one row is wrong"
-            raise InputError(f"{examples[0]}; allowed is {allowed} ({rows}; --bad-rows skip leaves them out)")
+            raise InputError(f"{examples[0]}; allowed is {allowed} ({rows}; --bad-rows skip leaves wrong rows out)")
         why = f"column {layout.sources[name]}: not {allowed}"
         bad_rows.append({"why": why, "rows": count, "examples": examples})
     valid_row = " AND ".join(f"NOT coalesce({checks[name]}, false)" for name in checks) if bad_rows else "true"
@@ -164,7 +165,7 @@ def _examples(database: Database, layout: SampleLayout, name: str, condition: st
 def _batch_size(rows: int) -> int:
     """Return the suggested batch size for a number of training rows, a multiple of the 32 lanes.
 
-    It is 1024, halved until an epoch has MIN_EPOCH_STEPS steps, and at least 64; 32 for fewer than 64 rows.
+    It is 1024, halved until an epoch has MIN_EPOCH_STEPS steps, but at least 64. For fewer than 64 rows it is 32.
     """
     if rows < 64:
         return 32
@@ -174,7 +175,7 @@ def _batch_size(rows: int) -> int:
 def _read_samples(
     database: Database, layout: SampleLayout, recipe: Recipe, source: str, where: str
 ) -> Iterator[pa.Table]:
-    """Yield the samples of a split, in random order if the recipe says so, else in the order of the input."""
+    """Yield the samples of a split, in random order if `output.shuffle` of the recipe is true, else in input order."""
     selected = ", ".join(f"{conversion.sql} AS {quote_name(name)}" for name, conversion in layout.conversions.items())
     order = f" ORDER BY hash(rowid, {recipe.seed}, 'order')" if recipe.output.shuffle else ""
     return database.stream(f"SELECT {selected} FROM {source} WHERE {where}{order}", BLOCK_ROWS)

@@ -1,4 +1,4 @@
-"""Families of DuckDB column types, which are given by their SQL names."""
+"""Classify DuckDB column types by their SQL names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Infer the type of a field from the content of its column, and give the reason in words."""
+"""Infer the type of a field from the content of its column, and explain the decision."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ LABEL_NAMES = ("label", "click", "clicked", "is_click", "target", "y")
 USER_NAMES = ("user_id", "userid", "user", "uid")
 TIME_NAMES = ("timestamp", "time", "ts", "datetime", "event_time", "date")
 MAX_CATEGORIES = 20
-"""Up to this number of distinct integers, a column is an id rather than a number"""
+"""A column with at most this number of distinct integers becomes an id, not a number"""
 MIN_UNIQUE_SHARE = 0.9
-"""Distinct values per present value from which a column is different in nearly every row; both are estimates"""
+"""A column is "different in nearly every row" if (distinct values) / (rows with a value) is at least this share"""
 MIN_UNIQUE_ROWS = 1000
-"""Rows with a value that are needed to see that a column is different in nearly every row"""
+"""Minimum number of rows with a value to decide that a column is different in nearly every row"""
 MIN_TEXT_LENGTH = 50
-"""Mean number of characters from which text is prose and no id"""
+"""Text with at least this mean number of characters is prose, not an id"""
 MAX_AMOUNT = 2**31
-"""Integers from here on are ids rather than numbers"""
+"""A column with an integer of at least this size becomes an id, not a number"""
 MAX_EXACT_FLOAT = 2**53
 ROWS_PER_ID = ((100, 100_000), (10, 1_000_000))
-"""(rows per id, maximum of rows) of suggested tables. Small tables cost nothing; beyond, a table has two rows per id"""
+"""(num_embeddings per id, maximum num_embeddings) of suggested small tables; larger tables have two rows per id"""
 MIN_NUM_EMBEDDINGS = 1000
 
 
 @dataclass(frozen=True)
 class ColumnChoice:
-    """The decision on a column: the type of its field, or None if it becomes no field, and the reason."""
+    """The decision on a column, with its reason. `type` is the type of the field; None: the column becomes no field."""
 
     column: str
     type: FieldType | None
@@ -41,7 +41,7 @@ class ColumnChoice:
 
 
 def first_named(names: tuple[str, ...], columns: Iterable[str]) -> str | None:
-    """Return the column that has the first possible name of `names`, in any case; None if there is no such column."""
+    """Return the first column of `names` that exists in `columns`, ignoring case, or None if no name exists."""
     lower = {column.lower(): column for column in columns}
     return next((lower[name] for name in names if name in lower), None)
 
@@ -64,7 +64,7 @@ def _infer(column: ColumnProfile) -> tuple[FieldType | None, str]:
     if column.distinct == 1 and column.present == column.rows:
         return None, "has the same value in every row"
     if is_time(column.duckdb_type):
-        return None, "is a time; to split the rows by it, name it with --time"
+        return None, "is a time; to split the rows by this column, use --time"
     unique = column.present >= MIN_UNIQUE_ROWS and column.distinct >= MIN_UNIQUE_SHARE * column.present
     if column.integers == column.present and not _is_amount_in_floats(column):
         return _infer_integers(column, distinct_ids, unique)
@@ -80,7 +80,10 @@ def _infer(column: ColumnProfile) -> tuple[FieldType | None, str]:
 
 
 def _is_amount_in_floats(column: ColumnProfile) -> bool:
-    """Return whether a float column that holds only integers is a number: it is, unless its values are few."""
+    """Return whether a column of integers with a float type becomes a numeric field.
+
+    It does if it has more than MAX_CATEGORIES distinct values and no id in its name.
+    """
     return is_float(column.duckdb_type) and not _is_named_id(column.name) and column.distinct > MAX_CATEGORIES
 
 
@@ -115,7 +118,7 @@ def _infer_numbers(column: ColumnProfile, distinct_ids: str) -> tuple[FieldType 
 
 
 def _is_named_id(name: str) -> bool:
-    """Return whether a column name contains the word id, as in item_id, ID7 or itemId."""
+    """Return whether a column name contains the word id, for example item_id, ID7 or itemId."""
     words = name.lower().replace("-", "_").split("_")
     return any(re.fullmatch(r"id\d*", word) for word in words) or name.endswith(("Id", "ID"))
 
@@ -123,9 +126,9 @@ def _is_named_id(name: str) -> bool:
 def job_field(
     column: ColumnProfile, field_type: FieldType, declaration: RecipeField, ids: int, min_count: int
 ) -> dict[str, Any]:
-    """Return a field of the job file: its declaration, completed with what the column suggests.
+    """Return a field of the job file: its declaration, completed with values that are inferred from the column.
 
-    `ids` is the number of distinct ids that are not rare.
+    `ids` is the number of distinct ids without the rare ids.
     """
     keys = declaration.model_dump(exclude_none=True, exclude={"separator", "missing", "column"})
     if field_type == "number":
@@ -138,17 +141,17 @@ def job_field(
 
 
 def suggested_num_embeddings(ids: int) -> int:
-    """Return a table size, rounded up to two digits, in which most distinct ids do not share a row."""
+    """Return num_embeddings for a table, rounded up to two digits; most distinct ids then do not share a row."""
     rows = max(MIN_NUM_EMBEDDINGS, 2 * ids, *(min(each * ids, maximum) for each, maximum in ROWS_PER_ID))
     step = 10 ** max(math.floor(math.log10(rows)) - 1, 0)
     return math.ceil(rows / step) * step
 
 
 def collision_share(ids: int, rows: int) -> float:
-    """Return the share of ids that share their row with another id, 1 - exp(-ids / rows) for random hashes."""
+    """Return the fraction of ids that collide with another id: 1 - exp(-ids / rows) for random hashes."""
     return abs(math.expm1(-ids / rows))
 
 
 def separator_of(column: ColumnProfile, declaration: RecipeField) -> str:
-    """Return the separator of the ids of a text column: declared, recognised, or the first of SEPARATORS."""
+    """Return the separator of the ids in a text column: declared, else detected, else the first of SEPARATORS."""
     return declaration.separator or column.separator or SEPARATORS[0]

@@ -1,4 +1,4 @@
-"""The input files of a raw table: where they are, their format, and the names of their columns."""
+"""Find the input files of a raw table, and detect their format and the names of their columns."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from asymdiffrec.datasets.prepare.table.recipe import TableConfig
 from asymdiffrec.datasets.prepare.table.sql import list_literal, literal
 
 FILE_COLUMN = "__asymdiffrec_file"
-"""Column of a loaded table with the name of the file that a row comes from"""
+"""Column of a loaded table with the name of the row's file"""
 MAX_HEADER_CHARACTERS = 1 << 20
 GZIP_MAGIC = b"\x1f\x8b"
 """The first bytes of a gzip file"""
@@ -37,7 +37,7 @@ SCHEME = re.compile(r"\bpyarrow\d+://")
 
 @dataclass
 class InputFiles:
-    """Opens input files for DuckDB; files with a URI through pyarrow's filesystems, as in the rest of the project."""
+    """The input files of a DuckDB database. Files with a URI are opened with pyarrow's filesystems."""
 
     database: duckdb.DuckDBPyConnection
     _filesystems: dict[str, pafs.FileSystem] = field(default_factory=dict)
@@ -46,12 +46,12 @@ class InputFiles:
     def expand(self, locations: list[str], hive: bool | None) -> list[str]:
         """Return the files of paths, folders, globs and URIs; the files of each location are sorted by name.
 
-        Files in subfolders are included. Raises InputError if a location has no file, or if folders are named
-        key=value, as Hive does, and `hive` is None.
+        Files in subfolders are included. Raises InputError if a location has no file, or if `hive` is None and folders
+        are named key=value, as in Hive.
         """
         files = [file for location in locations for file in self._expand(location, hive)]
         if not files:
-            raise InputError("--input: no files; name at least one file, folder, glob or URI")
+            raise InputError("--input: no files; specify at least one file, folder, glob or URI")
         return files
 
     def _expand(self, location: str, hive: bool | None) -> list[str]:
@@ -70,13 +70,13 @@ class InputFiles:
         keys = re.findall(r"([^/=]+)=[^/]*/", below)
         if keys and hive is None:
             raise InputError(
-                f"{without_secrets(location)}: has folders named {keys[0]}=...; choose with --set input.hive=true that "
-                f"they add a column {keys[0]}, or with --set input.hive=false that they do not"
+                f"{without_secrets(location)}: has folders named {keys[0]}=...; use --set input.hive=true to make "
+                f"a column {keys[0]} from the folder names, or --set input.hive=false to ignore them"
             )
         return files if root is location else [self._scheme(location) + name for name in files]
 
     def _scheme(self, location: str) -> str:
-        """Register the filesystem of a URI in DuckDB, unless it is registered, and return its scheme."""
+        """Register the filesystem of a URI in DuckDB, if it is not registered yet, and return its scheme."""
         filesystem, _ = filesystem_of(location)
         for scheme, registered in self._filesystems.items():
             if registered == filesystem:
@@ -92,11 +92,11 @@ class InputFiles:
         return SCHEME.sub("", file)
 
     def scans(self, table: TableConfig, files: list[str], skip_bad_rows: bool) -> Iterator[str]:
-        """Yield SQL that reads the files and adds FILE_COLUMN; neighbouring files with equal columns share a scan.
+        """Yield SQL that reads the files and adds FILE_COLUMN. Consecutive files with equal columns share a scan.
 
-        Text is read as strings without surrounding spaces; types are inferred later, from all rows. With
-        `skip_bad_rows`, lines that are not rows go to DuckDB's table of rejects. Raises InputError if the columns of
-        the files do not match.
+        Text is read as strings without surrounding spaces; types are inferred later, from all rows. If `skip_bad_rows`
+        is true, DuckDB writes lines that are not rows to its reject tables. Raises InputError if the columns of the
+        files do not match.
         """
         hive = literal(table.hive is True)
         options = f"filename={literal(FILE_COLUMN)}, hive_partitioning={hive}, hive_types_autocast=false"
@@ -128,11 +128,11 @@ class InputFiles:
             raise InputError(f"{self.display_name(file)}: cannot be read ({error_line(error)})") from error
         except duckdb.Error as error:
             raise InputError(
-                f"{self.display_name(file)}: no delimiter was detected ({error_line(error)}); give one with --delimiter"
+                f"{self.display_name(file)}: no delimiter was detected ({error_line(error)}); set it with --delimiter"
             ) from error
 
     def _column_names(self, table: TableConfig, file: str, line: str, dialect: dict[str, str]) -> list[str]:
-        """Return the column names of a text file: those of the recipe, or those in its first line."""
+        """Return the column names of a text file: the names in the recipe, or else in the first line of the file."""
         if table.columns is not None:
             return table.columns
         name = self.display_name(file)
@@ -149,7 +149,7 @@ class InputFiles:
         not_names = [column for column in columns if not column or re.fullmatch(r"[-+.\d]+", column)]
         if not_names or not columns:
             raise InputError(
-                f"{name}: the first line has no column names ({', '.join(columns[:5])}...); give them with --columns"
+                f"{name}: the first line has no column names ({', '.join(columns[:5])}...); set them with --columns"
             )
         repeated = [column for column in columns if sum(column.lower() == other.lower() for other in columns) > 1]
         if repeated:
@@ -175,7 +175,7 @@ class InputFiles:
         return (self._filesystems[scheme], path) if mark else (pafs.LocalFileSystem(), file)
 
     def _check_parquet(self, files: list[str]) -> None:
-        """Raise InputError unless the Parquet files have the same columns with the same family of types."""
+        """Raise InputError if the Parquet files have different columns, or different type families for a column."""
         first: dict[str, tuple[str, pa.DataType]] = {}
         for file in files:
             schema = self._parquet_schema(file)
@@ -205,7 +205,10 @@ class InputFiles:
 
 
 class _DuckDBFilesystem(ArrowFSWrapper):
-    """A pyarrow filesystem in the form that DuckDB takes. The first part of a path, such as a bucket, stays in it."""
+    """A pyarrow filesystem with the fsspec interface that DuckDB needs.
+
+    Paths keep their first part, such as the bucket; only SCHEME:// is removed.
+    """
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
@@ -213,14 +216,14 @@ class _DuckDBFilesystem(ArrowFSWrapper):
 
 
 def error_line(error: duckdb.Error) -> str:
-    """Return the message of a DuckDB error in one line; for an error in a Python filesystem, its last line."""
+    """Return the message of a DuckDB error in one line; of a Python traceback, return the last line."""
     lines = [line for line in str(error).split("\n\n")[0].splitlines() if line.strip()]
     text = lines[-1] if lines[0].startswith("Traceback") else " ".join(" ".join(lines).split())
     return SCHEME.sub("", text)
 
 
 def _exact_names(files: Iterable[str]) -> str:
-    """Return file names as an SQL list in which no character is a wildcard."""
+    """Return file names as an SQL list, with all wildcard characters escaped."""
     return list_literal(glob.escape(file) for file in files)
 
 
@@ -231,12 +234,12 @@ def _files_in(folder: str) -> list[str]:
 
 
 def _is_hidden(name: str) -> bool:
-    """Return whether a file is hidden, or a marker of another writer such as _SUCCESS."""
+    """Return whether a file or one of its folders is hidden, or a marker such as _SUCCESS: it begins with . or _."""
     return re.search(r"(^|/)[._]", name) is not None
 
 
 def _remote_files(location: str) -> list[str]:
-    """Return the files of a URI, which may end in a glob, as paths in its filesystem."""
+    """Return the files of a URI as paths in its filesystem. The URI can contain a glob."""
     filesystem, path = filesystem_of(location)
     folder = path if not glob.has_magic(path) else str(PurePosixPath(re.split(r"[*?\[]", path)[0] + "x").parent)
     try:
@@ -257,12 +260,12 @@ def _is_parquet(table: TableConfig, files: list[str]) -> bool:
         return table.format == "parquet"
     formats = {file.endswith((".parquet", ".pq")) for file in files}
     if len(formats) > 1:
-        raise InputError(f"{files[0]} and others: Parquet and text in one table; name only files of one format")
+        raise InputError(f"{files[0]} and others: Parquet and text in one table; specify only files of one format")
     return formats.pop()
 
 
 def _type_family(arrow_type: pa.DataType) -> str:
-    """Return a name that is equal for types that differ only in width or encoding."""
+    """Return the name of a family of types. Types of a family differ only in width or encoding."""
     types = pa.types
     if types.is_dictionary(arrow_type):
         return _type_family(arrow_type.value_type)

@@ -1,4 +1,4 @@
-"""Decide what each column of a raw table becomes: a field, the label, the time, ... or nothing."""
+"""Decide how each column of a raw table is used: as a field, label, time, weight, user or split, or not at all."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ class SampleLayout:
 
     table: str
     conversions: dict[str, Conversion] = field(default_factory=dict)
-    """The columns of the samples, by name"""
+    """{column of the samples: its conversion}"""
     sources: dict[str, str] = field(default_factory=dict)
-    """The column of the table that each column of the samples comes from"""
+    """{column of the samples: the column of the table that it is converted from}"""
     data: dict[str, Any] = field(default_factory=dict)
     """The section `data` of the job file"""
     fields: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The section `fields` of the job file"""
     choices: list[ColumnChoice] = field(default_factory=list)
-    """The decision on each column of the table, in their order"""
+    """The decision on each column of the table, in the order of the table"""
     time: Conversion | None = None
     """The time of a row"""
     split: str | None = None
-    """SQL for the split of a row, if a column names it"""
+    """SQL for the split of a row, if a column contains the split"""
 
     def add(self, name: str, source: str, conversion: Conversion) -> None:
-        """Add a column of the samples that is converted from the column `source` of the table."""
+        """Add a column to the samples; it is converted from the column `source` of the table."""
         self.conversions[name], self.sources[name] = conversion, source
 
 
 def plan_layout(database: Database, table: str, recipe: Recipe) -> SampleLayout:
-    """Return the layout of the samples of a table; what the recipe does not declare is inferred from the content.
+    """Return the layout of the samples of a table. Undeclared types and roles are inferred from the columns.
 
     Raises InputError if the recipe names a column that does not exist, or no column is the label.
     """
@@ -101,19 +101,19 @@ def _choose(
     if name in declared and declared[name][1].type:
         return ColumnChoice(name, declared[name][1].type, "declared")
     if name in recipe.ignore:
-        return ColumnChoice(name, None, "is ignored, as declared")
+        return ColumnChoice(name, None, "is declared to be ignored")
     if name in declared or recipe.infers:
         return infer_fields.infer_field(column)
     return ColumnChoice(name, None, "is not declared as a field")
 
 
 def _roles(recipe: Recipe, columns: Mapping[str, ColumnProfile]) -> dict[str, str]:
-    """Return which columns are the label, the weight, the time, the user and the split, as {column: role}."""
+    """Return {column: role}; the roles are label, weight, time, user and split."""
     label_names = infer_fields.LABEL_NAMES
     label = recipe.label.column or infer_fields.first_named(label_names, columns)
     if label is None:
         raise InputError(
-            f"--label: no column is named {', '.join(label_names[:-1])} or {label_names[-1]}; name the label "
+            f"--label: no column is named {', '.join(label_names[:-1])} or {label_names[-1]}; set --label to the label "
             f"column; the columns are {', '.join(columns)}"
         )
     taken = (*recipe.ignore, label, recipe.weight, recipe.split.column, recipe.user, recipe.time)
@@ -122,7 +122,7 @@ def _roles(recipe: Recipe, columns: Mapping[str, ColumnProfile]) -> dict[str, st
     if time and not recipe.time and not _is_time_in_every_row(columns[time]):
         time = None
     if time is None and recipe.split.by == "time":
-        raise InputError("--split time: no column was recognised as the time; name it with --time")
+        raise InputError("--split time: no time column was found; set it with --time")
     user = recipe.user or infer_fields.first_named(infer_fields.USER_NAMES, free)
     columns_by_role = {
         "user": user,
@@ -137,8 +137,8 @@ def _roles(recipe: Recipe, columns: Mapping[str, ColumnProfile]) -> dict[str, st
             continue
         if name in roles:
             raise InputError(
-                f"column {name} cannot be both the {roles[name]} and the {role}; copy it with a query, under another "
-                "name"
+                f"column {name} cannot be both the {roles[name]} and the {role}; use a query that copies the column to "
+                "another name"
             )
         roles[name] = role
     return roles
@@ -155,8 +155,8 @@ def _declarations_by_column(recipe: Recipe, columns: Mapping[str, str]) -> dict[
         column = declaration.column or name
         if column in declared:
             raise InputError(
-                f"fields: {declared[column][0]} and {name} have the same column {column}; copy it with a query, under "
-                "another name"
+                f"fields: {declared[column][0]} and {name} have the same column {column}; use a query that copies the "
+                "column to another name"
             )
         if name != column and name in columns:
             raise InputError(
@@ -199,7 +199,7 @@ def _add_field(
     value: str,
     missing: list[str],
 ) -> ColumnChoice:
-    """Add a field to the layout and return the choice with the size of its table as a part of the reason."""
+    """Add a field to the layout and return its choice, with the size of the embedding table added to the reason."""
     field_type = choice.type
     assert field_type is not None
     separator = infer_fields.separator_of(column, declaration)
@@ -225,7 +225,7 @@ def _add_field(
 
 
 def _require_type(column: ColumnProfile, field_type: FieldType) -> None:
-    """Raise InputError if the DuckDB type of a column cannot hold a field of the type."""
+    """Raise InputError if a column cannot be a field of type `field_type` because of its DuckDB type."""
     duckdb_type = column.duckdb_type
     possible = {
         "number": is_number(duckdb_type) or is_text(duckdb_type),
@@ -275,7 +275,7 @@ def _add_roles(
     columns: Mapping[str, ColumnProfile],
     present: Mapping[str, str],
 ) -> None:
-    """Add the columns that have a role to the layout, and name them in the section `data`."""
+    """Add the columns with a role to the layout, and add their names to the section `data`."""
     if "label" in layout.fields:
         raise InputError("fields: the name label is reserved; give the field another name, with column: label")
     for name, role in roles.items():

@@ -14,12 +14,12 @@ FieldType = Literal["id", "id_list", "number"]
 
 
 def _as_list(value: Any) -> Any:
-    """Accept a single string for a list with one string."""
+    """Return a list; a single string becomes a list with one string."""
     return [value] if isinstance(value, str) else value
 
 
 def _as_tab(value: Any) -> Any:
-    """Accept a backslash and a t for a tab, which is hard to type in a shell."""
+    """Replace the two characters \\t by a tab, which is hard to type in a shell."""
     return "\t" if value == "\\t" else value
 
 
@@ -30,37 +30,37 @@ class TableConfig(Config):
     """The files of one input table."""
 
     files: Strings = Field([], description="files, folders, globs or URIs")
-    format: Literal["text", "parquet"] | None = Field(None, description="default: by the file names")
+    format: Literal["text", "parquet"] | None = Field(None, description="default: by the extensions of the file names")
     delimiter: Annotated[str | None, BeforeValidator(_as_tab)] = Field(
         None, min_length=1, max_length=4, description="delimiter of text; default: detected"
     )
     quote: str = Field('"', max_length=1, description="quote around text values that contain a delimiter")
     columns: list[str] | None = Field(
-        None, min_length=1, description="column names of text without a header line; default: the first line has them"
+        None, min_length=1, description="column names of text without a header line; default: read the first line"
     )
     encoding: Literal["utf-8", "utf-16", "latin-1"] = Field("utf-8", description="encoding of text")
     hive: bool | None = Field(
         None,
-        description="whether a folder name like day=2026-01-31 adds a column day; required if there are such folders",
+        description="whether a folder name such as day=2026-01-31 adds a column day; required if such folders exist",
     )
 
 
 class LabelConfig(Config):
-    """The rule for label 1. Without `positive` and `at_least` the column holds 0 and 1, or false and true."""
+    """The label column and the rule for label 1. Without `positive` and `at_least`, values are 0 and 1, or booleans."""
 
     column: str | None = Field(None, description="default: the first column named label, click, clicked, target, ...")
     positive: Strings | None = Field(None, description="values that mean label 1")
-    at_least: float | None = Field(None, description="numbers from this one on mean label 1")
+    at_least: float | None = Field(None, description="label is 1 if the value is at least this number")
 
     @model_validator(mode="after")
     def _require_one_rule(self) -> Self:
         if self.positive is not None and self.at_least is not None:
-            raise ValueError("label.positive and label.at_least exclude each other; remove one of them")
+            raise ValueError("label.positive and label.at_least cannot be used together; remove one of them")
         return self
 
 
 class RecipeField(Config):
-    """A field of the job file in which every key is optional, and how its raw column is read."""
+    """A field of the job file and the options for reading its raw column. Every key is optional."""
 
     type: FieldType | None = Field(None, description="default: inferred from the content of the column")
     column: str | None = Field(None, description="column of the input; default: the name of the field")
@@ -76,7 +76,7 @@ class RecipeField(Config):
     weights: str | None = None
     transform: Literal["standardise", "log1p", "log_squared"] | None = None
     separator: str | None = Field(
-        None, min_length=1, description="separator of the ids of an id_list in text; default: | or ;, as detected"
+        None, min_length=1, description="separator of the ids of an id_list in text; default: | or ; is detected"
     )
     missing: Strings | None = Field(
         None, description="strings that mean missing in this column; default: `missing` of the recipe"
@@ -89,7 +89,7 @@ class SplitConfig(Config):
     by: Literal["random", "time", "order", "column"] = Field(
         "random",
         description="random: drawn with the seed; time: the latest rows are test rows, the rows before them validation "
-        "rows; order: the same with the order of the input; column: a column names the split",
+        "rows; order: as time, but by the order of the rows in the input; column: a column contains the split",
     )
     column: str | None = Field(None, description="for `by: column`: column with train, valid or test")
     valid: float | Strings = Field(0.1, description="share of the rows, or files")
@@ -101,12 +101,12 @@ class SplitConfig(Config):
         if any(not 0 < share < 1 for share in shares) or sum(shares) >= 1:
             raise ValueError("the shares of valid and test must be above 0 and together below 1")
         if (self.by == "column") != (self.column is not None):
-            raise ValueError("split.column is required for split.by: column, and allowed only there")
+            raise ValueError("split.column is required with split.by: column and not allowed otherwise")
         return self
 
     @property
     def files(self) -> dict[str, list[str]]:
-        """The files of valid and test, if these splits have separate files."""
+        """{split: its files} for valid and test, if they have separate files."""
         values = {"valid": self.valid, "test": self.test}
         return {split: files for split, files in values.items() if isinstance(files, list)}
 
@@ -120,7 +120,7 @@ class OutputConfig(Config):
 
 
 class Recipe(Config):
-    """A complete description of how a table becomes a data set.
+    """All settings for the conversion of a table to a data set.
 
     >>> recipe = Recipe.model_validate({"input": {"files": "log.csv"}, "fields": {"city": {"type": "id"}}})
     >>> recipe.input.files, recipe.infers, recipe.split.by
@@ -146,32 +146,32 @@ class Recipe(Config):
     )
     fields: dict[str, RecipeField] = Field({}, description="fields by their names in the job file")
     infer: bool | None = Field(
-        None, description="whether other columns become fields too; default: only if `fields` is empty"
+        None, description="whether undeclared columns become fields too; default: only if `fields` is empty"
     )
-    ignore: list[str] = Field([], description="columns that become no fields")
-    missing: Strings = Field(list(MISSING), description="strings that mean missing, besides the empty string")
+    ignore: list[str] = Field([], description="columns to leave out of the fields")
+    missing: Strings = Field(list(MISSING), description="strings that mean missing, in addition to the empty string")
     min_count: int = Field(
         1,
         gt=0,
-        description="ids in fewer training rows count as one id; for each sparse field without its own min_count",
+        description="ids that occur in fewer training rows count as one common id; default for `min_count` of fields",
     )
     count_features: list[Annotated[str, Field(pattern=r"^[^*]+(\*[^*]+)?$")]] = Field(
         [],
-        description="id fields, or pairs such as user_id*genre. For each, two numeric fields are added: how many "
-        "training rows have the id, and the share of label 1 among them. Only earlier rows count if the data have a "
-        "time; otherwise the rows of other folds",
+        description="id fields, or pairs such as user_id*genre. For each, two numeric fields are added: the number "
+        "of training rows with the id, and the share of label 1 among them. With a time, only earlier rows are "
+        "counted; otherwise only rows of other folds",
     )
     split: SplitConfig = SplitConfig()
     output: OutputConfig = OutputConfig()
     train: dict[str, Any] = Field({}, description="section `train` of the job file")
     seed: int = Field(0, ge=0, lt=2**63, description="seed of the random split, the folds and the order of the rows")
     bad_rows: Literal["fail", "skip"] = Field(
-        "fail", description="fail: stop at the first row that is wrong; skip: leave wrong rows out and report them"
+        "fail", description="fail: stop at the first wrong row; skip: leave wrong rows out and report them"
     )
 
     @property
     def infers(self) -> bool:
-        """Whether columns that are not declared become fields."""
+        """Whether undeclared columns become fields."""
         return not self.fields if self.infer is None else self.infer
 
     @model_validator(mode="after")
@@ -180,7 +180,7 @@ class Recipe(Config):
             raise ValueError("other_tables: needs a query that joins the tables")
         if self.query and self.split.by == "order":
             raise ValueError(
-                "split.by: order cannot be used with a query, whose rows have no order; use time or column"
+                "split.by: order cannot be used with a query, because SQL does not order rows; use time or column"
             )
         if self.split.by == "column" and self.split.files:
             raise ValueError("split.by: column cannot be used with separate files for valid or test")

@@ -1,4 +1,4 @@
-"""Names, strings and lists as SQL text."""
+"""Write names, strings and lists as SQL text."""
 
 from __future__ import annotations
 

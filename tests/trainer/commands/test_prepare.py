@@ -142,7 +142,7 @@ def test_skipped_rows_are_reported(command: Command, log: Path, tmp_path: Path) 
         (["--label", "rating", "--test", "no.csv"], "no.csv: no such file"),
         (
             ["--label", "rating", "--split", "time"],
-            "--split time: no column was recognised as the time",
+            "--split time: no time column was found",
         ),
     ],
 )

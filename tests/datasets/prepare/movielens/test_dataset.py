@@ -205,7 +205,7 @@ def test_the_error_without_a_network_says_what_to_do(tmp_path: Path, monkeypatch
         raise urllib.error.URLError("Temporary failure in name resolution")
 
     monkeypatch.setattr("urllib.request.urlopen", offline)
-    with pytest.raises(InputError, match=r"ml-100k\.zip: cannot be downloaded .* give --input"):
+    with pytest.raises(InputError, match=r"ml-100k\.zip: cannot be downloaded .* use --input"):
         prepare_movielens(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -236,7 +236,7 @@ def test_an_input_that_is_neither_folder_nor_zip_file_is_an_error(tmp_path: Path
     path = tmp_path / "input"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(InputError, match="give the folder or the zip file of MovieLens 100k"):
+    with pytest.raises(InputError, match="specify the folder or the zip file of MovieLens 100k"):
         prepare_movielens(tmp_path / "out", input=path)
 
 

@@ -104,7 +104,7 @@ def test_count_features_have_the_group_of_their_id(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("features", "message"),
     [
-        (["price"], "count_features: price is not a field of type id; these are row, user_id, city"),
+        (["price"], "count_features: price is not a field of type id; the id fields are row, user_id, city"),
         (["user_id*tags"], "count_features: tags is not a field of type id"),
         (["user_id", "user_id"], "count_features: user_id adds a field user_id_count, but a column has this name"),
     ],

@@ -127,7 +127,7 @@ def test_files_with_different_columns_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"b\.parquet: not a readable Parquet file"):
         prepare_table(tmp_path / "out", recipe([first, second]))
     one, other = csv(tmp_path, raw(), "c.csv"), csv(tmp_path, raw().drop_columns(["city"]), "d.csv")
-    with pytest.raises(InputError, match=r"d\.csv: has no column city, unlike the files before it"):
+    with pytest.raises(InputError, match=r"d\.csv: has no column city, unlike the previous files"):
         prepare_table(tmp_path / "out", recipe([one, other]))
     with pytest.raises(InputError, match=r"Parquet and text in one table"):
         prepare_table(tmp_path / "out", recipe([first, one]))
@@ -167,7 +167,7 @@ def test_hive_folders_add_a_column_if_the_recipe_says_so(tmp_path: Path) -> None
         folder = tmp_path / "log" / f"day={day}" / "deep"
         folder.mkdir(parents=True)
         csv(folder, raw(100, start), "part.csv")
-    with pytest.raises(InputError, match=r"log: has folders named day=\.\.\.; choose with --set input\.hive=true"):
+    with pytest.raises(InputError, match=r"log: has folders named day=\.\.\.; use --set input\.hive=true"):
         prepare_table(tmp_path / "out", recipe(tmp_path / "log"))
     prepare_table(tmp_path / "with", recipe(tmp_path / "log", input={"hive": True}))
     prepare_table(tmp_path / "without", recipe(tmp_path / "log", input={"hive": False}))
