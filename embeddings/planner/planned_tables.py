@@ -1,4 +1,4 @@
-"""The tables of a job as a planner sees them: their sizes, their look-ups, and the shardings that the job allows."""
+"""The input of a planner: the tables of a job with their sizes, their look-ups, and the shardings that are allowed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from asymdiffrec.embeddings.torchrec_compat import table_name
 
 @dataclass(frozen=True)
 class PlannedTable:
-    """A table with everything that a planner has to know about it."""
+    """A table with everything that a planner needs to know about it."""
 
     name: str
     weight: nn.Parameter
@@ -33,15 +33,15 @@ class PlannedTable:
     compute_kernels: Sequence[str] = ("fused",)
     """Allowed kernels if the table is not data-parallel"""
     num_ranks: int | None = None
-    """Number of ranks that must hold its shards; None: any"""
+    """Number of ranks that must hold the table's shards; None if any number is allowed"""
     allow_narrow_shards: bool = False
-    """Whether the job asks for a split in columns, however narrow the shards are"""
+    """Whether shards may be narrower than MIN_SHARD_COLUMNS, because the job asks for a split in columns"""
     is_weighted: bool = False
-    """Whether its ids come with weights"""
+    """Whether the ids have weights"""
     cache_statistics: CacheStatistics | None = None
-    """How well its rows can be cached; None without data"""
+    """How well the rows can be cached; None without statistics of the data"""
     rows_per_block: int = 1
-    """Rows that must stay together: a shard has a multiple of this number"""
+    """Number of consecutive rows that must be in one shard; the rows of a shard are a multiple of it"""
 
     @property
     def num_embeddings(self) -> int:
@@ -50,15 +50,15 @@ class PlannedTable:
 
     @property
     def embedding_dim(self) -> int:
-        """Number of columns."""
+        """Width of a row."""
         return int(self.weight.shape[1])
 
 
 class RowReuse(CacheStatistics):
-    """How well a table's rows can be cached, computed from how often the ids of its fields occur in one step.
+    """Cache statistics of a table, computed from how often the ids of its fields occur in one step.
 
-    `samples` are the samples of a step. A cache that holds a share of the rows is assumed to hold those that are looked
-    up most often.
+    `samples` is the number of samples in a step. A cache with room for a share of the rows is assumed to hold the rows
+    that are looked up most often.
     """
 
     def __init__(self, fields: Iterable[Lookups], rows: int, samples: int) -> None:
@@ -70,7 +70,10 @@ class RowReuse(CacheStatistics):
 
     @cached_property
     def _combined(self) -> Lookups:
-        """The ids of all fields as those of one field; counts are scaled by how often a sample has an id of a field."""
+        """The look-ups of all fields of the table, merged into one distribution.
+
+        The counts of a field are scaled by the field's mean number of ids per sample.
+        """
         repeats: list[tuple[float, float]] = []
         for field in self._fields:
             total = sum(count * ids for count, ids in field.repeats) or 1.0
@@ -83,19 +86,19 @@ class RowReuse(CacheStatistics):
         return min(self._rows, self._combined.expected_distinct(self._samples * self._per_sample))
 
     def expected_miss_rate(self, clf: float) -> float:
-        """Return the share of a step's distinct rows that a cache of `clf` of the table does not hold."""
+        """Return the share of a step's distinct rows that a cache with room for a share `clf` of rows misses."""
         lookups = self._samples * self._per_sample
         misses = self._combined.expected_distinct(lookups, excluded=clf * self._rows)
         return min(1.0, misses / max(self.expected_lookups, 1e-9))
 
     @property
     def cacheability(self) -> float:
-        """The miss rate of a cache of a tenth of the rows."""
+        """The miss rate of a cache with room for a tenth of the rows."""
         return self.expected_miss_rate(0.1)
 
 
 def pooling_factors(schema: Schema, fields: Iterable[str]) -> list[float]:
-    """Return the mean number of ids of a sample in each field: from the statistics, else from the job, else 1."""
+    """Return the mean number of ids per sample for each field: from the statistics, else from the job, else 1."""
     statistics = schema.statistics.lookups if schema.statistics else {}
     factors = []
     for name in fields:
@@ -106,7 +109,7 @@ def pooling_factors(schema: Schema, fields: Iterable[str]) -> list[float]:
 
 
 def row_reuse(schema: Schema, fields: Sequence[str], rows: int, samples: int) -> RowReuse | None:
-    """Return how often the rows of a table repeat in a step of `samples` samples; None without statistics."""
+    """Return the cache statistics of a table for steps of `samples` samples; None if a field has no statistics."""
     statistics = schema.statistics.lookups if schema.statistics else {}
     if not all(name in statistics for name in fields):
         return None
@@ -122,9 +125,10 @@ def table_configs(model: nn.Module) -> dict[str, EmbeddingBagConfig]:
 def planned_tables(
     model: nn.Module, schema: Schema, config: TablesConfig, device: str, samples: int, sharding_types: Sequence[str]
 ) -> list[PlannedTable]:
-    """Return the tables of `model` with what the job allows of `sharding_types`, for steps of `samples` samples.
+    """Return the tables of `model` for steps of `samples` samples.
 
-    Raises InputError if the job asks for a kernel that the device does not have.
+    A table allows the sharding types and kernels that the job sets for it, by default all `sharding_types`. Raises
+    InputError if the job sets a kernel that the device does not support.
     """
     weights = {table_name(key): weight for key, weight in model.named_parameters() if weight.is_meta}
     return [

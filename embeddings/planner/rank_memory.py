@@ -22,11 +22,11 @@ class TableMemory:
 
     weights: np.ndarray
     state: np.ndarray
-    """State of the optimizer, and ids of managed rows"""
+    """Optimizer state, and ids of managed rows"""
     activations: np.ndarray
-    """Ids and embeddings on their way between ranks"""
+    """Ids and embeddings that ranks exchange"""
     host: np.ndarray
-    """In the memory of the host; the others are on the device"""
+    """Bytes in host memory; the other three are on the device"""
 
     @property
     def device(self) -> np.ndarray:
@@ -35,7 +35,7 @@ class TableMemory:
 
 
 def table_memory(options: Iterable[ShardingOption], topology: Topology) -> TableMemory:
-    """Return the memory of a plan; its shards have ranks and estimates, as `plan_by_search` returns them."""
+    """Return the memory of a plan from its options. `plan_by_search` returns options with ranks and estimates."""
     memory = TableMemory(*np.zeros((4, topology.world_size)))
     for option in options:
         for shard in option.shards:
@@ -48,7 +48,7 @@ def table_memory(options: Iterable[ShardingOption], topology: Topology) -> Table
 
 
 def shard_bytes(option: ShardingOption, shard: Shard, device: str) -> tuple[float, float, float, float]:
-    """Return the bytes of one shard, in the order of the fields of TableMemory."""
+    """Return the bytes of one shard: weights, state, activations and host, as in TableMemory."""
     storage = shard.storage
     assert storage is not None
     elements = math.prod(shard.size)

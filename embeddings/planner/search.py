@@ -1,7 +1,8 @@
-"""Choose a sharding for each table and ranks for its shards, so that the slowest rank is fast: arithmetic only.
+"""Choose a sharding for each table and ranks for its shards, so that the slowest rank is fast. Arithmetic only.
 
-The search tries one target time after the other: each table takes the choice with the least work whose largest shard
-takes no longer than the target, and the shards are packed. At the end the tables of the slowest rank are moved.
+The search tries one target time after another. For each target, every table takes the choice with the least work among
+the choices whose largest shard takes at most the target time. Then the shards are packed. At the end shards of the
+slowest rank are moved, and its tables try other choices.
 """
 
 from __future__ import annotations
@@ -15,25 +16,29 @@ from asymdiffrec.embeddings.planner.packing import EVERY_RANK, WHOLE_HOSTS, Capa
 TARGET_FACTORS = np.geomspace(0.5, 8, 40)
 """Target times, as multiples of the lower bound."""
 SHARD_TIME_SHARES = (1.0, 0.6, 0.35)
-"""Shares of the target that a single shard may take; smaller shards fill the rest."""
+"""Shares of the target time that a single shard may take. Small shards can be packed more evenly."""
 MEMORY_PRICES = (0.0, 0.2, 1.0, 5.0)
-"""Cost of all memory together, in units of all time together, when a table takes its choice."""
+"""Price of the memory of all ranks, in units of the least work of all tables, when a table takes its choice."""
 MEMORY_WEIGHTS = (0.0, 0.3, 1.0, 3.0)
-"""Weights of a rank's memory beside its time, when shards are packed."""
+"""Weights of a rank's memory relative to its time, when shards are packed."""
 MAX_BALANCED_PLACEMENTS = 24
-"""Placements, the best ones, whose shards are moved and swapped."""
+"""Number of the best placements that are improved by moves and swaps of shards."""
 MAX_MOVES = 60
-"""Changes of a table of the slowest rank to another choice."""
+"""Maximum number of times that a table of the slowest rank changes to another choice."""
 SHARD_MEMORY_SHARES = (1.0, 0.3, 0.1, 0.0)
-"""Shares of a rank's memory that a shard may take; the next one is tried if no placement fits with the one before."""
+"""Shares of a rank's memory that a shard may take. The next share is tried if no placement fits with the previous."""
 MAX_SLOWDOWN_TO_USE_ALL_RANKS = 1.1
-"""Factor on the slowest rank's time that is accepted so that no rank is without tables."""
+"""Factor by which the slowest rank may get slower so that no rank is without tables."""
 MAX_TRIED = 10
-"""Tables of the slowest rank that a move tries, and choices for each of them."""
+"""Maximum number of tables for which other choices are tried, and of choices for each of these tables."""
 
 
 class TooLargeError(Exception):
-    """No placement fits. `tables` are the indices of tables that do not even fit alone; empty if only their sum is."""
+    """No placement fits.
+
+    `tables` are the indices of tables that are too large for any rank by themselves; empty if only all tables together
+    are too large.
+    """
 
     def __init__(self, tables: list[int]) -> None:
         super().__init__(f"tables {tables} fit on no rank" if tables else "the tables do not fit together")
@@ -41,10 +46,10 @@ class TooLargeError(Exception):
 
 
 def lower_bound(costs: Costs, capacity: Capacity) -> float:
-    """Return the milliseconds below which the slowest rank's time cannot be, whatever the placement is.
+    """Return a lower bound in milliseconds for the time of the slowest rank.
 
-    It is the smallest target for which every table has a choice with shards that fit and take no longer, while the
-    least work of such choices, over all tables, is no more than all ranks do in that time.
+    It is the smallest time T with two properties: every table has a choice whose largest shard fits and takes at most
+    T, and the cheapest such choices of all tables take at most T times the number of ranks.
     """
     time = np.where(_fits(costs, capacity), costs.time, np.inf)
     work = time * costs.shards
@@ -63,12 +68,12 @@ def lower_bound(costs: Costs, capacity: Capacity) -> float:
             high = middle
         else:
             low = middle + 1
-    # Between two targets the least work is that of the lower one.
+    # Between two targets the least work equals the least work at the lower target.
     return float(min(targets[low], least_work(targets[low - 1]) if low else np.inf))
 
 
 def search(costs: Costs, capacity: Capacity) -> Placement:
-    """Return the placement with the least time on its slowest rank. Raises TooLargeError if the search finds none."""
+    """Return the fastest placement found, by the time of its slowest rank. Raises TooLargeError if none is found."""
     if too_large := np.flatnonzero(~_fits(costs, capacity).any(axis=0)).tolist():
         raise TooLargeError(too_large)
     for memory_share in SHARD_MEMORY_SHARES:
@@ -86,14 +91,15 @@ def search(costs: Costs, capacity: Capacity) -> Placement:
 
 
 def _fits(costs: Costs, capacity: Capacity) -> np.ndarray:
-    """Return whether a table allows a choice and its largest shard fits on a rank, [C, T]."""
+    """Return whether each table allows each choice and its largest shard then fits on a rank, [C, T]."""
     return np.isfinite(costs.time) & (costs.memory <= capacity.memory) & (costs.host_memory <= capacity.host_memory)
 
 
 def _choices(costs: Costs, capacity: Capacity, memory_share: float) -> Iterator[np.ndarray]:
-    """Yield a choice for each table, for each target and each price of memory, without duplicates.
+    """Yield arrays of choices, one choice for each table, [T], without duplicates.
 
-    A shard takes at most `memory_share` of a rank's memory, if its table can be split so finely.
+    Each combination of target time, share of the target time and memory price gives one array. A shard takes at most
+    `memory_share` of a rank's memory, if its table has a choice with such small shards.
     """
     finest = np.where(_fits(costs, capacity), costs.memory, np.inf).min(axis=0)
     fits = _fits(costs, capacity) & (costs.memory <= np.maximum(memory_share * capacity.memory, finest))
@@ -115,7 +121,7 @@ def _choices(costs: Costs, capacity: Capacity, memory_share: float) -> Iterator[
 
 
 def _memory_weights(costs: Costs, capacity: Capacity, choice: np.ndarray) -> list[float]:
-    """Return the weights of memory to pack with, in milliseconds per byte; none if there is too little memory."""
+    """Return the weights of memory for `pack`, in milliseconds per byte; an empty list if the shards cannot fit."""
     tables = np.arange(len(choice))
     shards = costs.shards[choice, tables]
     work, memory = ((cost[choice, tables] * shards).sum() for cost in (costs.time, costs.memory))
@@ -125,7 +131,7 @@ def _memory_weights(costs: Costs, capacity: Capacity, choice: np.ndarray) -> lis
 
 
 def _improve_slowest_rank(best: Placement, costs: Costs, capacity: Capacity) -> Placement:
-    """Give tables of the slowest rank other choices for as long as that helps."""
+    """Return a faster placement: tables of the slowest rank take other choices while that reduces its time."""
     fitting = np.where(_fits(costs, capacity), costs.time, np.inf)
     work = fitting * costs.shards
     for _ in range(MAX_MOVES):
@@ -148,10 +154,10 @@ def _improve_slowest_rank(best: Placement, costs: Costs, capacity: Capacity) -> 
 
 
 def _use_all_ranks(best: Placement, costs: Costs, capacity: Capacity) -> Placement:
-    """Return the placement, or if it leaves ranks without tables, one that uses all ranks and takes little longer.
+    """Return a placement that uses all ranks and takes at most MAX_SLOWDOWN_TO_USE_ALL_RANKS times as long, or `best`.
 
-    If there are fewer shards than ranks, finer shards would only cost more; but one table with a part on every rank
-    costs little, and the ranks that it had are free for others.
+    It splits one table over all ranks (or whole hosts). This costs little, and frees the ranks that the table used for
+    other tables.
     """
     if (best.time > 0).all():
         return best

@@ -1,4 +1,4 @@
-"""Our planner: `search` over the costs of TorchRec's estimators; TorchRec's planner builds and checks the result."""
+"""Our planner: `search` with the costs of TorchRec's estimators. TorchRec's planner builds and checks the plan."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def plan_by_search(
 ) -> tuple[ShardingPlan, list[ShardingOption]]:
     """Return a plan for the tables of `model`, and its options with TorchRec's estimates of each shard.
 
-    `batch_size` is that of one rank. Raises TooLargeError if no plan is found that fits into the memory of the
-    topology's devices.
+    `batch_size` is the number of samples of one rank. Raises TooLargeError if the search finds no plan that fits into
+    the memory of the topology's devices.
     """
     kernels = list(dict.fromkeys(kernel for table in tables for kernel in table.compute_kernels))
     choices = sharding_choices(kernels)
@@ -64,7 +64,7 @@ def build_plan(
 ) -> tuple[ShardingPlan, list[ShardingOption]]:
     """Return TorchRec's plan with the given sharding choice of each table, and the given ranks of its shards.
 
-    TorchRec's planner builds it, with constraints that leave it nothing to choose.
+    TorchRec's planner builds the plan. The constraints leave it nothing to choose.
     """
     constraints = {table.name: _constraints(table, choice) for table, choice in zip(tables, choices, strict=True)}
     planner = EmbeddingShardingPlanner(
@@ -81,7 +81,7 @@ def build_plan(
 
 
 def _constraints(table: PlannedTable, choice: ShardingChoice) -> ParameterConstraints:
-    """Return constraints that leave one option."""
+    """Return constraints that leave TorchRec's planner one option for the table."""
     statistics = table.cache_statistics
     cache = CacheParams(
         load_factor=choice.cache_load_factor, stats=statistics, prefetch_pipeline=statistics is not None
@@ -97,7 +97,7 @@ def _constraints(table: PlannedTable, choice: ShardingChoice) -> ParameterConstr
 
 
 class _OneProposal(Proposer):
-    """Proposes the whole search space once; it has one option for each table."""
+    """A proposer of the whole search space, once. The search space has one option for each table."""
 
     def load(self, search_space: list[ShardingOption], enumerator: Enumerator | None = None) -> None:
         self._proposal: list[ShardingOption] | None = search_space
@@ -111,7 +111,7 @@ class _OneProposal(Proposer):
 
 
 class _GivenRanks(Partitioner):
-    """Puts the shards of each table on given ranks."""
+    """A partitioner that puts the shards of each table on given ranks."""
 
     def __init__(self, ranks: dict[str, list[int]]) -> None:
         self._ranks = ranks

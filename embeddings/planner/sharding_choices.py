@@ -1,4 +1,4 @@
-"""The ways to shard a table, and which of them a table allows."""
+"""The ways to shard a table, and the check which of these ways a table allows."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from asymdiffrec.embeddings.planner.planned_tables import PlannedTable
 
 COLUMN_PARTS = (1, 2, 3, 4, 6, 8, 12, 16)
 MIN_SHARD_COLUMNS = 32
-"""Smallest number of columns of a shard, unless the job asks for a table to be split in columns."""
+"""Smallest width of a shard, unless the job sets a sharding type that splits columns."""
 CACHE_LOAD_FACTORS = (0.05, 0.1, 0.2, 0.4)
-"""Shares of a table's rows that a cache on the device can hold."""
+"""Shares of a table's rows in the cache on the device that the planner tries."""
 
 
 @dataclass(frozen=True)
 class ShardingChoice:
-    """A sharding type and a kernel, the number of parts of the columns, and the share of the rows that is cached."""
+    """A sharding type and a kernel, with the number of column parts and the share of the rows in the cache."""
 
     sharding_type: str
     compute_kernel: str
@@ -32,13 +32,13 @@ class ShardingChoice:
         return every_rank.get(self.sharding_type, every_local_rank.get(self.sharding_type, 1) * self.column_parts)
 
     def row_parts(self, topology: Topology) -> int:
-        """Return the number of parts of the rows."""
+        """Return the number of parts into which the rows are split."""
         return 1 if self.sharding_type == "data_parallel" else self.num_shards(topology) // self.column_parts
 
     def is_allowed(self, table: PlannedTable, topology: Topology) -> bool:
-        """Return whether a table can be sharded in this way: allowed by the job, on existing ranks, no part empty."""
+        """Return whether a table can be sharded in this way: the job allows it, the ranks exist, no part is empty."""
         nodes = topology.world_size // topology.local_world_size
-        # Columns are divided among ranks, or among hosts. On a single one, a split table has one part.
+        # Columns are divided among ranks or hosts. On a single rank or host, a split table has one part.
         max_parts = {
             "column_wise": topology.world_size,
             "table_column_wise": topology.local_world_size,
@@ -60,9 +60,10 @@ class ShardingChoice:
 
 
 def fills_all_parts(rows: int, parts: int) -> bool:
-    """Return whether TorchRec's split, ceil(rows / parts) for each part until none are left, fills the last part.
+    """Return whether TorchRec's split of a table leaves no part empty.
 
-    FBGEMM's rowwise_adagrad on cpu mistakes an empty table for its neighbour.
+    TorchRec puts ceil(rows / parts) rows into each part until no rows are left, so the last parts may be empty.
+    FBGEMM's rowwise_adagrad on cpu confuses an empty table with the table next to it.
     """
     return -(-rows // parts) * (parts - 1) < rows
 

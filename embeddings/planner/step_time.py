@@ -1,14 +1,14 @@
-"""Time of a training step: the tables' times by TorchRec, the dense part, and what overlaps with what.
+"""Time of a training step: the tables' times by TorchRec, the time of the dense part, and their overlap.
 
-The parts follow one another. With a device's efficiency e and a fixed time t0 the step takes T = S / e + t0, with
+The parts run one after another. With a device's efficiency e and a fixed time t0 the step takes T = S / e + t0, with
 
     S = look-ups forward + embeddings exchanged + dense part + all-reduce + gradients exchanged + look-ups backward
 
 - Every exchange makes all ranks wait for the slowest, so each part takes the time of its slowest rank.
-- The all-reduce of dense gradients overlaps with the dense backward pass, two thirds of the dense part; only what takes
-  longer adds to S.
-- Ids of the next batch are distributed during the step, on links that also carry everything else; only what takes
-  longer adds to S.
+- The all-reduce of dense gradients overlaps with the dense backward pass, two thirds of the dense part. Only the time
+  that is not hidden adds to S.
+- Ids of the next batch are distributed during the step, on links that also carry all other traffic. Only the time that
+  is not hidden adds to S.
 
 docs/step-time.md has the derivation and the comparison with published figures.
 """
@@ -25,18 +25,18 @@ from asymdiffrec.embeddings.planner.dense import DenseWork
 from asymdiffrec.embeddings.planner.devices import GB, Cluster
 
 BACKWARD_SHARE = 2 / 3
-"""Share of the dense part's time in the backward pass: two of a layer's three matrix products."""
+"""Share of the dense part's time that the backward pass takes: two of a layer's three matrix products."""
 
 MIN_NVLINK_RATE = 100
-"""GB/s in one direction; every PCIe slot has less, every NVLink more."""
+"""Smallest rate of NVLink in GB/s in one direction. All PCIe slots are slower."""
 
 MAX_VALIDATED_DOMAIN = 8
-"""GPUs in one NVLink domain, up to which the model was compared with several published figures."""
+"""Number of GPUs in the largest NVLink domain for which the model was compared with several published figures."""
 
 
 @dataclass(frozen=True)
 class TableTimes:
-    """Milliseconds of each rank's shards by TorchRec's estimate, each [ranks]."""
+    """Milliseconds of each rank's shards by TorchRec's estimate; every array is [ranks]."""
 
     forward: np.ndarray
     """Look-ups, and fetches into caches"""
@@ -48,15 +48,15 @@ class TableTimes:
 
     @property
     def milliseconds(self) -> np.ndarray:
-        """Time of a rank's tables without the distribution of ids, [ranks]; other ranks may wait for it."""
+        """Time of each rank's tables without the distribution of ids and without waiting for other ranks, [ranks]."""
         return self.forward + self.forward_communication + self.backward + self.backward_communication
 
 
 def table_times(options: Iterable[ShardingOption], ranks: int) -> TableTimes:
-    """Return the times of a plan; its shards have ranks and estimates, as `plan_by_search` returns them.
+    """Return the times of a plan from its options. `plan_by_search` returns options with ranks and estimates.
 
-    Two differences from TorchRec: a shard with a share of a table's rows receives that share of its ids, where TorchRec
-    counts all ids for every shard; and a single rank has no communication, where TorchRec counts some.
+    The times differ from TorchRec's in two ways. A shard with a share of a table's rows receives the same share of the
+    ids; TorchRec counts all ids for every shard. A single rank has no communication; TorchRec counts some.
     """
     times = TableTimes(*np.zeros((5, ranks)))
     for option in options:
@@ -73,7 +73,7 @@ def table_times(options: Iterable[ShardingOption], ranks: int) -> TableTimes:
 
 
 def shard_milliseconds(option: ShardingOption) -> dict[int, float]:
-    """Return the milliseconds of a table's shards on each rank that has one, by rank."""
+    """Return the time of a table's shards in milliseconds, as {rank: time}, for ranks that hold a shard."""
     milliseconds: dict[int, float] = {}
     for shard in option.shards:
         assert shard.perf is not None
@@ -84,26 +84,26 @@ def shard_milliseconds(option: ShardingOption) -> dict[int, float]:
 
 @dataclass(frozen=True)
 class StepTime:
-    """Milliseconds of a step by part; a part that overlaps with others counts only as far as it takes longer."""
+    """Milliseconds of a step by part; only the time that is not hidden by other parts counts."""
 
     forward: float
     """Look-ups on the slowest rank"""
     backward: float
     """Gradients of look-ups and updates on the slowest rank"""
     communication: float
-    """Exchange of embeddings and their gradients"""
+    """Exchange of embeddings and of their gradients"""
     dense: float
     """Forward pass, backward pass and update of the dense part"""
     all_reduce: float
-    """All-reduce of dense gradients, beyond the dense part's backward pass"""
+    """All-reduce of dense gradients: the time that exceeds the dense part's backward pass"""
     input_distribution: float
-    """Distribution of ids, beyond the rest of the step"""
+    """Distribution of ids: the time that exceeds the rest of the step"""
     overhead: float
     """Fixed time of a step"""
     waiting: float
-    """Part of forward, backward and communication by which the slowest rank exceeds the mean rank"""
+    """Difference between the slowest rank and the mean of the ranks, in forward, backward and communication"""
     batch_size: int
-    """Samples of all ranks"""
+    """Samples of all ranks in a step"""
 
     @property
     def milliseconds(self) -> float:
@@ -147,7 +147,7 @@ def step_time(tables: TableTimes, dense: DenseWork, cluster: Cluster, batch_size
 
 
 def step_time_cautions(cluster: Cluster) -> list[str]:
-    """Return one line for each reason why the model may be wrong on this cluster; docs/step-time.md has the details."""
+    """Return one line for each reason why the step time may be wrong on this cluster, see docs/step-time.md."""
     device = cluster.device
     cautions: list[str] = []
     if device.kind != "cuda" or cluster.local_world_size == 1:
@@ -166,13 +166,16 @@ def step_time_cautions(cluster: Cluster) -> list[str]:
 
 
 def _dense_milliseconds(work: DenseWork, cluster: Cluster) -> float:
-    """Return the time at the device's figures; matrix products do not overlap with memory-bound operations."""
+    """Return the time of the dense part at the device's rates, without overlap of arithmetic and memory traffic."""
     device = cluster.device
     return 1000 * (work.flops / (device.flops * 1e12) + work.bytes / (device.bandwidth * GB))
 
 
 def _all_reduce_milliseconds(size: int, cluster: Cluster) -> float:
-    """Return the time for `size` bytes per rank: rings within hosts, then rings of equal local ranks across hosts."""
+    """Return the time to all-reduce `size` bytes per rank: by rings within hosts, then by rings across hosts.
+
+    A ring across hosts connects the ranks with the same local rank.
+    """
     within, across = ((count - 1) / count for count in (cluster.local_world_size, cluster.nodes))
     device = cluster.device
     return 1000 * 2 * size / GB * (within / device.link + across / (cluster.local_world_size * device.nic))

@@ -1,4 +1,4 @@
-"""TorchRec's own planner, for comparison in benchmarks: greedy proposals over all its options."""
+"""TorchRec's planner, for comparison in benchmarks. It makes greedy proposals over all its options."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from asymdiffrec.embeddings.planner.search import TooLargeError
 from asymdiffrec.embeddings.torchrec_compat import plan_with_options
 
 TIMEOUT_SECONDS = 60
-"""Time in which TorchRec's planner may make proposals."""
+"""Time limit for the proposals of TorchRec's planner."""
 
 
 def plan_by_torchrec(
@@ -32,8 +32,8 @@ def plan_by_torchrec(
 ) -> tuple[ShardingPlan, list[ShardingOption]]:
     """Return a plan for the tables of `model` by TorchRec's planner, with the arguments of `plan_by_search`.
 
-    Its constraints are what the job fixes and the pooling factors. It uses our estimate of memory, so that a plan that
-    fits by its estimate does fit. Raises TooLargeError if it finds no plan.
+    The constraints have the pooling factors and the settings of the job. The planner uses our memory estimate, so that
+    every plan that it accepts fits into memory. Raises TooLargeError if it finds no plan.
     """
     constraints = {
         table.name: ParameterConstraints(

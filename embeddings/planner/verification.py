@@ -1,4 +1,4 @@
-"""Verification of a plan without its cluster: TorchRec shards some ranks on meta tensors and torch's `fake` backend."""
+"""Verification of a plan without its cluster: TorchRec shards meta tensors on some ranks, with the `fake` backend."""
 
 from __future__ import annotations
 
@@ -35,15 +35,16 @@ def verify_plan(
     local_world_size: int,
     ranks: Collection[int],
 ) -> None:
-    """Shard the tables of `model` on each of `ranks` and compare what a rank holds with the plan.
+    """Shard the tables of `model` on each of `ranks` and compare the shards of each rank with the plan.
 
-    Two kinds of tables are left out: replicated ones, which DDP would allocate, and those in host memory, which need a
-    GPU. There must be no process group. Raises InvalidPlanError if a rank holds other parts of a table than planned.
+    Two kinds of tables are left out: replicated tables, which DDP would allocate, and tables in host memory, which need
+    a GPU. No process group may exist. Raises InvalidPlanError if a rank holds another number of weights of a table than
+    planned.
     """
     planned = _on_cpu(plan).plan
     for path, module in model.named_modules():
         if isinstance(module, EmbeddingBagCollection):
-            name = path.removesuffix("._embedding_module")  # of a managed look-up
+            name = path.removesuffix("._embedding_module")  # a managed look-up has this suffix
             _verify_module(module, planned[name], sharder, world_size, local_world_size, ranks)
 
 
@@ -80,7 +81,7 @@ def _rank(shard: ShardMetadata) -> int | None:
 
 
 def _on_cpu(plan: ShardingPlan) -> ShardingPlan:
-    """Return the plan with its shards on CPUs of the same ranks: this host may have no GPU to name."""
+    """Return the plan with its shards on the CPU of the same ranks, because this host may have no GPU."""
     plan = copy.deepcopy(plan)
     for module in plan.plan.values():
         for parameter in module.values():

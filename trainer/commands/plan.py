@@ -1,4 +1,4 @@
-"""`asymdiffrec plan`: plan the sharding of a job's tables, on a cluster that need not be at hand."""
+"""`asymdiffrec plan`: plan the sharding of a job's tables, for a cluster that need not be available."""
 
 from __future__ import annotations
 
@@ -32,15 +32,16 @@ def plan(
     ] = None,
     overrides: Overrides = None,
     nodes: Annotated[
-        int | None, typer.Option(help="number of hosts; without it and --gpus-per-node the smallest that fits is found")
+        int | None,
+        typer.Option(help="number of hosts; default: 1 with --gpus-per-node, else the smallest cluster that fits"),
     ] = None,
-    gpus_per_node: Annotated[int | None, typer.Option(help="GPUs of a host; 8 when left out")] = None,
+    gpus_per_node: Annotated[int | None, typer.Option(help="number of GPUs of each host; default: 8")] = None,
     gpu: Annotated[
         str | None,
         typer.Option(
             metavar="NAME|FILE",
-            help="a100-40, a100-80, h100, h200, b200, l4, l40, cpu, or a YAML file with a device's figures; several, "
-            "separated by commas, with --sweep. When left out: cluster.device of the job, or else h100",
+            help="a100-40, a100-80, h100, h200, b200, l4, l40, cpu, or a YAML file with a device's figures; with "
+            "--sweep, several separated by commas; default: cluster.device of the job, else h100",
         ),
     ] = None,
     sweep: Annotated[
@@ -48,12 +49,18 @@ def plan(
     ] = None,
     num_embeddings_from_data: Annotated[
         float | None,
-        typer.Option(metavar="SHARE", help="size hashed tables so that this share of their ids share a row"),
+        typer.Option(
+            metavar="SHARE",
+            help="choose num_embeddings of hashed tables so that this fraction of ids collides with another id",
+        ),
     ] = None,
     advise: Annotated[bool, typer.Option(help="try changes to the job and show their effect")] = True,
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="let TorchRec shard the slowest and the fullest rank, without using memory"),
+        typer.Option(
+            "--verify",
+            help="check the plan with TorchRec on the slowest and the fullest rank, without memory for the tables",
+        ),
     ] = False,
     calibrate: Annotated[
         Path | None,
@@ -62,12 +69,12 @@ def plan(
     page: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="write a page with charts")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Plan how a job's tables are sharded: does it fit, how fast is a step, what would help.
+    """Plan the sharding of a job's tables: whether they fit, the step time, and changes that improve it.
 
     Needs no GPU, no cluster and no memory for the tables. Without --nodes and --gpus-per-node it finds the smallest
     cluster that fits. `plan --json > plan.json` writes a file for `train --plan plan.json`.
     """
-    # Garbage collection takes a third of the time, in imports and at the end, and finds little.
+    # Garbage collection would take a third of the run time, in imports and at exit, and free little memory.
     gc.disable()
     atexit.register(gc.freeze)
     with _without_torchscript():
@@ -77,14 +84,14 @@ def plan(
 
     for name, file in (("--html", page), ("--calibrate", calibrate)):
         if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
-            raise InputError(f"{name} {file}: not a path where a file can be written")
+            raise InputError(f"{name} {file}: a directory, or a file in a directory that does not exist")
     if sweep is not None and (page or verify or nodes):
         raise InputError("--sweep cannot be combined with --html, --verify or --nodes")
     if calibrate is not None:
         _calibrate(calibrate, as_json)
         return
     if job is None:
-        raise InputError("plan: the job file is missing; name it, or use --calibrate FILE")
+        raise InputError("plan: no job file is given; pass JOB, or use --calibrate FILE")
     for name, value in (("--nodes", nodes), ("--gpus-per-node", gpus_per_node)):
         if value is not None and value < 1:
             raise InputError(f"{name} {value}: must be at least 1")
@@ -108,7 +115,7 @@ def plan(
 
 @contextmanager
 def _without_torchscript() -> Iterator[None]:
-    """Switch TorchScript off during imports: torch's optimizers compile with it, which is a tenth of the time."""
+    """Disable TorchScript during imports: compiling torch's optimizers with it takes a tenth of the run time."""
     before = os.environ.get("PYTORCH_JIT")
     os.environ["PYTORCH_JIT"] = "0"
     try:
@@ -136,14 +143,18 @@ def _calibrate(file: Path, as_json: bool) -> None:
         if isinstance(value, float) and value:
             console.print(f"{name} {value:.4g} {units.get(name, 'GB/s')}", highlight=False)
     if device.kind == "cpu":
-        console.print("memory is the whole host's: divide it by the number of workers on a host", highlight=False)
+        console.print(
+            f"`memory` in {file} is the memory of the whole host: divide it by the number of workers per host",
+            highlight=False,
+            soft_wrap=True,
+        )
     console.print(f"Use it with: asymdiffrec plan JOB --gpu {file}", soft_wrap=True)
 
 
 def _with_statistics(job: Job, collisions: float | None) -> tuple[Job, Statistics | None, list[str]]:
     """Return the job, the statistics of its data if they exist, and notes for the user.
 
-    If `collisions` is given, the job's hashed tables are sized for this share of ids that share a row.
+    If `collisions` is given, num_embeddings of hashed tables is set so that this share of the ids collides.
     """
     from asymdiffrec.datasets.files.locations import location_exists
     from asymdiffrec.trainer.job import read_statistics
@@ -155,8 +166,8 @@ def _with_statistics(job: Job, collisions: float | None) -> tuple[Job, Statistic
                 f"--num-embeddings-from-data: {job.location('statistics.yaml')} does not exist; prepare the data first"
             )
         note = (
-            "there are no statistics of the data: a list is assumed to have expected_length ids in a sample, every "
-            "other sparse field one"
+            "statistics.yaml does not exist: the plan assumes expected_length ids per sample for a list, and one id "
+            "per sample for other sparse fields"
         )
         return job, None, [note]
     statistics = read_statistics(job)
@@ -164,7 +175,7 @@ def _with_statistics(job: Job, collisions: float | None) -> tuple[Job, Statistic
         return job, statistics, []
     job, sizes = num_embeddings_from_data(job, statistics, collisions)
     text = ", ".join(f"{table} {size:,}" for table, size in sizes.items())
-    return job, statistics, [f"num_embeddings from the data, so that {collisions:.1%} of ids share a row: {text}"]
+    return job, statistics, [f"num_embeddings from the data, so that {collisions:.1%} of ids collide: {text}"]
 
 
 def _sweep(
@@ -195,7 +206,7 @@ def _sweep(
 
 
 def _sweep_sizes(option: str) -> list[int]:
-    """Return the numbers of GPUs in `gpus=N,N,...`. Raises InputError if it is something else."""
+    """Return the numbers of GPUs in `gpus=N,N,...`. Raises InputError if `option` has another form."""
     name, equals, text = option.partition("=")
     try:
         sizes = [int(part) for part in text.split(",")]
@@ -227,9 +238,9 @@ def _solution_or_exit(
     advise: bool,
     as_json: bool,
 ) -> Solution:
-    """Return the plan for a number of GPUs, or for the smallest number that fits if it is None.
+    """Return the plan for `gpus` GPUs, or for the smallest cluster that fits if `gpus` is None.
 
-    If the tables do not fit, print why and what would help, and exit with status 2.
+    If the tables do not fit, print the reason and the changes that make them fit, and exit with status 2.
     """
     from asymdiffrec.embeddings.planner.plan import DoesNotFitError
     from asymdiffrec.embeddings.planner.plan_document import unfit_document
@@ -264,7 +275,7 @@ def _show(
     page: Path | None,
     as_json: bool,
 ) -> None:
-    """Print the plan and the advice, as JSON or for people, and write the page if one is asked for."""
+    """Print the plan and the advice, as JSON or as tables, and write the HTML page if `page` is given."""
     from asymdiffrec.embeddings.planner.plan_document import plan_document
 
     document = plan_document(solution)
@@ -286,7 +297,7 @@ def _show(
 def _advice(
     job: Job, statistics: Statistics | None, cluster: Cluster, solution: Solution | None, advise: bool
 ) -> list[dict[str, Any]]:
-    """Return the changes that would help, with their effects; none if `advise` is false."""
+    """Return the changes that help, with their effects; an empty list if `advise` is false."""
     from asymdiffrec.trainer.planning.advice import advice, change_document
 
     if not advise:
@@ -297,7 +308,7 @@ def _advice(
 
 
 def _verification(solution: Solution) -> str:
-    """Let TorchRec shard the slowest and the fullest rank, and return a note that they hold what the plan says."""
+    """Let TorchRec shard the slowest and the fullest rank, and return a note that their shards match the plan."""
     from asymdiffrec.embeddings.planner.plan_document import bottleneck
     from asymdiffrec.embeddings.planner.verification import verify_plan
 
@@ -310,7 +321,7 @@ def _verification(solution: Solution) -> str:
 
 
 def _cautions(job: Job, solution: Solution) -> list[str]:
-    """Return reasons why training would not follow the plan, or why the step time may be wrong."""
+    """Return the reasons why training cannot follow the plan, or why the step time may be wrong."""
     from asymdiffrec.embeddings.planner.step_time import step_time_cautions
 
     ranks, cautions = solution.problem.cluster.world_size, []
@@ -320,6 +331,7 @@ def _cautions(job: Job, solution: Solution) -> list[str]:
         )
     if left := job.train.batch_size - solution.step.batch_size:
         cautions.append(
-            f"train.batch_size is not a multiple of {ranks} ranks: the plan is for {left} samples less per step"
+            f"train.batch_size is not a multiple of {ranks}, the number of ranks: the plan has {left} samples fewer "
+            "per step"
         )
     return cautions + step_time_cautions(solution.problem.cluster)

@@ -1,4 +1,4 @@
-"""Changes to a job that would help its plan, each of them tried."""
+"""Find changes to a job that improve its plan. Each change is tried by planning the changed job."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ MAX_ADVICE_SECONDS = 20.0
 MIN_GAIN = 0.01
 """Smallest relative gain of a change that is shown."""
 MEMORY_WEIGHT = 0.1
-"""Worth of less memory relative to more samples per second, when changes are sorted."""
+"""Weight of saved memory relative to more samples per second, when changes are sorted."""
 MAX_COSTLY_TABLES = 2
-"""Tables whose embedding_dim is changed."""
+"""Number of the most expensive tables for which a smaller embedding_dim is tried."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """A change to a job as `--set` overrides, and the plan with it."""
+    """A change to a job as `--set` overrides, and the plan of the changed job."""
 
     description: str
     overrides: tuple[str, ...]
@@ -42,11 +42,12 @@ def advice(
     solution: Solution | None,
     report: Callable[[str], None] = lambda description: None,
 ) -> list[Change]:
-    """Return changes that raise the samples per second or save memory, or that make the tables fit at all.
+    """Return changes that raise the samples per second, save memory, or make the tables fit.
 
-    `solution` is the plan of the job, None if the tables do not fit. With a plan, changes that help by at least
-    MIN_GAIN are returned, the best first; without one, changes that make the tables fit, the least intrusive first.
-    Each change is tried: its effect is that of the plan of the changed job. `report` is called before each trial.
+    `solution` is the plan of the job, or None if the tables do not fit. With a plan, the result has the changes with a
+    gain above MIN_GAIN, the best first. Without a plan, it has the changes that make the tables fit, the least
+    intrusive first. The effect of a change is computed from the plan of the changed job. `report` is called with the
+    description of each change before it is tried.
     """
     changes = []
     end = time.monotonic() + MAX_ADVICE_SECONDS
@@ -114,7 +115,7 @@ def _candidates(job: Job, cluster: Cluster, solution: Solution | None) -> Iterat
 
 
 def _costly_tables(job: Job, solution: Solution | None) -> list[Table]:
-    """Return the tables that take most of the slowest rank's time, or most memory if there is no plan."""
+    """Return the tables that take the most time on the slowest rank, or the most memory if `solution` is None."""
 
     def cost(table: Table) -> float:
         if solution is not None:
@@ -125,9 +126,9 @@ def _costly_tables(job: Job, solution: Solution | None) -> list[Table]:
 
 
 def change_document(change: Change, before: Solution | None) -> dict[str, Any]:
-    """Return a change with its effect, and with ratios to the plan `before` it if there is one.
+    """Return a change and its effect. If `before`, the plan without the change, is given, add ratios to it.
 
-    `table_bytes` and `memory_ratio` are those of the tables on the rank with the fullest memory.
+    `table_bytes` and `memory_ratio` are for the tables on the rank with the fullest memory.
     """
     table_bytes = change.solution.memory.device.max()
     effect = {

@@ -21,7 +21,7 @@ from asymdiffrec.trainer.planning.terminal import (
 )
 
 MAX_BAR_RANKS = 64
-"""Ranks that are drawn as bars; more are drawn as areas."""
+"""Maximum number of ranks drawn as bars; more ranks are drawn as areas."""
 MAX_CHART_TABLES = 20
 
 
@@ -30,7 +30,7 @@ def write_page(document: Mapping[str, Any], name: str, file: Path) -> None:
     headline, *lines = summary(document)
     advice = advice_rows(document)
     charts = map(svg, (*_rank_charts(document), _table_chart(document)))
-    advice_table = [html_table("What would help", ADVICE_HEADINGS, advice)] if advice else []
+    advice_table = [html_table("Changes that help", ADVICE_HEADINGS, advice)] if advice else []
     tables = html_table("Tables", TABLE_HEADINGS, table_rows(document))
     lines = [*lines, *document["notes"]]
     file.write_text(page(f"Sharding plan of {name}", headline, lines, *charts, *advice_table, tables))
@@ -60,7 +60,7 @@ def _rank_charts(document: Mapping[str, Any]) -> list[Figure]:
 
 
 def _stacked_chart(title: str, unit: str, parts: Mapping[str, Sequence[float]], limit: float | None = None) -> Figure:
-    """Return a chart of parts [ranks] on top of each other, with a line at the device's memory if `limit` is given."""
+    """Return a chart with the parts [ranks] stacked; `limit` adds a line at the device's memory."""
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     axes = figure.subplots()
     count = len(next(iter(parts.values())))

@@ -11,9 +11,9 @@ from rich.table import Table
 from asymdiffrec.trainer.console import output
 
 MAX_TABLES, MAX_RANKS = 40, 16
-"""Tables and ranks that are printed."""
+"""Maximum number of tables and of ranks that are printed."""
 MAX_RANGES = 4
-"""Ranges of ranks that are printed for a table."""
+"""Maximum number of ranges of ranks that are printed for a table."""
 GB = 1e9
 
 TABLE_HEADINGS = (
@@ -35,29 +35,29 @@ def show_plan(document: Mapping[str, Any]) -> None:
 
 
 def show_advice(document: Mapping[str, Any]) -> None:
-    """Print the changes that would help."""
-    output().print(_table("What would help", ADVICE_HEADINGS, advice_rows(document), ("change", "--set")))
+    """Print the changes that help."""
+    output().print(_table("Changes that help", ADVICE_HEADINGS, advice_rows(document), ("change", "--set")))
 
 
 def show_unfit(document: Mapping[str, Any]) -> None:
-    """Print why the tables do not fit, and the changes that make them fit."""
+    """Print the reason why the tables do not fit, and the changes that make them fit."""
     out = output()
     out.print(f"does not fit: {document['why']}", highlight=False, soft_wrap=True)
     if document["advice"]:
         show_advice(document)
     else:
         out.print(
-            "No single change that was tried makes the tables fit. Leave out --nodes and --gpus-per-node to find the "
-            "smallest cluster that fits."
+            "None of the changes that were tried makes the tables fit. Leave out --nodes and --gpus-per-node to find "
+            "the smallest cluster that fits."
         )
 
 
 def show_sweep(document: Mapping[str, Any]) -> None:
-    """Print clusters side by side, and for those without a plan the reason."""
+    """Print a comparison of clusters, and the reason for each cluster without a plan."""
     out, clusters = output(), document["clusters"]
     headings = ("GPU", "GPUs", "fits", "step, ms", "samples/s", "GPU-hours per 10^9 samples", "memory")
     rows = [_cluster_row(cluster) for cluster in clusters]
-    out.print(_table("Clusters side by side", headings, rows, ("GPU", "fits")))
+    out.print(_table("Comparison of clusters", headings, rows, ("GPU", "fits")))
     for cluster in clusters:
         if not cluster["fits"]:
             line = f"{cluster['gpus']} x {cluster['gpu']}: {cluster['why']}"
@@ -91,8 +91,8 @@ def _ranks_table(document: Mapping[str, Any]) -> Table:
         by_time = sorted(ranks, key=lambda rank: -rank["step_milliseconds"])
         ranks = [*by_time[:half], *by_time[-half:]]
     caption = (
-        "GB of memory: weights, optimizer state, activations (ids and embeddings on their way), dense part, reserve; "
-        "ms of a step"
+        "memory in GB: weights, optimizer state, activations (ids and embeddings that ranks exchange), dense part, "
+        "reserve; times of a step in ms"
     )
     headings = (
         "rank", "memory", "weights", "state", "activations", "dense", "reserve", "step", "forward", "backward",
@@ -145,7 +145,7 @@ def total_bytes(table: Mapping[str, Any]) -> int:
 
 
 def _ranges(ranks: Sequence[int], world_size: int) -> str:
-    """Return ranks in short form, such as `0-3, 6`."""
+    """Return ranks as short text, such as `0-3, 6`."""
     ranks = sorted(set(ranks))
     if len(ranks) == world_size:
         return "all" if world_size > 1 else "0"
@@ -160,7 +160,10 @@ def _ranges(ranks: Sequence[int], world_size: int) -> str:
 
 
 def advice_rows(document: Mapping[str, Any]) -> list[list[str]]:
-    """Return the cells under ADVICE_HEADINGS: one row for each change; ratios if there is a plan without the change."""
+    """Return the cells under ADVICE_HEADINGS, one row for each change.
+
+    Effects are relative to the plan of the unchanged job, or absolute if the unchanged job has no plan.
+    """
     return [_advice_row(change) for change in document["advice"]]
 
 
@@ -180,7 +183,7 @@ def summary(document: Mapping[str, Any]) -> list[str]:
     return [
         f"{cluster['nodes']} x {cluster['gpus_per_node']} {cluster['gpu']}: a step of {document['batch_size']:,} "
         f"samples takes {document['step_milliseconds']:.3g} ms, {document['samples_per_second']:,.0f} samples/s",
-        f"parts of the step in ms: {times}; {document['imbalance']:.0%} is waiting for the slowest rank",
+        f"parts of the step in ms: {times}; {document['imbalance']:.0%} of the step is waiting for the slowest rank",
         f"bottleneck: {bottleneck['resource']}; the most expensive table is {bottleneck['table']} on rank "
         f"{bottleneck['rank']} ({bottleneck['table_milliseconds']:.3g} ms); memory is fullest on rank "
         f"{bottleneck['fullest_rank']} ({bottleneck['memory_share']:.0%}, reserve included)",

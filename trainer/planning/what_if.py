@@ -1,4 +1,4 @@
-"""Plans of a job for clusters that need not be at hand: for one, for several, and for the smallest that fits."""
+"""Plan a job for clusters that need not be available: for one cluster, for several, or for the smallest that fits."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from asymdiffrec.trainer.train_state import build_recommender, planning_problem
 
 DEFAULT_GPUS_PER_NODE = 8
 MAX_GPUS = 4096
-"""GPUs of the largest cluster that is planned for."""
+"""Maximum number of GPUs of a cluster."""
 
 
 def plan(job: Job, statistics: Statistics | None, cluster: Cluster, like: Solution | None = None) -> Solution:
     """Return the plan of a job's tables on a cluster.
 
-    `like` is the plan of a job with the same dense part, see `same_dense`; its dense work is not counted again. Raises
-    DoesNotFitError if the tables do not fit, and another InputError if the job is wrong in another way.
+    `like` is the plan of a job with the same dense part, see `same_dense`; its dense work is used again. Raises
+    DoesNotFitError if the tables do not fit, and InputError if a setting of the job is wrong.
     """
     if job.train.batch_size < cluster.world_size:
         raise InputError(
@@ -45,8 +45,9 @@ def plan(job: Job, statistics: Statistics | None, cluster: Cluster, like: Soluti
 def smallest(job: Job, statistics: Statistics | None, device: Device, gpus_per_node: int) -> Solution:
     """Return the plan for the smallest cluster of a device that the tables fit on.
 
-    On one host the number of GPUs is a power of two; beyond, all hosts are whole. The search assumes that a larger
-    cluster fits what a smaller one fits. Raises DoesNotFitError if MAX_GPUS are too few.
+    On one host the number of GPUs is a power of two or `gpus_per_node`. With several hosts, all GPUs of each host are
+    used. The search assumes that tables that fit on a cluster also fit on every larger cluster. Raises DoesNotFitError
+    if the tables do not fit on the largest cluster that is tried.
     """
 
     def plan_for(gpus: int) -> Solution:
@@ -73,15 +74,16 @@ def smallest(job: Job, statistics: Statistics | None, device: Device, gpus_per_n
 
 
 def cluster_of(device: Device, gpus: int, gpus_per_node: int) -> Cluster:
-    """Return a cluster of whole hosts with `gpus_per_node` GPUs each, or of one host with fewer.
+    """Return a cluster of hosts with `gpus_per_node` GPUs each, or of one host with fewer GPUs.
 
-    Raises InputError if the GPUs do not fill the hosts or are more than MAX_GPUS.
+    Raises InputError if the GPUs do not fill the hosts, or if `gpus` is more than MAX_GPUS.
     """
     if gpus > MAX_GPUS:
         raise InputError(f"{gpus:,} GPUs: at most {MAX_GPUS:,} are allowed")
     if gpus > gpus_per_node and gpus % gpus_per_node:
         raise InputError(
-            f"{gpus} GPUs do not fill hosts with {gpus_per_node} GPUs; use a multiple, or set --gpus-per-node"
+            f"{gpus} GPUs do not fill hosts with {gpus_per_node} GPUs each; use a multiple of {gpus_per_node}, or set "
+            "--gpus-per-node"
         )
     return Cluster(device, max(1, gpus // gpus_per_node), min(gpus, gpus_per_node))
 
@@ -89,7 +91,10 @@ def cluster_of(device: Device, gpus: int, gpus_per_node: int) -> Cluster:
 def sweep(
     job: Job, statistics: Statistics | None, devices: Sequence[Device], sizes: Sequence[int], gpus_per_node: int
 ) -> Iterator[tuple[Device, int, Solution | None, str]]:
-    """Yield each device with each number of GPUs, its plan, and "", or None and the reason why there is no plan."""
+    """Yield (device, GPUs, plan, reason) for each device and each number of GPUs.
+
+    `reason` is empty. If the cluster has no plan, the plan is None and `reason` says why.
+    """
     for device, gpus in product(devices, sizes):
         try:
             yield device, gpus, plan(job, statistics, cluster_of(device, gpus, gpus_per_node)), ""
@@ -106,17 +111,17 @@ def with_overrides(job: Job, overrides: Sequence[str]) -> Job:
 
 
 def same_dense(job: Job, other: Job) -> bool:
-    """Return whether two jobs have the same dense part: they differ in `tables` only, and not in the embedding_dim."""
+    """Return whether two jobs have the same dense part: they differ only in `tables`, with equal embedding_dim."""
     tables = other.tables
     return job.model_copy(update={"tables": tables}) == other and job.tables.embedding_dim == tables.embedding_dim
 
 
 def num_embeddings_from_data(job: Job, statistics: Statistics, collisions: float) -> tuple[Job, dict[str, int]]:
-    """Return the job with sizes of hashed tables for a share of ids that collide, and the sizes by table name.
+    """Return the job with num_embeddings of hashed tables set so that a share `collisions` of the ids collides.
 
-    Of n ids hashed to R rows, one is alone in its row with probability (1 - 1/R)^(n-1), about exp(-n / R). The n of a
-    table is the largest cardinality of its fields, which mostly have the same ids. Raises InputError if `collisions` is
-    not between 0 and 1.
+    Return these num_embeddings by table name too. If n ids are hashed to R rows, an id is alone in its row with
+    probability (1 - 1/R)^(n-1), about exp(-n / R). For a table, n is the largest cardinality of its fields: fields that
+    share a table mostly have the same ids. Raises InputError if `collisions` is not between 0 and 1.
     """
     if not 0 < collisions < 1:
         raise InputError(

@@ -116,7 +116,7 @@ def test_tables_that_do_not_fit_are_reported_with_changes_that_fit(command: Comm
     assert outcome.status == 2
     assert "does not fit: tables: " in outcome.out
     assert "user (50000000 x 64" in outcome.out
-    assert "What would help" in outcome.out
+    assert "Changes that help" in outcome.out
     assert "tables.kernels=[fused, fused_uvm_caching]" in outcome.out
     change = command("plan", job, "--gpu", "l4", "--gpus-per-node", 1, "--json").document["advice"][0]
     settings = [part for setting in change["overrides"] for part in ("--set", setting)]
@@ -175,7 +175,7 @@ def test_a_bug_is_not_reported_as_wrong_input(command: Command, job: Path, monke
         (("--sweep", "gpus=8,x"), "--sweep gpus=8,x: expected numbers of GPUs"),
         (("--nodes", 1000, "--gpus-per-node", 8), "8,000 GPUs: at most 4,096 are allowed"),
         (("--sweep", "gpus=8", "--nodes", 2), "--sweep cannot be combined with"),
-        (("--html", "/nowhere/page.html"), "--html /nowhere/page.html: not a path where a file can be written"),
+        (("--html", "/nowhere/page.html"), "--html /nowhere/page.html: a directory, or a file in"),
         (("--set", "train.batch_size=4", "--gpus-per-node", 8), "4 samples are too few for 8 ranks"),
         (("--num-embeddings-from-data", 0.05), "statistics.yaml does not exist; prepare the data first"),
         (("--set", "tables.per_table.day.sharding=row_wise", "--gpus-per-node", 8), "tables.per_table.day: row_wise"),
