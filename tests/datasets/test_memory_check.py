@@ -1,4 +1,4 @@
-"""Row groups that are too large for memory are an error before training; the cache takes a share of the rest."""
+"""Row groups that do not fit into memory raise an error before training; the cache uses a share of the free memory."""
 
 import os
 from types import SimpleNamespace
@@ -52,7 +52,7 @@ def test_the_caches_of_a_host_share_an_eighth_of_its_free_memory(monkeypatch):
 
 
 def write_cgroups(tmp_path, monkeypatch, limits, version):
-    """Put this process into control groups outer/inner with limits, and 600 bytes used, 100 of them cached files."""
+    """Put this process into control groups outer/inner with limits; each uses 600 bytes, 100 of them file cache."""
     root, line, names = {
         1: (
             "memory",

@@ -1,4 +1,4 @@
-"""Training and evaluation readers on files: order, resuming, numbers of workers, errors and threads."""
+"""Training and evaluation readers: order of rows, resuming, numbers of workers, errors and threads."""
 
 import itertools
 import threading

@@ -1,4 +1,4 @@
-"""Data in an object store, with an S3 server on loopback."""
+"""Data in an object store; the tests start an S3 server on the loopback interface."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def schema(clicks: Path, config: FieldsConfig) -> Schema:
 
 @pytest.fixture
 def shards(server: Server) -> Shards:
-    """The training split, opened with an S3 client that does not retry, so that ours does."""
+    """The training split, opened with an S3 client that does not retry, so that the tests see our retries."""
     once = pafs.AwsStandardS3RetryStrategy(max_attempts=1)
     return replace(open_shards(server.uri("bucket/clicks/train")), filesystem=server.filesystem(retry_strategy=once))
 

@@ -1,4 +1,4 @@
-"""A reader that stops and continues, with any number of workers, gives the samples of one that never stopped."""
+"""A reader that stops and continues, with any number of workers, yields the samples of an uninterrupted reader."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def schema_of(window: int) -> Schema:
 
 
 def samples(batch: Batch) -> list[tuple[Any, ...]]:
-    """Return all values of each sample of a batch; the user of a sample is the number of its row."""
+    """Return all values of each sample of a batch; the user of a sample is its row number."""
     assert batch.row_checksum == row_checksums(batch.user.numpy())
     bags = [[bag.tolist() for bag in jagged.to_dense()] for jagged in batch.ids.to_dict().values()]
     others = (batch.numeric, batch.missing, batch.label, batch.user, batch.sample_index)

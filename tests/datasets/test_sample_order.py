@@ -103,7 +103,7 @@ def test_different_lanes_and_windows_give_different_orders():
 
 @pytest.mark.parametrize("sizes", [(50, 7, 130, 33, 90), (310,)])
 def test_all_rows_are_left_out_equally_often(sizes):
-    """Each epoch leaves out 22 of the 310 rows."""
+    """The 22 of 310 rows that an epoch leaves out are uniformly distributed over many epochs."""
     count, num_epochs = np.zeros(310), 300
     for number in range(num_epochs):
         count[read(epoch(number, sizes=sizes, window=1000)).reshape(-1)] += 1

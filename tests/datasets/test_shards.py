@@ -43,7 +43,7 @@ def write(path, content=None, row_group_size=3):
 
 
 def check_error(location, *texts):
-    """Assert that opening and checking the files at a location fails with one line that has all `texts`."""
+    """Assert that opening and checking the files fails with an error of one line that contains all `texts`."""
     with pytest.raises(InputError) as caught:
         check_columns(SCHEMA, open_shards(str(location)), labelled=True)
     message = str(caught.value)
@@ -156,7 +156,7 @@ def test_the_error_names_a_file_that_was_deleted(tmp_path):
 
 
 def test_the_error_names_a_file_that_changed(tmp_path):
-    """The size tells, or the row groups if the size is the same."""
+    """A changed file is recognised by its size, or by its row groups if the size is equal."""
     path = write(tmp_path / "a.parquet", table(60), row_group_size=20)
     shards = open_shards(str(tmp_path))
     shards.read(1, ["item_id"])

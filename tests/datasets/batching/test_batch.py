@@ -1,4 +1,4 @@
-"""Batches of decoded samples, compared with a reference that goes sample by sample."""
+"""Batches of decoded samples, compared with a reference that processes one sample at a time."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Histograms of few and of many values, and the knots that are chosen from them."""
+"""Histograms of few and of many values, and the knots that are chosen from the histograms."""
 
 from __future__ import annotations
 

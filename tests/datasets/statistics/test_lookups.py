@@ -1,4 +1,4 @@
-"""The frequency distribution of ids, from the counts of a sample of them."""
+"""The frequency distribution of ids, estimated from the counts of a sample of the ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fields that look wrong are reported, and good fields are not."""
+"""Suspicious fields are reported, and good fields are not."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_fields_without_information_are_reported(tmp_path: Path, labels: np.ndar
 
 
 def test_good_fields_are_not_reported(tmp_path: Path, labels: np.ndarray) -> None:
-    """Neither are strong fields, rare ids, and values that occur in few rows."""
+    """Strong fields, rare ids, and values that occur in few rows are not reported either."""
     rng = np.random.default_rng(1)
     missing = rng.random(ROWS) < 0.5
     assert not suspicious(

@@ -1,4 +1,4 @@
-"""MovieLens as a data set: features of earlier ratings, splits without leakage, and the files that are read."""
+"""MovieLens as a data set: features of earlier ratings, splits without leakage, and reading of the original files."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_features_of_earlier_ratings_follow_their_definition(
 
 
 def flip_likes(ratings: Ratings, chosen: np.ndarray) -> Ratings:
-    """Return ratings in which the chosen ones [R] bool have the opposite label."""
+    """Return the ratings with the opposite label where `chosen` [R] bool is True."""
     flipped = np.where(chosen, 6 - ratings.rating + (ratings.rating == 3), ratings.rating)
     return Ratings(ratings.user, ratings.item, flipped, ratings.time, ratings.users, ratings.items)
 
@@ -165,7 +165,7 @@ def test_a_folder_and_a_zip_file_give_the_same_data_set(folder_1m: Path, tmp_pat
 
 
 def test_training_rows_do_not_depend_on_validation_and_test_labels(folder_1m: Path, tmp_path: Path) -> None:
-    """Flipping the validation and test ratings changes no training row; with a random split it changes labels only."""
+    """Flipping validation and test ratings changes no training row; with a random split it changes only labels."""
     for split in ("random", "time"):
         prepare_movielens(tmp_path / split, size="1m", input=folder_1m, split=split)
         held_out = {

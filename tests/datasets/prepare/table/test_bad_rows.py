@@ -1,4 +1,4 @@
-"""A wrong row is an error that names it, or is counted and left out; no row disappears unreported."""
+"""A wrong row raises an error that names the row, or is counted and left out; every lost row is reported."""
 
 from __future__ import annotations
 

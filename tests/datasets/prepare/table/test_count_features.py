@@ -1,4 +1,4 @@
-"""Count features against a count by hand; no row may depend on its own label."""
+"""Count features, compared with a plain loop; no feature may depend on the label of its row."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KEYS: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 
 def prepare_rows(tmp_path: Path, name: str, table: pa.Table, **settings: Any) -> dict[int, dict[str, Any]]:
-    """Prepare a table with count features and return its rows, with their split, by row number."""
+    """Prepare a table with count features and return {row number: row}; each row contains its split."""
     folder = tmp_path / name
     folder.mkdir()
     prepare_table(folder / "out", recipe(csv(folder, table), count_features=COUNT_FEATURES, **settings))

@@ -1,4 +1,4 @@
-"""`prepare table`: each row of the input is in exactly one split with its values, or an error names what is wrong."""
+"""`prepare table`: each input row is in exactly one split, with its values, or an error describes the problem."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from asymdiffrec.datasets.prepare.table.infer_fields import (
 
 
 def column(name: str = "x", duckdb_type: str = "VARCHAR", **figures: object) -> ColumnProfile:
-    """Return the profile of a text column with 10,000 rows, with some figures replaced."""
+    """Return the profile of a text column with 10,000 rows, with some values replaced."""
     default = {"rows": 10_000, "present": 10_000, "distinct": 500, "integers": 0, "numbers": 0, "length": 8.0}
     return ColumnProfile(
         **{"name": name, "duckdb_type": duckdb_type, "smallest": None, "largest": None, **default, **figures}

@@ -1,4 +1,4 @@
-"""The fields that columns become, declared or inferred, and the values that are written."""
+"""The declared or inferred fields of the columns, and the values that are written."""
 
 from __future__ import annotations
 
