@@ -21,8 +21,7 @@ class Load:
     failed: int
     """Number of requests without a correct response of status 200"""
     retried: int
-    """Number of requests with status 200 at the second try, after the server or the connection failed at the first
-    try"""
+    """Number of requests that were sent twice, because the first try failed, and got status 200 at the second try"""
 
     def quantile(self, share: float) -> float:
         """Return a quantile of the latencies in milliseconds."""

@@ -34,7 +34,7 @@ def part_of(operator: str) -> str:
 def shares(steps: Steps) -> Counter[str]:
     """Return the share of each part in the time of all operators.
 
-    The time of called operators counts for these only.
+    The time of an operator does not include the operators that it calls.
     """
     steps()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:

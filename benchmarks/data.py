@@ -131,9 +131,9 @@ def ray_cluster(cores: int) -> Iterator[None]:
 
 
 def resuming(layout: Layout, folder: Path) -> Result:
-    """Compare two ways to get the batch in the middle of an epoch: start there, or read all batches before it.
+    """Compare two ways to get the batch in the middle of an epoch, in seconds.
 
-    In seconds.
+    Our reader starts at the position of the batch. The peer reads all batches before it.
     """
     reader = TrainingReader(layout.schema(threads=len(os.sched_getaffinity(0))), open_shards(str(folder)), 0, BATCH)
     middle = reader.steps_per_epoch // 2

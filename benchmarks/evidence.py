@@ -1,6 +1,6 @@
 """Compare every variant and rival on five data sets, over seeds, with fields missing.
 
-The comparison of each data set is written to results/evidence/. `--report` writes docs/evidence.md from them.
+The comparison of each data set is written to results/evidence/. `--report` writes docs/evidence.md from these comparisons.
 """
 
 from __future__ import annotations
@@ -251,9 +251,9 @@ def _goals(name: str, share: float, comparison: Comparison) -> Iterator[tuple[st
 
 
 def _recovered(comparison: Comparison, variant: str, share: float) -> Iterator[Result]:
-    """Yield how much of the AUC that base loses with missing fields is recovered by a variant.
+    """Compare the AUC that a variant recovers with the AUC that can be recovered.
 
-    AUC that the oracle also loses cannot be recovered.
+    base loses AUC with missing fields, and a variant may lose less. AUC that the oracle also loses cannot be recovered.
     """
     lost = {name: comparison.auc(name, 0.0) - comparison.auc(name, share) for name in ("base", "oracle", variant)}
     possible = lost["base"] - lost["oracle"]

@@ -1,10 +1,11 @@
 """Inject faults into one training on three Ray nodes of this host, and measure the recovery from each fault.
 
 Kinds of faults: a worker, all workers or a node is killed; a worker hangs; the training command gets SIGKILL or SIGTERM
-and is resumed; the newest checkpoint is cut or altered before a worker is killed; the disk is
-full while checkpoints are written. At the end the rows and the loss of each step are compared with a run without faults
-on the same number of workers. In a second training of one or two workers, nodes are lost, drained and added. It is
-compared with a run on one worker without faults.
+and is resumed; the newest checkpoint is cut or altered before a worker is killed; the disk is full during checkpoints.
+At the end the rows and the loss of each step are compared with a run without faults on the same number of workers.
+
+In a second training of one or two workers, nodes are lost, drained and added. It is compared with a run on one worker
+without faults.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from benchmarks._result import Result
 NUM_FAULTS = 52
 ROWS = 50_000
 WORKERS, NODES = 2, 3
-"""Number of workers, and of nodes with one CPU for one worker each"""
+"""Number of workers and number of nodes. A node has one CPU, for one worker"""
 MAX_MEDIAN_SECONDS = 20.0
 """Goal for the median time from a fault to the next step"""
 UNLIMITED_STEPS = 100_000

@@ -1,7 +1,7 @@
 """Compare planned with published step times: MLPerf's DLRM-DCNv2 in HugeCTR, by number and kind of GPU.
 
 The two parameters of the step-time model are fitted to two published throughputs; the other throughputs test the model.
-It does not describe GPUs that are connected by PCIe only, nor NVL72, so their results have no goal. See
+The model does not describe GPUs that are connected by PCIe only, nor NVL72, so their results have no goal. See
 docs/step-time.md.
 """
 

@@ -172,7 +172,7 @@ def _score(engine: Engine, samples: list[dict[str, Any]]) -> None:
 
 
 def against_ray_serve(folder: Path, requests: Mapping[str, bytes], seconds: float, rounds: int) -> Iterator[Result]:
-    """Compare the rate with --ray with the rate of the default server, and of Ray Serve without HAProxy."""
+    """Compare our server with --ray to the default server, and to Ray Serve without HAProxy: requests per second."""
     requests = {name: requests[name] for name in ("one sample", "100 candidates")}
     targets = {}
     for name, haproxy in (("out of the box", "0"), ("--ray", "1")):

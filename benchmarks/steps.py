@@ -65,7 +65,7 @@ class Measure:
         """Compare a step of a method with a step of base: time and operations."""
         ours, theirs = self.milliseconds(self.clicks.ours(self.batches, method), self.base)
         work, base_work = (self.clicks.operations(self.batches[0], name) for name in (method, "base"))
-        goal = f"at most {MAX_TIME_OVER_OPERATIONS:g} times that of operations"
+        goal = f"at most {MAX_TIME_OVER_OPERATIONS:g} times the ratio of operations"
         holds = ours / theirs <= MAX_TIME_OVER_OPERATIONS * work / base_work
         yield Result(f"step of {method}", ours, "ms", "base", theirs, goal, holds)
         yield Result(f"operations of a step of {method}", work / 1e9, "GFLOP", "base", base_work / 1e9)

@@ -21,7 +21,7 @@ TABLE_SIZES = (
 class CriteoClicks(Clicks):
     """A click log with 26 id columns, whose tables have at most `rows` rows.
 
-    As in real click logs, few ids are frequent: only a third of the look-ups of a large table are of distinct ids.
+    As in real click logs, few ids are frequent. The number of distinct ids of a large table is a third of its look-ups.
     """
 
     fields: int = len(TABLE_SIZES)

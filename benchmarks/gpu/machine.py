@@ -8,7 +8,7 @@ from typing import Any
 MACHINE: dict[str, Any] = {"python": "3.12", "torch": "2.11", "cuda": "13", "capability": [9, 0]}
 """Versions on the GPU machine, and the compute capability of its GPU. An H100 or H200 has 9.0"""
 FBGEMM = "fbgemm-gpu==1.6.0"
-"""The build for torch 2.11 and CUDA 13"""
+"""The FBGEMM build for torch 2.11 and CUDA 13"""
 TORCHREC = "torchrec==1.8.0"
 """The version that the project uses everywhere. With `packages.SHIMS` it runs on FBGEMM 1.6.0. TorchRec 1.6.1, the
 version for this FBGEMM, would need changes in our planner"""

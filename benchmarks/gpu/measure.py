@@ -1,4 +1,4 @@
-"""Measure time, memory and kernels of training steps, and compare them with the plan. A CPU measures time only."""
+"""Measure time, memory and kernels of training steps, and compare them with the plan. On a CPU, measure only time."""
 
 from __future__ import annotations
 

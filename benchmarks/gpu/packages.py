@@ -82,7 +82,7 @@ def packages_archive(wheels: list[Path], project: Path) -> bytes:
                     files[member] = archive.read(member)
     text = files["fbgemm_gpu/__init__.py"]
     if COMPATIBILITY_TABLE not in text or any(name in files for name in SHIMS):
-        raise ValueError("packages.SHIMS are for FBGEMM 1.6.0 only: adapt them to the FBGEMM of machine.py")
+        raise ValueError("packages.SHIMS are for FBGEMM 1.6.0 only; adapt them to the version in machine.py")
     files["fbgemm_gpu/__init__.py"] = text.replace(COMPATIBILITY_TABLE, COMPATIBILITY_TABLE + b'    "1.6": "2.11",\n')
     files |= {name: text.encode() for name, text in SHIMS.items()}
     content = io.BytesIO()

@@ -17,13 +17,13 @@ class Entry(TypedDict):
     """The entry of a packed library in a manifest."""
 
     path: str
-    """Path of the library below the folder of packages"""
+    """Path of the library, relative to the folder of packages"""
     size: int
     """Size of the library in bytes, including its zero-filled parts"""
     blank: list[list[int]]
     """[start, size] of each zero-filled part in bytes, in ascending order"""
     sha256: str
-    """Checksum of the other parts, joined"""
+    """SHA-256 of the other parts, joined"""
 
 
 def pack(library: bytes, path: str, blank: list[tuple[int, int]], target: Path) -> Entry:

@@ -147,7 +147,7 @@ def managed(setup: Setup) -> None:
 
 
 def resume(setup: Setup) -> None:
-    """Interrupt a training and resume it. Its losses must be close to the losses of the CPU run, which had no break."""
+    """Interrupt a training and resume it. Its losses must be close to the uninterrupted run on the CPU."""
     run = setup.run("resume")
     command = [sys.executable, "-m", "asymdiffrec", *_training(setup, "resume", *EXACT)]
     stopped = stop_after(run, setup.steps() // 20, command)

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks._result import Result
 
 COMPARED_RUNS = ("plain", "bf16", "resume", "uvm", "uvm-caching")
-"""Trainings whose losses are compared with the CPU's"""
+"""Trainings whose losses are compared with the losses on the CPU"""
 SECTIONS = ("turns", "capacity", "parquet", "optimizers")
 
 

@@ -156,7 +156,7 @@ def main() -> None:
             traceback.print_exc(limit=-2)
         results.append(result)
         if not result["holds"]:
-            print(f"differs: {result}", flush=True)
+            print(f"the case differs from the reference: {result}", flush=True)
     equal = sum(result["holds"] for result in results)
     if options.json:
         options.json.write_text(json.dumps({"equal": equal, "cases": results}, indent=1))

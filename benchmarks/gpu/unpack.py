@@ -57,8 +57,9 @@ def unpack_site(source: Path, site: Path) -> None:
 def is_for(source: Path, any_machine: bool) -> bool:
     """Return whether a pack is for this host and must be unpacked.
 
-    Without `any_machine`, raises UnpackError if the pack is missing or for another machine. With `any_machine`, return
-    False then, so that the installed libraries are used; on a host without a GPU only the versions must match.
+    Without `any_machine`, raises UnpackError if the pack is missing or for another machine. With `any_machine`, returns
+    False in these cases, and the caller uses the installed libraries. With `any_machine`, a pack is also for a host
+    without a GPU if all versions match.
     """
     manifest = source / "manifest.json"
     if not manifest.exists():

@@ -27,7 +27,7 @@ def test_differences_are_relative_to_the_larger_value() -> None:
 def test_compare_accepts_differences_within_the_limit(capsys: pytest.CaptureFixture[str]) -> None:
     first, second = document({"loss": [1.0, 0.5]}), document({"loss": [1.0, 0.5 * (1 + 5e-7)]})
     assert compare(first, second)
-    assert "1 quantities, 0 beyond 1e-06" in capsys.readouterr().out
+    assert "1 quantities, 0 with a difference above 1e-06" in capsys.readouterr().out
 
 
 def test_compare_names_the_first_value_that_differs(capsys: pytest.CaptureFixture[str]) -> None:
