@@ -1,6 +1,7 @@
 """Compare every variant and rival on five data sets, over seeds, with fields missing.
 
-The comparison of each data set is written to results/evidence/. `--report` writes docs/evidence.md from these comparisons.
+The comparison of each data set is written to results/evidence/. `--report` writes docs/evidence.md from
+these comparisons.
 """
 
 from __future__ import annotations

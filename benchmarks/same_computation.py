@@ -275,9 +275,8 @@ def compare(first: dict[str, Any], second: dict[str, Any]) -> bool:
         difference_text = f"not in {absent[0]}" if absent else "not equal" if math.isinf(worst) else f"{worst:.3g}"
         verdict = f"no, first at value {beyond[0] + 1}" if beyond else "yes"
         print(f"{name:<52} {max(map(len, values)):>6,}  {difference_text:<14} {verdict}")
-    print(
-        f"{len(names)} quantities, {failed} with a difference above {LIMIT:g}; largest relative difference {largest:.3g}"
-    )
+    counts = f"{len(names)} quantities, {failed} with a difference above {LIMIT:g}"
+    print(f"{counts}; largest relative difference {largest:.3g}")
     return not failed
 
 
