@@ -77,7 +77,7 @@ def reference(weight: torch.Tensor, levels: int | None) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 @pytest.mark.parametrize(("precision", "levels", "bits"), [("fp16", None, 16), ("int8", 256, 8), ("int4", 16, 4)])
 def test_sums_are_sums_of_rounded_rows(one_rank, precision, levels, bits, dtype, tmp_path) -> None:
-    """For a table that two fields share, a managed table, and a numeric field."""
+    """The fields cover a table that two fields share, a managed table, and a numeric field."""
     fields = {
         "user": {"type": "id", "num_embeddings": ROWS, "embedding_dim": 20},
         "history": {"type": "id_list", "num_embeddings": ROWS, "table": "user", "embedding_dim": 20},

@@ -53,7 +53,7 @@ EVERY = [(optimizer, kind) for optimizer, kinds in STEPS.items() for kind in kin
 
 
 def check_initial_weights(model) -> None:
-    """Check that every block of this rank is that block of the whole table."""
+    """Check that every block of this rank equals the same block of the unsharded table."""
     for table, weight in table_weights(model).items():
         whole = torch.empty(TABLES[table])
         initial.fill(whole, 0.05, SEED, table)
@@ -105,7 +105,7 @@ def two_ranks(tmp_path_factory):
 
 
 class PlainTables(nn.Module):
-    """The same look-up, made of PyTorch's own modules, in one process and not sharded."""
+    """The same look-up from PyTorch's modules, unsharded, in one process."""
 
     def __init__(self, numbers: nn.Module):
         super().__init__()

@@ -41,7 +41,7 @@ def universe(rows: int, count: int) -> torch.Tensor:
 
 
 def skewed(ids: torch.Tensor, count: int, step: int) -> torch.Tensor:
-    """Return `count` of `ids`; the first ones occur more often."""
+    """Draw `count` of `ids`; the first ids are drawn more often."""
     draw = torch.rand(count, generator=torch.Generator().manual_seed(step))
     return ids[(len(ids) * draw**3).long()]
 
@@ -139,7 +139,7 @@ def small(step: int) -> Batch:
 
 
 def save_and_go_on(folder: Path, eviction: str = "lfu", rows: int = 128) -> dict:
-    """Train, save, and train on; return the losses and the counts."""
+    """Train, save, and train further; return the losses and the counts."""
     tables_config = config(eviction=eviction)
     model, update = make(rows, tables_config)
     losses = train(model, update, range(8), lambda step: batch(step, rows))

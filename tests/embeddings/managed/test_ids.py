@@ -17,7 +17,7 @@ from tests.embeddings.managed.small_managed import managed_module, problem, rows
 
 
 class Reference:
-    """The rules applied to one id after the other, with 63 slots of [id, count, last step] for each set."""
+    """A reference that applies the rules id by id, with 63 slots of [id, count, last step] for each set."""
 
     def __init__(self, rows: int, config: ManagedConfig):
         self.config, self.step = config, 0

@@ -36,7 +36,7 @@ STD = 0.05
 
 
 def local(model, optimizer, tables_config) -> dict[str, torch.Tensor]:
-    """Return copies of everything that this rank holds of its tables."""
+    """Return copies of all tensors of the tables on this rank."""
     state = table_state(model, optimizer, tables_config.optimizer)
     return {
         name: (tensor.local_tensor() if isinstance(tensor, ShardedTensor) else tensor).clone()

@@ -1,4 +1,4 @@
-"""The document of a plan: its sums, and the same plan made from it again."""
+"""The document of a plan: its sums, and the same plan built again from the document."""
 
 import json
 

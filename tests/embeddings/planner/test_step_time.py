@@ -137,7 +137,7 @@ def test_cautions_name_cards_on_pcie_and_large_nvlink_domains() -> None:
 
 
 def test_table_times_add_up_by_rank_and_split_ids_by_rows() -> None:
-    """Two tables: one whole on rank 1, one with a quarter of its rows on rank 0 and the rest on rank 1."""
+    """Two tables: one completely on rank 1, one with a quarter of its rows on rank 0 and the rest on rank 1."""
     whole = shard(rows=8, rank=1, perf=Perf(1, 2, 3, 4, input_dist_comms=5, prefetch_compute=6))
     parts = [shard(rows, rank, Perf(10, 20, 30, 40, input_dist_comms=100)) for rows, rank in ((2, 0), (6, 1))]
     times = table_times([option([whole]), option(parts)], ranks=3)

@@ -1,4 +1,4 @@
-"""Ranks that TorchRec shards hold what the plan says, and a wrong plan is refused."""
+"""The shards of TorchRec match the plan, and a wrong plan is refused."""
 
 import copy
 
