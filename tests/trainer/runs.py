@@ -19,7 +19,7 @@ TIMES = ("samples_per_second", "seconds_left", "data_wait", "ranks")
 
 
 def result_without_measurements(run: Path) -> dict[str, Any]:
-    """Return the result of a run without the times and bytes that were measured."""
+    """Return the result of a run without the measured times and bytes."""
     result = Run(run).result()
     assert result is not None
     return {key: value for key, value in result.items() if key != "measured"}
@@ -30,7 +30,7 @@ def records_without_times(run: Path) -> list[dict[str, Any]]:
     return [
         {key: value for key, value in record.items() if key not in TIMES}
         for record in read_json_lines(Run(run).metrics_file)
-        if "workers" not in record  # one per session: an interrupted run has more of them
+        if "workers" not in record  # one per session: an interrupted run has several
     ]
 
 
@@ -46,7 +46,7 @@ def torchrun(count: int, *arguments: object) -> list[str]:
 
 
 def stop_at(step: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make trainings in this process stop with a checkpoint after `step` steps, as after Ctrl-C; None: not at all."""
+    """Make trainings in this process stop with a checkpoint after `step` steps, as after Ctrl-C. None: do not stop."""
     should_update = StepConsensus.should_update
 
     def stop(consensus: StepConsensus, loss: torch.Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""The job file: reading it, and the error of one line for a wrong value."""
+"""Reading the job file, and the one-line error for a wrong value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of metrics: formulas, and that every consumer takes its metrics from it."""
+"""The table of metrics: formulas, and every consumer reads its metrics from the table."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_formulas_on_sums_and_nan_without_samples() -> None:
 
 @pytest.fixture
 def share_of_positives(monkeypatch: pytest.MonkeyPatch) -> str:
-    """One more entry in the table: all that a new metric takes."""
+    """A new metric: one more entry in the table is all it needs."""
     metric = Metric(
         "positives", "POSITIVES", "lower", "share of positives", lambda sums: ratio(sums.positive, sums.weight)
     )

@@ -1,4 +1,4 @@
-"""Dense parameters are updated as by torch's optimizer on averaged and clipped gradients."""
+"""Dense parameters are updated like torch's optimizer does with averaged and clipped gradients."""
 
 from __future__ import annotations
 

@@ -112,7 +112,9 @@ def test_on_a_full_disk_records_wait_until_there_is_space(tmp_path: Path) -> Non
     run, limits = Run(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
     with RunLog(run, 0, steps_per_epoch=10, is_writer=True) as writer:
         writer.write({"step": 1, "note": "x" * 5000})
-        room = run.metrics_file.stat().st_size + 5  # enough for part of a line, and for all of TensorBoard's
+        room = (
+            run.metrics_file.stat().st_size + 5
+        )  # enough for part of a line of metrics.jsonl, and for all events of TensorBoard
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
         try:
             for step in (2, 3):

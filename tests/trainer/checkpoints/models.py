@@ -39,13 +39,13 @@ def optimizer_states(train_state: TrainState) -> dict[str, torch.Tensor]:
 
 
 def local_tensors(tensors: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Return the live tensors; this process has every row and column of them."""
+    """Return the live tensors; this process has all rows and columns."""
     sharded = {name: tensor.local_tensor() for name, tensor in tensors.items() if isinstance(tensor, ShardedTensor)}
     return {**tensors, **sharded}
 
 
 def overwrite(tensors: dict[str, torch.Tensor]) -> None:
-    """Fill all tensors with a value that no training gives."""
+    """Fill all tensors with a value that training never gives."""
     with torch.no_grad():
         for tensor in tensors.values():
             tensor.fill_(-7)

@@ -40,7 +40,7 @@ def embeddings(curve: Curve, parameters: tuple[torch.Tensor, torch.Tensor, torch
 
 
 def values_of(module: NumericEmbeddings, curve: Curve, values: torch.Tensor) -> torch.Tensor:
-    """Return the embeddings of values [B] as they are in the data, after the transform."""
+    """Return the embeddings of transformed, not yet standardised values [B]."""
     standardised = ((values - curve.mean) / curve.std)[:, None]
     return module(standardised, torch.zeros(len(values), 1, dtype=torch.bool)).detach()
 
@@ -95,7 +95,7 @@ def test_equal_statistics_give_equal_parameters_bit_for_bit(
 
 
 def test_other_knots_interpolate_the_function() -> None:
-    """Exact at the new knots inside of the old range, and between neighbours of a new knot elsewhere."""
+    """The curve is exact at new knots inside the old range, and between neighbouring knots elsewhere."""
     old = curve(NumericStatistics(mean=3.0, std=2.0, knots=np.linspace(0, 10, 11).tolist()))
     new = curve(NumericStatistics(mean=4.0, std=1.0, knots=np.linspace(0, 10, 8).tolist()))
     change = CurveChange(old, new)
@@ -129,7 +129,7 @@ STILL = ("train.learning_rate=1e-12", "tables.optimizer.learning_rate=1e-12", "t
 
 
 def rescale(statistics: dict[str, Any]) -> None:
-    """Change mean and standard deviation of every numeric field; the knots stay where they are in the data."""
+    """Change mean and standard deviation of every numeric field; the raw values of the knots stay the same."""
     for field in statistics["numeric"].values():
         field["mean"], field["std"] = field["mean"] + 0.7 * field["std"], 1.9 * field["std"]
 
@@ -137,7 +137,7 @@ def rescale(statistics: dict[str, Any]) -> None:
 def test_a_run_from_another_one_scores_like_it(
     clicks: Path, tmp_path: Path, command: Callable[..., Any], small: list[str]
 ) -> None:
-    """With learning rates near zero, on the same statistics and on others: the test AUC is that of the other run."""
+    """With learning rates near zero, the test AUC equals the AUC of the other run, also with other statistics."""
 
     def test_auc(run: Path, data: Path, *options: object) -> float:
         outcome = command("train", data / "job.yaml", "--run", run, *small, *options)

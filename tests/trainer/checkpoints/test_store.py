@@ -1,4 +1,4 @@
-"""Checkpoints: a loaded one is the saved one, damage is noticed, and a failed save harms nothing."""
+"""Checkpoints: loading restores the saved state, damage is noticed, and a failed save harms nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DOCUMENTS = {"job.yaml": "name: clicks"}
 
 
 def save_once(checkpoints: Checkpoints, train_state: TrainState, progress: Progress, **settings: Any) -> str:
-    """Save once; return why it failed, or ""."""
+    """Save once. Return the error if the save failed, else ""."""
     with Saver(checkpoints, train_state, DOCUMENTS, CheckpointsConfig(keep=9, **settings), Progress()) as saver:
         saver.save(progress)
         assert saver.finish() in (None, progress)

@@ -1,4 +1,4 @@
-"""`doctor` in an environment that is sound, and in one that is not."""
+"""`doctor` in a sound environment, and in a broken one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`top` on a run that has ended, one that trains, and one without news."""
+"""`top` on a run that has ended, a run that trains, and a run without new records."""
 
 from __future__ import annotations
 

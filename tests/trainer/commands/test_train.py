@@ -1,4 +1,4 @@
-"""`train`: what a run directory has when the run has ended."""
+"""`train`: the content of the run directory when the run has ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics of an evaluation against scikit-learn, spilling to disk, and the memory that it takes."""
+"""Metrics of an evaluation compared with scikit-learn, spilling to disk, and peak memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def columns(samples: list[tuple]) -> list[np.ndarray]:
 
 
 def metrics_of(folder: Path, limit: int, *portions: list[np.ndarray]) -> dict:
-    """Return the metrics of samples that come in portions."""
+    """Return the metrics of samples that are added in portions."""
     accumulator = MetricAccumulator(folder, limit)
     for portion in portions:
         accumulator.update(*portion)
@@ -39,14 +39,14 @@ def metrics_of(folder: Path, limit: int, *portions: list[np.ndarray]) -> dict:
 
 
 def close(expected: dict) -> dict:
-    """Return the expected metrics for a comparison up to rounding."""
+    """Return the expected metrics, to be compared up to rounding."""
     return {
         key: value if value is None else pytest.approx(value, rel=1e-12, abs=1e-12) for key, value in expected.items()
     }
 
 
 def reference(logit: np.ndarray, label: np.ndarray, weight: np.ndarray, user: np.ndarray) -> dict:
-    """Return the same metrics, computed by scikit-learn and a loop over the users."""
+    """Return the metrics, computed by scikit-learn and a loop over the users."""
     weight = weight.astype(np.float64)
 
     def auc(rows: np.ndarray) -> float | None:
@@ -149,7 +149,7 @@ def test_a_logit_that_is_not_finite_is_an_error_and_its_batch_is_not_added(tmp_p
 
 
 def count_spill_files(folder: Path) -> int:
-    """Return the number of files in the folder that this process has open. None of them has a name."""
+    """Return the number of files in the folder that this process has open. The files must not have a name."""
     assert list(folder.iterdir()) == []
     descriptors = [f"/proc/self/fd/{descriptor}" for descriptor in os.listdir("/proc/self/fd")]
     return sum(os.readlink(path).startswith(str(folder)) for path in descriptors if os.path.islink(path))
@@ -185,7 +185,7 @@ def test_slices_are_consecutive_parts_of_the_merge_within_the_limit(keys: list[l
 
 
 def peak_bytes(folder: Path, limit: int) -> int:
-    """Return the peak of allocated memory over two million samples, without memory that is mapped from disk."""
+    """Return the peak of allocated memory over two million samples, without memory-mapped files."""
     rng = np.random.default_rng(0)
     tracemalloc.start()
     with MetricAccumulator(folder, limit) as accumulator:

@@ -1,4 +1,4 @@
-"""The bootstrap against the metrics of an evaluation, and the coverage of its intervals."""
+"""The bootstrap: equality with the metrics of an evaluation, and the coverage of its intervals."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def random_samples(rng: np.random.Generator, rows: int, users: int | None) -> Sa
 
 
 def evaluation_metrics(logit: np.ndarray, samples: Samples, rows: np.ndarray) -> np.ndarray:
-    """Return the metrics that an evaluation of these rows gives, NaN where undefined."""
+    """Return the metrics of an evaluation of these rows, NaN where undefined."""
     accumulator = MetricAccumulator(Path("nowhere"), 10**9)
     user = samples.user[rows] if samples.user is not None else None
     accumulator.update(logit[rows], samples.label[rows], samples.weight[rows], user)
@@ -98,7 +98,7 @@ def test_a_better_model_is_sure_and_an_equal_one_is_not() -> None:
 
 
 def test_intervals_hold_together_with_their_probability() -> None:
-    """All models are equal: in about 95 of 100 data sets no interval leaves out 0."""
+    """All models are equal: in about 95 of 100 data sets all intervals contain 0."""
     missed = 0
     for trial in range(120):
         rng = np.random.default_rng(trial)

@@ -23,7 +23,7 @@ from asymdiffrec.trainer.run import Run
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_workers_merge_to_the_metrics_of_one_process(clicks: Path, tmp_path: Path) -> None:
-    """Two workers, whose rows differ in number, restore what one has trained; the first spills what it gathers."""
+    """Two workers with different numbers of rows load a run of one worker; rank 0 spills the gathered rows to disk."""
     job = read_job(clicks / "job.yaml", ["train.batch_size=256", "train.steps=5"])
     run = Run(tmp_path / "run")
     train_job(job, read_statistics(job), run, console=Console(quiet=True))

@@ -1,4 +1,4 @@
-"""Bad steps, whose loss is not finite or too large: they change nothing, and end training or are skipped."""
+"""Bad steps, whose loss is not finite or too large: they change no parameter, and end training or are skipped."""
 
 from __future__ import annotations
 

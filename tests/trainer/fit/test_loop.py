@@ -90,7 +90,7 @@ def test_one_and_two_workers_and_every_sharding_agree(clicks: Path, tmp_path: Pa
 
 
 def test_the_pipeline_for_gpus_computes_the_same(clicks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has the look-up of the next batch in flight; an evaluation between two steps must not get that look-up."""
+    """The pipeline has looked up the next batch already; an evaluation between two steps must not get that result."""
     train(clicks, tmp_path / "plain", "train.validation.every=10")
 
     def overlapping(model: Any, optimizer: Any, device: torch.device) -> OverlappedPipeline:

@@ -74,7 +74,7 @@ def test_time_left(seconds: float, clock: str) -> None:
 
 
 class Screen:
-    """A console that is not a terminal, and the lines that were printed on it."""
+    """A console that is not a terminal, and its printed lines."""
 
     def __init__(self) -> None:
         self.file = io.StringIO()

@@ -49,7 +49,7 @@ def assert_same_end(run: Path, undisturbed: Path) -> None:
 def test_an_interrupted_and_resized_run_learns_from_the_same_rows(
     many_steps: list[Any], script: Path, tmp_path: Path
 ) -> None:
-    """One worker, interrupted; then two, one of them killed, interrupted; then four to the end."""
+    """Train on one worker and interrupt; on two, kill one and interrupt; on four until the end."""
     run, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
     subprocess.run([script, *many_steps, undisturbed], check=True, capture_output=True)
     sessions = (([script, *many_steps, run], 5), (torchrun(2, *many_steps, run, "--resume"), 105))

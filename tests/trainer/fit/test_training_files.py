@@ -33,7 +33,7 @@ def data(clicks: Path, tmp_path: Path) -> Path:
 
 
 def add_file(data: Path, name: str) -> None:
-    """Add a training file, with rows that are already there."""
+    """Add a training file, a copy of existing rows."""
     shutil.copy(data / "train/part-00000.parquet", data / "train" / name)
 
 
