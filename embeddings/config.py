@@ -28,7 +28,10 @@ def _as_list(value: Any) -> Any:
 
 
 class TableConfig(Config):
-    """Settings of one table, `tables.per_table.NAME`. The planner chooses sharding, kernel and ranks if left out."""
+    """The settings of one table, `tables.per_table.NAME`.
+
+    The planner chooses sharding, kernel and ranks if the job does not set them.
+    """
 
     sharding: Annotated[tuple[ShardingType, ...], BeforeValidator(_as_list)] = Field(
         (), description="a sharding type, or a list of sharding types from which the planner chooses"

@@ -12,7 +12,7 @@ MAX_FILL_ELEMENTS = 1 << 20
 """Elements filled at a time. Temporary tensors take a few times this size, for a shard of any size."""
 
 MAX_EMBEDDING_DIM = 1 << 16
-"""Limit that a table's embedding_dim must be below: the random generator has this number of counters per row."""
+"""Every embedding_dim must be less than this: each row has this number of counters of the random generator."""
 
 
 def _signed(word: int) -> int:

@@ -70,7 +70,7 @@ class NumericEmbeddings(nn.Module):
         self.register_buffer("used_columns", used if len(set(widths)) > 1 else None, persistent=False)
 
     def forward(self, values: torch.Tensor, missing: torch.Tensor) -> torch.Tensor:
-        """Return the embeddings [B, sum D_n] of `values`; zero where `missing`. Both are [B, numeric fields]."""
+        """Return the embeddings [B, sum D_n] of `values`, zero where `missing`. Inputs: [B, numeric fields]."""
         embedding = values.index_select(1, self.field_of_column) * self.direction + self.bias
         if self.bins is not None:
             passed = ((values[:, :, None] - self.bin_start) / self.bin_length).clamp(0, 1)

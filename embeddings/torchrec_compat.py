@@ -102,7 +102,8 @@ def sharded_tensor(
 ) -> ShardedTensor:
     """Return a ShardedTensor of this rank's `local` shards in the process group of `like`, without communication.
 
-    The public constructors gather the metadata from all ranks. Here every rank knows the metadata of all shards.
+    The public constructors gather the metadata from all ranks. This is not necessary, because every rank knows the
+    metadata of all shards.
     """
     metadata = ShardedTensorMetadata(list(shards), size, TensorProperties(dtype=dtype))
     return ShardedTensor._init_from_local_shards_and_global_metadata(list(local), metadata, like._process_group)

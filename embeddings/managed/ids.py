@@ -15,8 +15,8 @@ from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.embeddings.managed.slots import SLOT_BYTES, Eviction, Slots
 
 ROWS_PER_SET = 64
-"""Rows of a set. Each id belongs to one set. It can have any row of the set except the last one. All ids of the set
-that have no separate row share the last row."""
+"""Number of rows of a set. Each id belongs to one set. It can have any row of the set except the last one. All ids of
+the set that have no separate row share the last row."""
 
 ID_BITS = 62
 """Ids are below 2^62."""
@@ -118,7 +118,7 @@ class ManagedIds(ManagedCollisionModule):
 
     @torch.no_grad()
     def _update(self, ids: torch.Tensor, counts: torch.Tensor) -> None:
-        """Record that `ids`, ascending and distinct, occurred `counts` times in this step."""
+        """Count `ids` (ascending, distinct), which occurred `counts` times in this step; give rows to admitted ids."""
         slots = self.slots.find(ids)
         has_row = slots >= 0
         self.slots.touch(slots[has_row], counts[has_row], self.step)
@@ -136,7 +136,7 @@ class ManagedIds(ManagedCollisionModule):
     def _admit(self, candidates: Slots, ids: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the ids that occurred at least `admit_after` times, and their counts. `ids` have no row yet.
 
-        Occurrences of an id are remembered while it is among the last ROWS_PER_SET - 1 ids without a row of its set.
+        Occurrences are remembered for the ROWS_PER_SET - 1 most recently seen ids of each set that have no row.
         """
         slots = candidates.find(ids)
         is_candidate = slots >= 0
@@ -172,7 +172,7 @@ class ManagedIds(ManagedCollisionModule):
         return self.remap(self.profile(features))
 
     def preprocess(self, features: dict[str, JaggedTensor]) -> dict[str, JaggedTensor]:
-        """Return the features as they are; TorchRec calls this before it sends ids to other ranks."""
+        """Return the features unchanged; TorchRec calls this before it sends ids to other ranks."""
         return features
 
     def evict(self) -> torch.Tensor | None:

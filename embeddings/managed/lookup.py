@@ -28,7 +28,7 @@ class ManagedTables(ManagedCollisionEmbeddingBagCollection):
         ids = {table.name: ManagedIds(table.name, table.num_embeddings, config, device) for table in tables}
         super().__init__(
             EmbeddingBagCollection(tables=list(tables), is_weighted=weighted, device=device),
-            # `ManagedIds` needs no preprocessing before ids are sent to ranks, and TorchRec's loses the ids' weights.
+            # `ManagedIds` needs no preprocessing before ids are sent, and TorchRec's preprocessing drops their weights.
             ManagedCollisionCollection(ids, list(tables), need_preprocess=False),
         )
         for weight in self.parameters():

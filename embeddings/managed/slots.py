@@ -61,7 +61,7 @@ class Slots(nn.Module):
         return int(self.ids.shape[1])
 
     def sets(self, ids: torch.Tensor) -> torch.Tensor:
-        """Return the set of each id, [V] int64, counted from the first set that is stored here."""
+        """Return the set of each id, [V] int64, counted from the first set of this shard."""
         return (ids >> self._shift) - self._first
 
     def find(self, ids: torch.Tensor) -> torch.Tensor:
@@ -117,7 +117,8 @@ class Slots(nn.Module):
     def _score(self, counts: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         """Return the priority of ids, int64. A free slot has priority 0, lower than any id.
 
-        The lowest bits are zero. The caller puts the number of the slot there, so that all scores of a set differ.
+        The lowest WAY_BITS bits are zero. `insert` writes the number of the slot into them, so that all scores of a set
+        differ.
         """
         first, second, bits = (counts, seen, SEEN_BITS) if self._eviction == "lfu" else (seen, counts, COUNT_BITS)
         return ((first.to(torch.int64) << bits) | second) << WAY_BITS

@@ -76,7 +76,7 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def _lookup_rate(device: torch.device) -> float:
-    """Return the bytes per second of look-ups; ids, rows and pooled bags count."""
+    """Return the bytes per second of look-ups, from the bytes of ids, rows and pooled bags."""
     bags = BAGS * (16 if device.type == "cuda" else 1)
     weight = torch.randn(NUM_EMBEDDINGS, EMBEDDING_DIM, device=device)
     ids = torch.randint(NUM_EMBEDDINGS, (bags * IDS_PER_BAG,), device=device)

@@ -66,7 +66,7 @@ def table_costs(
 def _groups(tables: Sequence[PlannedTable], indices: list[int]) -> list[list[int]]:
     """Return groups of tables that one call of TorchRec can estimate.
 
-    TorchRec's code branches on embedding_dim, on weighted ids and on cache statistics, so a group agrees in these.
+    TorchRec's code branches on embedding_dim, on weighted ids and on cache statistics, so these are equal in a group.
     """
     groups: dict[Any, list[int]] = {}
     for index in indices:

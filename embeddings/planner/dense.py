@@ -115,7 +115,8 @@ class Traffic(TorchDispatchMode):
         super().__init__()
         self._values: list[_Value] = []
         self._current: dict[int, _Value] = {}
-        # References, so that no address is reused. To storages, not tensors: autograd copies gradients with references.
+        # Keep storages alive so that no address is reused. Tensors must not be kept: autograd copies gradient tensors
+        # that have another reference.
         self._alive: list[torch.UntypedStorage] = []
         self._kernels = 0
 

@@ -114,7 +114,7 @@ class Cluster:
         return self.nodes * self.local_world_size
 
     def topology(self, reserved: float) -> Topology:
-        """Return TorchRec's topology of the cluster. It has `reserved` bytes less memory on each device."""
+        """Return TorchRec's topology of the cluster. Each device has `reserved` bytes less memory."""
         device, free = self.device, max(0, int(self.device.memory * GB - reserved))
         on_cpu = device.kind == "cpu"
         return TopologyFactory.create_topology(

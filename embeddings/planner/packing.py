@@ -141,7 +141,7 @@ def _pack(order, time, memory, host, shards, kinds, first, placed, ranks, local,
 def _least_loaded(load, used, used_host, taken, size, start, stop, memory, host, most, most_host, weight):  # type: ignore[no-untyped-def]
     """Return the first rank of the group with the least load, or -1 if no group has room.
 
-    The ranks in [start, stop) are divided into groups of `size` ranks. Taken groups are skipped.
+    The ranks in [start, stop) are divided into groups of `size` ranks. Groups in `taken` are skipped.
     """
     best, least = -1, np.inf
     for group in range(start, stop, size):
@@ -158,7 +158,7 @@ def _least_loaded(load, used, used_host, taken, size, start, stop, memory, host,
 
 
 def balance(placement: Placement, costs: Costs, capacity: Capacity) -> Placement:
-    """Return the placement after moves and swaps of single shards, until the slowest rank gets no faster."""
+    """Move and swap shards of ANY_RANKS tables until the slowest rank gets no faster; return the new placement."""
     tables = np.arange(len(placement.choice))
     time, memory, host = (cost[placement.choice, tables] for cost in (costs.time, costs.memory, costs.host_memory))
     single = costs.ranks_of_shards[placement.choice] == ANY_RANKS

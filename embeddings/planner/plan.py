@@ -100,7 +100,7 @@ class Problem:
 
     @property
     def sharding_types(self) -> list[str]:
-        """The sharding types to try; types that bring nothing new on this number of ranks and hosts are left out."""
+        """The sharding types to try; types that are useless on this number of ranks and hosts are left out."""
         if self.cluster.world_size == 1:
             return ["table_wise"]
         useless = {"table_column_wise"}
@@ -189,7 +189,7 @@ def solve(problem: Problem, planner: Planner = plan_by_search, name: str = "sear
 
 @contextmanager
 def _without_sharding_spec_warnings() -> Iterator[None]:
-    """Suppress TorchRec's warning that a data-parallel table has no sharding spec: it needs none."""
+    """Suppress TorchRec's warning that data-parallel tables have no sharding spec; they do not need a spec."""
 
     def is_useful(record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith("Sharding spec not found")

@@ -134,7 +134,7 @@ def _waiting(solution: Solution) -> np.ndarray:
 
 
 def _table_costs(solution: Solution) -> list[dict[str, Any]]:
-    """Return for each table its bytes on all ranks (weights and state), and its milliseconds on the slowest rank."""
+    """Return the costs of each table: its bytes on all ranks, and the milliseconds on its slowest rank."""
     device = solution.problem.cluster.device.kind
     options = {option.name: option for option in solution.options}
     costs = []
@@ -206,7 +206,7 @@ def _parse(document: Any) -> PlanFile:
 
 
 def world_size_mismatch(document: Mapping[str, Any], smallest: int, largest: int) -> str | None:
-    """Return None if the plan is for `smallest` to `largest` ranks, else one line that says which number it is for."""
+    """Return None if the plan is for `smallest` to `largest` ranks, else a line that says why not."""
     ranks = document["world_size"]
     if smallest <= ranks <= largest:
         return None

@@ -41,7 +41,7 @@ class PlannedTable:
     cache_statistics: CacheStatistics | None = None
     """How well the rows can be cached; None without statistics of the data"""
     rows_per_block: int = 1
-    """Number of consecutive rows that must be in one shard; the rows of a shard are a multiple of it"""
+    """Size of row blocks that must not be split: the number of rows of a shard is a multiple of it"""
 
     @property
     def num_embeddings(self) -> int:
@@ -72,7 +72,7 @@ class RowReuse(CacheStatistics):
     def _combined(self) -> Lookups:
         """The look-ups of all fields of the table, merged into one distribution.
 
-        The counts of a field are scaled by the field's mean number of ids per sample.
+        The counts of a field are normalised and multiplied by the field's mean number of ids per sample.
         """
         repeats: list[tuple[float, float]] = []
         for field in self._fields:
@@ -86,7 +86,7 @@ class RowReuse(CacheStatistics):
         return min(self._rows, self._combined.expected_distinct(self._samples * self._per_sample))
 
     def expected_miss_rate(self, clf: float) -> float:
-        """Return the share of a step's distinct rows that a cache with room for a share `clf` of rows misses."""
+        """Return the miss rate of a cache with room for a share `clf` of the rows, over a step's distinct rows."""
         lookups = self._samples * self._per_sample
         misses = self._combined.expected_distinct(lookups, excluded=clf * self._rows)
         return min(1.0, misses / max(self.expected_lookups, 1e-9))

@@ -18,7 +18,7 @@ DEFAULT_CACHE_LOAD_FACTOR = 0.2
 
 @dataclass(frozen=True)
 class TableMemory:
-    """Bytes of tables on each rank, each [ranks]."""
+    """Bytes of tables on each rank; every array is [ranks]."""
 
     weights: np.ndarray
     state: np.ndarray
@@ -26,7 +26,7 @@ class TableMemory:
     activations: np.ndarray
     """Ids and embeddings that ranks exchange"""
     host: np.ndarray
-    """Bytes in host memory; the other three are on the device"""
+    """Bytes in host memory; the other arrays are bytes on the device"""
 
     @property
     def device(self) -> np.ndarray:

@@ -28,7 +28,7 @@ MAX_MOVES = 60
 SHARD_MEMORY_SHARES = (1.0, 0.3, 0.1, 0.0)
 """Shares of a rank's memory that a shard may take. The next share is tried if no placement fits with the previous."""
 MAX_SLOWDOWN_TO_USE_ALL_RANKS = 1.1
-"""Factor by which the slowest rank may get slower so that no rank is without tables."""
+"""Largest slowdown of the slowest rank that is accepted so that every rank has tables."""
 MAX_TRIED = 10
 """Maximum number of tables for which other choices are tried, and of choices for each of these tables."""
 
@@ -49,7 +49,7 @@ def lower_bound(costs: Costs, capacity: Capacity) -> float:
     """Return a lower bound in milliseconds for the time of the slowest rank.
 
     It is the smallest time T with two properties: every table has a choice whose largest shard fits and takes at most
-    T, and the cheapest such choices of all tables take at most T times the number of ranks.
+    T, and the cheapest such choices of all tables together take at most T times the number of ranks.
     """
     time = np.where(_fits(costs, capacity), costs.time, np.inf)
     work = time * costs.shards
@@ -131,7 +131,7 @@ def _memory_weights(costs: Costs, capacity: Capacity, choice: np.ndarray) -> lis
 
 
 def _improve_slowest_rank(best: Placement, costs: Costs, capacity: Capacity) -> Placement:
-    """Return a faster placement: tables of the slowest rank take other choices while that reduces its time."""
+    """Change the choices of tables of the slowest rank while this makes it faster; return the new placement."""
     fitting = np.where(_fits(costs, capacity), costs.time, np.inf)
     work = fitting * costs.shards
     for _ in range(MAX_MOVES):

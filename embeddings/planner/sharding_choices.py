@@ -1,4 +1,4 @@
-"""The ways to shard a table, and the check which of these ways a table allows."""
+"""The ways to shard a table, and the check whether a table allows a way."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COLUMN_PARTS = (1, 2, 3, 4, 6, 8, 12, 16)
 MIN_SHARD_COLUMNS = 32
 """Smallest width of a shard, unless the job sets a sharding type that splits columns."""
 CACHE_LOAD_FACTORS = (0.05, 0.1, 0.2, 0.4)
-"""Shares of a table's rows in the cache on the device that the planner tries."""
+"""Shares of a table's rows in the device's cache. The planner tries each of them."""
 
 
 @dataclass(frozen=True)

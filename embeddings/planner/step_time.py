@@ -28,7 +28,7 @@ BACKWARD_SHARE = 2 / 3
 """Share of the dense part's time that the backward pass takes: two of a layer's three matrix products."""
 
 MIN_NVLINK_RATE = 100
-"""Smallest rate of NVLink in GB/s in one direction. All PCIe slots are slower."""
+"""Rate in GB/s, in one direction, that separates NVLink from PCIe: NVLink is always faster, PCIe always slower."""
 
 MAX_VALIDATED_DOMAIN = 8
 """Number of GPUs in the largest NVLink domain for which the model was compared with several published figures."""
@@ -155,7 +155,7 @@ def step_time_cautions(cluster: Cluster) -> list[str]:
     if device.link < MIN_NVLINK_RATE:
         cautions.append(
             f"{device.name}: a step takes longer than planned if cards share a PCIe switch; published steps took 1.2 "
-            "to 3.4 times as long; plan --calibrate measures the link (docs/step-time.md)"
+            "to 3.4 times the planned time; plan --calibrate measures the link (docs/step-time.md)"
         )
     if cluster.local_world_size > MAX_VALIDATED_DOMAIN:
         cautions.append(

@@ -44,7 +44,7 @@ def verify_plan(
     planned = _on_cpu(plan).plan
     for path, module in model.named_modules():
         if isinstance(module, EmbeddingBagCollection):
-            name = path.removesuffix("._embedding_module")  # a managed look-up has this suffix
+            name = path.removesuffix("._embedding_module")  # the suffix of a managed look-up
             _verify_module(module, planned[name], sharder, world_size, local_world_size, ranks)
 
 

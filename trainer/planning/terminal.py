@@ -73,7 +73,7 @@ def _table(
     left: Collection[str] = (),
     caption: str | None = None,
 ) -> Table:
-    """Return a table whose columns are aligned to the right, except those with a heading in `left`."""
+    """Return a table. Columns with a heading in `left` are aligned to the left, all others to the right."""
     table = Table(title=title, caption=caption)
     for heading in headings:
         overflow: Any = "fold" if heading == "--set" else "ellipsis"

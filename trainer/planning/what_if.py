@@ -93,7 +93,7 @@ def sweep(
 ) -> Iterator[tuple[Device, int, Solution | None, str]]:
     """Yield (device, GPUs, plan, reason) for each device and each number of GPUs.
 
-    `reason` is empty. If the cluster has no plan, the plan is None and `reason` says why.
+    If the cluster has a plan, `reason` is empty. Otherwise the plan is None and `reason` says why.
     """
     for device, gpus in product(devices, sizes):
         try:
