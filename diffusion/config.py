@@ -14,7 +14,7 @@ from asymdiffrec.diffusion.forward import ForwardConfig
 from asymdiffrec.diffusion.user_classes import CLASS_PATH
 
 METHODS = ("base", "dropout", "augment", "asymdiff")
-"""Methods that need no class of the user"""
+"""Names of the built-in methods"""
 
 
 def _check_method(name: str) -> str:
@@ -27,28 +27,28 @@ class ModelConfig(Config):
     """The base model, which is the same for every method."""
 
     extractor: AnyExtractorConfig = Field(
-        default=MLPConfig(), description="from the field vectors to the latent representation"
+        default=MLPConfig(), description="layers from the field vectors to the latent representation"
     )
     head: Sizes = Field(default=(32,), description="widths of the hidden layers between the latent and the logit")
 
 
 class LossWeights(Config):
-    """Weights of the terms of the loss; a method uses the weights of the terms that it has."""
+    """Weights of the terms of the loss; a method uses only the weights of its terms."""
 
     main: NonNegativeFloat = Field(default=1.0, description="prediction from the original sample")
     recon: NonNegativeFloat = Field(
         default=0.0,
-        description="squared error of the denoised latent; 1 as published, but that costs AUC: docs/evidence.md",
+        description="squared error of the denoised latent; 1 as published, which lowers AUC: see docs/evidence.md",
     )
     aux: NonNegativeFloat = Field(default=1.0, description="prediction from the masked sample")
     distil: NonNegativeFloat = Field(
         default=1.0,
-        description="KL divergence of the prediction from the masked sample from that from the original sample",
+        description="KL(prediction from the original sample || prediction from the masked sample)",
     )
 
 
 class DiffusionConfig(Config):
-    """How the model is made robust to missing fields."""
+    """The settings that make the model robust to missing fields."""
 
     method: Annotated[str, AfterValidator(_check_method)] = Field(
         default="asymdiff",
@@ -56,7 +56,7 @@ class DiffusionConfig(Config):
         "and a masked view, and give the mask to the model; asymdiff: augment with a denoiser (AsymDiffRec); "
         "package.module:Class: a subclass of AsymmetricDiffusion that Python can import",
     )
-    options: dict[str, Any] = Field(default={}, description="settings of a user's own method")
+    options: dict[str, Any] = Field(default={}, description="settings of a user-defined method")
     forward: ForwardConfig = Field(default=ForwardConfig(), description="which fields are dropped in training")
     weights: LossWeights = Field(default=LossWeights(), description="weights of the terms of the loss")
     fill: Literal["zero", "mean"] = Field(
@@ -67,7 +67,7 @@ class DiffusionConfig(Config):
     )
     noise: Literal["fields", "gaussian"] = Field(
         default="fields",
-        description="for asymdiff: fields drops fields; gaussian adds normal noise to the latent of the original "
+        description="for asymdiff: fields: drop fields; gaussian: add normal noise to the latent of the original "
         "sample (DiffRec)",
     )
     space: Literal["latent", "fields"] = Field(
@@ -77,10 +77,11 @@ class DiffusionConfig(Config):
     mask_in_denoiser: bool = Field(default=True, description="give the mask to the denoiser")
     fields_in_denoiser: bool = Field(
         default=True,
-        description="give the field vectors to a denoiser of the latent as well; false: as published",
+        description="if the denoiser works on the latent, also give it the field vectors; false: as published",
     )
-    gate: bool = Field(default=True, description="the denoiser returns complete samples unchanged")
+    gate: bool = Field(default=True, description="the denoiser does not change samples without missing fields")
     detach_reconstruction: bool = Field(
         default=True,
-        description="the reconstruction loss trains only the denoiser; false: also the extractor (may diverge)",
+        description="the reconstruction loss trains only the denoiser; false: it also trains the extractor, which may "
+        "diverge",
     )

@@ -1,4 +1,4 @@
-"""The reverse process in one step: from the noisy latent to an estimate of the clean one."""
+"""The reverse process in one step: estimate the clean latent from the noisy latent."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from asymdiffrec.diffusion.layers import MaskMLP, Vectors, linear
 
 
 class Denoiser(nn.Module):
-    """g([s, z, x]) = z + any(s) MLP([s, z, x]), with two layers, the last one initialised to zero.
+    """The denoiser g([s, z, x]) = z + any(s) MLP([s, z, x]). The MLP has two layers, and the last one starts at zero.
 
-    Thus z of a sample without missing fields is always returned unchanged, and at first z of every sample is.
+    The denoiser never changes z of a sample without missing fields. Before training it changes no z at all.
 
-    num_fields: N; latent_dim: Z; hidden: width of the hidden layer.
-    field_width: columns of x, the field vectors from which z was computed; 0: the MLP does not read x, as published.
+    num_fields: N.
+    latent_dim: Z.
+    hidden: width of the hidden layer.
+    field_width: width of x, the field vectors from which z was computed; 0: the MLP does not read x, as published.
     gate: False replaces the factor any(s) by 1.
     sees_mask: False hides s from the MLP.
     """

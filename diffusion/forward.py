@@ -1,8 +1,8 @@
-"""The forward process: it drops fields of a sample at random; a dropped field looks exactly like a missing one.
+"""The forward process: drop fields of a sample at random. A dropped field looks exactly like a missing field.
 
 Field n has an absorption time tau_n ~ U(0, 1) and is dropped if tau_n < rate_n. With rate_n = t for every field and
-t ~ U(0, 1), the number of dropped fields is uniform on {0..N} and every subset of that size is equally likely. This is
-the process of Zhu et al. (CIKM 2025), which drops one random field per step, in continuous time and without a sort.
+t ~ U(0, 1), the number of dropped fields is uniform on {0..N}, and all subsets of the same size are equally likely. The
+process of Zhu et al. (CIKM 2025) drops one random field per step; this is its form in continuous time, without a sort.
 
 Random numbers come from `philox.uniforms`: word 0 of lane 0 gives t, word 1 of lane 0 draws a pattern, and word n % 4
 of lane 1 + n // 4 is tau_n.
@@ -23,7 +23,7 @@ from asymdiffrec.field_layout import FieldLayout
 
 
 class UniformTime(Config):
-    """t ~ U(low, high)."""
+    """The distribution t ~ U(low, high)."""
 
     law: Literal["uniform"] = "uniform"
     low: float = Field(default=0.0, ge=0, le=1, description="smallest t")
@@ -41,7 +41,7 @@ class UniformTime(Config):
 
 
 class PointTime(Config):
-    """t = value: each field is dropped independently with this probability."""
+    """The constant t = value: each field is dropped independently with this probability."""
 
     law: Literal["point"]
     value: float = Field(ge=0, le=1, description="value of t")
@@ -52,7 +52,7 @@ class PointTime(Config):
 
 
 class BetaTime(Config):
-    """t ~ Beta(a, b)."""
+    """The distribution t ~ Beta(a, b)."""
 
     law: Literal["beta"]
     a: float = Field(gt=0, description="first shape parameter; small values favour few dropped fields")
@@ -67,9 +67,9 @@ class BetaTime(Config):
 
 
 BETA_CELLS = 4096
-"""Cells of the grid on which the quantile function of a beta distribution is interpolated; a power of two"""
+"""Number of cells of the grid on which the quantile function of a beta distribution is interpolated; a power of two"""
 FULL_TIME = PointTime(law="point", value=1)
-"""At t = 1 every field of the drawn pattern is dropped"""
+"""The constant t = 1: every field of the drawn pattern is dropped"""
 
 
 def _law(value: Any) -> str:
@@ -81,8 +81,8 @@ class ForwardConfig(Config):
 
     pattern: Literal["uniform", "empirical", "outage"] = Field(
         default="uniform",
-        description="uniform: every field with the same probability t; empirical: the fields that are missing together "
-        "in a sample drawn from the training data; outage: one whole group of fields, each group with the same "
+        description="which fields are dropped: uniform: each field with probability t; empirical: the fields that are "
+        "missing in a random training sample; outage: all fields of a random group, each group with the same "
         "probability",
     )
     time: Annotated[
@@ -98,7 +98,7 @@ class MissingPatterns(NamedTuple):
     """Sets of fields that are missing together in the training data, and their frequencies."""
 
     missing: Tensor
-    """[P, N] bool, distinct rows; one of them may be the pattern without missing fields"""
+    """[P, N] bool, distinct rows; a row may be the pattern without missing fields"""
     counts: Tensor
     """[P] int64, number of samples with each pattern"""
 
@@ -110,7 +110,7 @@ class ForwardProcess(nn.Module):
     drop_factors: a factor >= 0 for the drop rate of each field, by default 1.
     patterns: needed for the pattern empirical. The pattern outage drops the groups of the layout.
 
-    Raises ValueError if the arguments do not fit each other, and InputError for the pattern empirical without patterns.
+    Raises ValueError if the sizes of the arguments differ, and InputError for the pattern empirical without patterns.
 
     >>> process = ForwardProcess(FieldLayout.from_widths([2, 2]), ForwardConfig(), seed=1)
     >>> noisy, mask = process(torch.ones(3, 4), torch.zeros(3, 2, dtype=torch.bool), torch.arange(3))
@@ -148,10 +148,10 @@ class ForwardProcess(nn.Module):
 
     @classmethod
     def at_rates(cls, layout: FieldLayout, rates: Sequence[float], seed: int) -> ForwardProcess:
-        """Return the process that drops each field n independently with probability rates_n, as evaluation does.
+        """Return the process for evaluation: it drops each field n independently with probability rates_n.
 
-        A field that is dropped from a sample at some rate is also dropped at every higher rate, so that results at
-        different rates compare the same samples.
+        A field that is dropped from a sample at some rate is also dropped at every higher rate. This makes results at
+        different rates comparable.
         """
         return cls(layout, ForwardConfig(time=FULL_TIME), seed=seed, drop_factors=rates)
 
@@ -160,7 +160,7 @@ class ForwardProcess(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return noisy [B, sum D_n] and mask [B, N] for clean [B, sum D_n], missing [B, N] and sample_index [B] int64.
 
-        `both_as` returns both views, see `drop_fields`.
+        If `both_as` is a dtype, the result has both views, see `drop_fields`.
         """
         law = DropLaw(*(self.get_buffer(name) for name in DropLaw._fields))
         chunks = ColumnChunks(*(self.get_buffer(name) for name in ColumnChunks._fields))
@@ -170,7 +170,7 @@ class ForwardProcess(nn.Module):
 def _cdf(counts: Tensor) -> Tensor:
     """Return the cumulative probabilities [P] of patterns, rounded up to multiples of 2**-24.
 
-    Uniforms are such multiples as well and fp32 represents them, so that comparisons with uniforms are exact.
+    Uniforms are multiples of 2**-24 too, and fp32 represents these numbers exactly, so comparisons are exact.
     """
     return (-(-counts.cumsum(0) * 2**24 // counts.sum())).float() * 2.0**-24
 
@@ -184,13 +184,13 @@ def _group_patterns(groups: Sequence[str]) -> MissingPatterns:
 def _checked_patterns(patterns: MissingPatterns | None, num_fields: int) -> MissingPatterns:
     if patterns is None:
         raise InputError(
-            "diffusion.forward.pattern: empirical needs the patterns of missing fields in statistics.yaml, found none; "
-            "prepare the data again, or use uniform or outage"
+            "diffusion.forward.pattern: empirical needs the patterns of missing fields, but statistics.yaml has no "
+            "patterns; prepare the data again, or use uniform or outage"
         )
     missing, counts = patterns
     if missing.shape != (len(counts), num_fields) or not (counts >= 0).all() or not counts.sum() > 0:
         raise ValueError(
             f"patterns: found shape {list(missing.shape)} and {len(counts)} counts with sum {int(counts.sum())}; "
-            f"allowed are rows of {num_fields} fields with one count >= 0 each, not all 0"
+            f"allowed are rows of {num_fields} fields, with one count >= 0 for each row, not all 0"
         )
     return patterns

@@ -12,10 +12,13 @@ from asymdiffrec.diffusion.philox import uniforms
 
 
 class GaussianProcess(nn.Module):
-    """z_t = sqrt(1 - t) z_0 + sqrt(t) e with e ~ N(0, 1); `quantiles` give the distribution of t, see `DropLaw`.
+    """The process z_t = sqrt(1 - t) z_0 + sqrt(t) e with e ~ N(0, 1).
 
-    Random numbers come from `philox.uniforms`: word 0 of lane 0 gives t, the words from lane 1 on give e through the
-    quantile function of the normal distribution.
+    quantiles: the quantile function of t, see `DropLaw`.
+    seed: key of the random numbers.
+
+    Random numbers come from `philox.uniforms`. Word 0 of lane 0 gives t. The words of lanes 1, 2, ... give e through
+    the quantile function of the normal distribution.
     """
 
     quantiles: Tensor
@@ -29,7 +32,7 @@ class GaussianProcess(nn.Module):
         """Return z_t [B, Z] and t [B] for z_0 [B, Z] and sample_index [B] int64."""
         draws = uniforms(self.seed, sample_index, lanes=1 + math.ceil(z.shape[1] / 4))
         t = noise_level(self.quantiles, draws[:, 0, 0])
-        # Uniforms are multiples of 2**-24; half a cell is added because the quantile of 0 is infinite.
+        # Uniforms are multiples of 2**-24. Half of this step is added, because the normal quantile of 0 is infinite.
         centred = draws[:, 1:].flatten(1)[:, : z.shape[1]] + 2.0**-25
         noise = torch.special.ndtri(centred.double()).to(z.dtype)
         return (1 - t[:, None]).sqrt() * z + t[:, None].sqrt() * noise, t

@@ -1,4 +1,4 @@
-"""Dense layers of which extractors, denoiser and head consist."""
+"""The dense layers of extractors, denoiser and head."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Candidates:
     query: Tensor
     """[B] int64, the query of each candidate"""
     values: Tensor
-    """[B, K], the columns that differ"""
+    """[B, K], the values of the columns that differ between candidates"""
     columns: Tensor
     """[K] int64, index of each of these columns in x"""
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of x."""
+        """The dtype of x."""
         return self.values.dtype
 
     def expand(self) -> Tensor:
@@ -56,10 +56,10 @@ def linear(layer: nn.Linear, x: Vectors) -> Tensor:
 
 
 def mlp(sizes: Sequence[int]) -> nn.Sequential:
-    """Return linear layers from sizes[0] to sizes[-1] with a ReLU between each two, and none after the last.
+    """Return linear layers from width sizes[0] to width sizes[-1], with a ReLU after each layer except the last.
 
-    The ReLUs work in place: the backward pass of a linear layer needs its input and that of a ReLU its output, which
-    are the same tensor.
+    The ReLUs work in place. Autograd allows this: the backward pass of a ReLU needs only the output of the ReLU, which
+    is also the input of the next linear layer.
     """
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
@@ -68,10 +68,10 @@ def mlp(sizes: Sequence[int]) -> nn.Sequential:
 
 
 class MaskLinear(nn.Module):
-    """W [x, s] + b, computed as W_x x + W_s s + b without concatenating.
+    """The linear layer W [x, s] + b, computed as W_x x + W_s s + b without concatenating x and s.
 
-    x [B, inputs] and the mask s [B, mask_width] give [B, outputs]. The initial weights have the distribution of one
-    `nn.Linear` with inputs + mask_width columns.
+    The layer maps x [B, inputs] and the mask s [B, mask_width] to [B, outputs]. Its initial weights have the same
+    distribution as in `nn.Linear(inputs + mask_width, outputs)`.
     """
 
     def __init__(self, inputs: int, mask_width: int, outputs: int) -> None:

@@ -1,8 +1,8 @@
 """The terms of the loss L = w_main L_main + w_recon L_recon + w_aux L_aux + w_distil L_distil.
 
-Each term is the mean of weight_i * term_i over the B samples. It is divided by B and not by the sum of the weights, so
-that it is linear in the samples: the mean over equal shares of a batch on several workers is the term of the whole
-batch, and so is its gradient. Losses are fp32 whatever precision the layers before them use.
+Each term is the sum of weight_i * term_i over the B samples, divided by B and not by the sum of the weights. Therefore,
+if several workers have equal parts of a batch, the mean of their terms is the term of the whole batch. The same holds
+for the gradients. Losses are fp32, also if the layers before them use a lower precision.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def prediction_loss(logit: Tensor, label: Tensor, weight: Tensor) -> Tensor:
 def reconstruction_loss(denoised: Tensor, clean_latent: Tensor, weight: Tensor) -> Tensor:
     """Return L_recon: the mean over the Z elements of (z'_0 - z_0)^2. denoised, clean_latent [B, Z], weight [B].
 
-    The sum instead of the mean would outweigh the prediction losses.
+    With a sum over the Z elements, this loss would outweigh the prediction losses.
     """
     return (weight * (denoised.float() - clean_latent.float()).square().mean(dim=1)).mean()
 

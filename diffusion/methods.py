@@ -1,4 +1,4 @@
-"""The robustness methods: extractor and head and, depending on the method, forward process, denoiser and losses."""
+"""The robustness methods. Each method has an extractor and a head; some have a forward process and a denoiser."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ MASK_IN_EXTRACTOR = ("augment", "asymdiff")
 
 
 class AsymmetricDiffusion(nn.Module):
-    """Every method, from field vectors to losses and logits.
+    """The dense part of the model, for every method: it maps field vectors to losses and logits.
 
     layout: the fields of x.
     model, diffusion: the sections of the job file.
-    seed: key of the forward process; drop_factors, patterns: see `ForwardProcess`.
+    seed, drop_factors, patterns: see `ForwardProcess`.
     precision: autocast dtype for training, or None for the dtype of the weights.
 
-    Initial weights are drawn from torch's generator. Raises InputError if the settings do not fit each other or the
-    fields.
+    Initial weights are drawn from torch's generator. Raises InputError if the settings contradict each other or do not
+    match the fields.
 
-    A user's own method is a subclass that defines `parts`. It overrides `score` if it does not score with extractor and
-    head alone, and reads its settings from `self.config.options`.
+    A user-defined method is a subclass that defines `parts`. It also overrides `score` if its scores need more than the
+    extractor and the head. Its settings are in `self.config.options`.
 
     >>> model = AsymmetricDiffusion(FieldLayout.from_widths([4, 4]), ModelConfig(), DiffusionConfig(), seed=1)
     >>> model.score(torch.ones(3, 8), torch.zeros(3, 2, dtype=torch.bool)).shape
@@ -87,7 +87,7 @@ class AsymmetricDiffusion(nn.Module):
                 raise InputError("diffusion.noise: gaussian is allowed only for method asymdiff with space latent")
             self.gaussian = GaussianProcess(diffusion.forward.time.quantiles(), seed)
         elif diffusion.method != "base":
-            with torch.device("cpu"):  # also if the weights are on meta: the process checks the values of its tensors
+            with torch.device("cpu"):  # even if the weights are on meta: the process checks the values of its tensors
                 self.process = ForwardProcess(
                     layout, diffusion.forward, seed=seed, drop_factors=drop_factors, patterns=patterns
                 )
@@ -95,12 +95,12 @@ class AsymmetricDiffusion(nn.Module):
     def forward(
         self, clean: Tensor, missing: Tensor, label: Tensor, weight: Tensor, sample_index: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss to minimise, and by name the loss and its unweighted terms, detached, for the log.
+        """Return the loss to minimise, and a dict for the log with the loss and its unweighted terms, all detached.
 
         clean: [B, sum D_n], zero where a field is missing; missing: [B, N] bool; label: [B], 0 or 1; weight: [B];
         sample_index: [B] int64, index of each sample in the run.
         """
-        uses_autocast = self.precision is not None and not clean.is_meta  # autocast does not know the meta device
+        uses_autocast = self.precision is not None and not clean.is_meta  # autocast does not support the meta device
         with torch.autocast(clean.device.type, self.precision) if uses_autocast else nullcontext():
             parts = self.parts(clean, missing, label, weight, sample_index)
             if self.config.fill == "mean":
@@ -154,7 +154,8 @@ class AsymmetricDiffusion(nn.Module):
         if not self.weights["recon"]:
             return parts
         if self.config.detach_reconstruction:
-            # L_aux and L_distil also train the extractor. The denoiser, which is small beside it, runs a second time.
+            # L_aux and L_distil must still train the extractor, so the denoiser runs again with detached inputs. It is
+            # small compared with the extractor.
             denoised, target = self.denoiser(mask, noisy.detach(), x.detach()), target.detach()
         return {**parts, "recon": reconstruction_loss(denoised, target, weight)}
 
@@ -193,7 +194,7 @@ class AsymmetricDiffusion(nn.Module):
         return self._extract(self._fill_missing(x, mask), mask)
 
     def logit(self, latent: Tensor) -> Tensor:
-        """Return f [B] for latents [B, Z]."""
+        """Return the logits f(z) [B] for latents z [B, Z]."""
         return self.head(latent).squeeze(1).float()
 
     def _extract(self, x: Vectors, mask: Tensor) -> Tensor:
@@ -207,7 +208,7 @@ class AsymmetricDiffusion(nn.Module):
 
 
 def method_class(method: str) -> type[AsymmetricDiffusion]:
-    """Return the class of a method, of this project or the user's own. Raises InputError if there is no such class."""
+    """Return the class of a built-in or user-defined method. Raises InputError if the class does not exist."""
     if method in METHODS:
         return AsymmetricDiffusion
     user_class: type[AsymmetricDiffusion] = load_class(method, AsymmetricDiffusion, "method")
@@ -215,9 +216,9 @@ def method_class(method: str) -> type[AsymmetricDiffusion]:
 
 
 class MeanFill(nn.Module):
-    """Replaces a missing field by the field's mean vector over the samples that have it.
+    """A layer that replaces the vector of a missing field by the mean vector of the samples that have the field.
 
-    The means are a parameter, trained by a separate loss: thus they are equal on all workers and stored in checkpoints.
+    The means are a parameter with a separate loss. Thus they are equal on all workers and stored in checkpoints.
     """
 
     field_of_column: Tensor
@@ -232,7 +233,7 @@ class MeanFill(nn.Module):
         return torch.where(mask[:, self.field_of_column], self.mean.detach().to(x.dtype), x)
 
     def loss(self, clean: Tensor, missing: Tensor, weight: Tensor) -> Tensor:
-        """Return the squared error of which the weighted means are the minimum."""
+        """Return a squared error. The weighted means of the field vectors minimise it."""
         present = ~missing[:, self.field_of_column]
         return (weight[:, None] * present * (self.mean - clean.detach()).square()).mean()
 

@@ -3,10 +3,10 @@
 Philox4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011) maps a 128-bit counter to 128
 random bits, under a 64-bit key.
 
-The arithmetic is int64 without overflow. The two multipliers M are above 2**31, so that c * M of a 32-bit word c does
-not fit; c * (M - 2**32) does, and c * M = c * (M - 2**32) + c * 2**32 gives both halves of the product. Wrapping
-products are right in eager mode, but signed overflow is undefined in the C++ code of `torch.compile`, which gave other
-words.
+The arithmetic is int64 without overflow. The two multipliers M are above 2**31, so the product c * M with a 32-bit word
+c can overflow. The product c * (M - 2**32) cannot, and c * M = c * (M - 2**32) + c * 2**32 gives both halves of c * M.
+Overflow would give the right words in eager mode. But signed overflow is undefined in C++, and the C++ code that
+`torch.compile` generates gave wrong words.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ Words = tuple[Tensor, Tensor, Tensor, Tensor]
 def philox4x32(counter: Words, key: int) -> Words:
     """Return the four 32-bit words of Philox4x32-10 for a counter, as int64 in [0, 2**32).
 
-    counter: four int64 tensors in [0, 2**32) that broadcast together, low word first; key: 64 bits, low word first.
+    counter: four int64 tensors in [0, 2**32), low word first, whose shapes can be broadcast.
+    key: 64 bits, low word first.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key & _WORD, (key >> 32) & _WORD

@@ -1,4 +1,4 @@
-"""The model of one rank: look-up of the tables and the method behind it."""
+"""The model of one rank: the look-up in the embedding tables, and the dense part."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from asymdiffrec.diffusion.methods import AsymmetricDiffusion
 
 
 class LabelledBatch(Protocol):
-    """The attributes of a batch that `Recommender` itself reads; the tables read the others."""
+    """The attributes of a batch that `Recommender` itself reads; the tables read further attributes."""
 
     label: Tensor
     weight: Tensor
@@ -18,7 +18,7 @@ class LabelledBatch(Protocol):
 
 
 class Recommender(nn.Module):
-    """Look-up, then diffusion: the module that a train pipeline runs, and splits at the look-up.
+    """A module that looks up the field vectors and applies the dense part. A train pipeline splits it at the look-up.
 
     tables: a module that maps a batch to clean [B, sum D_n] and missing [B, N] bool.
     """

@@ -1,4 +1,4 @@
-"""Load the user's own classes, which a job file names as package.module:Class."""
+"""Load user-defined classes, which a job file names as package.module:Class."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from asymdiffrec.base import InputError
 
 CLASS_PATH = re.compile(r"\w+(\.\w+)*:\w+")
-"""package.module:Class"""
+"""Pattern of package.module:Class"""
 
 
 def load_object(path: str, kind: str) -> Any:
     """Return the object that a path names, or None if its module does not define it.
 
-    `kind` says in messages what the object is for. Raises InputError if the module cannot be imported.
+    `kind` is the kind of the object in messages. Raises InputError if the module cannot be imported.
     """
     module_name, name = path.split(":")
     try:
@@ -25,9 +25,9 @@ def load_object(path: str, kind: str) -> Any:
 
 
 def load_class(path: str, base: type, kind: str) -> Any:
-    """Return the subclass of `base` that a path names; `kind` says in messages what it is for.
+    """Return the subclass of `base` that a path names; `kind` is the kind of the class in messages.
 
-    Raises InputError if the path names no such class, or the class lacks a method that `base` requires.
+    Raises InputError if the path names no subclass of `base`, or if the class lacks a method that `base` requires.
     """
     loaded = load_object(path, kind)
     if not (isinstance(loaded, type) and issubclass(loaded, base)):

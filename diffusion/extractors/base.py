@@ -16,11 +16,11 @@ Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
 
 class Extractor(nn.Module, ABC):
-    """h: a base model up to its latent representation.
+    """The extractor h: a base model up to its latent representation.
 
-    A subclass is built from (widths, mask_width, **options): the width D_n of each field, the number of columns of the
-    mask, and its own settings by keyword. It sets `latent_dim` (Z). The latent of a row must not depend on other rows,
-    because a batch may hold both views of the same samples.
+    The constructor of a subclass takes (widths, mask_width, **options): the width D_n of each field, the width of the
+    mask, and the settings of the subclass by keyword. It sets `latent_dim` (Z). The latent of a row must not depend on
+    other rows, because a batch may have both views of the same samples.
 
     >>> class Sum(Extractor):
     ...     def __init__(self, widths, mask_width):
@@ -44,7 +44,7 @@ class Extractor(nn.Module, ABC):
 
 
 class ExtractorConfig(Config):
-    """Settings of every extractor of this project."""
+    """Settings that all extractors of this project have."""
 
     latent: PositiveInt = Field(default=64, description="width Z of the latent representation")
 
@@ -52,7 +52,7 @@ class ExtractorConfig(Config):
 def common_width(widths: Sequence[int], name: str) -> int:
     """Return the width D that all fields share, for an extractor that multiplies the vectors of two fields.
 
-    Raises InputError if the widths differ; `name` is the extractor's.
+    Raises InputError if the widths differ; `name` is the name of the extractor.
     """
     for width in widths:
         if width != widths[0]:

@@ -1,4 +1,4 @@
-"""Build the extractor that a config names, one of this project or the user's own class."""
+"""Build the extractor that a config names: a built-in or a user-defined class."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EXTRACTORS: dict[str, type[Extractor]] = {"mlp": MLP, "dcn": DCN, "deepfm": Deep
 
 
 class UserExtractorConfig(Config):
-    """An extractor class of the user."""
+    """A user-defined extractor class."""
 
     name: str = Field(description="package.module:Class, a subclass of Extractor that Python can import")
     options: dict[str, Any] = Field(default={}, description="settings of the class, passed by keyword")
@@ -49,7 +49,7 @@ AnyExtractorConfig = Annotated[
 
 
 def build_extractor(config: AnyExtractorConfig, widths: Sequence[int], mask_width: int) -> Extractor:
-    """Return a new extractor for fields of `widths` columns (D_n) and a mask of `mask_width` columns.
+    """Return a new extractor for fields with the widths D_n and a mask with the width `mask_width`.
 
     Raises InputError if the class cannot be imported or built, or does not accept the widths.
     """

@@ -22,7 +22,7 @@ class DCNConfig(ExtractorConfig):
     )
     rank: PositiveInt | None = Field(
         default=64,
-        description="rank of each cross matrix, far below the width of x; null: full matrices of width x width",
+        description="rank of each cross matrix, usually far below the width of x; null: full matrices [width, width]",
     )
     hidden: Sizes = Field(default=(128,), description="widths of the hidden layers after the cross layers")
 
@@ -44,7 +44,7 @@ class Cross(nn.Module):
 
 
 class DCN(Extractor):
-    """z = MLP(x_L) with x_0 = [x, s]: the mask is crossed with the field vectors."""
+    """The extractor z = MLP(x_L) with x_0 = [x, s]: the mask is crossed with the field vectors."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class DCN(Extractor):
         self.deep = mlp([width, *hidden, latent])
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """See `Extractor.forward`."""
+        """Return the latent [B, Z], see `Extractor.forward`."""
         x_0 = torch.cat([x, mask], dim=1)
         crossed = x_0
         for cross in self.crosses:

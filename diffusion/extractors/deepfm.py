@@ -13,17 +13,17 @@ from asymdiffrec.diffusion.layers import MaskLinear, MaskMLP, Vectors, expanded
 
 
 class DeepFMConfig(ExtractorConfig):
-    """DeepFM: the sum of first-order terms, products of every two fields and an MLP. All fields have one width."""
+    """DeepFM: the sum of first-order terms, products of field pairs and an MLP. All fields have the same width."""
 
     name: Literal["deepfm"]
     hidden: Sizes = Field(default=(128,), description="widths of the hidden layers of the deep part")
 
 
 class DeepFM(Extractor):
-    """z = first([x, s]) + second(FM(x)) + deep([x, s]): the paper's sum of three parts, with Z outputs in place of one.
+    """The extractor z = first([x, s]) + second(FM(x)) + deep([x, s]), a sum of three parts as in the paper.
 
-    Two differences from the paper: the first-order weight of an id is a linear function of its vector, and the D
-    products of FM are combined with learned weights for each output instead of summed (the paper has weights of 1).
+    Differences from the paper: each part has Z outputs instead of one. The first-order weight of an id is a linear
+    function of its vector. The D products of FM are combined with trained weights for each output; the paper adds them.
     """
 
     takes_candidates = True
@@ -37,7 +37,7 @@ class DeepFM(Extractor):
         self.deep = MaskMLP(sum(widths), mask_width, hidden, latent)
 
     def forward(self, x: Vectors, mask: Tensor) -> Tensor:
-        """See `Extractor.forward`."""
+        """Return the latent [B, Z], see `Extractor.forward`."""
         pairs = pair_products(expanded(x).unflatten(1, (-1, self.width)))
         return self.first(x, mask) + self.second(pairs) + self.deep(x, mask)
 

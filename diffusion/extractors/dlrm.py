@@ -14,7 +14,7 @@ from asymdiffrec.diffusion.layers import MaskMLP, Vectors, expanded, mlp
 
 
 class DLRMConfig(ExtractorConfig):
-    """DLRM: dot products of every two fields, with an MLP below and above them. All fields have one width."""
+    """DLRM: an MLP, then dot products of field pairs, then a second MLP. All fields have the same width."""
 
     name: Literal["dlrm"]
     bottom: Sizes = Field(default=(128,), description="widths of the hidden layers of the bottom MLP")
@@ -22,10 +22,10 @@ class DLRMConfig(ExtractorConfig):
 
 
 class DLRM(Extractor):
-    """z = top([d, dot products of every two of d, v_1 .. v_N]), d = bottom([x, s]).
+    """The extractor z = top([d, dot products of all pairs from d, v_1 .. v_N]) with d = bottom([x, s]).
 
-    The paper's bottom MLP reads only the numeric fields, which have no vectors there. Here they have vectors like the
-    others, and the bottom MLP reads all of x and the mask.
+    In the paper numeric fields have no vectors, and the bottom MLP reads only the numeric fields. In this class all
+    fields have vectors, and the bottom MLP reads all of x and the mask.
     """
 
     takes_candidates = True
@@ -41,7 +41,7 @@ class DLRM(Extractor):
         self.top = mlp([self.width + vectors * (vectors - 1) // 2, *top, latent])
 
     def forward(self, x: Vectors, mask: Tensor) -> Tensor:
-        """See `Extractor.forward`."""
+        """Return the latent [B, Z], see `Extractor.forward`."""
         dense = self.bottom(x, mask)
         vectors = torch.cat([dense, expanded(x)], dim=1).unflatten(1, (-1, self.width))
         return self.top(torch.cat([dense, pair_dots(vectors)], dim=1))

@@ -20,7 +20,7 @@ class MLPConfig(ExtractorConfig):
 
 
 class MLP(Extractor):
-    """z = MLP([x, s])."""
+    """The extractor z = MLP([x, s])."""
 
     takes_candidates = True
 
@@ -30,5 +30,5 @@ class MLP(Extractor):
         self.deep = MaskMLP(sum(widths), mask_width, hidden, latent)
 
     def forward(self, x: Vectors, mask: Tensor) -> Tensor:
-        """See `Extractor.forward`."""
+        """Return the latent [B, Z], see `Extractor.forward`."""
         return self.deep(x, mask)

@@ -1,7 +1,8 @@
-"""The forward process as one operator of torch: it draws which fields are dropped, and sets their vectors to zero.
+"""The forward process as one torch operator: it draws the fields to drop, and sets their vectors to zero.
 
-Autograd, `torch.compile` and export see a single operator. On CUDA it is one Triton kernel in each direction, on other
-devices plain torch; all draw the same bits. Which fields a sample loses depends only on (seed, sample index).
+Autograd, `torch.compile` and export see a single operator. On CUDA it runs one Triton kernel forward and one backward,
+on other devices plain torch; all devices draw the same bits. The dropped fields of a sample depend only on the seed and
+the sample index.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from asymdiffrec.diffusion.kernels import drop_fields_eager as eager
 from asymdiffrec.field_layout import FieldLayout
 
 FIELDS_PER_BYTE = 8
-"""Fields whose bits share a byte of the packed mask, which is kept for the backward pass"""
+"""Number of fields in a byte of the packed mask, which is saved for the backward pass"""
 
 
 class DropLaw(NamedTuple):
@@ -26,14 +27,14 @@ class DropLaw(NamedTuple):
     """
 
     quantiles: Tensor
-    """[K + 1], the quantile function Q on an even grid, interpolated linearly. Exact for a uniform distribution of t
-    (K = 1); for others no probability is off by more than 1 / K. With K a power of two the position in the grid is not
-    rounded."""
+    """[K + 1], the quantile function Q on an even grid, interpolated linearly. It is exact for a uniform distribution
+    of t (K = 1); for other distributions the error of a probability is at most 1 / K. If K is a power of two, the
+    position in the grid is not rounded."""
     pattern_cdf: Tensor
-    """[P], cumulative probabilities: pattern p is drawn if u_1 is below pattern_cdf_p and not below the one before it.
-    The last is 1."""
+    """[P], cumulative probabilities: pattern p is drawn if pattern_cdf_(p-1) <= u_1 < pattern_cdf_p. The last element
+    is 1."""
     factors: Tensor
-    """[P, N], at least 0"""
+    """[P, N], factors >= 0 of the drop rates"""
 
 
 class ColumnChunks(NamedTuple):
@@ -42,7 +43,7 @@ class ColumnChunks(NamedTuple):
     chunk_field: Tensor
     """[K] int64, the field of each of K chunks of gcd(D_1 .. D_N) columns; with equal widths one chunk is one field"""
     byte_start: Tensor
-    """[ceil(N / 8) + 1] int32, the first column of every 8 fields, then sum D_n"""
+    """[ceil(N / 8) + 1] int32, the first column of each group of 8 fields, then sum D_n"""
 
     @classmethod
     def of(cls, layout: FieldLayout) -> ColumnChunks:
@@ -64,12 +65,13 @@ def drop_fields(
     *,
     both_as: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return x_t and the mask s for x_0 and m: s_n = missing_n or tau_n < rate_n; columns of masked fields become +0.
+    """Return x_t and the mask s for x_0 and m: s_n = missing_n or tau_n < rate_n; vectors of masked fields become +0.
 
     clean: [B, sum D_n]; missing: [B, N] bool; sample_index: [B] int64, index of the sample in the run; seed: 64 bits.
 
-    Returns noisy [B, sum D_n] and mask [B, N] bool. With `both_as` noisy is replaced by the rows of clean followed by
-    those of noisy, [2 B, sum D_n] of that dtype, written in a single pass; their gradient takes a single pass as well.
+    Returns noisy [B, sum D_n] and mask [B, N] bool. If `both_as` is a dtype, the first result has both views,
+    [2 B, sum D_n] of this dtype: the rows of clean, then the rows of noisy. A single pass writes both views, and a
+    single pass computes their gradient.
     """
     views, mask, _ = _drop_fields(
         clean, missing, sample_index, seed, *law, *chunks, both_as or clean.dtype, both_as is not None
@@ -101,13 +103,13 @@ def _drop_fields(
 def _drop_fields_backward(
     gradient: Tensor, packed: Tensor, chunk_field: Tensor, byte_start: Tensor, dtype: torch.dtype, both: bool
 ) -> Tensor:
-    """Return the gradient of clean [B, sum D_n] for that of the views."""
+    """Return the gradient of clean [B, sum D_n], given the gradient of the views."""
     return eager.backward(gradient, packed, chunk_field, dtype=dtype, both=both)
 
 
 @_drop_fields.register_kernel("cuda")
 def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    from asymdiffrec.diffusion.kernels import drop_fields_triton  # only torch's CUDA builds bring triton
+    from asymdiffrec.diffusion.kernels import drop_fields_triton  # only torch's CUDA builds include triton
 
     return drop_fields_triton.forward(*arguments)
 

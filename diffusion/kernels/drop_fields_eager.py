@@ -1,4 +1,4 @@
-"""`drop_fields` in plain torch: used on devices other than CUDA; the Triton kernel must equal it bit for bit."""
+"""`drop_fields` in plain torch, for devices other than CUDA. The Triton kernel must give the same bits."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def forward(
     factor = factors[pattern_index(pattern_cdf, draws[:, 0, 1])] if len(factors) > 1 else factors
     # The rate is not clamped to 1: every absorption time is below 1.
     mask = missing | (absorption_time < noise_level(quantiles, draws[:, 0, 0])[:, None] * factor)
-    mask = mask.contiguous()  # `missing` of a batch may be stored by field; results have one layout on all devices
+    mask = mask.contiguous()  # `missing` may be stored by field; results have the same strides on all devices
     noisy = zero_fields(clean, mask, chunk_field).to(dtype).contiguous()
     return torch.cat([clean.to(dtype), noisy]) if both else noisy, mask, pack(mask)
 
 
 def backward(gradient: Tensor, packed: Tensor, chunk_field: Tensor, *, dtype: torch.dtype, both: bool) -> Tensor:
-    """Return the gradient of `clean` [B, sum D_n] for the gradient of the views and the packed mask."""
+    """Return the gradient of `clean` [B, sum D_n], given the gradient of the views and the packed mask."""
     mask = unpack(packed, num_fields=int(chunk_field[-1]) + 1)
     noisy = zero_fields(gradient[-len(packed) :], mask, chunk_field).to(dtype).contiguous()
     return noisy.add_(gradient[: len(packed)]) if both else noisy
@@ -57,10 +57,10 @@ def pattern_index(pattern_cdf: Tensor, uniform: Tensor) -> Tensor:
 
 
 def zero_fields(x: Tensor, mask: Tensor, chunk_field: Tensor) -> Tensor:
-    """Return x [B, sum D_n] with +0 in all columns of the fields in mask [B, N], also where x is NaN or infinite.
+    """Return x [B, sum D_n] with +0 in the vectors of the fields in mask [B, N], also where x is NaN or infinite.
 
-    The bits of x are combined by AND with all ones or all zeros: on CPU 5 to 10 times as fast as a broadcast
-    `torch.where`.
+    The function computes a bitwise AND of x with all ones or all zeros. On CPU this is 5 to 10 times as fast as a
+    broadcast `torch.where`.
     """
     word = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
     keep = mask.to(word) - 1

@@ -1,9 +1,9 @@
 """`drop_fields` as Triton kernels: one pass over the vectors in each direction.
 
-A program handles a block of rows and the 8 fields of one byte of the packed mask. It draws their absorption times (two
-Philox calls per row), packs the mask into one byte per row, and walks over the columns of the 8 fields. Columns are
-read as short vectors that lie in one field each: a masked access thus stays one access of 16 bytes where the widths
-allow it, and columns of masked fields are not read at all.
+A program handles a block of rows and the 8 fields of one byte of the packed mask. It draws the absorption times of the
+fields (two Philox calls per row), packs the mask into one byte per row, and loops over the columns of the 8 fields.
+Columns are read as short vectors. Each short vector belongs to one field, so that a masked access is still one access
+of 16 bytes where the widths allow it. Columns of masked fields are not read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FIELDS_PER_BYTE = tl.constexpr(8)
 UNIFORM_STEP = tl.constexpr(2.0**-24)
 """Distance between two uniforms, see `philox.uniforms`"""
 TILE_ELEMENTS = 2048
-"""Elements of a tile of rows and columns"""
+"""Number of elements in a tile of rows and columns"""
 WARPS_PER_PROGRAM = 2
 
 
@@ -76,7 +76,7 @@ def forward(
 def backward(
     gradient: Tensor, packed: Tensor, chunk_field: Tensor, byte_start: Tensor, dtype: torch.dtype, both: bool
 ) -> Tensor:
-    """Return the gradient of `clean` [B, sum D_n] for the gradient of the views and the packed mask."""
+    """Return the gradient of `clean` [B, sum D_n], given the gradient of the views and the packed mask."""
     (batch, num_bytes), columns = packed.shape, gradient.shape[1]
     result = gradient.new_empty(batch, columns, dtype=dtype)
     if batch == 0:
@@ -99,7 +99,7 @@ def backward(
 
 
 def _tile(columns: int, num_fields: int, chunks: int) -> dict[str, int]:
-    """Return the sizes of a tile: the mean width of 8 fields, up to 1,024 columns, and rows to fill the tile."""
+    """Return the sizes of a tile of TILE_ELEMENTS elements: the mean width of 8 fields, but at most 1,024 columns."""
     vector = math.gcd(16, columns // chunks)
     wide = min(1024, max(vector, triton.next_power_of_2(FIELDS_PER_BYTE.value * columns // num_fields)))
     return {
@@ -219,7 +219,7 @@ def _columns(
     VECTOR: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Return the offsets of a tile [rows, vectors, columns of a vector], and which of them exist and are not masked."""
+    """Return offsets [rows, vectors, columns of a vector] of a tile, which of them exist, and which are not masked."""
     vectors = first + tl.arange(0, WIDE // VECTOR)
     in_byte = vectors < last
     field = tl.load(chunk_field + vectors * VECTOR // CHUNK, mask=in_byte, other=0).to(tl.int32)
@@ -259,7 +259,7 @@ def _noise_level(quantiles, uniform, CELLS: tl.constexpr):
 
 @triton.jit
 def _pattern(pattern_cdf, uniform, PATTERNS: tl.constexpr, SEARCH: tl.constexpr):
-    """Return how many elements of pattern_cdf are at most `uniform`, by bisection in SEARCH steps."""
+    """Return the number of elements of pattern_cdf that are at most `uniform`, by bisection in SEARCH steps."""
     pattern = tl.zeros_like(uniform).to(tl.int32)
     for level in tl.static_range(SEARCH):
         probe = pattern + (1 << (SEARCH - 1 - level))

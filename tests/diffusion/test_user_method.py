@@ -1,4 +1,4 @@
-"""A user's own method, named in the job file."""
+"""A user-defined method, named in the job file."""
 
 from __future__ import annotations
 

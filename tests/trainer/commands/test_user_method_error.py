@@ -1,4 +1,4 @@
-"""An exception in a user's own method ends `train` with one traceback, in one process and under Ray."""
+"""An exception in a user-defined method ends `train` with one traceback, in one process and under Ray."""
 
 from __future__ import annotations
 
