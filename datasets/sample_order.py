@@ -150,5 +150,8 @@ def _random_words(count: int, *key: int) -> np.ndarray:
 
 
 def evaluation_slice(rows: int, rank: int, world_size: int) -> tuple[int, int]:
-    """Return (start, stop): a rank evaluates the rows [start, stop). Any two ranks have equal numbers of rows, +- 1."""
+    """Return (start, stop) of the rows [start, stop) that a rank evaluates.
+
+    The numbers of rows of two ranks differ by at most one.
+    """
     return rows * rank // world_size, rows * (rank + 1) // world_size

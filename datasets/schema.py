@@ -20,7 +20,7 @@ class FieldConfig(Config):
 
     column: str | None = Field(None, description="Parquet column; default: the name of the field")
     group: str = Field("default", description="fields of a group come from one source and can be missing together")
-    drop: float = Field(1.0, ge=0, description="factor on the probability that the forward process drops the field")
+    drop: float = Field(1.0, ge=0, description="factor for the probability that the forward process drops the field")
     embedding_dim: int | None = Field(
         None, gt=0, description="width of the field's embedding; default: `tables.embedding_dim`"
     )
@@ -31,7 +31,7 @@ class SparseFieldConfig(FieldConfig):
 
     num_embeddings: int = Field(gt=0, description="rows of the embedding table")
     values: Literal["int", "string"] = Field(
-        "int", description="type of an id; ids of the other type are converted if the conversion loses nothing"
+        "int", description="type of the ids; a column of the other type is converted; int: text must be integers"
     )
     hash: bool = Field(
         True, description="hash ids to table rows; false: an id is a table row, from 0 to num_embeddings - 1"
@@ -54,9 +54,9 @@ class IdListConfig(SparseFieldConfig):
     """A field with a list of ids per sample; an empty list means that the field is missing."""
 
     type: Literal["id_list"]
-    pooling: Literal["mean", "sum"] = Field("mean", description="how the embeddings of a list become one embedding")
+    pooling: Literal["mean", "sum"] = Field("mean", description="how the embeddings of a list are combined")
     weights: str | None = Field(
-        None, description="column with a list of numbers, one per id, that weight the embeddings in the pooling"
+        None, description="column with a list of numbers: the weight of each id of the list in the pooling"
     )
     expected_length: float | None = Field(
         None, gt=0, description="mean number of ids per sample, for `plan` without data"
@@ -84,7 +84,7 @@ class DataConfig(Config):
         ".", description="folder or URI with train/, valid/, test/ and statistics.yaml; relative to the job file"
     )
     label: str = Field("label", description="column with 0 or 1")
-    user: str | None = Field(None, description="column that groups the samples for GAUC")
+    user: str | None = Field(None, description="user column; GAUC is computed per user")
     weight: str | None = Field(
         None, description="column with the weight of a sample in the loss and in all metrics; default: weight 1"
     )

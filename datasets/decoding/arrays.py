@@ -33,8 +33,8 @@ def as_float64(column: pa.Array) -> np.ndarray:
 def as_typed_ids(column: pa.Array) -> pa.Array:
     """Return a column of ids as integers, strings, or a dictionary of strings.
 
-    A dictionary with a null entry or without strings is decoded. A column of type null, which has no values, becomes
-    int64.
+    A dictionary is decoded if its entries are not strings or contain a null. A column of type null becomes int64; all
+    its values are null.
     """
     if pa.types.is_dictionary(column.type) and (not is_string(column.type.value_type) or column.dictionary.null_count):
         return column.dictionary_decode()

@@ -73,10 +73,10 @@ def hash_ids(ids: pa.Array, seed: int, size: int) -> np.ndarray:
 
 
 def copy_ids(ids: pa.Array, size: int) -> tuple[np.ndarray, bool]:
-    """Return a copy of ids [V] int64 with the type `id_dtype(size)`, with -1 for null, and whether to check the range.
+    """Return a copy of ids [V] int64 with the type `id_dtype(size)` and -1 for null, and whether the range is suspect.
 
-    The second result is False if all ids are in [0, size). If it is True, an id may be outside; the value can also be
-    the undefined value of a null.
+    The second result is False if all ids are in [0, size). True means that an id may be outside; but the value outside
+    can also be the undefined value of a null.
     """
     copied = np.empty(len(ids), id_dtype(size))
     validity, values = ids.buffers()
@@ -135,7 +135,7 @@ def _take_each(address: int, entries: np.ndarray, out: np.ndarray) -> None:
 
 @compiled
 def _mark_nulls(validity: int, offset: int, out: np.ndarray) -> None:
-    """Write -1 to `out` for each null: each 0 bit of the validity bitmap, whose first bit is bit `offset`."""
+    """Write -1 to `out[i]` for each null, where bit `offset + i` of the validity bitmap is 0."""
     bits, first = view(validity, np.uint8), np.uint64(offset)
     for index in range(np.uint64(len(out))):
         bit = first + index

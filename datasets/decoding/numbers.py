@@ -58,7 +58,7 @@ def decode_labels(column: pa.Array, location: str) -> np.ndarray:
 
 
 def decode_sample_weights(column: pa.Array, location: str) -> np.ndarray:
-    """Return a column of sample weights, [R] float32. Raises InputError if one is null, negative or not finite."""
+    """Return sample weights, [R] float32. Raises InputError if a weight is null, negative or not finite."""
     values = as_float64(column)
     _require(are_weights(values), column, location, "weight", ALLOWED_WEIGHTS)
     return values.astype(np.float32)

@@ -51,7 +51,7 @@ class FieldSummary(ABC):
     def summarise(self, column: pa.Array, weights: pa.Array | None, location: str) -> RowGroupSummary:
         """Return the summary of a row group. Thread-safe: it does not change the object.
 
-        Raises InputError, which starts with `location`, for a value that the field does not allow.
+        Raises InputError for a value that the field does not allow; the message starts with `location`.
         """
 
     def add(self, group: RowGroupSummary) -> None:

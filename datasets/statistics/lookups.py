@@ -25,7 +25,7 @@ class Lookups(Config):
 
     per_sample: float = Field(description="mean number of ids per sample; a sample without the field has no ids")
     repeats: list[tuple[float, float]] = Field(
-        description="[n, ids]: number of distinct ids that are looked up about n times; an estimate for large tables"
+        description="[n, ids]: number of distinct ids that are looked up about n times; estimated if it is large"
     )
 
     @classmethod

@@ -17,8 +17,8 @@ MAX_CANDIDATES = 1 << 17
 class MissingPatternCounter:
     """A counter of the patterns of missing fields of N fields.
 
-    Counts are exact for up to MAX_CANDIDATES different patterns. If there are more, the rarer half of them is dropped,
-    each time the limit is exceeded.
+    Counts are exact for up to MAX_CANDIDATES different patterns. Whenever this limit is exceeded, the rarer half of
+    the patterns is dropped.
     """
 
     def __init__(self, names: list[str]) -> None:

@@ -70,7 +70,7 @@ def find_leak(values: np.ndarray, missing: np.ndarray, labels: np.ndarray) -> st
     """Return how a field alone reveals the label, or None if it does not.
 
     values: [S] numbers as float64, or ids as int64 codes; equal ids have equal codes.
-    missing: [S] bool, rows whose value is ignored.
+    missing: [S] bool, True where the field is missing; the values of these rows are ignored.
     labels: [S] 0 or 1.
 
     A label is predicted from the other rows with the same value, so a value that occurs once reveals nothing.

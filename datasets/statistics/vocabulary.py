@@ -17,7 +17,7 @@ RARE_ID = np.int64(-(2**63))
 
 
 class Vocabulary(Config):
-    """A set of 64-bit ids, as `as_int64_ids` returns them.
+    """A set of 64-bit ids, the results of `as_int64_ids`.
 
     >>> vocabulary = Vocabulary.from_ids(np.array([7, 3, 7]))
     >>> vocabulary.sorted_ids.tolist(), vocabulary.replace_rare(np.array([3, 4])).tolist()

@@ -193,7 +193,7 @@ def table(
         typer.Option(
             metavar="ID,ID*ID,…",
             help="for each of these id fields or pairs, add two number fields: how many training rows have the id, and "
-            "the share of label 1 among them; with --time, only rows before the current row are counted",
+            "the share of label 1 among them; with a time column, only rows before the current row are counted",
         ),
     ] = None,
     missing: Annotated[

@@ -19,7 +19,7 @@ class PastEvents:
     """
 
     events: np.ndarray
-    """[E] index of the sample that each event is"""
+    """[E] sample index of each event"""
     begin: np.ndarray
     """[R]"""
     end: np.ndarray
@@ -49,9 +49,9 @@ def past_events(key: np.ndarray, time: np.ndarray, counts: np.ndarray) -> PastEv
     time: [R] int64, the time of each sample.
     counts: [R] bool, True for the samples that are events.
 
-    Events with the time of a sample are not earlier events, because their order is unknown. Two binary searches find
-    the events without a database. The recipe benchmarks/recipes/movielens-100k.yaml computes the same features with
-    window functions of DuckDB.
+    Events at the same time as a sample do not count as earlier, because their order is unknown. The events are found
+    with two binary searches, without a database. The recipe benchmarks/recipes/movielens-100k.yaml computes the same
+    features with window functions of DuckDB.
     """
     elapsed = time - time.min()
     duration = elapsed.max() + 1

@@ -28,7 +28,7 @@ BIAS = -0.2
 
 @dataclass(frozen=True)
 class Population:
-    """The E members of one population: all users, all items, or all situations. One field group describes them."""
+    """A population of E members: all users, all items, or all situations. One field group describes its members."""
 
     probability: np.ndarray
     """[E] probability that a sample draws each member"""

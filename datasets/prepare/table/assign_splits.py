@@ -59,7 +59,7 @@ def _split_sql(database: Database, layout: SampleLayout, recipe: Recipe, valid_r
 
 
 def _by_file(recipe: Recipe, otherwise: str) -> str:
-    """Return SQL for the split of a row: the split of its file, or `otherwise` if the file is not of valid or test."""
+    """Return SQL for the split of a row: valid or test for rows of their separate files, `otherwise` for other rows."""
     return f"coalesce({SPLIT_COLUMN}, {otherwise})" if recipe.split.files else otherwise
 
 

@@ -41,7 +41,7 @@ class ColumnChoice:
 
 
 def first_named(names: tuple[str, ...], columns: Iterable[str]) -> str | None:
-    """Return the first column of `names` that exists in `columns`, ignoring case, or None if no name exists."""
+    """Return the column with the first name of `names` that occurs in `columns`, ignoring case, or None."""
     lower = {column.lower(): column for column in columns}
     return next((lower[name] for name in names if name in lower), None)
 

@@ -234,7 +234,7 @@ def _files_in(folder: str) -> list[str]:
 
 
 def _is_hidden(name: str) -> bool:
-    """Return whether a file or one of its folders is hidden, or a marker such as _SUCCESS: it begins with . or _."""
+    """Return whether the name of a file or of one of its folders begins with . or _, for example _SUCCESS."""
     return re.search(r"(^|/)[._]", name) is not None
 
 

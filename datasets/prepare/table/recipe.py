@@ -138,7 +138,7 @@ class Recipe(Config):
     label: LabelConfig = LabelConfig()
     user: str | None = Field(
         None,
-        description="column that groups the samples for GAUC; default: the column named user_id, userid, user or uid",
+        description="user column; GAUC is computed per user; default: the column named user_id, userid, user or uid",
     )
     weight: str | None = Field(None, description="column with the weight of a sample")
     time: str | None = Field(
