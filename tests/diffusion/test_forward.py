@@ -205,7 +205,7 @@ def test_arguments_that_do_not_fit_are_refused(config: dict, options: dict, mess
 
 
 def test_the_pattern_empirical_needs_patterns_of_the_data() -> None:
-    with pytest.raises(InputError, match=r"empirical needs the patterns of missing fields in statistics\.yaml"):
+    with pytest.raises(InputError, match=r"empirical needs the patterns of missing fields, but statistics\.yaml"):
         process(3, {"pattern": "empirical"})
 
 
