@@ -49,7 +49,7 @@ class Activated(Product):
 
 
 class Frozen(nn.Module):
-    """A frozen layer and a trained one; it returns values for the log besides the loss."""
+    """A frozen layer and a trained layer; it returns the loss and values for the log."""
 
     def __init__(self) -> None:
         super().__init__()

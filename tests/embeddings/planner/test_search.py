@@ -23,7 +23,7 @@ LOCAL_RANKS = 2
 
 
 def problem(seed: int, tables: int = 12, ranks: int = 8) -> tuple[Costs, Capacity]:
-    """Return costs like those of real tables: finer choices take less time for each shard, and more work in total."""
+    """Return costs similar to real tables: finer choices take less time for each shard, but more time in total."""
     rng = np.random.default_rng(seed)
     count = int(rng.integers(1, tables + 1))
     ranks = LOCAL_RANKS * int(rng.integers(1, ranks // LOCAL_RANKS + 1))
