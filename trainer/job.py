@@ -144,7 +144,10 @@ class Job(FieldsConfig):
                 continue
             name = table.fields[0]
             if not table.hash:
-                raise ValueError(f"fields.{name}.hash: false, but tables.per_table.{table.name}.collision is managed")
+                raise ValueError(
+                    f"fields.{name}.hash: false is not possible with tables.per_table.{table.name}.collision: managed; "
+                    "remove one of them"
+                )
             if table.num_embeddings % ROWS_PER_SET:
                 nearest = -(-table.num_embeddings // ROWS_PER_SET) * ROWS_PER_SET
                 raise ValueError(

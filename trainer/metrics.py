@@ -35,7 +35,7 @@ class Sums:
     """auc_area / auc_weight is the AUC over all pairs of a positive and a negative sample (Mann-Whitney; a tie counts
     one half); auc_weight is 0 without pairs"""
     user_auc: Value
-    """AUC times weight of samples, summed over users that have samples of both classes"""
+    """Sum over users with samples of both classes: AUC of the user times weight of the user's samples"""
     user_weight: Value
     """Weight of all samples of these users; 0 without users"""
 

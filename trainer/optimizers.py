@@ -20,8 +20,8 @@ ADAMW_MOMENTS = 2
 def build_dense_optimizer(parameters: Iterable[torch.nn.Parameter], settings: TrainConfig) -> torch.optim.AdamW:
     """Return AdamW for the dense parameters, with its state at step 0.
 
-    AdamW itself would create its state in its first step. A checkpoint is loaded into existing tensors, so the state is
-    created earlier.
+    AdamW itself would create its state in its first step. A checkpoint is loaded into existing tensors, so this
+    function creates the state.
     """
     parameters = list(parameters)
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)

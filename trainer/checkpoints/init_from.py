@@ -23,7 +23,7 @@ from asymdiffrec.trainer.run import Run
 from asymdiffrec.trainer.train_state import TrainState, build_recommender
 
 ID_KEYS = ("values", "hash")
-"""Keys of a table that must be equal in both jobs: otherwise an id would get a row that another id was trained on"""
+"""Keys of a table that must be equal in both jobs: otherwise an id would get the row of another id"""
 
 ONLY_NEW, ONLY_OLD = "the other run has no such name", "this job has no such name"
 
@@ -73,7 +73,7 @@ def plan_init(run: Run, job: Job, schema: Schema) -> InitPlan:
 
     - A table is matched by name, and taken if its width is the same and its ids mean the same. If the number of rows
       differs and ids are row numbers, rows are added or cut. If ids are hashed to rows, each new row starts as a copy
-      of the old row of its ids. If the new number of rows is a multiple of the old one, every id so keeps its weights.
+      of the old row of its ids. If the new number of rows is a multiple of the old number, every id keeps its weights.
       A table with collision: managed keeps its ids, and is taken if its number of rows is the same.
     - The curve of a numeric field is matched by the name of the field, and taken if its width and transform are the
       same. If statistics or knots differ, the function is kept, see `CurveChange`.

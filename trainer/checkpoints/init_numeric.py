@@ -83,7 +83,7 @@ class CurveChange:
 
     @property
     def keeps_knots(self) -> bool:
-        """Whether every old knot is a new knot too, so that the new curve can be exactly the old function."""
+        """True if every old knot is also a new knot: then the new curve can be exactly the old function."""
         if not self.old.num_bins:
             return True
         if not self.new.num_bins:
@@ -97,7 +97,7 @@ class CurveChange:
         if not self.keeps_knots:
             if not self.new.num_bins:
                 return "re-expressed as a line through the ends of the old curve: this job has no numeric_bins"
-            return "re-expressed, and interpolated between the new knots: they do not contain all old knots"
+            return "re-expressed, and interpolated between the new knots, because some old knots are missing"
         if (self.old.mean, self.old.std) != (self.new.mean, self.new.std):
             return "re-expressed with the new mean and standard deviation: the same function"
         return "re-expressed on the new knots: the same function" if self.old.knots != self.new.knots else ""

@@ -63,7 +63,10 @@ class Checkpoints:
         return manifest
 
     def best(self) -> int | None:
-        """Return the step with the best validation, or the newest step if no step was validated; None without steps."""
+        """Return the step with the best validation, or the newest step if no step was validated.
+
+        Returns None if no checkpoint exists.
+        """
         steps = self.steps()
         if not steps:
             return None

@@ -80,7 +80,7 @@ def _describe_state(run: Run, records: Sequence[Record], intervals: Sequence[Rec
     if not records:
         return f"{run.path}: nothing written yet"
     silence = time.time() - run.metrics_file.stat().st_mtime
-    warning = f", no news for {silence:,.0f} s" if silence > SILENCE_SECONDS else ""
+    warning = f", no new record for {silence:,.0f} s" if silence > SILENCE_SECONDS else ""
     if not intervals:
         return f"{run.path}: starting{warning}"
     last = intervals[-1]

@@ -13,7 +13,7 @@ from asymdiffrec.trainer.commands.options import AsJson, JobFile, Overrides
 from asymdiffrec.trainer.console import console, print_json
 
 PROFILED_STEPS = 5
-"""Steps that --profile traces"""
+"""Number of steps that --profile traces"""
 
 
 def train(

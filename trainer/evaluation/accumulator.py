@@ -129,7 +129,7 @@ class MetricAccumulator:
 
 class _UserAucs(NamedTuple):
     auc: float
-    """AUC times weight of samples, summed over the users with samples of both classes"""
+    """Sum over users with samples of both classes: AUC of the user times weight of the user's samples"""
     weight: float
     """Weight of all samples of these users"""
     users: int

@@ -60,7 +60,7 @@ def slices(runs: Sequence[np.ndarray], limit: int) -> Iterator[np.ndarray]:
     stride = max(1, limit // (2 * len(runs)))
     samples = np.concatenate([run[::stride] for run in runs])
     samples["positive"] = samples["negative"] = -1  # sorts before all rows of the same user and score
-    splitters = np.sort(samples)[:: len(runs)]  # all distinct, since no run has a user and score twice
+    splitters = np.sort(samples)[:: len(runs)]  # distinct: no run contains a user and score twice
     cuts = [np.append(np.searchsorted(run, splitters), len(run)) for run in runs]
     for start, stop in pairwise(zip(*cuts, strict=True)):
         parts = [run[i:j] for run, i, j in zip(runs, start, stop, strict=True) if i < j]

@@ -13,7 +13,7 @@ from asymdiffrec.trainer.html import html_table, page, svg
 from asymdiffrec.trainer.metrics import METRICS
 
 MARKER_OFFSET = 0.006
-"""Horizontal distance between the intervals of two variants, as a share of missing fields: they do not overlap"""
+"""Horizontal offset of each further variant, so that intervals do not overlap; unit: share of missing fields"""
 
 
 def draw_figure(document: Mapping[str, Any]) -> Figure:
@@ -51,7 +51,9 @@ def draw_figure(document: Mapping[str, Any]) -> Figure:
                 )
         heading = METRICS[name].heading
         values_axes.set(title=heading, xlabel="share of fields missing")
-        differences_axes.set(title=f"{heading}, from {document['reference']}", xlabel="share of fields missing")
+        differences_axes.set(
+            title=f"{heading}, difference from {document['reference']}", xlabel="share of fields missing"
+        )
         differences_axes.axhline(0, color=colors[document["reference"]], linewidth=1)
     figure.legend(*upper[0].get_legend_handles_labels(), loc="outside lower center", ncols=8, frameon=False)
     return figure

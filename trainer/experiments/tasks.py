@@ -29,7 +29,7 @@ class Task:
     seed: int
     job_file: Path
     overrides: tuple[str, ...]
-    """PATH=VALUE of the job file, for all variants"""
+    """Overrides PATH=VALUE of the job file, for all variants"""
     folder: Path
     """Run directory, scores and error of the task"""
     options: ScenarioOptions
@@ -97,10 +97,10 @@ def make_tasks_by_period(
     options: ScenarioOptions,
     periods: int,
 ) -> list[Task]:
-    """Return the tasks of `make_tasks` for each period. A task trains on all rows before its period.
+    """Return the tasks of each period, see `make_tasks`.
 
-    It is evaluated on the rows of the period. Periods are consecutive in the order of data.time. Raises InputError also
-    if the job has no data.time.
+    A task trains on all rows before its period and is evaluated on the rows of the period. Periods are consecutive in
+    the order of data.time. Raises InputError also if the job has no data.time.
     """
     job = read_job(job_file, overrides)
     if job.data.time is None:

@@ -1,9 +1,9 @@
 """Search for values of a job on validation data, within a time budget.
 
 The objective is the log loss of the validation split, averaged over shares of missing fields. Random candidates are
-trained with one seed. Then the best candidates, `base` and `augment` are trained with more seeds. The best candidate is
-chosen whose mean loss is below the loss of base, paired by seed, by more than the standard error of the difference. If
-no candidate is, base is chosen.
+trained with one seed. Then the best candidates, `base` and `augment` are trained with more seeds. The choice is
+the best candidate whose mean loss, paired by seed, is below the loss of base by more than the standard error of the
+difference. If no candidate qualifies, the choice is base.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Tuning:
 
     job_file: str
     overrides: tuple[str, ...]
-    """PATH=VALUE of the job file, for all trials"""
+    """Overrides PATH=VALUE of the job file, for all trials"""
     folder: str
     """Folder of all trials and the result"""
     shares: tuple[float, ...]
@@ -181,8 +181,8 @@ def run_trial(tuning: Tuning, trial: tuple[Overrides, int]) -> float:
 def choose(base: Candidate, finalists: Sequence[Candidate]) -> tuple[Candidate, str]:
     """Return the chosen candidate and the reason.
 
-    It is the best finalist whose mean loss is below the loss of base by more than the standard error of the difference,
-    or else base.
+    The choice is the best finalist whose mean loss is below the loss of base by more than the standard error of the
+    difference. If no finalist qualifies, the choice is base.
     """
     seeds = plural(len(base.losses), "seed")
     for candidate in sorted(finalists, key=attrgetter("mean")):

@@ -24,7 +24,7 @@ class BuiltIn(NamedTuple):
     """A built-in variant."""
 
     overrides: str
-    """PATH=VALUE of the job file, separated by spaces; if they do not set diffusion.method, it is asymdiff"""
+    """Overrides PATH=VALUE, separated by spaces; diffusion.method is asymdiff if they do not set it"""
     description: str
 
 
@@ -72,7 +72,7 @@ class Variant:
 
     name: str
     overrides: tuple[str, ...] = ()
-    """PATH=VALUE of the job file"""
+    """Overrides PATH=VALUE of the job file"""
     rival: str | None = None
     """package.module:function of a `Rival`"""
 

@@ -143,7 +143,7 @@ class TrainingLoop:
         return progress
 
     def _finish_save(self, saver: Saver, progress: Progress) -> Progress:
-        """Wait for the running save. If it failed, log the error and return the progress without its best step."""
+        """Wait for the running save. If it failed, log the error and do not count its step as the best."""
         failed = saver.finish()
         if failed is None:
             return progress

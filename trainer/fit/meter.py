@@ -60,11 +60,11 @@ class Meter:
         self._since += time.perf_counter() - start
 
     def skip(self) -> None:
-        """Record that the step of the next batch was bad and changed no parameter."""
+        """Record that the step of the oldest unfinished batch was bad and changed no parameter."""
         self._checksums.popleft()
 
     def add(self, losses: Mapping[str, torch.Tensor]) -> None:
-        """Record the losses of the step of the next batch."""
+        """Record the losses of the step of the oldest unfinished batch."""
         self._checksum += self._checksums.popleft()
         for name, value in losses.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.detach().clone()

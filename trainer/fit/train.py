@@ -54,7 +54,7 @@ def check_job(
 
 
 def _max_workers(job: Job) -> int:
-    """Return the largest possible number of workers. The reader checks a fixed number, not this function."""
+    """Return the largest possible number of workers. If the number is fixed, return it; the reader checks it."""
     fewest, most = job.cluster.worker_range.min, job.cluster.worker_range.max
     if fewest == most:
         return most

@@ -69,7 +69,7 @@ def train_worker(arguments: Mapping[str, Any], cluster: ClusterContext) -> None:
 
 
 def _plan_for(world_size: int, plan: Mapping[str, Any] | None, notes: list[str]) -> Mapping[str, Any] | None:
-    """Return the user's plan, or None if it is for another number of workers; then also add a note."""
+    """Return the user's plan. If it is for another number of workers, add a note and return None."""
     if plan and (mismatch := world_size_mismatch(plan, world_size, world_size)):
         notes.append(f"{mismatch}; a new sharding plan is computed")
         return None

@@ -32,9 +32,9 @@ def test_run_that_trains_and_run_without_news(trained: Path, tmp_path: Path, com
     (run / "metrics.jsonl").write_text("".join(lines[: last + 1]) + unfinished_line)
     shown = " ".join(command("top", run, "--once").err.split())
     assert "step 20 of 36, epoch 2" in shown
-    assert "no news" not in shown
+    assert "no new record" not in shown
     os.utime(run / "metrics.jsonl", (0, 0))
-    assert "no news for" in " ".join(command("top", run, "--once").err.split())
+    assert "no new record for" in " ".join(command("top", run, "--once").err.split())
     (run / "metrics.jsonl").unlink()
     assert "nothing written yet" in " ".join(command("top", run, "--once").err.split())
 

@@ -64,7 +64,7 @@ def test_a_resumed_run_is_equal_and_scores_as_in_its_test(
     [
         (
             ["tables.per_table={user_id: {collision: managed}}"],
-            "fields.user_id.hash: false, but tables.per_table.user_id.collision is managed",
+            "fields.user_id.hash: false is not possible with tables.per_table.user_id.collision: managed",
         ),
         (
             ["tables.per_table={city: {collision: managed}}"],
