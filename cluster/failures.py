@@ -52,7 +52,7 @@ def describe_failure(error: TrainingFailedError, timeout_seconds: float) -> str:
 
 
 def is_timeout(error: BaseException) -> bool:
-    """Return whether a collective operation timed out. Its text tells, because torch raises a plain RuntimeError."""
+    """Return whether a collective operation timed out. The message decides: torch raises a plain RuntimeError."""
     return "timed out" in str(error).lower() or "timeout" in str(error).lower()
 
 

@@ -32,7 +32,7 @@ class PodConfig:
     image: str
     """Container image with this package, its dependencies and Ray"""
     workers: int | None = None
-    """Workers in each pod; None: as many as possible, up to MAX_WORKERS_PER_POD"""
+    """Number of workers in each pod; None: see `_workers_per_pod`"""
     memory: str | None = None
     """Memory of each pod of workers in the notation of Kubernetes, for example 64Gi"""
     claim: tuple[str, str] | None = None
@@ -93,7 +93,7 @@ def manifest(
 
 
 def _workers_per_pod(fewest: int, most: int) -> int:
-    """Return the greatest common divisor of both numbers and, if `most` is larger than it, of MAX_WORKERS_PER_POD."""
+    """Return gcd(fewest, most), or gcd(fewest, most, MAX_WORKERS_PER_POD) if `most` is above MAX_WORKERS_PER_POD."""
     return math.gcd(fewest, most) if most <= MAX_WORKERS_PER_POD else math.gcd(fewest, most, MAX_WORKERS_PER_POD)
 
 

@@ -66,7 +66,7 @@ def launch(
 
 
 def stay_on_loopback() -> None:
-    """Make a Ray cluster that this process starts listen on 127.0.0.1 only; call it before Ray is imported.
+    """Restrict a Ray cluster that this process starts to the address 127.0.0.1; call it before Ray is imported.
 
     On Linux Ray listens on all addresses by default. With this environment variable it listens only on the address of
     the node, as on other systems.

@@ -23,8 +23,8 @@ def run_in_parallel(
     At most `parallel` tasks run at a time, each with one CPU. `work`, the items and the results must be picklable.
     Without an address, a Ray cluster with `parallel` CPUs is started on this host and stopped after the last item.
 
-    Raises ClusterError if the cluster cannot be used. If `work` raises an exception, it is raised here too, and the
-    remaining tasks are cancelled.
+    Raises ClusterError if the cluster cannot be used. If `work` raises an exception, this function raises the exception
+    too and cancels the remaining tasks.
     """
     if address is None:
         stay_on_loopback()

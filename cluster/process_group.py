@@ -33,7 +33,7 @@ def process_group(
 
 
 def gather_ranks_by_host(host: str) -> list[list[int]]:
-    """Return the ranks on each host; the hosts are ordered by their first rank. A collective call.
+    """Return the ranks on each host; the hosts are ordered by their first rank. All workers must call it together.
 
     `host` is a unique name of this worker's host.
     """

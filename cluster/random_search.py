@@ -50,7 +50,7 @@ def random_search(
     choices = {name: list(values) for name, values in space.items()}
 
     def settings_of(indices: Mapping[str, int]) -> dict[str, Any]:
-        """Return the settings that indices into the choices select.
+        """Return the settings, given the index of the choice of each setting.
 
         Tune searches over indices, because it would treat a choice that is a mapping as a part of the search space.
         """

@@ -45,7 +45,7 @@ class RestartPolicy(DefaultFailurePolicy):
     """
 
     def is_permanent(self, error: TrainingFailedError) -> bool:
-        """Return whether the error would occur again; the workers are then not started again."""
+        """Return whether a restart would fail with the same error. The workers are then not started again."""
         raise NotImplementedError
 
     def is_free(self, error: TrainingFailedError) -> bool:

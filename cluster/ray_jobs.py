@@ -132,7 +132,7 @@ class RayJobs:
         return details
 
     def _wait_for_end(self, ray_job_id: str, seconds: float) -> JobDetails:
-        """Return the job's details once it has ended, or after `seconds`."""
+        """Return the details of a job when it has ended, or at the latest after `seconds`."""
         deadline = time.monotonic() + seconds
         while not (details := self.describe(ray_job_id)).status.is_terminal() and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)

@@ -12,8 +12,9 @@ from ray.util.metrics import Gauge
 def metrics_publisher(rank: int) -> Callable[[Mapping[str, Any]], None]:
     """Return a function that sets the gauge asymdiffrec_KEY, tagged with this rank, for each number of a record.
 
-    The record's values for all workers together are published by rank 0. The list `ranks` in the record has the values
-    of each worker, and each worker publishes its element. Values that are not numbers are ignored.
+    Rank 0 publishes the values of the record that describe all workers together. The list `ranks` in the record has an
+    element with the values of each worker, and each worker publishes its element. Values that are not numbers are
+    ignored.
     """
     gauges: dict[str, Gauge] = {}
 

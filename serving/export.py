@@ -210,7 +210,7 @@ def _build_scorer(folder: Path, config: ExportConfig, schema: Schema, has_ids: b
 
 
 def _build_diffusion(config: ExportConfig, layout: FieldLayout) -> AsymmetricDiffusion:
-    """Build the dense part with random weights. It gets the default forward process, because serving uses none."""
+    """Build the dense part with random weights and the default forward process, which serving does not use."""
     diffusion = config.diffusion.model_copy(update={"forward": ForwardConfig()})
     return method_class(diffusion.method)(layout, config.model, diffusion, seed=0)
 

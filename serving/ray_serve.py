@@ -21,7 +21,7 @@ REQUESTS_PER_REPLICA = 4
 def deployment(
     config: ServiceConfig, host: str, port: int, min_replicas: int, max_replicas: int, owns_cluster: bool
 ) -> Iterator[None]:
-    """Run the service on the Ray cluster that this process is connected to, until the context ends.
+    """Run the service for the block, on the Ray cluster that this process is connected to.
 
     The block starts when the service answers. Ray Serve runs between `min_replicas` and `max_replicas` replicas,
     depending on the load. After the block the application is deleted. If `owns_cluster` is true, Ray Serve is shut down

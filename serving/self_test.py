@@ -86,7 +86,7 @@ def _has_id_and_numeric_field(schema: Schema, column: str) -> bool:
 
 
 def _untransformed(moments: NumericStatistics, standardised: float, transform: str) -> float:
-    """Return the raw value whose transformed, standardised value is `standardised`, or a close value if none exists."""
+    """Return the raw value of a standardised value, or a close raw value if the transform cannot give the value."""
     value = moments.mean + moments.std * standardised
     if transform == "log1p":
         return float(np.copysign(np.expm1(min(abs(value), 80)), value))

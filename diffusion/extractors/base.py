@@ -44,7 +44,7 @@ class Extractor(nn.Module, ABC):
 
 
 class ExtractorConfig(Config):
-    """Settings that all extractors of this project have."""
+    """The settings that all built-in extractors have."""
 
     latent: PositiveInt = Field(default=64, description="width Z of the latent representation")
 

@@ -48,7 +48,7 @@ class DLRM(Extractor):
 
 
 def pair_dots(vectors: Tensor) -> Tensor:
-    """Return the dot products v_i . v_j of every i < j: [B, N (N - 1) / 2] for vectors [B, N, D]."""
+    """Return the dot products v_i . v_j of all pairs i < j: [B, N (N - 1) / 2] for vectors [B, N, D]."""
     count = vectors.shape[1]
     first, second = torch.triu_indices(count, count, offset=1, device=vectors.device)
     return (vectors @ vectors.mT).flatten(1).index_select(1, first * count + second)

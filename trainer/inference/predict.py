@@ -43,8 +43,8 @@ class PredictTask:
 def predict_run(folder: Path, data: str, out: Path, console: Console, *, allow_user_classes: bool = False) -> int:
     """Score every row of `data`, write the rows with their scores to `out`, and return the number of rows.
 
-    `folder` is an export or a run directory. An export scores on all cores; of a run, the best step scores. Raises the
-    errors of `predict_shards`, `restore_run` and `load_export`.
+    `folder` is an export or a run directory. An export scores on all cores. From a run directory the best step is
+    restored. Raises the errors of `predict_shards`, `restore_run` and `load_export`.
     """
     with ExitStack() as stack:
         model: Recommender | Scorer
