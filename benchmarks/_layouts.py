@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Dataset
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from asymdiffrec.datasets.decoding.hashing import hash_ids
+from asymdiffrec.datasets.decoding.id_hash import hash_ids
 from asymdiffrec.datasets.decoding.string_hash import string_ids
 from asymdiffrec.datasets.prepare.write_dataset import write_files
 from asymdiffrec.datasets.schema import FieldsConfig, Schema, table_seed

@@ -20,7 +20,7 @@ from functools import cached_property
 
 import numpy as np
 
-from asymdiffrec.datasets.decoding.hashing import splitmix64
+from asymdiffrec.datasets.decoding.id_hash import splitmix64
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ from asymdiffrec.diffusion.recommender import Recommender
 from asymdiffrec.embeddings.optimizers import dense_parameters, tables_optimizer
 from asymdiffrec.embeddings.planner.dense import dense_work
 from asymdiffrec.embeddings.planner.devices import Cluster, Device, find_device, local_cluster
-from asymdiffrec.embeddings.planner.plan import Problem, solve
+from asymdiffrec.embeddings.planner.plan import solve
 from asymdiffrec.embeddings.planner.plan_document import plan_document, solve_from_document
+from asymdiffrec.embeddings.planner.problem import Problem
 from asymdiffrec.embeddings.sharding import run_on_rank_0, shard
 from asymdiffrec.embeddings.tables import FieldTables
 from asymdiffrec.trainer.job import Job

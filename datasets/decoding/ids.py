@@ -17,7 +17,7 @@ from asymdiffrec.datasets.decoding.arrays import (
     flatten_lists,
     validity,
 )
-from asymdiffrec.datasets.decoding.hashing import copy_ids, hash_ids, splitmix64, take_entries
+from asymdiffrec.datasets.decoding.id_hash import copy_ids, hash_ids, splitmix64, take_entries
 from asymdiffrec.datasets.decoding.string_hash import string_ids
 from asymdiffrec.datasets.decoding.value_rules import first_wrong_weight, ids_outside_table, parse_int64
 from asymdiffrec.datasets.schema import IdListConfig, Table

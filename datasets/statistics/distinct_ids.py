@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from asymdiffrec.datasets.decoding.hashing import splitmix64
+from asymdiffrec.datasets.decoding.id_hash import splitmix64
 
 SKETCH_SIZE = 1 << 16
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.decoding.arrays import as_float64, flatten_lists_without_nulls, validity
-from asymdiffrec.datasets.decoding.hashing import splitmix64
+from asymdiffrec.datasets.decoding.id_hash import splitmix64
 from asymdiffrec.datasets.decoding.ids import as_int64_ids, decode_id_lists, decode_ids
 from asymdiffrec.datasets.decoding.numbers import transform_values
 from asymdiffrec.datasets.decoding.value_rules import MAX_FLOAT

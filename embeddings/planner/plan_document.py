@@ -14,9 +14,10 @@ from torchrec.distributed.planner.types import ShardingOption
 
 from asymdiffrec.base import InputError
 from asymdiffrec.embeddings.planner.devices import GB, Cluster, Device
-from asymdiffrec.embeddings.planner.plan import Problem, Solution, solve
+from asymdiffrec.embeddings.planner.plan import Solution, solve
 from asymdiffrec.embeddings.planner.plan_validation import InvalidPlanError
 from asymdiffrec.embeddings.planner.planned_tables import PlannedTable, table_configs
+from asymdiffrec.embeddings.planner.problem import Problem
 from asymdiffrec.embeddings.planner.rank_memory import shard_bytes
 from asymdiffrec.embeddings.planner.search_planner import build_plan
 from asymdiffrec.embeddings.planner.sharding_choices import ShardingChoice

@@ -15,7 +15,8 @@ from asymdiffrec.embeddings.config import TablesConfig
 from asymdiffrec.embeddings.optimizers import dense_parameters, tables_optimizer
 from asymdiffrec.embeddings.planner.dense import DenseWork
 from asymdiffrec.embeddings.planner.devices import local_cluster
-from asymdiffrec.embeddings.planner.plan import Problem, solve
+from asymdiffrec.embeddings.planner.plan import solve
+from asymdiffrec.embeddings.planner.problem import Problem
 from asymdiffrec.embeddings.sharding import run_on_rank_0, shard
 from asymdiffrec.embeddings.tables import FieldTables
 

@@ -18,7 +18,8 @@ from asymdiffrec.embeddings.config import TablesConfig
 from asymdiffrec.embeddings.managed.ids import id_range
 from asymdiffrec.embeddings.planner.dense import DenseWork
 from asymdiffrec.embeddings.planner.devices import local_cluster
-from asymdiffrec.embeddings.planner.plan import Problem, solve
+from asymdiffrec.embeddings.planner.plan import solve
+from asymdiffrec.embeddings.planner.problem import Problem
 from asymdiffrec.embeddings.serving_tables import ServedTables, write_tables
 from asymdiffrec.embeddings.sharding import shard
 from asymdiffrec.embeddings.state import local_blocks, lookup_state, table_weights

@@ -88,5 +88,4 @@ class Saver:
     def _write(self, state: dict[str, Any], progress: Progress) -> None:
         self._checkpoints.write(state, progress, self._documents, self._group)
         if dist.get_rank() == 0:
-            newest = self._checkpoints.steps()[-self._settings.keep :]
-            self._checkpoints.prune({*newest, progress.best_step})
+            self._checkpoints.prune(self._settings.keep, progress.best_step)

@@ -172,9 +172,9 @@ class Checkpoints:
         if failure[0]:
             raise CheckpointError(f"{folder.location}: cannot be written: {failure[0]}")
 
-    def prune(self, keep: set[int]) -> None:
-        """Delete the checkpoints of all steps not in `keep`, and the remains of interrupted saves."""
-        names = {f"step-{step}" for step in keep}
+    def prune(self, num_newest: int, best_step: int) -> None:
+        """Delete all checkpoints but the newest `num_newest` and the best, and the remains of interrupted saves."""
+        names = {f"step-{step}" for step in (*self.steps()[-num_newest:], best_step)}
         for name in self._folder.folders():
             if name.startswith("step-") and name not in names:
                 self._folder.remove(name)

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from asymdiffrec.base import InputError
-from asymdiffrec.datasets.decoding.hashing import hash_ids
+from asymdiffrec.datasets.decoding.id_hash import hash_ids
 from asymdiffrec.datasets.decoding.ids import decode_ids, decode_users
 from asymdiffrec.datasets.decoding.string_hash import string_ids
 from asymdiffrec.datasets.schema import FieldsConfig, table_seed

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asymdiffrec.datasets.decoding.hashing import splitmix64
+from asymdiffrec.datasets.decoding.id_hash import splitmix64
 from asymdiffrec.datasets.statistics import distinct_ids
 from asymdiffrec.datasets.statistics.distinct_ids import DistinctIdSketch
 

@@ -16,7 +16,8 @@ from asymdiffrec.embeddings.managed.lookup import take_counts
 from asymdiffrec.embeddings.optimizers import tables_optimizer
 from asymdiffrec.embeddings.planner.dense import DenseWork
 from asymdiffrec.embeddings.planner.devices import Cluster, local_cluster
-from asymdiffrec.embeddings.planner.plan import Problem, solve
+from asymdiffrec.embeddings.planner.plan import solve
+from asymdiffrec.embeddings.planner.problem import Problem
 from asymdiffrec.embeddings.sharding import run_on_rank_0, shard
 from asymdiffrec.embeddings.state import table_state
 from asymdiffrec.embeddings.tables import FieldTables

@@ -9,8 +9,9 @@ from asymdiffrec.datasets.schema import FieldsConfig
 from asymdiffrec.embeddings.config import TablesConfig
 from asymdiffrec.embeddings.planner.dense import DenseWork
 from asymdiffrec.embeddings.planner.devices import Cluster, Device
-from asymdiffrec.embeddings.planner.plan import RESERVED_MEMORY_SHARE, DoesNotFitError, Problem, solve
+from asymdiffrec.embeddings.planner.plan import DoesNotFitError, solve
 from asymdiffrec.embeddings.planner.plan_document import plan_document, table_entries
+from asymdiffrec.embeddings.planner.problem import RESERVED_MEMORY_SHARE, Problem
 from asymdiffrec.embeddings.tables import FieldTables
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asymdiffrec.datasets.decoding.hashing import hash_ids
+from asymdiffrec.datasets.decoding.id_hash import hash_ids
 from asymdiffrec.datasets.prepare.table.column_profiles import ColumnProfile
 from asymdiffrec.datasets.prepare.table.infer_fields import (
     collision_share,

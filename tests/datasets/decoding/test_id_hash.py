@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from asymdiffrec.datasets.decoding.hashing import hash_ids, splitmix64
+from asymdiffrec.datasets.decoding.id_hash import hash_ids, splitmix64
 from asymdiffrec.datasets.schema import table_seed
 
 GOLDEN = 0x9E3779B97F4A7C15
