@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks._ray_training import CHECKPOINT_STEPS, LOST_SECONDS, Training
+from benchmarks._ray_training import CHECKPOINT_STEPS, TIMEOUT_SECONDS, Training
 
 FULL_DISK_BYTES = 1_000_000
 """Largest file that can be written while the disk is "full". Checkpoint files are larger, Ray's log files smaller"""
@@ -56,7 +56,7 @@ def kill_command(training: Training) -> None:
 def end_command(training: Training) -> None:
     """Send SIGTERM to the training command, as a host does before it shuts down, then resume the training."""
     training.process.send_signal(signal.SIGTERM)
-    if (status := training.process.wait(LOST_SECONDS)) != INTERRUPTED:
+    if (status := training.process.wait(TIMEOUT_SECONDS)) != INTERRUPTED:
         raise TimeoutError(f"SIGTERM ended the training command with exit status {status}; expected {INTERRUPTED}")
     training.resume()
 

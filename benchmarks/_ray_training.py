@@ -17,9 +17,9 @@ from asymdiffrec.json_lines import read_json_lines
 BATCH = 512
 CHECKPOINT_STEPS = 25
 """Steps from one checkpoint to the next, and from a recovery to the next fault"""
-HANGING_SECONDS = 15
+COLLECTIVE_TIMEOUT_SECONDS = 15
 """Timeout of a collective operation, in seconds"""
-LOST_SECONDS = 1800.0
+TIMEOUT_SECONDS = 1800.0
 """Time in seconds to wait for an event of a training. After it the training counts as lost"""
 
 
@@ -41,7 +41,7 @@ class Training:
             "cluster.workers": workers,
             "cluster.address": self.cluster.address,
             "cluster.max_failures": 1000,
-            "cluster.timeout_seconds": HANGING_SECONDS,
+            "cluster.timeout_seconds": COLLECTIVE_TIMEOUT_SECONDS,
             **common_overrides(steps),
             **overrides,
         }
@@ -69,14 +69,14 @@ class Training:
     def _wait(self, condition: Callable[[], bool], error: str) -> None:
         """Wait until a condition is true, or the command ends with exit status 0.
 
-        Raises TimeoutError with the message `error` if the command fails, or after LOST_SECONDS.
+        Raises TimeoutError with the message `error` if the command fails, or after TIMEOUT_SECONDS.
         """
         start = time.monotonic()
         while not condition():
             status = self.process.poll()
             if status == 0:
                 return
-            if status is not None or time.monotonic() - start > LOST_SECONDS:
+            if status is not None or time.monotonic() - start > TIMEOUT_SECONDS:
                 log = (self.run.parent / "log").read_text(errors="replace").splitlines()
                 ending = "is still running" if status is None else f"ended with exit status {status}"
                 raise TimeoutError(f"{error}; the command {ending}; end of its output:\n" + "\n".join(log[-20:]))

@@ -18,7 +18,7 @@ from asymdiffrec.serving.engine import Engine
 from asymdiffrec.serving.export import load_export
 from asymdiffrec.serving.protocol import ARROW, JSON
 from benchmarks._load import post
-from benchmarks._servers import HANGING_SECONDS
+from benchmarks._servers import TIMEOUT_SECONDS
 
 Requests = dict[str, bytes]
 """{name, for example "100 candidates, Arrow": HTTP request}"""
@@ -70,7 +70,7 @@ def require_same_scores(our_port: int, ours: Requests, plain_port: int, plain: R
     def ask(port: int, path: str, request: bytes) -> Any:
         body, headers = request.partition(b"\r\n\r\n")[2], {"content-type": JSON}
         url = f"http://127.0.0.1:{port}{path}"
-        return httpx2.post(url, content=body, headers=headers, timeout=HANGING_SECONDS).json()
+        return httpx2.post(url, content=body, headers=headers, timeout=TIMEOUT_SECONDS).json()
 
     expected = np.array(ask(plain_port, "/score", plain["100 samples"])["scores"])
     scores = ask(our_port, "/v1/score", ours["100 samples"])["scores"]

@@ -19,7 +19,7 @@ import psutil
 from asymdiffrec.serving.ray_serve_compat import free_port
 
 ROOT = Path(__file__).parents[1]
-HANGING_SECONDS = 1800.0
+TIMEOUT_SECONDS = 1800.0
 """Longest time in seconds to wait for a server. On a busy host it takes minutes to start."""
 SHOWN_LINES = 20
 """Number of lines in an error message, from the end of the server's standard error"""
@@ -41,7 +41,7 @@ class Server:
     def get(self, path: str) -> httpx2.Response | None:
         """Return the response to a GET request, or None if the server does not answer yet."""
         try:
-            return httpx2.get(f"http://127.0.0.1:{self.port}{path}", timeout=HANGING_SECONDS)
+            return httpx2.get(f"http://127.0.0.1:{self.port}{path}", timeout=TIMEOUT_SECONDS)
         except httpx2.TransportError:
             return None
 
@@ -55,7 +55,7 @@ class Server:
         return document.get("version")
 
     def wait_until(self, condition: Callable[[], bool], event: str) -> None:
-        """Wait until a condition is true. Raises ServerError if the server ends first, or after HANGING_SECONDS.
+        """Wait until a condition is true. Raises ServerError if the server ends first, or after TIMEOUT_SECONDS.
 
         event: a noun phrase for the message, such as "two replicas".
         """
@@ -63,8 +63,8 @@ class Server:
         while not condition():
             if (status := self._process.poll()) is not None:
                 raise ServerError(f"waiting for {event}: the server ended with exit status {status}\n{self._errors()}")
-            if time.monotonic() - start > HANGING_SECONDS:
-                limit = f"no success in {HANGING_SECONDS:g} s; the server still runs"
+            if time.monotonic() - start > TIMEOUT_SECONDS:
+                limit = f"no success in {TIMEOUT_SECONDS:g} s; the server still runs"
                 raise ServerError(f"waiting for {event}: {limit}\n{self._errors()}")
             time.sleep(0.2)
 
@@ -75,7 +75,7 @@ class Server:
     def close(self) -> None:
         """Terminate the server and wait until its process has ended."""
         self._process.terminate()
-        self._process.wait(HANGING_SECONDS)
+        self._process.wait(TIMEOUT_SECONDS)
         self._log.close()
 
 

@@ -27,7 +27,7 @@ from benchmarks._fault_kinds import FAULTS, RESIZES, fill_disk, hang_worker
 from benchmarks._ray_training import (
     BATCH,
     CHECKPOINT_STEPS,
-    LOST_SECONDS,
+    TIMEOUT_SECONDS,
     Training,
     common_overrides,
     steps_of,
@@ -78,8 +78,8 @@ def fault_results(folder: Path, data: Path, number: int, undisturbed_workers: in
     steps = CHECKPOINT_STEPS * (2 + len(faults) + 3 * faults.count(fill_disk))
     recovered, seconds = 0, []
     # Unless a fault makes a worker hang, no collective operation must time out, even on a busy host.
-    patient = {} if hang_worker in faults else {"cluster.timeout_seconds": LOST_SECONDS}
-    training = Training(folder, data, steps, NODES, str(WORKERS), **patient)
+    timeout = {} if hang_worker in faults else {"cluster.timeout_seconds": TIMEOUT_SECONDS}
+    training = Training(folder, data, steps, NODES, str(WORKERS), **timeout)
     try:
         for index, inject in enumerate(faults, start=1):
             training.reach(training.step() + CHECKPOINT_STEPS)

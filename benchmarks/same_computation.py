@@ -267,9 +267,9 @@ def compare(first: dict[str, Any], second: dict[str, Any]) -> bool:
     names = list(dict.fromkeys([*quantities[0], *quantities[1]]))
     for name in names:
         values = [record.get(name, []) for record in quantities]
-        apart = differences(*values)
-        beyond = [index for index, difference in enumerate(apart) if difference > LIMIT]
-        worst = max(apart, default=0.0)
+        relative = differences(*values)
+        beyond = [index for index, difference in enumerate(relative) if difference > LIMIT]
+        worst = max(relative, default=0.0)
         failed, largest = failed + bool(beyond), max(largest, worst)
         absent = [letter for letter, part in zip("AB", quantities, strict=True) if name not in part]
         difference_text = f"not in {absent[0]}" if absent else "not equal" if math.isinf(worst) else f"{worst:.3g}"

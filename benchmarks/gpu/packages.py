@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.gpu.machine import MACHINE
 
-SMALL = (
+SMALL_PACKAGES = (
     "pydantic",
     "pydantic_core",
     "annotated-types",
@@ -44,7 +44,7 @@ def pinned(project: Path) -> list[str]:
     """Return `NAME==VERSION` of each small package, with the version in the project's requirements.txt."""
     lines = (project / "requirements.txt").read_text().splitlines()
     versions = dict(line.split("==") for line in lines if "==" in line)
-    return [f"{name}=={versions[name].split()[0]}" for name in SMALL]
+    return [f"{name}=={versions[name].split()[0]}" for name in SMALL_PACKAGES]
 
 
 def download(requirements: list[str], cache: Path) -> list[Path]:

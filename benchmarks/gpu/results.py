@@ -32,4 +32,6 @@ def checks(documents: dict[str, Any]) -> Iterator[Result]:
         if documents.get(name, {}).get("steps"):
             run = documents[name]
             title = f"training {name}: relative difference to the CPU's loss, first {run['first']} steps"
-            yield Result(title, run["apart_first"], "", "limit", run["limit"], "at most the limit", run["holds"])
+            yield Result(
+                title, run["max_difference_first"], "", "limit", run["limit"], "at most the limit", run["holds"]
+            )

@@ -42,18 +42,18 @@ def compare_losses(run: Path, reference: Path, limit: float, first: int = 100) -
     """
     losses, expected = by_step(run, "loss"), by_step(reference, "loss")
     steps = sorted(losses.keys() & expected.keys())
-    apart = {step: abs(losses[step] / expected[step] - 1) for step in steps}
-    early = [difference for step, difference in apart.items() if step <= first]
+    relative = {step: abs(losses[step] / expected[step] - 1) for step in steps}
+    early = [difference for step, difference in relative.items() if step <= first]
     rows, expected_rows = by_step(run, ROW_CHECKSUM), by_step(reference, ROW_CHECKSUM)
     same_rows = bool(rows) and all(rows[step] == expected_rows.get(step) for step in rows)
-    shown_steps = [step for step in (*SHOWN_STEPS, *steps[-1:]) if step in apart]
+    shown_steps = [step for step in (*SHOWN_STEPS, *steps[-1:]) if step in relative]
     return {
         "steps": len(steps),
         "limit": limit,
         "first": first,
         "same_rows": same_rows,
-        "apart_first": max(early, default=None),
-        "apart_all": max(apart.values(), default=None),
+        "max_difference_first": max(early, default=None),
+        "max_difference_all": max(relative.values(), default=None),
         "losses": {step: [losses[step], expected[step]] for step in shown_steps},
         **{
             f"{split}/auc": [last_metric(path, f"{split}/auc") for path in (run, reference)]

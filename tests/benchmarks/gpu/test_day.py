@@ -113,7 +113,7 @@ def test_the_day_runs_on_a_cpu(tmp_path: Path) -> None:
     assert {name: part["status"] for name, part in summary["parts"].items()} == dict.fromkeys(
         ["unpack", *parts], "done"
     )
-    assert summary["documents"]["plain"]["apart_all"] == 0
+    assert summary["documents"]["plain"]["max_difference_all"] == 0
     assert summary["runs"]["plain"]["outcome"] == "finished"
     results = json.loads((tmp_path / "out" / "gpu-day.json").read_text())
     assert results.keys() == {"machine", "versions", "results"}

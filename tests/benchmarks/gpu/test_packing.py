@@ -80,7 +80,7 @@ def test_an_fbgemm_that_has_the_shimmed_modules_is_refused(tmp_path: Path) -> No
 
 def test_versions_of_small_packages_are_pinned() -> None:
     pinned = packages.pinned(ROOT)
-    assert len(pinned) == len(packages.SMALL)
+    assert len(pinned) == len(packages.SMALL_PACKAGES)
     assert all("==" in requirement for requirement in pinned)
 
 

@@ -29,8 +29,8 @@ def test_losses_within_the_limit_hold(tmp_path: Path) -> None:
     run, reference = write_run(tmp_path / "a", [1.0, 0.5005, 0.3]), write_run(tmp_path / "b", [1.0, 0.5, 0.4])
     comparison = compare_losses(run, reference, limit=2e-3, first=2)
     assert comparison["holds"]
-    assert comparison["apart_first"] == pytest.approx(1e-3)
-    assert comparison["apart_all"] == pytest.approx(0.25)
+    assert comparison["max_difference_first"] == pytest.approx(1e-3)
+    assert comparison["max_difference_all"] == pytest.approx(0.25)
     assert comparison["losses"] == {1: [1.0, 1.0], 3: [0.3, 0.4]}
     assert comparison["test/auc"] == [0.75, 0.75]
     assert not compare_losses(run, reference, limit=2e-3, first=3)["holds"]
@@ -88,7 +88,7 @@ def test_results_have_checks_and_measurements() -> None:
     documents = {
         "machine": {"machine": "16 cores", "versions": {"torch": "2.11.0"}},
         "tables": {"equal": 3, "cases": [{}] * 4},
-        "plain": {"steps": 400, "first": 100, "apart_first": 1e-4, "limit": 1e-3, "holds": True},
+        "plain": {"steps": 400, "first": 100, "max_difference_first": 1e-4, "limit": 1e-3, "holds": True},
         "turns": {"results": [measured], "details": [], "failures": []},
     }
     results = document({"parts": {}, "runs": {}, "documents": documents})
