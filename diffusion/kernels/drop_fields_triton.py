@@ -66,7 +66,7 @@ def forward(
             PATTERNS=len(pattern_cdf),
             SEARCH=(len(pattern_cdf) - 1).bit_length(),
             BOTH=both,
-            enable_fp_fusion=False,  # t and the rates must be rounded as torch rounds them
+            enable_fp_fusion=False,  # t and the rates must have the same rounding as in torch
             num_warps=WARPS_PER_PROGRAM,
             **tile,
         )

@@ -16,7 +16,7 @@ from asymdiffrec.cluster.restart_policy import WorkerRestarts
 
 
 def failed(error: Exception, at: float, world_size: int = 4) -> Exception:
-    """Return an exception as a worker marks it."""
+    """Return an exception with the attributes that a worker adds."""
     error.failed_at, error.world_size = at, world_size  # type: ignore[attr-defined]
     return error
 

@@ -40,7 +40,7 @@ RAY_JOB = {
 
 
 def check(value: Any, kind: Any, path: str) -> None:
-    """Assert that a value has a kind: a type, a list or a mapping of kinds, or one of Kubernetes' models."""
+    """Assert that a value has a kind: a type, a list or a mapping of kinds, or a model of Kubernetes."""
     if isinstance(kind, dict):
         assert value.keys() == kind.keys(), path
         for key, inner in kind.items():
@@ -79,7 +79,7 @@ def check_named(value: Any, kind: str, path: str) -> None:
 
 @pytest.fixture
 def printed(clicks: Path) -> Callable[..., list[dict[str, Any]]]:
-    """The documents that `submit --kuberay` prints of the small job, with more arguments."""
+    """The documents that `submit --kuberay` prints for the small job with further arguments."""
 
     def run(*arguments: str) -> list[dict[str, Any]]:
         given = ["submit", str(clicks / "job.yaml"), "--run", "/shared/a run", "--kuberay", "--image", "rec:1"]

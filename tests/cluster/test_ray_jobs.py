@@ -51,7 +51,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def run(script: Path) -> RunCommand:
-    """The installed command with the cluster's token, or with another one."""
+    """The installed command with the token of the cluster, or with another token."""
 
     def command(*arguments: object, token: str = TOKEN["RAY_AUTH_TOKEN"]) -> subprocess.CompletedProcess[str]:
         environment = os.environ | TOKEN | {"RAY_AUTH_TOKEN": token}
@@ -61,7 +61,7 @@ def run(script: Path) -> RunCommand:
 
 
 def wait_for_gauge(gauge: str) -> set[str]:
-    """Return the gauges of training that the nodes' agents show, as soon as `gauge` is one of them."""
+    """Wait until the agents of the nodes show `gauge`, and return all gauges of the training."""
     names: set[str] = set()
     for _ in range(WAIT_SECONDS):
         for node in range(NODES):
@@ -74,7 +74,7 @@ def wait_for_gauge(gauge: str) -> set[str]:
 
 
 def result(run: Path) -> dict[str, Any]:
-    """Return how a run ended."""
+    """Return the outcome of a run."""
     return json.loads((run / "result.json").read_text())
 
 

@@ -1,4 +1,4 @@
-"""Workers that torchrun has started: rank 0 leads, all work, and torchrun restarts them after one has died."""
+"""Workers that torchrun started: rank 0 leads, all ranks work, and torchrun restarts them after a worker died."""
 
 from __future__ import annotations
 

@@ -23,14 +23,14 @@ def fail(arguments: Mapping[str, Any], context: ClusterContext) -> None:
 
 
 def run(*arguments: str) -> str:
-    """Return what this file, run as a program that fails, prints on standard error."""
+    """Run this file as a program that fails, and return its standard error."""
     program = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=300)
     assert program.returncode == 1, program.stderr
     return program.stderr
 
 
 def test_in_one_process_after_other_process_groups(tmp_path: Path) -> None:
-    """torch puts its prefix before each line, once more for each process group that the process has had."""
+    """torch puts its prefix before each line, once for each process group that the process has created."""
     output = run(__file__, str(tmp_path))
     assert output.startswith("Traceback (most recent call last):\n")
     assert output.endswith("KeyError: 'no such column'\n")

@@ -7,7 +7,7 @@ from ray.cluster_utils import Cluster
 
 NODES = 3
 AGENT_PORT = 52370
-"""Port of the first node's agent; on one host every node needs a port of its own"""
+"""Port of the first node's agent; on one host every node needs a different port"""
 METRICS_PORT = 52380
 """Port at which the first node's agent shows its metrics to Prometheus"""
 

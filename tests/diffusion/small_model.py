@@ -45,7 +45,7 @@ def build(extractor: str = "mlp", **diffusion: Any) -> AsymmetricDiffusion:
 
 
 def build_trained(extractor: str = "mlp", **diffusion: Any) -> AsymmetricDiffusion:
-    """Return a model whose denoiser changes its input, as after some training: its last layer is no longer zero."""
+    """Return a model whose denoiser changes its input, as after training: its last layer is not zero."""
     model = build(extractor, **diffusion)
     if hasattr(model, "denoiser"):
         for parameter in model.denoiser.parameters():

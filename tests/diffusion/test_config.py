@@ -1,4 +1,4 @@
-"""The `model:` and `diffusion:` sections of the job file, and what the room imports."""
+"""The `model:` and `diffusion:` sections of the job file, and the imports of diffusion/."""
 
 from __future__ import annotations
 

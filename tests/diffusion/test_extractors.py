@@ -1,4 +1,4 @@
-"""Every extractor: shapes, gradients, its equations, and the user's own classes."""
+"""Every extractor: shapes, gradients and equations; user-defined extractors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The forward process: which fields it drops, how often, and what dropped fields look like."""
+"""The forward process: which fields it drops, how often, and the vectors of dropped fields."""
 
 from __future__ import annotations
 

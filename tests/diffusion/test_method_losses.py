@@ -145,7 +145,7 @@ def test_prediction_through_the_denoiser_trains_every_module(term: str) -> None:
 
 @pytest.mark.parametrize("extractor", EXTRACTORS)
 def test_both_views_in_one_batch_give_the_same_gradients(extractor: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On CUDA the extractor gets both views at once."""
+    """On CUDA the extractor gets both views in one batch."""
     results = []
     for in_one_batch in (False, True):
         monkeypatch.setattr("asymdiffrec.diffusion.methods._views_in_one_batch", lambda _, answer=in_one_batch: answer)

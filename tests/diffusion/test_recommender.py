@@ -1,4 +1,4 @@
-"""`Recommender`: look-up, then diffusion."""
+"""`Recommender`: the look-up and the dense part."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_score_is_that_of_the_looked_up_vectors(batch: SimpleNamespace) -> None:
 
 
 def test_a_pipeline_can_trace_the_recommender_down_to_its_two_modules() -> None:
-    """TorchRec's pipelines trace the model symbolically to find the look-up that they start ahead of time."""
+    """TorchRec's pipelines trace the model symbolically to find the look-up, which they start early."""
 
     class Leaves(torch.fx.Tracer):
         def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:

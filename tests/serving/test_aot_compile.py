@@ -1,4 +1,4 @@
-"""The dense part as machine code gives the scores of the model that it was compiled from, and is optional."""
+"""The compiled dense part gives the same scores as the model in PyTorch, and compiling is optional."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from asymdiffrec.serving.scorer import MAX_COMPILED_SAMPLES, CompiledDense, Scor
 from asymdiffrec.serving.self_test import synthetic_samples
 
 pytestmark = pytest.mark.timeout(1200)
-"""The compiler runs with the lowest priority, so beside other programs it takes many times its half a minute"""
+"""The compiler runs with the lowest priority: while other programs run, it takes much longer than half a minute"""
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
 
 

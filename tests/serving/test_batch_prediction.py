@@ -1,4 +1,4 @@
-"""Batch prediction with a simple model whose score of each row is computed here a second time."""
+"""Batch prediction with a simple model. The tests compute the score of each row independently."""
 
 from __future__ import annotations
 

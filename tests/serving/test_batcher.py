@@ -1,4 +1,4 @@
-"""Requests that are scored together get their own scores, and an error reaches the wrong request only."""
+"""Each request gets its own scores, even if requests are scored together; only a wrong request gets an error."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def count_threads() -> int:
 
 
 def test_request_without_a_field_gets_as_many_scores_as_it_has_samples(batcher: Batcher) -> None:
-    """The label column is accepted in requests, so that such samples have no column that the model reads."""
+    """Requests may have the label column, so these samples have no column that the model reads."""
     bodies = [b'{"samples": {"label": [0, 1, 0]}}', b'{"samples": [{"user_id": 7}]}'] * 8
     futures = [batcher.submit(JsonScoreRequest, body) for body in bodies]
     lengths = [len(orjson.loads(future.result(TIMEOUT_SECONDS))["scores"]) for future in futures]
@@ -51,7 +51,7 @@ def test_cancelled_requests_do_not_end_the_threads(batcher: Batcher) -> None:
 
 
 def test_requests_beside_a_wrong_one_are_answered(batcher: Batcher, engine: Engine) -> None:
-    """The first requests keep both threads busy while the others gather in the queue."""
+    """The first requests keep both threads busy while the other requests wait in the queue."""
     bodies = [b'{"samples": [{"user_id": %d}]}' % user for user in range(8)]
     bodies[3:3] = [b'{"samples": [{"user_id": "me"}]}', b"{"]
     alone = [engine.score(engine.request_schema.table([{"user_id": user}])) for user in range(8)]

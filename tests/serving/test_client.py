@@ -1,4 +1,4 @@
-"""The client against a server on a socket: all ways to ask give the same scores, and errors are raised."""
+"""The client against a server on a socket: all kinds of requests give the same scores, and errors are raised."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ BODIES = st.one_of(
 
 @pytest.fixture(scope="module")
 def right_request(client: TestClient) -> tuple[Any, Any]:
-    """A right request and its scores."""
+    """A correct request and its scores."""
     request = {"samples": [{"user_id": 5, "age": 0.5}, {}]}
     return request, client.post("/v1/score", json=request).json()["scores"]
 

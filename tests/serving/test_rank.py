@@ -1,4 +1,4 @@
-"""Rankings agree with the scores of whole samples, one query at a time and several together."""
+"""Rankings agree with the scores of complete requests, for a single query and for several queries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A new export replaces the current one while requests are answered, unless it cannot be served."""
+"""A new export replaces the current export while the server answers requests, unless it cannot be loaded."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def quantised(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def link(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A link to the unquantised export; the reloader looks at it every 0.02 s."""
+    """A link to the unquantised export; the reloader checks the link every 0.02 s."""
     monkeypatch.setattr(reloader_module, "POLL_SECONDS", 0.02)
     path = tmp_path / "current"
     path.symlink_to(exported)

@@ -1,4 +1,4 @@
-"""Arrow tables of requests whose lists have what other Arrow writers leave in them."""
+"""Arrow tables of requests with lists in the memory layouts of other Arrow writers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REQUEST_SCHEMA = RequestSchema(SCHEMA)
 
 
 def lists_with_hidden_value(values: pa.Array) -> pa.Array:
-    """Return [[first], null, [third]]; the null list has the second value behind it."""
+    """Return [[first], null, [third]]; the second value is stored under the null list."""
     return pa.ListArray.from_arrays(pa.array([0, 1, 2, 3]), values, mask=pa.array([False, True, False]))
 
 

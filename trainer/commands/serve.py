@@ -94,7 +94,7 @@ def serve(
     if not token and not _is_loopback(host):
         _print_line(f"warning: {host} accepts connections from other hosts and no token is set; set {TOKEN}")
     min_replicas, max_replicas = _replica_range(replicas)
-    # SIGTERM raises KeyboardInterrupt too, so that everything that was started is stopped.
+    # SIGTERM raises KeyboardInterrupt too, so that Ctrl-C and SIGTERM stop the same things.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
         if ray:
@@ -129,7 +129,7 @@ def _serve_under_ray(
     configure_haproxy(free_ports=address is None)
     if address is None:
         stay_on_loopback()
-    from asymdiffrec.cluster.ray_connection import ray_connection  # late: Ray takes seconds to import
+    from asymdiffrec.cluster.ray_connection import ray_connection  # Ray takes seconds to import
 
     with ExitStack() as stack:
         with console.status("starting replicas"):

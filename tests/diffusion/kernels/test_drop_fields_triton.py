@@ -32,7 +32,7 @@ LAW_CONSTANTS = {"FIELDS": 39, "CELLS": 1, "PATTERNS": 5, "SEARCH": 3}
 
 
 def test_operator_is_exact_in_the_interpreter() -> None:
-    """Run every test of the operator with the kernels in place of the code for CPU."""
+    """Run every test of the operator with the Triton kernels instead of the code for CPU."""
     tests = Path(__file__).with_name("test_drop_fields.py")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)]
     result = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
@@ -40,7 +40,7 @@ def test_operator_is_exact_in_the_interpreter() -> None:
 
 
 def compiled(kernel: Any, architecture: int, width: int, both: bool, **pointers: str) -> Any:
-    """Return `kernel` compiled for 39 fields of `width` columns and tensors that are aligned to 16 bytes."""
+    """Return `kernel` compiled for 39 fields of width `width` and tensors that are aligned to 16 bytes."""
     constants = {"BOTH": both, **kernels._tile(39 * width, 39, 39)}
     constants |= {"BYTES": 5} if kernel is kernels._backward else LAW_CONSTANTS
     types = {**POINTERS, **pointers, "seed": "i64", "batch": "i32"}

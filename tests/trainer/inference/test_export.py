@@ -1,4 +1,4 @@
-"""An export of a run scores as the run does, and its card has the metrics before and after quantisation."""
+"""An export gives the same scores as its run, and its card has the metrics before and after quantisation."""
 
 from __future__ import annotations
 
