@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Candidates:
-    """x [B, C] of B candidates of Q queries that share most columns; the shared part is stored once per query.
+    """A tensor x [B, C] of B candidates of Q queries that share most columns; the shared part is stored once per query.
 
     A linear layer then multiplies the shared part once per query, see `linear`.
     """

@@ -129,7 +129,7 @@ class AsymmetricDiffusion(nn.Module):
     def parts(
         self, clean: Tensor, missing: Tensor, label: Tensor, weight: Tensor, sample_index: Tensor
     ) -> dict[str, Tensor]:
-        """Return the terms of the loss by name; the weight of a name that is not in `LossWeights` is 1."""
+        """Return the terms of the loss by name. A term whose name is not in `LossWeights` has the weight 1."""
         method = self.config.method
         if method == "base":
             return {"main": prediction_loss(self.logit(self.latent(clean, missing)), label, weight)}
@@ -233,7 +233,7 @@ class MeanFill(nn.Module):
         return torch.where(mask[:, self.field_of_column], self.mean.detach().to(x.dtype), x)
 
     def loss(self, clean: Tensor, missing: Tensor, weight: Tensor) -> Tensor:
-        """Return a squared error. The weighted means of the field vectors minimise it."""
+        """Return a squared error that is smallest if the parameter has the weighted means of the field vectors."""
         present = ~missing[:, self.field_of_column]
         return (weight[:, None] * present * (self.mean - clean.detach()).square()).mean()
 

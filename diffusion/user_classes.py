@@ -15,7 +15,7 @@ CLASS_PATH = re.compile(r"\w+(\.\w+)*:\w+")
 def load_object(path: str, kind: str) -> Any:
     """Return the object that a path names, or None if its module does not define it.
 
-    `kind` is the kind of the object in messages. Raises InputError if the module cannot be imported.
+    `kind` names the object in messages, for example method. Raises InputError if the module cannot be imported.
     """
     module_name, name = path.split(":")
     try:
@@ -25,7 +25,7 @@ def load_object(path: str, kind: str) -> Any:
 
 
 def load_class(path: str, base: type, kind: str) -> Any:
-    """Return the subclass of `base` that a path names; `kind` is the kind of the class in messages.
+    """Return the subclass of `base` that a path names; `kind` names the class in messages, for example method.
 
     Raises InputError if the path names no subclass of `base`, or if the class lacks a method that `base` requires.
     """

@@ -219,7 +219,7 @@ def _columns(
     VECTOR: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Return offsets [rows, vectors, columns of a vector] of a tile, which of them exist, and which are not masked."""
+    """Return offsets [rows, vectors, columns of a vector] of a tile, which offsets exist, and which are not masked."""
     vectors = first + tl.arange(0, WIDE // VECTOR)
     in_byte = vectors < last
     field = tl.load(chunk_field + vectors * VECTOR // CHUNK, mask=in_byte, other=0).to(tl.int32)
