@@ -18,12 +18,15 @@ class Config(BaseModel):
 class InputError(Exception):
     """Wrong input from the user. The message says in one line where the error is, what is wrong and what is allowed.
 
-    A command that raises it exits with status 2, without a traceback.
+    A command that raises this error exits with status 2, without a traceback.
     """
 
 
 class OtherRankError(RuntimeError):
-    """Failure of another rank, raised so that this rank does not wait for it. The failed rank raises the cause."""
+    """Error that a rank raises when another rank failed, instead of waiting for the failed rank.
+
+    The failed rank raises the cause.
+    """
 
 
 def gather_all(value: T, group: Any = None) -> list[T]:

@@ -70,5 +70,5 @@ class FieldLayout:
     @cached_property
     def field_of_column(self) -> Tensor:
         """The index of the field of each column of the flat tensor: [sum D_n] int64, on the CPU."""
-        widths = torch.tensor(self.widths, device="cpu")  # also where torch's default device is meta
+        widths = torch.tensor(self.widths, device="cpu")  # even if torch's default device is meta
         return torch.arange(self.num_fields, device="cpu").repeat_interleave(widths)

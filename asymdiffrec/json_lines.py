@@ -26,7 +26,7 @@ class JsonLinesReader:
     """
 
     def __init__(self, path: Path, *, from_end: bool = False) -> None:
-        """Start at the beginning of the file; if `from_end` is true, at its current end."""
+        """Start at the beginning of the file, or at its current end if `from_end` is true."""
         self._path = path
         self._inode = self._offset = 0
         if from_end and path.exists():

@@ -19,7 +19,7 @@ class ClusterContext:
     is_leaving: Callable[[], bool] = lambda: False
     """Return whether the cluster is about to remove a host of the workers"""
     publish: Callable[[Mapping[str, Any]], None] = lambda values: None
-    """Publish the numbers among the values as metrics of Ray, which Prometheus collects"""
+    """Publish each value that is a number as a metric of Ray; Prometheus collects these metrics"""
 
 
 WorkerFunction = Callable[[Mapping[str, Any], ClusterContext], None]

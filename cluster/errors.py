@@ -24,8 +24,8 @@ class WorkerError(RuntimeError):
 class HostLeavingError(RuntimeError):
     """Signal that the cluster is about to remove a host of the workers, and that the workers have saved their state.
 
-    A worker function raises it, so that Ray starts the workers again on the remaining hosts. It does not count as a
-    failure.
+    A worker function raises it, so that Ray starts the workers again on the remaining hosts. This error does not count
+    as a failure.
     """
 
 

@@ -22,7 +22,7 @@ HEAD_RESOURCES = {"cpu": 2, "memory": "8Gi"}
 MAX_WORKERS_PER_POD = 8
 """Maximum of the default number of workers per pod; many hosts have 8 GPUs"""
 KEEP_SECONDS = 3600
-"""Time after the end of the job until the cluster and its logs are deleted"""
+"""Seconds after the end of the job until the cluster and its logs are deleted"""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,10 @@ def manifest(
 
 
 def _workers_per_pod(fewest: int, most: int) -> int:
-    """Return gcd(fewest, most), or gcd(fewest, most, MAX_WORKERS_PER_POD) if `most` is above MAX_WORKERS_PER_POD."""
+    """Return the default number of workers per pod: the greatest common divisor of `fewest` and `most`.
+
+    If `most` is above MAX_WORKERS_PER_POD, the result also divides MAX_WORKERS_PER_POD, so no pod is too large.
+    """
     return math.gcd(fewest, most) if most <= MAX_WORKERS_PER_POD else math.gcd(fewest, most, MAX_WORKERS_PER_POD)
 
 

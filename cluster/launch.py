@@ -28,17 +28,17 @@ def launch(
 ) -> None:
     """Call `work` on every worker in a process group of all workers; return when all workers are done.
 
-    If torchrun started this process, it is rank 0, and the other ranks call `torchrun_workers.follow`. A single worker
-    without a cluster address runs in this process. Otherwise the workers run under Ray Train.
+    If torchrun started this process, this process is rank 0, and the other ranks call `torchrun_workers.follow`. A
+    single worker without a cluster address runs in this process. Otherwise the workers run under Ray Train.
 
     arguments: the first argument of `work`; must be picklable.
     storage: a folder that all nodes share, for files of Ray.
     permanent_errors: under Ray, errors of a worker after which the workers are not started again. After any other error
     or the death of a worker, all workers are started again and call `work` again, up to `cluster.max_failures` times;
     HostLeavingError does not count. Under torchrun, torchrun restarts the workers.
-    is_allowed: for a range of workers, returns whether `work` can run on a number of workers. The largest allowed
-    number for which the cluster has resources is started.
-    on_restart: called with one line about the reason each time Ray starts the workers again.
+    is_allowed: a function that returns whether `work` can run on a given number of workers. For a range of workers, Ray
+    starts the largest allowed number of workers for which the cluster has resources.
+    on_restart: called each time that Ray starts the workers again, with one line that gives the reason.
 
     Raises ClusterError if the cluster cannot be used, and WorkerError if a worker under Ray fails permanently. An
     exception of `work` in this process is raised unchanged.

@@ -12,7 +12,8 @@ from asymdiffrec.cluster.launch import stay_on_loopback
 T = TypeVar("T")
 
 MAX_RETRIES = 2
-"""Maximum number of times that Ray runs a task again after its process died. A task that raised is not run again."""
+"""Maximum number of times that Ray runs a task again after its process died. A task that raised an error is not run
+again."""
 
 
 def run_in_parallel(
@@ -54,9 +55,9 @@ def run_in_parallel(
 
 
 def call_in_folder(work: Callable[[T], Any], item: T, folder: str) -> Any:
-    """Return work(item). If this host has `folder`, it becomes the working directory and is added to the import path.
+    """Return work(item). If `folder` exists on this host, change to this folder and add it to the import path.
 
-    `folder` is where the command was started: relative paths and modules of the user refer to it.
+    `folder` is the folder where the command was started: relative paths and modules of the user refer to this folder.
     """
     if os.path.isdir(folder):
         os.chdir(folder)

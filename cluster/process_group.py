@@ -33,9 +33,9 @@ def process_group(
 
 
 def gather_ranks_by_host(host: str) -> list[list[int]]:
-    """Return the ranks on each host; the hosts are ordered by their first rank. All workers must call it together.
+    """Return the ranks on each host; the hosts are ordered by their first rank.
 
-    `host` is a unique name of this worker's host.
+    All workers must call this function together. `host` is a unique name of this worker's host.
     """
     hosts = gather_all(host)
     return [[rank for rank, other in enumerate(hosts) if other == name] for name in dict.fromkeys(hosts)]
@@ -44,8 +44,9 @@ def gather_ranks_by_host(host: str) -> list[list[int]]:
 def set_local_rank(ranks_by_host: Sequence[Sequence[int]], local_rank: int, gpu: bool) -> None:
     """Tell TorchRec, through LOCAL_RANK and LOCAL_WORLD_SIZE, which ranks share this worker's host.
 
-    TorchRec assumes that every host has the same number of consecutive ranks. If this is false, each rank is treated as
-    a separate host. With GPUs, ClusterError is raised instead, because LOCAL_RANK is also the GPU number of the rank.
+    TorchRec assumes that every host has the same number of consecutive ranks. If this assumption is false, each rank
+    is treated as a separate host. With GPUs, ClusterError is raised instead, because LOCAL_RANK is also the GPU number
+    of the rank.
     """
     size = len(ranks_by_host[0])
     is_regular = all(

@@ -13,7 +13,7 @@ from asymdiffrec.cluster.parallel_tasks import call_in_folder
 Settings = Mapping[str, Any]
 
 MAX_TRIALS = 10_000
-"""Limit that Ray Tune needs; the time budget ends the search earlier"""
+"""Maximum number of trials, which Ray Tune requires; the time budget ends the search earlier"""
 
 
 def random_search(
@@ -26,7 +26,7 @@ def random_search(
     seed: int = 0,
     on_result: Callable[[Settings, float], None] = lambda settings, value: None,
 ) -> list[tuple[dict[str, Any], float]]:
-    """Return the settings that were tried, each with the value of the objective; smaller is better.
+    """Run trials; return the settings of each trial with the value of the objective. A smaller value is better.
 
     objective: a deterministic, picklable function that returns the value of settings.
     space: the choices for each setting, by the name of the setting.
@@ -40,7 +40,7 @@ def random_search(
     if address is None:
         stay_on_loopback()
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # only the old output can be switched off
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # they write files that nobody reads
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # these callbacks write files that nobody reads
     from ray import tune
     from ray.tune.search.basic_variant import BasicVariantGenerator
 

@@ -1,7 +1,7 @@
 """All uses of Ray beyond its public interface; check them when Ray is upgraded.
 
 Written against Ray 2.60. Names with an underscore and the modules under `ray._private`,
-`ray.train.v2._internal` and `ray.train.v2.api` are private. Each use says why the public interface is not enough.
+`ray.train.v2._internal` and `ray.train.v2.api` are private. Each docstring says why the public interface is not enough.
 """
 
 from __future__ import annotations

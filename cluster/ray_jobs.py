@@ -23,7 +23,7 @@ POLL_SECONDS = 1.0
 LOG_END_SECONDS = 60
 """Maximum time until a job has its final status after its log stream was closed"""
 KILL_SECONDS = 30
-"""Maximum time until a job has its final status after Ray was told to kill it"""
+"""Maximum time until a job has its final status after Ray got the request to kill the job"""
 VERBOSE_LOGGERS = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 """Loggers of Ray that report every uploaded package and every connection"""
 
@@ -33,9 +33,9 @@ class Submission:
     """The content of a Ray job that runs the `asymdiffrec` command."""
 
     arguments: Sequence[str]
-    """Arguments of the command; its working directory contains the `files`"""
+    """Arguments of the command; the working directory of the command contains `files`"""
     files: Mapping[str, str]
-    """Text of each file by its name"""
+    """Text of each file by file name"""
     modules: Sequence[Path] = ()
     """Folders of Python modules, and wheels, to install in addition to this package"""
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -106,7 +106,7 @@ class RayJobs:
         with self._request():
             asyncio.run(tail())
         details = self._wait_for_end(ray_job_id, LOG_END_SECONDS)
-        # Ray closes the stream when the job has ended, sometimes before it has sent the last lines.
+        # Ray closes the stream when the job has ended, sometimes before Ray has sent the last lines.
         if rest := self.logs(ray_job_id)[shown:]:
             show(rest)
         return details
@@ -132,7 +132,7 @@ class RayJobs:
         return details
 
     def _wait_for_end(self, ray_job_id: str, seconds: float) -> JobDetails:
-        """Return the details of a job when it has ended, or at the latest after `seconds`."""
+        """Wait until a job has ended, but at most for `seconds`, and return the details of the job."""
         deadline = time.monotonic() + seconds
         while not (details := self.describe(ray_job_id)).status.is_terminal() and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)

@@ -45,7 +45,7 @@ ELASTIC_START_TIMEOUT_SECONDS = 5
 """Worker-group start timeout for elastic runs. If a node died and Ray has not noticed it yet, a group that needs the
 node never starts; after the timeout Ray tries a smaller group."""
 FOLLOW_SECONDS = 0.5
-"""Time between two checks of the file of restarts"""
+"""Time between two checks of the file that lists the restarts"""
 
 
 class SharedGPUBackend(Backend):
@@ -96,7 +96,7 @@ def run_workers(
         policies=policies,
         backend_config=SharedGPUBackendConfig(),
         train_loop_config={
-            # Only the workers unpickle it, because Ray's controller may not be able to import the user's modules.
+            # Only the workers unpickle this value: Ray's controller may not be able to import the user's modules.
             "work": cloudpickle.dumps((work, dict(arguments))),
             "cluster": cluster.model_dump(),
             "storage": str(storage),
@@ -162,12 +162,12 @@ def _run_worker(config: dict[str, Any]) -> None:
 
 
 def _file_store(storage: str, world_size: int) -> dist.Store:
-    """Return a store in a file, for workers on one node: it needs no network port."""
+    """Return a store for workers on one node. The store uses a file and needs no network port."""
     return dist.FileStore(broadcast_from_rank_zero(f"{storage}/rendezvous-{uuid.uuid4()}"), world_size)
 
 
 def _network_store(rank: int, world_size: int, cluster: ClusterConfig) -> dist.Store:
-    """Return a store at rank 0. It listens only on the address that Ray uses for the node of rank 0."""
+    """Return a TCP store. Its server runs on rank 0 and listens only on the address that Ray uses for that node."""
     address, is_master = ray.util.get_node_ip_address(), rank == 0
     if ipaddress.ip_address(address).is_loopback:
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"

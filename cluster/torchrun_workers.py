@@ -1,4 +1,7 @@
-"""Run workers that torchrun started, or another launcher that sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT."""
+"""Run workers that torchrun or another launcher started.
+
+The launcher sets the environment variables RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ def lead(work: WorkerFunction, arguments: Mapping[str, Any], cluster: ClusterCon
 def follow() -> None:
     """Run the worker function that rank 0 passes to `lead`.
 
-    SIGINT and SIGTERM are ignored: torchrun sends them to all workers, but only rank 0 decides when to stop.
+    SIGINT and SIGTERM are ignored: torchrun sends these signals to all workers, but only rank 0 decides when to stop.
     """
     try:
         store = _store()

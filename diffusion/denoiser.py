@@ -9,9 +9,10 @@ from asymdiffrec.diffusion.layers import MaskMLP, Vectors, linear
 
 
 class Denoiser(nn.Module):
-    """The denoiser g([s, z, x]) = z + any(s) MLP([s, z, x]). The MLP has two layers, and the last one starts at zero.
+    """The denoiser g([s, z, x]) = z + any(s) MLP([s, z, x]). The MLP has two layers; the last layer starts at zero.
 
-    The denoiser never changes z of a sample without missing fields. Before training it changes no z at all.
+    The factor any(s), called the gate, leaves z unchanged for a sample without missing fields. Before training, the
+    denoiser returns z for every sample.
 
     num_fields: N.
     latent_dim: Z.
@@ -40,7 +41,7 @@ class Denoiser(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, mask: Tensor, z: Tensor, x: Vectors) -> Tensor:
-        """Return z'_0 [B, Z] for mask [B, N] with values in [0, 1], z [B, Z] and x [B, field_width]."""
+        """Return the denoised z'_0 [B, Z] for mask [B, N] with values in [0, 1], z [B, Z] and x [B, field_width]."""
         hidden = self.change.first(z, mask[:, : self.mask_width])
         if self.fields is not None:
             hidden = hidden + linear(self.fields, x)

@@ -2,7 +2,8 @@
 
 Field n has an absorption time tau_n ~ U(0, 1) and is dropped if tau_n < rate_n. With rate_n = t for every field and
 t ~ U(0, 1), the number of dropped fields is uniform on {0..N}, and all subsets of the same size are equally likely. The
-process of Zhu et al. (CIKM 2025) drops one random field per step; this is its form in continuous time, without a sort.
+process of Zhu et al. (CIKM 2025) drops one random field per step; this module uses the same process in continuous time,
+which needs no sort.
 
 Random numbers come from `philox.uniforms`: word 0 of lane 0 gives t, word 1 of lane 0 draws a pattern, and word n % 4
 of lane 1 + n // 4 is tau_n.
@@ -98,7 +99,7 @@ class MissingPatterns(NamedTuple):
     """Sets of fields that are missing together in the training data, and their frequencies."""
 
     missing: Tensor
-    """[P, N] bool, distinct rows; a row may be the pattern without missing fields"""
+    """[P, N] bool, true where a field is missing; all rows differ, and a row may have no missing field"""
     counts: Tensor
     """[P] int64, number of samples with each pattern"""
 

@@ -32,7 +32,7 @@ class GaussianProcess(nn.Module):
         """Return z_t [B, Z] and t [B] for z_0 [B, Z] and sample_index [B] int64."""
         draws = uniforms(self.seed, sample_index, lanes=1 + math.ceil(z.shape[1] / 4))
         t = noise_level(self.quantiles, draws[:, 0, 0])
-        # Uniforms are multiples of 2**-24. Half of this step is added, because the normal quantile of 0 is infinite.
+        # Uniforms are multiples of 2**-24. Half of 2**-24 is added, because the normal quantile of 0 is infinite.
         centred = draws[:, 1:].flatten(1)[:, : z.shape[1]] + 2.0**-25
         noise = torch.special.ndtri(centred.double()).to(z.dtype)
         return (1 - t[:, None]).sqrt() * z + t[:, None].sqrt() * noise, t

@@ -13,19 +13,20 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Candidates:
-    """A tensor x [B, C] of B candidates of Q queries that share most columns; the shared part is stored once per query.
+    """A tensor x [B, C] for B candidates of Q queries. The shared columns of a query are stored once.
 
-    A linear layer then multiplies the shared part once per query, see `linear`.
+    The candidates of a query have the same values in most columns. A linear layer multiplies these shared columns once
+    per query, see `linear`.
     """
 
     shared: Tensor
     """[Q, C], zero in the columns that differ between candidates"""
     query: Tensor
-    """[B] int64, the query of each candidate"""
+    """[B] int64, the index of the query of each candidate"""
     values: Tensor
     """[B, K], the values of the columns that differ between candidates"""
     columns: Tensor
-    """[K] int64, index of each of these columns in x"""
+    """[K] int64, the indices in x of the columns that differ between candidates"""
 
     @property
     def dtype(self) -> torch.dtype:

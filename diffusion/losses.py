@@ -2,7 +2,7 @@
 
 Each term is the sum of weight_i * term_i over the B samples, divided by B and not by the sum of the weights. Therefore,
 if several workers have equal parts of a batch, the mean of their terms is the term of the whole batch. The same holds
-for the gradients. Losses are fp32, also if the layers before them use a lower precision.
+for the gradients. Losses are fp32, even if the layers before them use a lower precision.
 """
 
 from __future__ import annotations

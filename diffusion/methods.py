@@ -110,7 +110,7 @@ class AsymmetricDiffusion(nn.Module):
         return loss, {"loss": loss.detach(), **{f"loss_{name}": part.detach() for name, part in parts.items()}}
 
     def score(self, x: Tensor, missing: Tensor) -> Tensor:
-        """Return logits f(g([m, h(x), x])) [B] for x [B, sum D_n] and missing [B, N] bool."""
+        """Return logits [B]: f(g([m, h(x), x])) for x [B, sum D_n] and the mask m = missing [B, N] bool."""
         return self._score(x, missing)
 
     def score_candidates(self, x: Candidates, missing: Tensor) -> Tensor:
@@ -154,15 +154,18 @@ class AsymmetricDiffusion(nn.Module):
         if not self.weights["recon"]:
             return parts
         if self.config.detach_reconstruction:
-            # L_aux and L_distil must still train the extractor, so the denoiser runs again with detached inputs. It is
-            # small compared with the extractor.
+            # L_aux and L_distil must still train the extractor, so the denoiser runs again with detached inputs. This
+            # costs little, because the denoiser is much smaller than the extractor.
             denoised, target = self.denoiser(mask, noisy.detach(), x.detach()), target.detach()
         return {**parts, "recon": reconstruction_loss(denoised, target, weight)}
 
     def _noised(
         self, clean: Tensor, missing: Tensor, sample_index: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return z_0, the denoiser's target and its noisy version, the mask [B, N] in [0, 1], and x_t."""
+        """Return z_0 and the training values of the denoiser: target, noisy, mask [B, N] in [0, 1], and x.
+
+        The denoiser estimates `target`, given `noisy`, the mask and the field vectors x.
+        """
         if self.config.noise == "gaussian":
             clean_latent = self.latent(clean, missing)
             noisy, t = self.gaussian(clean_latent, sample_index)
@@ -178,7 +181,7 @@ class AsymmetricDiffusion(nn.Module):
     def both_latents(
         self, clean: Tensor, missing: Tensor, sample_index: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return z_0 and z_t [B, Z], the mask [B, N] bool, and x_t [B, sum D_n]."""
+        """Return the latents z_0 and z_t [B, Z], the mask [B, N] bool, and the noisy field vectors x_t [B, sum D_n]."""
         if _views_in_one_batch(clean):
             views, mask = self.process(clean, missing, sample_index, both_as=_linear_dtype(clean))
             both_masks = torch.cat([missing, mask])
@@ -216,9 +219,10 @@ def method_class(method: str) -> type[AsymmetricDiffusion]:
 
 
 class MeanFill(nn.Module):
-    """A layer that replaces the vector of a missing field by the mean vector of the samples that have the field.
+    """A layer that replaces the vector of a missing field by the field's mean vector.
 
-    The means are a parameter with a separate loss. Thus they are equal on all workers and stored in checkpoints.
+    The mean is taken over the samples that have the field. The means are a parameter with a separate loss. Thus the
+    means are equal on all workers and stored in checkpoints.
     """
 
     field_of_column: Tensor
@@ -229,7 +233,7 @@ class MeanFill(nn.Module):
         self.register_buffer("field_of_column", layout.field_of_column, persistent=False)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Return x [B, sum D_n] with the means in the fields of the mask [B, N] bool."""
+        """Return x [B, sum D_n]: the vectors of the fields in mask [B, N] bool are replaced by the means."""
         return torch.where(mask[:, self.field_of_column], self.mean.detach().to(x.dtype), x)
 
     def loss(self, clean: Tensor, missing: Tensor, weight: Tensor) -> Tensor:
@@ -242,7 +246,8 @@ def _views_in_one_batch(clean: Tensor) -> bool:
     """Return whether the extractor gets both views as one batch.
 
     On CUDA both views are then written and cast in one pass, their gradients are added in one pass, and the extractor
-    runs half as many matrix products of twice the size. On CPU the copy of the clean view costs more than it saves.
+    runs half as many matrix products of twice the size. On CPU the copy of the clean view costs more time than
+    a single batch saves.
     """
     return clean.is_cuda
 

@@ -1,4 +1,4 @@
-"""Compile the dense part of an export to machine code for this host with AOTInductor, and use it if it is faster.
+"""Compile the dense part of an export to machine code for this host with AOTInductor, and use the code if it is faster.
 
 The serving host compiles into a temporary folder. Thus no code is ever loaded from an export.
 """
@@ -29,7 +29,7 @@ from asymdiffrec.torch_compat import load_compiled_package
 JOIN, SCORE = "join.pt2", "score.pt2"
 """File names of the two compiled programs"""
 TIMED_SAMPLES = (1, MAX_COMPILED_SAMPLES)
-"""Batch sizes, in samples, at which compiled code must be faster"""
+"""Batch sizes, in samples, at which compiled code must be faster than PyTorch"""
 TIMING_ROUNDS = 15
 CALLS_PER_ROUND = 8
 MIN_TIME_SAVED = 0.02
@@ -37,7 +37,7 @@ MIN_TIME_SAVED = 0.02
 
 
 class CompileError(Exception):
-    """Error while compiling the dense part; the message is one line."""
+    """Failure to compile the dense part. The message is one line."""
 
 
 def compile_if_faster(engine: Engine, report: Callable[[str], None], *, allow_user_classes: bool = False) -> None:
@@ -90,7 +90,7 @@ def compile_export(export: Export, *, allow_user_classes: bool = False) -> Compi
 
 
 def _time_calls(engine: Engine, compiled: CompiledDense, count: int) -> tuple[float, float]:
-    """Return the median times in milliseconds of a call with `count` samples: (with compiled code, in PyTorch).
+    """Return two times of a call with `count` samples, medians in milliseconds: with compiled code, and in PyTorch.
 
     Rounds with compiled code and rounds in PyTorch alternate. Raises CompileError if the scores differ.
     """
@@ -143,7 +143,10 @@ def export_programs(model: Scorer, batch: Any) -> dict[str, torch.export.Exporte
 
 
 def main(out: str, folder: str, version: str, *options: str) -> None:
-    """Compile the dense part of the export in `folder` into two files in `out`; `compile_export` runs it."""
+    """Compile the dense part of the export in `folder` into two files in `out`.
+
+    `compile_export` runs this function in a subprocess.
+    """
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     torch.set_num_threads(1)  # as in the server, because the number of threads is compiled into the code
     export = load_export(Path(folder), allow_user_classes="--allow-user-classes" in options)
@@ -156,7 +159,7 @@ def main(out: str, folder: str, version: str, *options: str) -> None:
 
 
 def _exit_with_parent() -> None:
-    """End this process when its parent ends: the pipe from the parent is then closed, even if the parent was killed."""
+    """End this process when its parent ends. The pipe to stdin is then closed, even if the parent was killed."""
     sys.stdin.read()
     os._exit(1)
 

@@ -51,14 +51,14 @@ class Limits:
     """Maximum number of requests in progress. Further requests get status 503 immediately, because a longer queue would
     only delay all responses."""
     body_seconds: float = 10.0
-    """Maximum time until a request body has arrived"""
+    """Maximum time in seconds until a complete request body has arrived"""
 
 
 class Service:
     """The request handlers of the application, with their metrics.
 
     reloader: provides the current engine.
-    token: requests must send it as `Authorization: Bearer TOKEN`; None: requests need no token.
+    token: the token that requests must send as `Authorization: Bearer TOKEN`; None: requests need no token.
     threads: number of scoring threads.
 
         reloader = Reloader(Path("model"))
@@ -99,7 +99,7 @@ class Service:
         return await self._measure(request, RANK_PARSERS)
 
     async def _measure(self, request: Request, parsers: Mapping[str, ParseBody]) -> Response:
-        """Answer a request and record its status and time."""
+        """Answer a request, and record its status and response time in the metrics."""
         start, status = time.perf_counter(), 500
         try:
             response = await self._respond(request, parsers)
@@ -158,13 +158,14 @@ class Service:
         return b"".join(parts)
 
     async def health(self, request: Request) -> Response:
-        """Handle GET /health: respond if the process runs."""
+        """Handle GET /health: return status 200, which shows that the process runs."""
         return _json_response({"status": "ok"})
 
     async def ready(self, request: Request) -> Response:
-        """Handle GET /ready: respond if a model is loaded, its tables are in memory, and its self-test passed.
+        """Handle GET /ready: return the version, or status 503 until a model is loaded.
 
-        The response has `reload_error` while the folder has an export that cannot be loaded.
+        A model is loaded when its tables are in memory and its self-test has passed. If the server cannot load the
+        export that is now in the folder, the response also has the key `reload_error`.
         """
         document = {"status": "ready", "version": self.reloader.engine().version}
         error = self.reloader.reload_error

@@ -17,8 +17,8 @@ _RECORD_BATCH_COMPRESSION = 3
 def read_stream(body: bytes) -> pa.Table:
     """Return the table of an Arrow stream.
 
-    Raises RequestError if the stream is malformed (400) or compressed (415). A compressed stream is refused before it
-    is read, because a few compressed bytes can decompress to gigabytes.
+    Raises RequestError if the stream is malformed (400) or compressed (415). The function refuses a
+    compressed stream without decompressing it, because a few compressed bytes can decompress to gigabytes.
     """
     try:
         is_compressed = any(map(_is_compressed, pa.ipc.MessageReader.open_stream(body)))
@@ -51,13 +51,14 @@ def _is_compressed(message: pa.ipc.Message) -> bool:
     data = memoryview(message.metadata)
 
     def follow(offset: int) -> int:
-        """Return the position that the reference at position `offset` points to."""
+        """Read the reference at position `offset`, and return the position to which the reference points."""
         return offset + int(struct.unpack_from("<I", data, offset)[0])
 
     def field(table: int, number: int) -> int:
-        """Return the position of field `number` of the table at position `table`, or 0 if the field is absent.
+        """Return the position of a field of a flatbuffer table, or 0 if the table does not have the field.
 
-        The vtable of the table holds the offsets of the fields.
+        table: position of the table. Its vtable holds the offset of each field from this position.
+        number: number of the field.
         """
         vtable = table - struct.unpack_from("<i", data, table)[0]
         size = struct.unpack_from("<H", data, vtable)[0]

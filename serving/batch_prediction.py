@@ -20,7 +20,7 @@ from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.shards import Shards
 
 SCORE = "score"
-"""Name of the column that is added"""
+"""Name of the new column"""
 
 
 class BatchScorer(Protocol):
@@ -45,11 +45,11 @@ def predict_shards(
     advance: Callable[[int], None] = lambda rows: None,
     threads: int = 1,
 ) -> int:
-    """Write all rows of `shards` in order, with all columns and a new column `score`: the probability of label 1.
+    """Write all rows and columns of `shards` to `out`, with a new column `score`: the probability of label 1.
 
-    Missing fields are passed to the model as missing, as in training. `threads` threads read and score row groups in
-    advance, while other row groups are written. `advance` is called with the number of rows of each written row group.
-    `out` appears only when it is complete. Returns the number of rows.
+    The rows keep their order. Missing fields are passed to the model as missing, as in training. `threads` threads read
+    and score row groups in advance, while other row groups are written. `advance` is called with the number of rows of
+    each written row group. `out` appears only when it is complete. Returns the number of rows.
 
     Raises InputError if a column is missing or has a wrong type, if a file already has a column `score`, if the files
     have different columns, or if `out` exists.

@@ -73,7 +73,10 @@ class Batcher:
                     self._respond(engine, respond, of_kind)
 
     def _next_requests(self) -> Iterator[tuple[Any, Future[bytes]]]:
-        """Wait for a request, then yield it and the next queued requests, until the batch has `MAX_BATCH_SAMPLES`."""
+        """Wait for a request; yield this request and the requests queued behind it.
+
+        Stop when the batch has `MAX_BATCH_SAMPLES` samples or the queue is empty.
+        """
         queued, count = self._queue.get(), 0
         while True:
             parse, body, future = queued
@@ -98,7 +101,10 @@ class Batcher:
                 return
 
     def _respond(self, engine: Engine, respond: Respond, requests: Sequence[tuple[Any, Future[bytes]]]) -> None:
-        """Answer the requests together. If one is wrong, answer each separately: only the wrong one gets an error."""
+        """Answer the requests together.
+
+        If a request is wrong, answer each request separately, so that only the wrong request gets an error.
+        """
         try:
             bodies = respond(engine, [request for request, _ in requests])
         except Exception as error:

@@ -17,12 +17,12 @@ from asymdiffrec.serving.arrow_stream import write_stream
 from asymdiffrec.serving.protocol import ARROW, JSON
 
 Sample = Mapping[str, Any]
-"""Values by column; a column that is absent or None is missing"""
+"""The values of one sample by column name; None has the same meaning as an absent column: the value is missing"""
 Samples = Sequence[Sample] | Mapping[str, Sequence[Any]]
-"""A list of samples, or lists of values by column"""
+"""A list of samples, or one mapping from each column name to the list of its values"""
 
 _FIRST_RETRY_SECONDS = 0.1
-"""Wait before the first retry; each further wait is twice as long as the wait before it"""
+"""Waiting time before the first retry; the time doubles with each further retry"""
 
 
 class ServingError(Exception):
@@ -53,14 +53,14 @@ class Scores:
 
 @dataclass(frozen=True)
 class Ranking:
-    """K candidates, best first."""
+    """A ranking of K candidates, best candidate first."""
 
     version: str
     """Version of the model that answered"""
     candidates: np.ndarray
     """[K] int64, indices of the candidates in the request"""
     scores: np.ndarray
-    """[K] float32"""
+    """[K] float32, the probability of label 1 for each of these candidates"""
 
 
 class Client:
@@ -68,10 +68,10 @@ class Client:
 
     token: the server's token, if the server needs a token.
     timeout: time limit of a request in seconds.
-    retries: maximum number of retries, with growing waits, if the server answers with status 500 or higher or the
-    connection breaks. A retry is safe, because scoring changes nothing.
+    retries: maximum number of retries. The client retries if the server answers with status 500 or higher, or if the
+    connection breaks. Each wait is longer than the previous wait. A retry is safe, because scoring changes nothing.
 
-    All methods raise ServingError.
+    Every method that sends a request raises ServingError if the request fails.
 
         with Client("http://127.0.0.1:8080") as client:
             client.score([{"user_id": 5, "item_id": 7}]).scores
@@ -103,13 +103,16 @@ class Client:
         return Scores(response["version"], scores, response["missing"], plain_scores)
 
     def score_table(self, table: pa.Table) -> np.ndarray:
-        """Return the scores [B] float32 of the rows of an Arrow table; for many rows it is faster than `score`."""
+        """Return the scores [B] float32 of the rows of an Arrow table; faster than `score` for many rows."""
         response = self._post_arrow("/v1/score", table)
         scores: np.ndarray = response["score"].to_numpy()
         return scores
 
     def rank(self, shared: Sample, candidates: Samples, top: int | None = None) -> Ranking:
-        """Rank candidates that share the values of `shared`; return the `top` best candidates, or all if None."""
+        """Rank candidates that share the values in `shared`.
+
+        Return the `top` best candidates, or all candidates if `top` is None.
+        """
         return self.rank_each([(shared, candidates)], top)[0]
 
     def rank_each(self, queries: Sequence[tuple[Sample, Samples]], top: int | None = None) -> list[Ranking]:
@@ -149,7 +152,8 @@ class Client:
     def _send(self, method: str, path: str, body: bytes | None, content_type: str) -> bytes:
         """Send a request, with retries, and return the response body.
 
-        httpx2 itself retries failed connection attempts only, but not broken connections or error statuses.
+        httpx2 can retry only failed attempts to connect. This method also retries after a broken connection or an error
+        status.
         """
         for attempt in range(self._retries + 1):
             is_last = attempt == self._retries

@@ -27,12 +27,12 @@ class ScoredSamples:
     scores: np.ndarray
     """[B] float32, the probability of label 1"""
     missing: np.ndarray
-    """[B, N] bool, which fields are missing, in the order of the schema"""
+    """[B, N] bool, true where a field is missing; the fields are in the order of the schema"""
     without_denoiser: np.ndarray | None = None
     """[B] float32, the scores without the denoiser; None if they were not requested or the model has no denoiser"""
 
     def slice(self, start: int, stop: int) -> ScoredSamples:
-        """Return the samples [start, stop)."""
+        """Return the scores of the samples from index `start` up to, but not including, index `stop`."""
         without_denoiser = None if self.without_denoiser is None else self.without_denoiser[start:stop]
         return ScoredSamples(self.scores[start:stop], self.missing[start:stop], without_denoiser)
 
@@ -108,7 +108,7 @@ class Engine:
         return [results[index] for index in range(len(queries))]
 
     def _rank_group(self, candidate_columns: frozenset[str], queries: Sequence[Query]) -> ScoredSamples:
-        """Score the candidates of queries that all have `candidate_columns`; their other columns are shared."""
+        """Score the candidates of queries; in every query, `Query.candidates` has exactly `candidate_columns`."""
         lengths = torch.tensor([query.num_candidates for query in queries])
         if not lengths.sum():
             return self._no_samples()
@@ -130,7 +130,7 @@ class Engine:
         return self.export.model.vectors(batch), batch.missing
 
     def batch(self, table: pa.Table, location: str) -> Batch:
-        """Return the batch of the rows of a table with the columns of the schema.
+        """Convert a table that has the columns of the schema to a batch.
 
         Raises SampleError if a value is not allowed; the message starts with `location`.
         """

@@ -49,7 +49,7 @@ REQUIRED_FILES = (CONFIG, STATISTICS, CARD, DENSE, TABLES)
 ALL_FILES = (*REQUIRED_FILES, IDS)
 """Files that an export can have; only an export with managed tables has `ids.safetensors`"""
 SELF_TEST = "self_test"
-"""Key of the card under which the self-test is stored, see `self_test.make_self_test`"""
+"""Key of the self-test in `card.json`, see `self_test.make_self_test`"""
 
 
 class FileEntry(Config):
@@ -160,8 +160,8 @@ def is_export(folder: Path) -> bool:
 def load_export(folder: Path, *, allow_user_classes: bool = False) -> Export:
     """Read an export, verify the checksums of all its files, and rebuild its model.
 
-    Raises InputError if a file is missing or damaged, if the export has another format, or if its model uses a
-    user-defined class and `allow_user_classes` is false: importing the class executes code of its module.
+    Raises InputError if a file is missing or damaged, if the export has a format other than FORMAT, or if its model
+    uses a user-defined class and `allow_user_classes` is false: importing the class executes code of its module.
     """
     manifest = _read_manifest(folder / MANIFEST)
     for name, entry in manifest.files.items():

@@ -1,4 +1,4 @@
-"""Build the OpenAPI document of the HTTP interface with the columns of a model, and an HTML page that shows it."""
+"""Build the OpenAPI document of the HTTP interface with the columns of a model, and an HTML page of this document."""
 
 from __future__ import annotations
 

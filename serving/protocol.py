@@ -156,7 +156,7 @@ def rank_scores(scores: np.ndarray, top: int | None) -> np.ndarray:
 
 
 def count_samples(samples: Sequence[Any] | Mapping[str, Any] | pa.Table) -> int:
-    """Return the number of samples in a request, before they are checked."""
+    """Return the number of samples in a request, before the samples are checked."""
     if not isinstance(samples, Mapping):
         return len(samples)
     first: Any = next(iter(samples.values()), [])
@@ -192,7 +192,7 @@ def _require_object(document: Any, keys: set[str], expected: str) -> dict[str, A
 
 
 def _samples(document: Mapping[str, Any], key: str, expected: str) -> list[Any] | dict[str, Any]:
-    """Return the samples under a key: a list of objects, or an object of lists."""
+    """Return the samples under a key of a request: a list of objects, or an object of lists."""
     samples = document.get(key)
     if not isinstance(samples, list | dict):
         raise RequestError(400, f"{key}: found no list or object of samples; {expected} is expected")

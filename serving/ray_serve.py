@@ -14,14 +14,14 @@ from asymdiffrec.serving.service_config import ServiceConfig
 APPLICATION = "asymdiffrec"
 """Name of the application and the deployment in Ray Serve"""
 REQUESTS_PER_REPLICA = 4
-"""Target number of requests in progress per replica; Ray Serve adds replicas above it"""
+"""Target number of requests in progress per replica; above this number Ray Serve adds replicas"""
 
 
 @contextmanager
 def deployment(
     config: ServiceConfig, host: str, port: int, min_replicas: int, max_replicas: int, owns_cluster: bool
 ) -> Iterator[None]:
-    """Run the service for the block, on the Ray cluster that this process is connected to.
+    """Run the service during the block, on the Ray cluster to which this process is connected.
 
     The block starts when the service answers. Ray Serve runs between `min_replicas` and `max_replicas` replicas,
     depending on the load. After the block the application is deleted. If `owns_cluster` is true, Ray Serve is shut down
@@ -62,10 +62,10 @@ def _deploy(config: ServiceConfig, host: str, port: int, min_replicas: int, max_
         }
     )
     serve_deployment = serve.deployment(
-        # A function, so that each replica builds the application: an application with a loaded model does not pickle.
+        # The argument is a function that each replica calls, because a loaded model cannot be pickled.
         serve.ingress(build_application)(),
         name=APPLICATION,
-        # More than the limit of the application: the application refuses further requests, Ray Serve would queue them.
+        # Above the application's limit, because the application refuses further requests; Ray Serve would queue them.
         max_ongoing_requests=config.limits.requests + 8,
         ray_actor_options={"num_cpus": 1},
         **replicas,

@@ -29,9 +29,10 @@ _PORTS = ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT", "RAY
 
 
 def configure_haproxy(free_ports: bool) -> None:
-    """Set the environment variables that are not set yet; with `free_ports`, HAProxy's internal ports are free ports.
+    """Set the environment variables that are not set yet.
 
-    Call it before Ray is imported, in the process that starts Ray.
+    If `free_ports` is true, HAProxy uses free ports of this host as its internal ports. Call this function before Ray
+    is imported, in the process that starts Ray.
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)

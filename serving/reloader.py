@@ -1,4 +1,4 @@
-"""Load the export in a folder, and replace it while the server runs when the folder gets a new export."""
+"""Load the export in a folder. While the server runs, also load each new export that appears in the folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Reloader:
 
     folder: an export folder, or a link to an export folder.
     report: called with one line when a new export was loaded or failed to load.
-    prepare: called with a new engine before it answers requests.
+    prepare: called with each new engine before the engine answers requests.
 
         reloader = Reloader(Path("model"))
         reloader.load()
@@ -46,12 +46,12 @@ class Reloader:
         self._loaded_state: object = None
         self._closed = threading.Event()
         self.reloads = 0
-        """Number of times that a new version was loaded after the first"""
+        """Number of times that a new export replaced the loaded export"""
         self.reload_error: str | None = None
-        """The reason why the export in the folder cannot be loaded; None if it is loaded"""
+        """The reason why the export in the folder cannot be loaded; None if this export is loaded"""
 
     def engine(self) -> Engine:
-        """Return the current engine; raise RequestError (503) before the first `load`."""
+        """Return the current engine; raise RequestError (503) if no export is loaded yet."""
         if self._engine is None:
             raise RequestError(503, "the model is not loaded yet; try again later")
         return self._engine

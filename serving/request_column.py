@@ -27,13 +27,13 @@ _JSON_TYPES = {int: "integer", str: "string", float: "number"}
 
 @dataclass(frozen=True)
 class RequestColumn:
-    """The type of a column and the ids that it may have."""
+    """The type of the values in a request column, and the range of its ids."""
 
     kind: type
     """int or str for ids, float for numbers"""
     is_list: bool
     num_embeddings: int | None
-    """Rows of the table if ids are row numbers, because the field has `hash: false`; None for all other columns"""
+    """Number of rows of the embedding table if each id is a row index (the field has `hash: false`); None otherwise"""
 
     @cached_property
     def arrow_type(self) -> pa.DataType:
@@ -58,7 +58,7 @@ class RequestColumn:
     def from_json(self, values: Sequence[Any]) -> pa.Array | None:
         """Return JSON values [B] as an array of `arrow_type`, or None if a value is not allowed.
 
-        A value of None is missing. As in training, an integer may be sent as a string and a string id as an integer, if
+        A value of None is missing. As in training, an integer id may be a string and a string id may be an integer, if
         the conversion is lossless.
         """
         if not self._have_kinds(values, {int, float} if self.kind is float else {self.kind}):
@@ -93,9 +93,9 @@ class RequestColumn:
         return cast
 
     def out_of_range(self, array: pa.Array) -> np.ndarray | None:
-        """Return a mask of the ids that are outside the table, or None if no id is outside.
+        """Return [number of ids] bool: true for each id outside the embedding table; None if no id is outside.
 
-        The mask has one element per id. For lists it has the ids of all lists, in order.
+        In a column of lists, the ids are the elements of all lists, in order.
         """
         if self.num_embeddings is None:
             return None
@@ -103,9 +103,10 @@ class RequestColumn:
         return mask if mask.any() else None
 
     def _have_kinds(self, values: Sequence[Any], kinds: set[type]) -> bool:
-        """Return whether all values, or the elements of all lists, are of these types and in the allowed range.
+        """Return whether all values have a type in `kinds`, no list is too long, and no float is too large.
 
-        Types must match exactly: a bool is not accepted as a number, although bool is a subclass of int.
+        In a column of lists, the types of the list elements are checked. None is allowed, except as an element of a
+        list. Types must match exactly: a bool is not accepted as a number, although bool is a subclass of int.
         """
         if self.is_list:
             lists = [value for value in values if value is not None]
@@ -132,7 +133,7 @@ class RequestColumn:
         return self._map_values(values, convert)
 
     def _from_large_integers(self, values: Sequence[Any]) -> pa.Array | None:
-        """Convert integers that pyarrow refuses, as training does; return None if the conversion is impossible.
+        """Convert large integers that pyarrow refuses, as in training; return None if the conversion is impossible.
 
         A numeric column rounds integers that floats cannot represent; an id of 2^63 or more keeps its bits.
         """
@@ -154,15 +155,15 @@ class RequestColumn:
 
 
 def _list_indices(lists: pa.Array) -> np.ndarray:
-    """Return the index of the list that each value of `lists.flatten()` belongs to.
+    """Return, for each value of `lists.flatten()`, the index of its list.
 
-    `pc.list_parent_indices` is no alternative: it counts values stored under null lists, which `flatten` leaves out.
+    `pc.list_parent_indices` cannot be used: it counts values stored under null lists, which `flatten` leaves out.
     """
     return np.repeat(np.arange(len(lists)), list_lengths(lists))
 
 
 def drop_values(array: pa.Array, drop: np.ndarray, is_list: bool) -> pa.Array:
-    """Return the array with the values where `drop` is True set to null, or removed from their lists."""
+    """Drop the values where `drop` is true: set them to null, or remove them from their lists if `is_list` is true."""
     if not is_list:
         return pc.if_else(pa.array(drop), pa.scalar(None, array.type), array)
     lengths = np.bincount(_list_indices(array)[~drop], minlength=len(array))

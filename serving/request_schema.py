@@ -19,16 +19,16 @@ from asymdiffrec.serving.request_column import MAX_LIST_LENGTH, RequestColumn, d
 Samples = Sequence[Any] | Mapping[str, Any]
 """Samples in JSON: a list of objects {column: value}, or one object {column: list of values}"""
 Locate = Callable[[str, int], str]
-"""A function of a column and the index of a sample; returns the location of the value in the request, for errors"""
+"""A function that takes a column and the index of a sample; it returns the location of the value, for error messages"""
 
 
 class Query(NamedTuple):
     """Candidates to rank: their shared columns, and the columns of each candidate."""
 
     shared: Mapping[str, pa.Array]
-    """Arrays [1] by column"""
+    """An array [1] for each shared column"""
     candidates: Mapping[str, pa.Array]
-    """Arrays [num_candidates] by column; no column is in both mappings"""
+    """An array [num_candidates] for each further column; no column is in both mappings"""
     num_candidates: int
 
 
@@ -63,23 +63,26 @@ class RequestSchema:
         self._accepted = ignored | self.columns.keys()
 
     def _add(self, name: str, column: RequestColumn) -> None:
-        """Add a column. If fields of different kinds read it, it has integers, because all kinds accept integers."""
+        """Add a column. If fields of different kinds read the column, it holds integers: all kinds accept integers."""
         existing = self.columns.setdefault(name, column)
         if existing != column:
             limits = [part.num_embeddings for part in (existing, column) if part.num_embeddings is not None]
             self.columns[name] = RequestColumn(int, column.is_list, min(limits, default=None))
 
     def table(self, samples: Samples) -> pa.Table:
-        """Return a table with all columns of the JSON samples; raise SampleError if a sample is wrong."""
+        """Convert JSON samples to a table with all columns; raise SampleError if a sample is wrong."""
         values, count, locate = self._values_by_column(samples, "samples")
         return self._table(self._arrays(values, locate), count)
 
     def table_from_arrow(self, table: pa.Table) -> pa.Table:
-        """Return a table with all columns from an Arrow table of samples; raise SampleError if a column is wrong."""
+        """Convert an Arrow table of samples to a table with all columns; raise SampleError if a column is wrong."""
         return self._table(self._cast(table), len(table))
 
     def query(self, shared: Any, candidates: Samples) -> Query:
-        """Return a query from an object {column: value} that all candidates share, and JSON samples of candidates.
+        """Return a query with the candidates of a JSON request.
+
+        shared: an object {column: value} with the values that all candidates share.
+        candidates: JSON samples with the other columns.
 
         Raises SampleError if a sample is wrong, or if a column is in `shared` and also in `candidates`.
         """
@@ -126,7 +129,7 @@ class RequestSchema:
         return values, len(samples), lambda column, index: f"{name}[{index}].{column}"
 
     def _transpose(self, samples: Sequence[Any], locate: Callable[[int], str]) -> dict[str, list[Any]]:
-        """Convert a list of objects to lists of values by column, for the columns that occur in an object."""
+        """Convert a list of objects to lists of values by column, for the columns that occur in at least one object."""
         names: set[str] = set()
         for index, sample in enumerate(samples):
             if type(sample) is not dict:

@@ -14,7 +14,7 @@ from asymdiffrec.embeddings.serving_tables import ServedTables
 
 MAX_COMPILED_SAMPLES = 128
 """Largest batch, in samples, for which compiled code is used. Compiled code keeps Python's global lock while it runs,
-so all other threads wait; for larger batches it is hardly faster than PyTorch."""
+so all other threads wait; for larger batches compiled code is hardly faster than PyTorch."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class CompiledDense:
     """The dense part of a `Scorer` as machine code, made by `aot_compile`."""
 
     join: Callable[..., torch.Tensor]
-    """Replacement of `ServedTables.join`, for scores and rankings"""
+    """Replacement for `ServedTables.join`, for scores and rankings"""
     score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    """Replacement of `AsymmetricDiffusion.score`"""
+    """Replacement for `AsymmetricDiffusion.score`"""
 
 
 class Scorer(nn.Module):
@@ -46,7 +46,7 @@ class Scorer(nn.Module):
         return join(*self.tables.look_up(batch))
 
     def logits(self, x: torch.Tensor, missing: torch.Tensor) -> torch.Tensor:
-        """Return logits [B] = f(g([m, h(x), x])) of field vectors x [B, sum D_n] and the mask m = missing [B, N]."""
+        """Return logits [B]: f(g([m, h(x), x])) for field vectors x [B, sum D_n] and the mask m = missing [B, N]."""
         compiled = self.compiled if len(x) <= MAX_COMPILED_SAMPLES else None
         return (compiled or self.diffusion).score(x, missing)
 

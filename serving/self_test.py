@@ -41,7 +41,7 @@ def score_difference(model: BatchScorer, schema: Schema, self_test: Mapping[str,
 
 @torch.inference_mode()
 def score_samples(model: BatchScorer, schema: Schema, samples: Sequence[Any]) -> np.ndarray:
-    """Return the probabilities of label 1, [B] float32, for samples in the form of a JSON request."""
+    """Return [B] float32: the probability of label 1 for each sample. The samples have the form of a JSON request."""
     rows = decode(RequestSchema(schema).table(samples), schema, "self-test", labelled=False)
     scores: np.ndarray = model.score(to_batch(rows, schema, 0)).sigmoid().numpy()
     return scores
@@ -86,7 +86,7 @@ def _has_id_and_numeric_field(schema: Schema, column: str) -> bool:
 
 
 def _untransformed(moments: NumericStatistics, standardised: float, transform: str) -> float:
-    """Return the raw value of a standardised value, or a close raw value if the transform cannot give the value."""
+    """Return a raw value that the transform and standardisation turn into `standardised`, exactly or approximately."""
     value = moments.mean + moments.std * standardised
     if transform == "log1p":
         return float(np.copysign(np.expm1(min(abs(value), 80)), value))

@@ -17,13 +17,13 @@ from asymdiffrec.serving.reloader import Reloader
 
 @dataclass(frozen=True)
 class ServiceConfig:
-    """The settings of a service. They can be pickled, because Ray Serve sends them to replicas.
+    """The settings of a service. A ServiceConfig can be pickled, because Ray Serve sends it to replicas.
 
     app = ServiceConfig(Path("model")).start(print).application()
     """
 
     folder: Path
-    """Export folder, or a link to one"""
+    """Export folder, or a link to an export folder"""
     limits: Limits = field(default_factory=Limits)
     token: str | None = None
     """Token that requests must send; None: requests need no token"""
@@ -40,7 +40,7 @@ class ServiceConfig:
         `report` is called with one line for each event, also after this function returned. Raises InputError if the
         export cannot be loaded. Sets the number of torch threads of this process to 1.
         """
-        # Requests are small: to score several requests in parallel is faster than to split one over several threads.
+        # Requests are small: scoring several requests in parallel is faster than splitting each request over threads.
         torch.set_num_threads(1)
 
         def prepare(engine: Engine) -> None:

@@ -19,8 +19,8 @@ class Extractor(nn.Module, ABC):
     """The extractor h: a base model up to its latent representation.
 
     The constructor of a subclass takes (widths, mask_width, **options): the width D_n of each field, the width of the
-    mask, and the settings of the subclass by keyword. It sets `latent_dim` (Z). The latent of a row must not depend on
-    other rows, because a batch may have both views of the same samples.
+    mask, and the settings of the subclass by keyword. The constructor sets `latent_dim` (Z). The latent of a row must
+    not depend on other rows, because a batch may have both views of the same samples.
 
     >>> class Sum(Extractor):
     ...     def __init__(self, widths, mask_width):

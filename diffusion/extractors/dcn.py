@@ -28,7 +28,10 @@ class DCNConfig(ExtractorConfig):
 
 
 class Cross(nn.Module):
-    """Cross layer x_{l+1} = x_0 * (W x_l + b) + x_l, elementwise; W is U V of a given rank, or a full matrix."""
+    """The cross layer x_{l+1} = x_0 * (W x_l + b) + x_l. The product * is elementwise.
+
+    W is a product U V of rank `rank`; if `rank` is None, W is a full matrix.
+    """
 
     def __init__(self, width: int, rank: int | None) -> None:
         super().__init__()

@@ -22,7 +22,7 @@ class DeepFMConfig(ExtractorConfig):
 class DeepFM(Extractor):
     """The extractor z = first([x, s]) + second(FM(x)) + deep([x, s]), a sum of three parts as in the paper.
 
-    Differences from the paper: each part has Z outputs instead of one. The first-order weight of an id is a linear
+    Differences from the paper: each part has Z outputs, not one. The first-order weight of an id is a linear
     function of its vector. The D products of FM are combined with trained weights for each output; the paper adds them.
     """
 
@@ -45,7 +45,7 @@ class DeepFM(Extractor):
 def pair_products(vectors: Tensor) -> Tensor:
     """Return the sum over pairs i < j of v_i * v_j, elementwise: [B, D] for vectors [B, N, D].
 
-    It equals ((sum v)^2 - sum v^2) / 2.
+    This sum equals ((sum v)^2 - sum v^2) / 2.
 
     Source: Rendle, "Factorization Machines" (ICDM 2010), lemma 3.1.
     """

@@ -1,8 +1,8 @@
 """The forward process as one torch operator: it draws the fields to drop, and sets their vectors to zero.
 
-Autograd, `torch.compile` and export see a single operator. On CUDA it runs one Triton kernel forward and one backward,
-on other devices plain torch; all devices draw the same bits. The dropped fields of a sample depend only on the seed and
-the sample index.
+Autograd, `torch.compile` and export see a single operator. On CUDA the operator runs one Triton kernel in the forward
+pass and one Triton kernel in the backward pass. On other devices it runs plain torch. All devices draw the same bits.
+The dropped fields of a sample depend only on the seed and the sample index.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class ColumnChunks(NamedTuple):
     """The columns of a `FieldLayout` in the two forms that the kernels read."""
 
     chunk_field: Tensor
-    """[K] int64, the field of each of K chunks of gcd(D_1 .. D_N) columns; with equal widths one chunk is one field"""
+    """[K] int64, the index of the field of each of K chunks. A chunk has gcd(D_1 .. D_N) columns, which all belong to
+    one field. If all fields have the same width, each field is one chunk."""
     byte_start: Tensor
     """[ceil(N / 8) + 1] int32, the first column of each group of 8 fields, then sum D_n"""
 

@@ -73,7 +73,7 @@ def zero_fields(x: Tensor, mask: Tensor, chunk_field: Tensor) -> Tensor:
 def pack(mask: Tensor) -> Tensor:
     """Pack eight fields into a byte, [B, N] bool to [B, ceil(N / 8)] uint8: field n is bit n % 8 of byte n // 8."""
     bytes_of_eight = F.pad(mask.view(torch.uint8), (0, -mask.shape[1] % 8)).view(torch.int64)
-    return (bytes_of_eight * 0x0102040810204080 >> 56 & 0xFF).to(torch.uint8)  # byte i of 0 or 1 goes to bit 56 + i
+    return (bytes_of_eight * 0x0102040810204080 >> 56 & 0xFF).to(torch.uint8)  # byte i, 0 or 1, goes to bit 56 + i
 
 
 def unpack(packed: Tensor, num_fields: int) -> Tensor:

@@ -2,8 +2,8 @@
 
 A program handles a block of rows and the 8 fields of one byte of the packed mask. It draws the absorption times of the
 fields (two Philox calls per row), packs the mask into one byte per row, and loops over the columns of the 8 fields.
-Columns are read as short vectors. Each short vector belongs to one field, so that a masked access is still one access
-of 16 bytes where the widths allow it. Columns of masked fields are not read.
+Columns are read as short vectors. Each short vector belongs to one field. Therefore a masked load or store is a single
+access of 16 bytes if the field widths allow it. Columns of masked fields are not read.
 """
 
 from __future__ import annotations
@@ -99,7 +99,10 @@ def backward(
 
 
 def _tile(columns: int, num_fields: int, chunks: int) -> dict[str, int]:
-    """Return the sizes of a tile of TILE_ELEMENTS elements: the mean width of 8 fields, but at most 1,024 columns."""
+    """Return the sizes of a tile of TILE_ELEMENTS elements.
+
+    The width of a tile is about the width of 8 fields, but at most 1,024 columns.
+    """
     vector = math.gcd(16, columns // chunks)
     wide = min(1024, max(vector, triton.next_power_of_2(FIELDS_PER_BYTE.value * columns // num_fields)))
     return {
@@ -219,7 +222,10 @@ def _columns(
     VECTOR: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Return offsets [rows, vectors, columns of a vector] of a tile, which offsets exist, and which are not masked."""
+    """Return the offsets [rows, vectors, columns of a vector] of a tile, and two masks for loads and stores.
+
+    The first mask is true if the offset exists. The second mask is true if the field is also not masked.
+    """
     vectors = first + tl.arange(0, WIDE // VECTOR)
     in_byte = vectors < last
     field = tl.load(chunk_field + vectors * VECTOR // CHUNK, mask=in_byte, other=0).to(tl.int32)
@@ -232,7 +238,7 @@ def _columns(
 
 @triton.jit
 def _absorption_times(seed, low, high, byte_index, ROWS: tl.constexpr):
-    """Return tau [ROWS, 8] of the fields of a byte: words 0 to 3 of two lanes."""
+    """Return tau [ROWS, 8] for the 8 fields of a byte. The values come from words 0 to 3 of two lanes."""
     zero = tl.zeros((ROWS, FIELDS_PER_BYTE // 4), tl.uint32)
     lane = (1 + byte_index * (FIELDS_PER_BYTE // 4) + tl.arange(0, FIELDS_PER_BYTE // 4)).to(tl.uint32)
     word_0, word_1, word_2, word_3 = tl.philox(
