@@ -1,7 +1,8 @@
 """Retry reads over a network after transient failures.
 
 The main task of this module is to recognise transient failures: pyarrow's filesystems raise a plain OSError for all
-failures. A retry library such as tenacity would replace only the loop of `with_retries`, so the project uses none.
+failures. A retry library such as tenacity would replace only the loop of `with_retries`, so the project does not use
+such a library.
 """
 
 from __future__ import annotations

@@ -19,23 +19,23 @@ class PastEvents:
     """
 
     events: np.ndarray
-    """[E] sample index of each event"""
+    """[E] the events, as indices of samples"""
     begin: np.ndarray
-    """[R]"""
+    """[R] index in `events` of the first earlier event of each sample"""
     end: np.ndarray
-    """[R]"""
+    """[R] index in `events` after the last earlier event of each sample"""
 
     def count(self) -> np.ndarray:
-        """Return the number of earlier events of each sample, [R]."""
+        """Return [R]: the number of earlier events of each sample."""
         return self.end - self.begin
 
     def total(self, values: np.ndarray) -> np.ndarray:
-        """Return the sum of `values` [R] over the earlier events of each sample, [R]."""
+        """Return [R]: the sum of `values` [R] over the earlier events of each sample."""
         sums = np.concatenate([[0], np.cumsum(values[self.events])])
         return sums[self.end] - sums[self.begin]
 
     def last(self, values: np.ndarray, max_length: int) -> pa.ListArray:
-        """Return the `values` [R] of the latest `max_length` earlier events of each sample, the latest last, [R]."""
+        """Return [R] lists: the `values` [R] of the latest `max_length` earlier events of each sample, oldest first."""
         begin = np.maximum(self.begin, self.end - max_length)
         offsets = np.concatenate([[0], np.cumsum(self.end - begin)])
         source = np.repeat(begin - offsets[:-1], self.end - begin) + np.arange(offsets[-1])
