@@ -24,7 +24,10 @@ class TableSharder(EmbeddingBagCollectionSharder):
         self._kernels: list[str] = list(dict.fromkeys((*config.kernels, *per_table)))
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
-        """Return the sharding types of cuda, also on cpu: TorchRec offers no row-wise type there, but can run it."""
+        """Return the allowed sharding types: on every device those that TorchRec offers for cuda.
+
+        For cpu TorchRec offers no row-wise types, although it can run them.
+        """
         types = super().sharding_types("cuda")
         return types if self._splits_columns else [kind for kind in types if kind not in COLUMN_SPLITS]
 
@@ -34,9 +37,9 @@ class TableSharder(EmbeddingBagCollectionSharder):
 
 
 def _fp16_codecs(device: str) -> dict[str, Any] | None:
-    """Return codecs: fp16 for embeddings; bf16 for gradients, because the range of fp16 is too small for them.
+    """Return the codecs of the exchange between ranks: fp16 for embeddings, bf16 for gradients.
 
-    On CPU gradients use fp16 too, because gloo does not support bf16.
+    The range of fp16 is too small for gradients. On CPU gradients use fp16 anyway, because gloo does not support bf16.
     """
     gradients = CommType.FP16 if device == "cpu" else CommType.BF16
     config = QCommsConfig(forward_precision=CommType.FP16, backward_precision=gradients)

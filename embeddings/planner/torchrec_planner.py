@@ -1,4 +1,4 @@
-"""TorchRec's planner, for comparison in benchmarks. It makes greedy proposals over all its options."""
+"""TorchRec's planner, for comparison in benchmarks. This planner proposes plans greedily."""
 
 from __future__ import annotations
 
