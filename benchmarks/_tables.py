@@ -17,15 +17,16 @@ from asymdiffrec.embeddings.planner.planned_tables import PlannedTable
 from asymdiffrec.embeddings.torchrec_compat import table_name
 
 RESERVED = 12e9
-"""Memory of each rank that tables must not use, in bytes"""
+"""Bytes of memory on each rank that the planner must leave free of tables"""
 KINDS = ("data_parallel", "table_wise", "row_wise", "table_row_wise", "column_wise", "grid_shard")
 
 
 @dataclass(frozen=True)
 class TableSet:
-    """A set of tables, each for one field.
+    """The sizes of embedding tables, with one table for each field.
 
-    rows: num_embeddings of each table; dims: embedding_dim of each table; pooling: mean number of ids per sample.
+    rows: num_embeddings of each table; dims: embedding_dim of each table; pooling: mean number of ids per sample for
+    each table.
     """
 
     name: str
@@ -34,7 +35,7 @@ class TableSet:
     pooling: Sequence[float]
 
     def model(self) -> nn.Module:
-        """Return a model with the tables in fp16 on the meta device, with Adagrad as optimizer."""
+        """Return a model that has the tables in fp16 on the meta device. Adagrad is the optimizer of the tables."""
         configs = [
             EmbeddingBagConfig(
                 name=f"t{number}", feature_names=[f"f{number}"], num_embeddings=rows, embedding_dim=dim,
@@ -48,7 +49,7 @@ class TableSet:
         return model
 
     def planned(self, model: nn.Module) -> list[PlannedTable]:
-        """Return the tables of `model` in the form that planners read."""
+        """Return a `PlannedTable` for each table of `model`, the input of a planner."""
         weights = {table_name(name): weight for name, weight in model.named_parameters()}
         return [
             PlannedTable(f"t{number}", weights[f"t{number}"], [mean], KINDS) for number, mean in enumerate(self.pooling)
@@ -65,7 +66,7 @@ DCN_ROWS = (
     40000000, 40000000, 40000000, 590152, 12973, 108, 36,
 )  # fmt: skip
 DCN_POOLING = (3, 2, 1, 2, 6, 1, 1, 1, 1, 7, 3, 8, 1, 6, 9, 5, 1, 1, 1, 12, 100, 27, 10, 3, 1, 1)
-"""Ids per sample and table in MLPerf's DLRM-DCNv2 benchmark, which has multi-hot inputs"""
+"""Number of ids per sample for each table of MLPerf's DLRM-DCNv2 benchmark, which has multi-hot inputs"""
 
 
 def criteo() -> TableSet:
@@ -79,9 +80,9 @@ def dcn() -> TableSet:
 
 
 def power_law(tables: int, terabytes: float, exponent: float, seed: int) -> TableSet:
-    """Return random tables; the size of the k-th largest table is proportional to k ** -exponent.
+    """Return `tables` random tables. The size of the k-th largest table is proportional to k ** -exponent.
 
-    terabytes: size of all fp16 weights together, in units of 10^12 bytes.
+    terabytes: total size of the fp16 weights in terabytes (10^12 bytes).
     """
     rng = np.random.default_rng(seed)
     dims = rng.choice([64, 128, 256], tables, p=[0.3, 0.5, 0.2])

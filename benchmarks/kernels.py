@@ -1,4 +1,4 @@
-"""Measure the forward process: its time compared with torch, its bandwidth compared with a copy; and the dense step."""
+"""Compare the forward process with torch (time) and with a copy (bandwidth); measure a step of the dense part."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ NO_GOAL = ("", None)
 
 
 class Case:
-    """A batch of one type, and functions that compute its views by our operator and by torch.
+    """A batch, and functions that compute its views by our operator and by torch.
 
-    The views are the noisy view, or if `both` is true the clean and the noisy view in bf16.
+    If `both` is true, the functions compute the clean and the noisy view in bf16. Otherwise they compute only the noisy
+    view, in the dtype of the batch.
     """
 
     def __init__(self, batch: int, width: int, dtype: torch.dtype, both: bool, device: str) -> None:
@@ -61,7 +62,10 @@ class Case:
         return torch.ops.asymdiffrec.drop_fields_backward(*self._for_backward)
 
     def torch_forward(self) -> object:
-        """Compute the views by torch in the cheapest way. The random numbers depend on the batch, not on the sample."""
+        """Compute the views by torch in the cheapest way.
+
+        Unlike our operator, this function does not derive the random numbers of a sample from the index of the sample.
+        """
         time = 0.8 * torch.rand(len(self.clean), 1, device=self.clean.device)
         mask = self.missing | (torch.rand(self.missing.shape, device=self.clean.device) < time)
         noisy = _zero(self.clean, mask)
@@ -85,7 +89,7 @@ def _name(dtype: torch.dtype) -> str:
 def repeated(function: Callable[[], object], device: str) -> Callable[[], None]:
     """Return a function that calls `function` REPEATS times.
 
-    On CUDA it replays a CUDA graph, so the time does not include kernel launches by the host.
+    On CUDA the returned function replays a CUDA graph, so its time does not include kernel launches by the host.
     """
     if device == "cpu":
         return _looped(function)
@@ -111,9 +115,9 @@ def _looped(function: Callable[[], object]) -> Callable[[], None]:
 
 
 def copy_rate(device: str, rounds: int) -> float:
-    """Return the bandwidth of `copy_` in GB/s, reads plus writes, at the fastest of some sizes.
+    """Return the highest bandwidth of `copy_` over several sizes, in GB/s. Reads and writes both count.
 
-    Other sizes are up to a fifth slower.
+    At other sizes the copy is up to a fifth slower.
     """
     rates = []
     for size in (2**26, 40_000 * 4096, 2**28) if device == "cuda" else (4096 * FIELDS * 16,):
@@ -126,7 +130,7 @@ def copy_rate(device: str, rounds: int) -> float:
 
 
 def operator_results(case: Case, copy_gb_per_s: float, device: str, rounds: int) -> Iterator[Result]:
-    """Compare forward and backward time with torch, eager and compiled, and the bandwidth with a copy."""
+    """Compare our forward and backward time with eager and compiled torch, and our bandwidth with a copy."""
     passes = {
         "forward": (case.forward, case.torch_forward, case.compiled_forward, case.forward_bytes),
         "backward": (case.backward, case.torch_backward, case.compiled_backward, case.backward_bytes),
@@ -147,7 +151,10 @@ def operator_results(case: Case, copy_gb_per_s: float, device: str, rounds: int)
 
 
 def dense_steps(batch: int, width: int, hidden: list[int], device: str, rounds: int) -> Iterator[Result]:
-    """Measure the time of the dense part, with bf16 autocast on CUDA, and the share of the forward process."""
+    """Measure the step time of the dense part, and the share of the forward process in it.
+
+    On CUDA the dense part runs with bf16 autocast.
+    """
     case = Case(batch, width, torch.float32, device == "cuda", device)
     label, weight = torch.randint(2, (batch,), device=device).float(), torch.ones(batch, device=device)
 

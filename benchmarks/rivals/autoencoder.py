@@ -15,9 +15,9 @@ HIDDEN = 128
 
 
 class Autoencoder(AsymmetricDiffusion):
-    """The extractor gets x for a present field, and MLP([x, mask]) for a missing field.
+    """A model whose extractor gets x for a present field, and MLP([x, mask]) for a missing field.
 
-    Loss: BCE of both views, and the reconstruction error.
+    The loss is the BCE of both views plus the reconstruction error.
     """
 
     field_of_column: Tensor
