@@ -16,15 +16,16 @@ from asymdiffrec.trainer.evaluation.scenarios import Scenario
 from asymdiffrec.trainer.job import Job
 
 Rival = Callable[[Job, Statistics, Sequence[Scenario], int], np.ndarray]
-"""A model that is not trained by `asymdiffrec train`: a function of job, statistics, scenarios and seed. It learns from
-the training split. It returns logits [K, R]: under K scenarios, for the R rows of the test split in file order."""
+"""A model that `asymdiffrec train` does not train: a function of job, statistics, scenarios and seed. The function
+learns from the training split, and returns logits [K, R] for K scenarios and the R rows of the test split in file
+order."""
 
 
 class BuiltIn(NamedTuple):
     """A built-in variant."""
 
     overrides: str
-    """Overrides PATH=VALUE, separated by spaces; diffusion.method is asymdiff if they do not set it"""
+    """Overrides PATH=VALUE, separated by spaces; diffusion.method is asymdiff unless the first override sets it"""
     description: str
 
 
@@ -74,7 +75,7 @@ class Variant:
     overrides: tuple[str, ...] = ()
     """Overrides PATH=VALUE of the job file"""
     rival: str | None = None
-    """package.module:function of a `Rival`"""
+    """Import path of a `Rival`, as package.module:function; None if the variant is a job"""
 
 
 def parse_variants(names: Sequence[str], definitions: Sequence[str]) -> list[Variant]:
