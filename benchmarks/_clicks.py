@@ -30,7 +30,7 @@ from asymdiffrec.trainer.train_state import TrainState, build_train_state
 CPU = torch.device("cpu")
 LEARNING_RATE, TABLES_RATE = 1e-3, 0.02
 Steps = Callable[[], object]
-"""A function that runs one training step on each batch of a fixed list"""
+"""A function that makes one training step for each batch of a fixed list"""
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,7 @@ class Clicks:
         return [self.rows] * self.fields
 
     def job(self, method: str = "asymdiff", tables: dict[str, Any] | None = None, **settings: object) -> Job:
-        """Return the job of the model.
-
-        tables: keys of the job's section `tables`; settings: keys of its section `train`.
-        """
+        """Return the job of the model. `settings` are keys of its section `train`, `tables` of its section `tables`."""
         sizes = zip(self.names, self.table_sizes, strict=True)
         optimizer = {"name": "adagrad", "learning_rate": TABLES_RATE}
         train = {"batch_size": self.batch, "learning_rate": LEARNING_RATE, "precision": self.precision}
@@ -94,9 +91,9 @@ class Clicks:
         return pa.table({**columns, "label": rng.integers(0, 2, rows)})
 
     def batches(self, count: int, size: int, seed: int = 0) -> list[Batch]:
-        """Return `count` batches of `size` samples, as the reader returns them.
+        """Return `count` batches of `size` samples in the form that the reader returns.
 
-        The batches for a GPU are in pinned memory.
+        For a GPU they are in pinned memory.
         """
         schema = self.job().to_schema()
         rows = decode(self.table(count * size, seed), schema, "clicks", labelled=True)
@@ -113,9 +110,9 @@ class Clicks:
         return lambda: [training.progress(stream) for _ in batches]
 
     def operations(self, batch: Batch, method: str) -> int:
-        """Count the floating-point operations of the matrix products in one step, forward and backward.
+        """Return the number of floating-point operations in the matrix products of a step, forward and backward.
 
-        The count includes only this process.
+        Only the operations of this process are counted.
         """
         train_state = self.build(self.job(method))
         with FlopCounterMode(display=False) as counter:
@@ -124,7 +121,7 @@ class Clicks:
         return counter.get_total_flops()
 
     def bare_torchrec(self, batches: Sequence[Batch], compiled: bool = False) -> Steps:
-        """Return a function that trains as TorchRec's examples do: with its planner and pipeline, without diffusion."""
+        """Return a function that trains as in TorchRec's examples: TorchRec's planner and pipeline, no diffusion."""
         configs = [
             EmbeddingBagConfig(name=name, num_embeddings=size, embedding_dim=self.dim, feature_names=[name])
             for name, size in zip(self.names, self.table_sizes, strict=True)
@@ -151,7 +148,7 @@ class Clicks:
     def plain_torch(self, batches: Sequence[Batch]) -> Steps:
         """Return a function that trains one `nn.EmbeddingBag` per field, with plain PyTorch.
 
-        The tables have sparse gradients and are updated by Adagrad. AdamW updates the other parameters.
+        The tables have sparse gradients and Adagrad, the other parameters AdamW.
         """
         tables = nn.ModuleList(nn.EmbeddingBag(size, self.dim, mode="sum", sparse=True) for size in self.table_sizes)
         dense = self.dense()
@@ -199,7 +196,7 @@ class _Bare(nn.Module):
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return (loss, detached loss).
 
-        The pipeline calls `backward` on the loss and returns the detached loss to the caller.
+        The pipeline calls backward on the first and returns the second to the caller.
         """
         x = self.tables(batch.ids).values()
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):

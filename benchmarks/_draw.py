@@ -1,4 +1,4 @@
-"""Draw the results of benchmarks as one picture: ratios to peers, and step times by size."""
+"""Draw benchmark documents as one picture: ratios to peers, and times by size."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from matplotlib.axes import Axes
 CURVES = "scaling"
 SIZED = re.compile(r", (\w+) = (\d+)$")
 RATIOS = ("steps", "kernels-h200", "checkpoints", "data")
-"""Names of the documents whose ratios are drawn. The ratios of `plans` and `quality` are no speeds, so not drawn"""
+"""Documents whose ratios are drawn. The ratios of plans and of quality are left out, since they are no speeds"""
 
 
 def draw(documents: dict[str, dict[str, Any]], path: Path) -> None:
-    """Draw a picture of `documents` ({name: document}) and write it to `path`.
+    """Draw the documents that RATIOS and CURVES name, and write the picture.
 
-    The picture shows the documents whose names are in RATIOS, and the document named CURVES. If `documents` contains
-    none of these documents, no file is written.
+    Write nothing if `documents` has neither ratios nor curves.
     """
     ratios = [name for name in RATIOS if name in documents]
     points = [

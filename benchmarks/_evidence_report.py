@@ -107,10 +107,7 @@ def _study(name: str, document: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _differences(document: Mapping[str, Any], metric: str, reference: str) -> Iterator[str]:
-    """Yield the lines of a Markdown table: a metric of each variant, and its difference from the reference.
-
-    The cells have the format of the command `compare`.
-    """
+    """Yield the lines of a table in the format of `compare`: a metric, and its differences from a reference."""
     headings = ["", *(scenario["scenario"] for scenario in document["scenarios"])]
     cells = [cell for cell in document["differences"] if cell["from"] == reference]
     yield from _table(headings, metric_rows({**document, "reference": reference, "differences": cells}, metric))

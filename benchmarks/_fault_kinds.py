@@ -1,4 +1,4 @@
-"""Functions that inject a fault into a training, which runs on Ray nodes of this host."""
+"""Faults to inject into a training that runs on Ray nodes of this host."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import psutil
 from benchmarks._ray_training import CHECKPOINT_STEPS, TIMEOUT_SECONDS, Training
 
 FULL_DISK_BYTES = 1_000_000
-"""Largest file that a worker can write while the disk is "full". Checkpoint files are larger; Ray's logs are smaller"""
+"""Largest file that can be written while the disk is "full". Checkpoint files are larger, Ray's log files smaller"""
 INTERRUPTED = 130
 """Exit status of a training command that got SIGINT or SIGTERM and saved a checkpoint"""
 
@@ -79,7 +79,7 @@ def alter_checkpoint(training: Training) -> None:
 
 
 def fill_disk(training: Training) -> None:
-    """Make two checkpoints fail, as if the disk were full. The training must continue."""
+    """Make the writing of two checkpoints fail. The training must continue meanwhile."""
     workers, step = training.workers(), training.step()
     for worker in workers:
         worker.rlimit(psutil.RLIMIT_FSIZE, (FULL_DISK_BYTES, resource.RLIM_INFINITY))
@@ -99,7 +99,7 @@ FAULTS: tuple[Fault, ...] = (
     alter_checkpoint,
     fill_disk,
 )
-"""Faults in the order in which they are injected. The first fault follows the last fault again"""
+"""Faults in the order of their injection. After the last fault the order starts again"""
 
 
 def lose_node(training: Training) -> None:
@@ -122,4 +122,4 @@ RESIZES: tuple[tuple[Fault, int], ...] = (
     (drain_node, 1),
     (Training.add_node, 2),
 )
-"""Pairs: a function that removes or adds a node, and the number of workers that train afterwards"""
+"""Changes of the nodes, and the number of workers that train after each change"""

@@ -18,10 +18,7 @@ PROGRAM = Path(__file__).parent / "peers" / "fuxictr_dnn.py"
 
 
 def padded_ids(clicks: Clicks, batch: Batch) -> np.ndarray:
-    """Return [fields, B] int64: the row of each id in FuxiCTR's tables.
-
-    Row 0 is the padding row, for missing ids. The row of any other id is its row in our table plus 1.
-    """
+    """Return the table row of each id plus 1, and 0 for a missing id, [fields, B] int64."""
     ids = np.zeros((clicks.fields, len(batch)), np.int64)
     present = batch.ids.lengths().numpy().reshape(ids.shape) > 0
     ids[present] = batch.ids.values().numpy() + 1

@@ -1,4 +1,4 @@
-"""Data sets for measurements of reading speed, and peers of our reader that return the same tensors."""
+"""Data sets for measurements of reading speed, and other readers that return the same tensors."""
 
 from __future__ import annotations
 
@@ -143,9 +143,9 @@ class Collate:
 
 
 def ray_batches(folder: Path, columns: list[str], rows: int, shuffled: int | None) -> Iterator[pa.Table]:
-    """Read a folder with Ray Data and yield Arrow tables of `rows` rows.
+    """Yield batches of `rows` rows that Ray Data reads from a folder, as Arrow tables.
 
-    shuffled: size of the shuffle buffer in rows, or None to keep the order of the rows.
+    shuffled: size of the shuffle buffer in rows; None: no shuffling.
     """
     import ray
 

@@ -17,11 +17,11 @@ class Load:
     rate: float
     """Correct responses per second"""
     seconds: np.ndarray
-    """Latency of each correct response, in seconds from the time at which the request was due to be sent"""
+    """Latency of each correct response in seconds. It starts when the request was due, so a late start counts"""
     failed: int
-    """Number of requests whose last try returned a wrong response or a status other than 200"""
+    """Number of requests without a correct response of status 200"""
     retried: int
-    """Number of requests whose first try failed and whose second try returned status 200"""
+    """Number of requests that were sent twice, because the first try failed, and got status 200 at the second try"""
 
     def quantile(self, share: float) -> float:
         """Return a quantile of the latencies in milliseconds."""
@@ -37,9 +37,9 @@ class Connection:
         self.retried = 0
 
     async def send(self, request: bytes) -> bytes | None:
-        """Send a request and return the body of the response, or None if the status is not 200.
+        """Return the body of the response, or None if its status is not 200.
 
-        If the server or the connection fails, the request is sent a second time, as `serving.client` does.
+        Like `serving.client`, send the request again if the server or the connection fails.
         """
         status, body = await self._try(request)
         if status >= 500:
@@ -48,7 +48,7 @@ class Connection:
         return body if status == 200 else None
 
     async def _try(self, request: bytes) -> tuple[int, bytes]:
-        """Return the status and the body of the response. The status is 503 if the connection fails."""
+        """Return status and body; status 503 if the connection fails."""
         try:
             return await self._exchange(request)
         except (OSError, asyncio.IncompleteReadError):
@@ -63,7 +63,7 @@ class Connection:
         lines = head.lower().split(b"\r\n")
         length = next(int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length"))
         body = await self._reader.readexactly(length)
-        if b"connection: close" in lines:  # a proxy sends this header before it is replaced
+        if b"connection: close" in lines:  # a proxy sends it before it is replaced
             self.close()
         return int(lines[0].split()[1]), body
 
@@ -97,9 +97,9 @@ def steady(
     connections: int = 16,
     is_right: Callable[[bytes], bool] = lambda body: True,
 ) -> Load:
-    """Send on average `rate` requests per second at random times (a Poisson process), and at least one request.
+    """Send `rate` requests per second at random times (a Poisson process), at least one request.
 
-    The times do not depend on the speed of the server. A request fails if `is_right(body of the response)` is false.
+    The times do not depend on the speed of the server. A request fails if `is_right` is false for its response body.
     """
     gaps = np.random.default_rng(0).exponential(1 / rate, max(1, int(rate * seconds)))
     due = iter(np.cumsum(gaps).tolist())
@@ -113,10 +113,7 @@ def _load(
     due: Callable[[float], float | None],
     is_right: Callable[[bytes], bool] = lambda body: True,
 ) -> Load:
-    """Send each request when it is due, until `due` returns None.
-
-    due: function (seconds since the start) that returns the time of the next request, in seconds since the start.
-    """
+    """Send requests at the times that `due(seconds since the start)` returns, until it returns None."""
 
     async def main() -> Load:
         latencies: list[float] = []

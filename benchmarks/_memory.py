@@ -8,10 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def peak_bytes(function: Callable[[], object]) -> int:
-    """Call a function and return its peak memory in bytes, measured by torch's profiler.
-
-    Memory that was allocated before the call does not count.
-    """
+    """Return the peak of the bytes that a call allocates, from torch's profiler. Earlier allocations do not count."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         function()
     current = peak = 0

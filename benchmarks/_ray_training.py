@@ -16,18 +16,15 @@ from asymdiffrec.json_lines import read_json_lines
 
 BATCH = 512
 CHECKPOINT_STEPS = 25
-"""Number of steps between two checkpoints, and between a recovery and the next fault"""
+"""Steps from one checkpoint to the next, and from a recovery to the next fault"""
 COLLECTIVE_TIMEOUT_SECONDS = 15
 """Timeout of a collective operation, in seconds"""
 TIMEOUT_SECONDS = 1800.0
-"""Longest time in seconds to wait for an event of a training. After this time the training counts as lost"""
+"""Time in seconds to wait for an event of a training. After it the training counts as lost"""
 
 
 class Training:
-    """A training that runs in a subprocess, on a Ray cluster of this host.
-
-    The nodes of the cluster are subprocesses too.
-    """
+    """A training in a subprocess, on a Ray cluster whose nodes are also subprocesses of the benchmark."""
 
     def __init__(self, folder: Path, data: Path, steps: int, nodes: int, workers: str, **overrides: object) -> None:
         """Start a cluster with `nodes` nodes of one CPU each, and a training on `workers` workers."""
@@ -70,7 +67,7 @@ class Training:
         return max((record["step"] for record in records(self.run)), default=0)
 
     def _wait(self, condition: Callable[[], bool], error: str) -> None:
-        """Wait until a condition is true or the training command ends with exit status 0.
+        """Wait until a condition is true, or the command ends with exit status 0.
 
         Raises TimeoutError with the message `error` if the command fails, or after TIMEOUT_SECONDS.
         """
@@ -86,7 +83,7 @@ class Training:
             time.sleep(0.1)
 
     def reach(self, step: int) -> None:
-        """Wait until metrics.jsonl has a record of step `step` or a later step, or the training has finished.
+        """Wait until metrics.jsonl has the step, or the training has finished.
 
         Raises TimeoutError if the training is lost.
         """
@@ -95,14 +92,14 @@ class Training:
     def log_file(self) -> int:
         """Return the inode of metrics.jsonl.
 
-        The inode changes when the training restarts from a checkpoint, because the training then writes a new file.
+        It changes when a training restarts from a checkpoint and writes a new file.
         """
         return (self.run / "metrics.jsonl").stat().st_ino
 
     def recover(self, log_file: int) -> None:
         """Wait until the training has made a step after a restart.
 
-        log_file: the inode that `log_file()` returned before the restart. Raises TimeoutError if the training is lost.
+        log_file: result of `log_file()` before the restart. Raises TimeoutError if the training is lost.
         """
 
         def has_step() -> bool:
@@ -124,7 +121,7 @@ class Training:
         self._wait(has_step, f"the training does not make a step with {workers} workers")
 
     def workers(self) -> list[psutil.Process]:
-        """Return the worker processes on the nodes of this cluster, sorted by process id."""
+        """Return the worker processes on the nodes of this cluster, by process id."""
         processes = [
             process
             for process in psutil.Process().children(recursive=True)
@@ -151,7 +148,7 @@ class Training:
 
 
 def common_overrides(steps: int) -> dict[str, Any]:
-    """Return the overrides that runs with faults and runs without faults have in common."""
+    """Return the overrides for runs with and without faults."""
     return {
         "train.batch_size": BATCH,
         "train.log_every": 1,
@@ -182,7 +179,7 @@ def records(run: Path) -> list[dict[str, Any]]:
 
 
 def steps_of(run: Path) -> dict[int, list[tuple[str, float]]]:
-    """Return {step: [(row checksum, loss), ...]} from metrics.jsonl. A repeated step has several entries."""
+    """Return {step: [(row checksum, loss), ...]} from metrics.jsonl. A step that was repeated has several entries."""
     steps: dict[int, list[tuple[str, float]]] = {}
     for record in records(run):
         if "loss" in record:

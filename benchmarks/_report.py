@@ -1,4 +1,4 @@
-"""The command line, the output and the timing of all benchmarks."""
+"""Code that all benchmarks share: command line, printed document and timing."""
 
 from __future__ import annotations
 
@@ -23,10 +23,7 @@ from benchmarks._result import HEADINGS, Result, cells
 
 
 def arguments(description: str, **extra: dict[str, Any]) -> argparse.Namespace:
-    """Parse the command line.
-
-    Every program has --quick and --json. extra: {name of a further option: arguments of `add_argument`}.
-    """
+    """Parse the command line: --quick, --json, and the options that the program adds."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="run a small version, to check that the program works")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -57,7 +54,7 @@ def show(results: Iterable[Result], options: argparse.Namespace) -> None:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Return {package: version} for the installed packages. A GPU machine may lack packages such as torchrec."""
+    """Return the versions of the packages that are installed. A GPU machine may lack some, such as torchrec."""
     installed = {}
     for name in packages:
         with contextlib.suppress(PackageNotFoundError):
@@ -74,7 +71,7 @@ def machine() -> str:
 def alternate(first: Callable[[], object], second: Callable[[], object], rounds: int) -> tuple[float, float]:
     """Return the median time of each of two functions in seconds.
 
-    The functions run alternately, so that a change of the machine's speed affects both.
+    They run alternately, so that a change of the machine's speed affects both.
     """
     seconds: tuple[list[float], list[float]] = ([], [])
     for function in (first, second):

@@ -1,4 +1,4 @@
-"""The result of a measurement: a value and the value of a peer. This module imports no large library."""
+"""One result of a benchmark: a value and the value of a peer. This module imports no large library."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HEADINGS = ("name", "value", "peer", "peer's value", "ratio", "goal", "holds")
 class Result:
     """A value and the value of its peer, measured in the same run.
 
-    holds: whether the value meets the goal, or None if the value is not judged.
+    `holds`: the value meets the goal; None: not judged.
     """
 
     name: str
@@ -30,12 +30,12 @@ class Result:
         return self.value / self.peer_value
 
     def document(self) -> dict[str, Any]:
-        """Return the result as a dict. The list `results` of a JSON document has such dicts."""
+        """Return the result as a dict, the form of the entries of `results` in a JSON document."""
         return {**asdict(self), "ratio": self.ratio}
 
 
 def cells(result: Mapping[str, Any]) -> list[str]:
-    """Return the cells of a table row for a result in a JSON document. HEADINGS are the headings of the cells."""
+    """Return a table row, in the order of HEADINGS, for a result of a JSON document."""
     value, peer_value = (f"{result[key]:,.4g} {result['unit']}" for key in ("value", "peer_value"))
     holds = {None: "", True: "yes", False: "no"}[result["holds"]]
     return [result["name"], value, result["peer"], peer_value, f"{result['ratio']:.3f}", result["goal"], holds]

@@ -1,4 +1,4 @@
-"""Measure the responses of a server while it loads new model versions, or while Ray Serve's replicas are killed."""
+"""Measure serving while new versions of the model are loaded, or replicas under Ray Serve are killed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from benchmarks._servers import ROOT, our_server, replicas
 
 KILLS = 10
 PROXY_SECONDS = 2
-"""Time in seconds after which HAProxy uses a new replica. HAProxy itself does not report the change"""
+"""Time in seconds to wait until HAProxy uses a new replica. HAProxy does not report when it does"""
 
 
 def swap_results(folder: Path, request: bytes, count: int) -> Iterator[Result]:
     """Measure the responses while the version of the model is changed `count` times.
 
-    A new change starts only after the server has loaded the version of the previous change.
+    Each change waits until the server has loaded the version of the previous change.
     """
     rounded, link = folder / "rounded", folder / "live"
     command = [sys.executable, "-m", "asymdiffrec", "export", str(folder / "run"), str(rounded), "--tables", "int8"]
@@ -44,7 +44,7 @@ def swap_results(folder: Path, request: bytes, count: int) -> Iterator[Result]:
 
 
 def kill_results(folder: Path, request: bytes) -> Iterator[Result]:
-    """Measure the responses while KILLS replicas are killed. A replica is killed only while two replicas run."""
+    """Measure the responses while KILLS replicas are killed. Each kill waits until two replicas run."""
     with our_server(folder, "--ray", "--replicas", "2") as server, ThreadPoolExecutor(1) as pool:
         is_right = right_scores(request, folder / "export")
         load = pool.submit(steady, server.port, request, 100, 25 * KILLS, is_right=is_right)

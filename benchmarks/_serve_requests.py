@@ -27,7 +27,7 @@ Requests = dict[str, bytes]
 def requests_for(engine: Engine, table: pa.Table) -> tuple[Requests, Requests]:
     """Return the requests for our server and for the plain server.
 
-    The samples are the same. The format of the requests is the best one for each server.
+    Both have the same samples, in the format that suits each server best.
     """
     samples = table.to_pylist()
     schema = engine.schema
@@ -64,7 +64,7 @@ def vocabulary(engine: Engine, data: Path) -> dict[str, dict[str, int]]:
 def require_same_scores(our_port: int, ours: Requests, plain_port: int, plain: Requests) -> None:
     """Raise AssertionError unless both servers return the same scores for 100 samples.
 
-    Our server must also return these scores if the samples are sent as 100 candidates of one query.
+    Our server must also return these scores for the samples as 100 candidates.
     """
 
     def ask(port: int, path: str, request: bytes) -> Any:
@@ -80,9 +80,9 @@ def require_same_scores(our_port: int, ours: Requests, plain_port: int, plain: R
 
 
 def right_scores(request: bytes, *exports: Path) -> Callable[[bytes], bool]:
-    """Return a function that returns whether the scores in a response body are correct.
+    """Return a function that checks the scores of a response.
 
-    A response contains the version of an export. The scores must be the scores of this export.
+    Correct scores are the scores of the export whose version the response names.
     """
     samples = orjson.loads(request.partition(b"\r\n\r\n")[2])["samples"]
     engines = [Engine(load_export(folder)) for folder in exports]

@@ -1,4 +1,4 @@
-"""The servers under test. Each server is a subprocess that ends with the measurement."""
+"""The servers under test. Each one is a subprocess, which ends with the measurement."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from asymdiffrec.serving.ray_serve_compat import free_port
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT_SECONDS = 1800.0
-"""Longest time in seconds to wait for a server. On a busy host a server takes minutes to start."""
+"""Longest time in seconds to wait for a server. On a busy host it takes minutes to start."""
 SHOWN_LINES = 20
 """Number of lines in an error message, from the end of the server's standard error"""
 
@@ -48,7 +48,7 @@ class Server:
     def version(self) -> str | None:
         """Return the version of the model that the server has loaded, or None while the server is not ready.
 
-        The server is not ready while its proxy answers with a status other than 200.
+        Before its replicas are ready, a proxy answers with a status other than 200.
         """
         response = self.get("/ready")
         document: dict[str, Any] = response.json() if response is not None and _is_ok(response) else {}
@@ -116,10 +116,7 @@ def _running(server: Server) -> Iterator[Server]:
 
 
 def replicas() -> list[psutil.Process]:
-    """Return the processes of the Ray Serve replicas that have loaded their model.
-
-    A replica listens on a port only after it has loaded its model.
-    """
+    """Return the processes of the Ray Serve replicas that have loaded their model. Only these listen on a port."""
     processes = []
     for process in psutil.process_iter(["cmdline"]):
         if (process.info["cmdline"] or [""])[0].startswith("ray::ServeReplica:asymdiffrec"):

@@ -17,16 +17,15 @@ from asymdiffrec.embeddings.planner.planned_tables import PlannedTable
 from asymdiffrec.embeddings.torchrec_compat import table_name
 
 RESERVED = 12e9
-"""Bytes of memory on each rank that the planner must leave free of tables"""
+"""Memory of each rank that tables must not use, in bytes"""
 KINDS = ("data_parallel", "table_wise", "row_wise", "table_row_wise", "column_wise", "grid_shard")
 
 
 @dataclass(frozen=True)
 class TableSet:
-    """The sizes of embedding tables, with one table for each field.
+    """A set of tables, each for one field.
 
-    rows: num_embeddings of each table; dims: embedding_dim of each table; pooling: mean number of ids per sample for
-    each table.
+    rows: num_embeddings of each table; dims: embedding_dim of each table; pooling: mean number of ids per sample.
     """
 
     name: str
@@ -35,7 +34,7 @@ class TableSet:
     pooling: Sequence[float]
 
     def model(self) -> nn.Module:
-        """Return a model that has the tables in fp16 on the meta device. Adagrad is the optimizer of the tables."""
+        """Return a model with the tables in fp16 on the meta device, with Adagrad as optimizer."""
         configs = [
             EmbeddingBagConfig(
                 name=f"t{number}", feature_names=[f"f{number}"], num_embeddings=rows, embedding_dim=dim,
@@ -49,7 +48,7 @@ class TableSet:
         return model
 
     def planned(self, model: nn.Module) -> list[PlannedTable]:
-        """Return a `PlannedTable` for each table of `model`, the input of a planner."""
+        """Return the tables of `model` in the form that planners read."""
         weights = {table_name(name): weight for name, weight in model.named_parameters()}
         return [
             PlannedTable(f"t{number}", weights[f"t{number}"], [mean], KINDS) for number, mean in enumerate(self.pooling)
@@ -66,7 +65,7 @@ DCN_ROWS = (
     40000000, 40000000, 40000000, 590152, 12973, 108, 36,
 )  # fmt: skip
 DCN_POOLING = (3, 2, 1, 2, 6, 1, 1, 1, 1, 7, 3, 8, 1, 6, 9, 5, 1, 1, 1, 12, 100, 27, 10, 3, 1, 1)
-"""Number of ids per sample for each table of MLPerf's DLRM-DCNv2 benchmark, which has multi-hot inputs"""
+"""Ids per sample and table in MLPerf's DLRM-DCNv2 benchmark, which has multi-hot inputs"""
 
 
 def criteo() -> TableSet:
@@ -80,9 +79,9 @@ def dcn() -> TableSet:
 
 
 def power_law(tables: int, terabytes: float, exponent: float, seed: int) -> TableSet:
-    """Return `tables` random tables. The size of the k-th largest table is proportional to k ** -exponent.
+    """Return random tables; the size of the k-th largest table is proportional to k ** -exponent.
 
-    terabytes: total size of the fp16 weights in terabytes (10^12 bytes).
+    terabytes: size of all fp16 weights together, in units of 10^12 bytes.
     """
     rng = np.random.default_rng(seed)
     dims = rng.choice([64, 128, 256], tables, p=[0.3, 0.5, 0.2])

@@ -1,7 +1,4 @@
-"""Measure how the time of a training step on the CPU divides among kinds of operators.
-
-The step is measured for our trainer and for bare TorchRec.
-"""
+"""Measure the share of each kind of operator in the time of a training step on the CPU, for us and bare TorchRec."""
 
 from __future__ import annotations
 
@@ -30,14 +27,14 @@ PARTS = {
 
 
 def part_of(operator: str) -> str:
-    """Return the key of PARTS to which a profiled operator belongs, or "other"."""
+    """Return the part that a profiled operator belongs to."""
     return next((part for part, pattern in PARTS.items() if re.match(pattern, operator)), "other")
 
 
 def shares(steps: Steps) -> Counter[str]:
-    """Return {part: its share in the time of all operators}.
+    """Return the share of each part in the time of all operators.
 
-    The time of an operator does not include the time of other operators that it calls.
+    The time of an operator does not include the operators that it calls.
     """
     steps()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:

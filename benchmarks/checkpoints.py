@@ -37,7 +37,7 @@ MAX_STALL = 1.5
 
 
 def train_state_of(size: int) -> TrainState:
-    """Build a model whose tables and optimizer state take `size` bytes in total."""
+    """Build a model on this process. Its tables and their optimizer state take `size` bytes together."""
     rows = size // (2 * 4 * DIM * TABLES)
     fields = {f"c{number}": {"type": "id", "num_embeddings": rows} for number in range(TABLES)}
     job = Job.model_validate({"name": "checkpoint", "fields": fields, "tables": {"embedding_dim": DIM}})
@@ -45,7 +45,7 @@ def train_state_of(size: int) -> TrainState:
 
 
 def bytes_of(train_state: TrainState) -> int:
-    """Return the number of bytes that this process writes to a checkpoint."""
+    """Return the size of a checkpoint of this process in bytes."""
     tensors = (tensor for part in state(train_state).values() for tensor in part.values())
     local = (tensor.local_tensor() if hasattr(tensor, "local_tensor") else tensor for tensor in tensors)
     return sum(tensor.nbytes for tensor in local)
@@ -62,7 +62,7 @@ def plain_file(path: Path, content: torch.Tensor) -> None:
 
 
 class Saves:
-    """A series of checkpoints. A save has two parts, `begin` and `end`. Training waits only for `begin`."""
+    """A series of checkpoints. Each is saved in two parts: training waits for the first part only."""
 
     def __init__(self, saver: Saver) -> None:
         self._saver, self._step = saver, 0
@@ -79,7 +79,7 @@ class Saves:
 
 
 def stalls(saves: Saves, copy: Callable[[], object], rounds: int) -> tuple[float, float]:
-    """Return two medians in seconds: the time for which a save stops training, and the time of a copy in memory.
+    """Return two medians in seconds: the time that a save stops training, and the time of a copy in memory.
 
     No checkpoint is written during the copy.
     """

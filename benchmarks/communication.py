@@ -1,4 +1,4 @@
-"""Compare the test AUC of models that two workers train, exchanging embeddings in fp16 or in fp32, over seeds."""
+"""Compare the test AUC of two workers that exchange embeddings in fp16 with the test AUC in fp32, over seeds."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from benchmarks._result import Result
 from benchmarks.quality import SHARES, measure
 
 MAX_AUC_LOSS = 1e-3
-"""Goal: largest AUC that fp16 may lose"""
+"""Goal: largest loss of AUC by fp16"""
 
 
 def compare(half: np.ndarray, full: np.ndarray) -> list[Result]:
     """Compare the mean AUC with fp16 and with fp32, for each share of missing fields.
 
-    half, full [seeds, shares]: the AUC with fp16 and with fp32.
+    half, full: the AUC with fp16 and fp32 for each seed and share, [seeds, shares].
     """
     return [
         Result(

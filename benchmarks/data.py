@@ -1,4 +1,4 @@
-"""Compare our reader with Arrow, Ray Data and a DataLoader; measure resuming and `prepare table`."""
+"""Measure reading of files into batches, compared with Arrow, Ray Data and a DataLoader; resuming; `prepare table`."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def reading(layout: Layout, folder: Path, rows: int, threads: int, quick: bool) 
 
     window = schema.data.window * schema.data.lanes  # number of rows from which our reader draws a batch
     for peer, shuffled in (("Ray Data, in order", None), ("Ray Data, shuffled", min(window, rows // 2)))[quick:]:
-        with ray_cluster(threads):  # Ray's processes run on the cores of this process
+        with ray_cluster(threads):  # its processes run on the cores of this process
             ours, theirs = alternate(partial(read_epoch, reader), partial(read_by_ray, shuffled), 1)
         yield result(peer, ours, theirs, rows // BATCH * BATCH, MIN_OVER_PEERS)
 
@@ -133,7 +133,7 @@ def ray_cluster(cores: int) -> Iterator[None]:
 def resuming(layout: Layout, folder: Path) -> Result:
     """Compare two ways to get the batch in the middle of an epoch, in seconds.
 
-    Our reader starts at the position of the batch. The peer reads all earlier batches first.
+    Our reader starts at the position of the batch. The peer reads all batches before it.
     """
     reader = TrainingReader(layout.schema(threads=len(os.sched_getaffinity(0))), open_shards(str(folder)), 0, BATCH)
     middle = reader.steps_per_epoch // 2
@@ -152,7 +152,7 @@ def resuming(layout: Layout, folder: Path) -> Result:
 
 
 def waiting(folder: Path, quick: bool) -> Result:
-    """Train the job that `prepare synthetic` writes; return the share of the time in which training waits for data."""
+    """Train the job that `prepare synthetic` writes, and return the share of time that training waits for data."""
     prepare_synthetic(folder / "clicks", rows=5_000 if quick else 400_000)
     overrides = ["train.log_every=10", *(["train.epochs=1"] if quick else [])]
     job = read_job(folder / "clicks" / "job.yaml", overrides)
@@ -176,7 +176,7 @@ def generate(file: Path, rows: int) -> None:
 
 
 def preparing(folder: Path, rows: int) -> Iterator[Result]:
-    """Measure the speed and the peak memory of `prepare table`. The peer is Arrow, which only reads the file."""
+    """Measure the speed and memory of `prepare table` in a subprocess. Its peer is Arrow, which only reads the file."""
     file = folder / "log.csv"
     generate(file, rows)
     script = Path(sys.executable).with_name("asymdiffrec")

@@ -1,4 +1,4 @@
-"""Compare the variants and rivals on five data sets, over seeds, with missing fields.
+"""Compare every variant and rival on five data sets, over seeds, with fields missing.
 
 The comparison of each data set is written to results/evidence/. `--report` writes docs/evidence.md from
 these comparisons.
@@ -67,7 +67,7 @@ class Study:
     overrides: tuple[str, ...] = ()
     """Overrides PATH=VALUE for all variants that are networks"""
     tuning_minutes: float = 0
-    """Minutes for `tune`, or 0 for no tuning. The settings that `tune` chooses become the variant `tuned`"""
+    """Time for `tune`. Its choice becomes the variant `tuned`; 0: no tuning"""
 
 
 def _movielens(out: Path, data: Path, split: Any = "random") -> None:
@@ -120,7 +120,7 @@ STUDIES = {
         tuning_minutes=20,
     ),
     "movielens-gaps": Study("MovieLens-100K, 20 % of the fields missing in training too", _with_gaps, FEW),
-    # Single values of some numeric fields matter, and the rivals' trees have 255 bins. Chosen on validation rows.
+    # Single values of some numeric fields matter, and the trees of the rivals have 255 bins. Chosen on validation rows.
     "adult": Study("Adult (UCI)", _adult, overrides=(f"tables.numeric_bins={MAX_KNOTS}",)),
     "synthetic": Study(
         "Synthetic click log with a known optimum",
@@ -164,10 +164,7 @@ def run_study(study: Study, data: Path, work: Path, parallel: int, overrides: Se
 
 
 def run_tuning(job: Path, minutes: float, folder: Path, parallel: int) -> dict[str, Any]:
-    """Return the document that `tune` writes. `tune` runs only if `folder` has no document yet.
-
-    `tune` uses validation rows only.
-    """
+    """Return the document of `tune`, which uses validation rows only. Run `tune` unless `folder` has a document."""
     file = folder / "tuning.json"
     if not file.exists():
         tuning = Tuning(str(job.resolve()), (), str(folder.resolve()), (0.0, 0.3, 0.7))
@@ -177,7 +174,7 @@ def run_tuning(job: Path, minutes: float, folder: Path, parallel: int) -> dict[s
 
 
 def claims(name: str, document: dict[str, Any]) -> Iterator[Result]:
-    """Compare the AUC of asymdiff, and of `tuned`, with the AUCs of peers in a study; judge each result by its goal."""
+    """Compare the AUCs of a study with the AUCs of their peers. Each result says whether it meets its goal."""
     comparison = Comparison(document)
     for share in SHARES:
         for reference, goal, holds in _goals(name, share, comparison):
@@ -198,7 +195,7 @@ def claims(name: str, document: dict[str, Any]) -> Iterator[Result]:
 
 
 class Comparison:
-    """The AUC of each variant in a comparison, and differences of AUCs with their confidence intervals."""
+    """The AUCs of a comparison, and differences of AUCs with confidence intervals."""
 
     def __init__(self, document: dict[str, Any]) -> None:
         self.title, self.variants = document["title"], document["variants"]
@@ -210,7 +207,7 @@ class Comparison:
         }
 
     def auc(self, variant: str, share: float) -> float:
-        """Return the AUC of a variant if a share of the fields is missing."""
+        """Return the AUC of a variant, for a share of missing fields."""
         return float(self._values[variant, share])
 
     def difference(self, variant: str, reference: str, share: float) -> dict[str, Any]:
@@ -227,7 +224,7 @@ class Comparison:
 
 
 MIN_GAINS = {0.1: 0.003, 0.3: 0.010, 0.5: 0.014, 0.7: 0.016}
-"""Goals: {share of missing fields: smallest AUC gain of asymdiff over base on MovieLens with a random split}"""
+"""Smallest AUC gain of asymdiff over base on MovieLens with a random split, by share of missing fields"""
 
 
 def _goals(name: str, share: float, comparison: Comparison) -> Iterator[tuple[str, str, bool]]:
@@ -257,8 +254,7 @@ def _goals(name: str, share: float, comparison: Comparison) -> Iterator[tuple[st
 def _recovered(comparison: Comparison, variant: str, share: float) -> Iterator[Result]:
     """Compare the AUC that a variant recovers with the AUC that can be recovered.
 
-    Missing fields cost base some AUC. A variant recovers the part that it does not lose. The oracle also loses some
-    AUC, and no variant can recover this part.
+    base loses AUC with missing fields, and a variant may lose less. AUC that the oracle also loses cannot be recovered.
     """
     lost = {name: comparison.auc(name, 0.0) - comparison.auc(name, share) for name in ("base", "oracle", variant)}
     possible = lost["base"] - lost["oracle"]

@@ -2,11 +2,10 @@
 
 Kinds of faults: a worker, all workers or a node is killed; a worker hangs; the training command gets SIGKILL or SIGTERM
 and is resumed; the newest checkpoint is cut or altered before a worker is killed; the disk is full during checkpoints.
-At the end, the rows and the loss of each step are compared with the steps of a run without faults. Both runs have the
-same number of workers.
+At the end the rows and the loss of each step are compared with a run without faults on the same number of workers.
 
-In a second training, on one or two workers, nodes are lost, drained and added. This training is compared with a run
-without faults on one worker.
+In a second training of one or two workers, nodes are lost, drained and added. It is compared with a run on one worker
+without faults.
 """
 
 from __future__ import annotations
@@ -44,15 +43,15 @@ WORKERS, NODES = 2, 3
 MAX_MEDIAN_SECONDS = 20.0
 """Goal for the median time from a fault to the next step"""
 UNLIMITED_STEPS = 100_000
-"""`train.steps` of a run that the benchmark stops long before the last step"""
+"""Steps of a run that is stopped long before its end"""
 Steps = dict[int, list[tuple[str, float]]]
-"""{step: [(row checksum, loss), ...]}, see `steps_of`"""
+"""Row checksum and loss of each step, see `steps_of`"""
 
 
 def resize_results(folder: Path, data: Path) -> Iterator[Result]:
-    """Train on one or two workers while nodes are removed and added; yield the recovery times.
+    """Yield the recovery times of a training of one or two workers, whose nodes are removed and added.
 
-    Then compare the training with an undisturbed run on one worker.
+    The training is then compared with an undisturbed run on one worker.
     """
     training = Training(folder, data, UNLIMITED_STEPS, 2, "{min: 1, max: 2}", **{"cluster.resize_seconds": 5})
     try:
@@ -74,10 +73,7 @@ def resize_results(folder: Path, data: Path) -> Iterator[Result]:
 
 
 def fault_results(folder: Path, data: Path, number: int, undisturbed_workers: int) -> Iterator[Result]:
-    """Inject faults into a training on WORKERS workers; yield the recovery times.
-
-    Then compare the training with an undisturbed run on `undisturbed_workers` workers.
-    """
+    """Yield the recovery times of a training of two workers with faults, and compare it with an undisturbed run."""
     faults = list(islice(cycle(FAULTS), number))
     steps = CHECKPOINT_STEPS * (2 + len(faults) + 3 * faults.count(fill_disk))
     recovered, seconds = 0, []
@@ -116,7 +112,7 @@ def fault_results(folder: Path, data: Path, number: int, undisturbed_workers: in
 def compare(disturbed: Steps, undisturbed: Steps) -> Iterator[Result]:
     """Compare the rows and the losses of two runs.
 
-    The samples of a step count if both runs trained exactly once on them, in this step.
+    A sample counts if both runs trained on it exactly once, in the same step.
     """
     once = [
         step
@@ -140,7 +136,7 @@ def results(faults: int, quick: bool) -> Iterator[Result]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         prepare_synthetic(folder / "data", rows=ROWS)
-        # Another number of workers changes the order of sums, which changes the loss after thousands of steps.
+        # The number of workers changes the order of sums, and so the loss after thousands of steps.
         yield from fault_results(folder / "disturbed", folder / "data", faults, 1 if quick else WORKERS)
         if not quick:
             yield from resize_results(folder / "resized", folder / "data")

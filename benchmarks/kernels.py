@@ -1,4 +1,4 @@
-"""Compare the forward process with torch (time) and with a copy (bandwidth); measure a step of the dense part."""
+"""Measure the forward process: its time compared with torch, its bandwidth compared with a copy; and the dense step."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ NO_GOAL = ("", None)
 
 
 class Case:
-    """A batch, and functions that compute its views by our operator and by torch.
+    """A batch of one type, and functions that compute its views by our operator and by torch.
 
-    If `both` is true, the functions compute the clean and the noisy view in bf16. Otherwise they compute only the noisy
-    view, in the dtype of the batch.
+    The views are the noisy view, or if `both` is true the clean and the noisy view in bf16.
     """
 
     def __init__(self, batch: int, width: int, dtype: torch.dtype, both: bool, device: str) -> None:
@@ -62,10 +61,7 @@ class Case:
         return torch.ops.asymdiffrec.drop_fields_backward(*self._for_backward)
 
     def torch_forward(self) -> object:
-        """Compute the views by torch in the cheapest way.
-
-        Unlike our operator, this function does not derive the random numbers of a sample from the index of the sample.
-        """
+        """Compute the views by torch in the cheapest way. The random numbers depend on the batch, not on the sample."""
         time = 0.8 * torch.rand(len(self.clean), 1, device=self.clean.device)
         mask = self.missing | (torch.rand(self.missing.shape, device=self.clean.device) < time)
         noisy = _zero(self.clean, mask)
@@ -89,7 +85,7 @@ def _name(dtype: torch.dtype) -> str:
 def repeated(function: Callable[[], object], device: str) -> Callable[[], None]:
     """Return a function that calls `function` REPEATS times.
 
-    On CUDA the returned function replays a CUDA graph, so its time does not include kernel launches by the host.
+    On CUDA it replays a CUDA graph, so the time does not include kernel launches by the host.
     """
     if device == "cpu":
         return _looped(function)
@@ -115,9 +111,9 @@ def _looped(function: Callable[[], object]) -> Callable[[], None]:
 
 
 def copy_rate(device: str, rounds: int) -> float:
-    """Return the highest bandwidth of `copy_` over several sizes, in GB/s. Reads and writes both count.
+    """Return the bandwidth of `copy_` in GB/s, reads plus writes, at the fastest of some sizes.
 
-    At other sizes the copy is up to a fifth slower.
+    Other sizes are up to a fifth slower.
     """
     rates = []
     for size in (2**26, 40_000 * 4096, 2**28) if device == "cuda" else (4096 * FIELDS * 16,):
@@ -130,7 +126,7 @@ def copy_rate(device: str, rounds: int) -> float:
 
 
 def operator_results(case: Case, copy_gb_per_s: float, device: str, rounds: int) -> Iterator[Result]:
-    """Compare our forward and backward time with eager and compiled torch, and our bandwidth with a copy."""
+    """Compare forward and backward time with torch, eager and compiled, and the bandwidth with a copy."""
     passes = {
         "forward": (case.forward, case.torch_forward, case.compiled_forward, case.forward_bytes),
         "backward": (case.backward, case.torch_backward, case.compiled_backward, case.backward_bytes),
@@ -151,10 +147,7 @@ def operator_results(case: Case, copy_gb_per_s: float, device: str, rounds: int)
 
 
 def dense_steps(batch: int, width: int, hidden: list[int], device: str, rounds: int) -> Iterator[Result]:
-    """Measure the step time of the dense part, and the share of the forward process in it.
-
-    On CUDA the dense part runs with bf16 autocast.
-    """
+    """Measure the time of the dense part, with bf16 autocast on CUDA, and the share of the forward process."""
     case = Case(batch, width, torch.float32, device == "cuda", device)
     label, weight = torch.randint(2, (batch,), device=device).float(), torch.ones(batch, device=device)
 

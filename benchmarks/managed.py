@@ -1,4 +1,4 @@
-"""Compare the test AUC of managed ids with plain hashing. Both use equal memory, on a click log with many rare ids."""
+"""Compare the test AUC of managed ids and of plain hashing at equal memory, on a click log with many rare ids."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ POPULATION = {"user": 400_000, "item": 40_000}
 CONTEXTS = 20
 DIM = 16
 ROW_BYTES = 2 * 4 * DIM
-"""Bytes of one table row: weights and Adagrad state"""
+"""Bytes of one row: weights and Adagrad state"""
 
 
 @dataclass(frozen=True)
 class World:
     """A random click model.
 
-    The log-odds of a click are a sum: the effect of each id, plus the affinity between the user and the item.
+    The log-odds of a click are the sum of an effect of each id and an affinity of user and item.
     """
 
     user: np.ndarray
@@ -69,7 +69,7 @@ class World:
 
 
 def _ranks(population: int, rows: int, rng: np.random.Generator) -> np.ndarray:
-    """Return [rows] int64: random ranks in [0, population). Their density is proportional to 1 / (10 + rank)."""
+    """Return random ranks in [0, population) with a density of 1 / (10 + rank), [rows] int64."""
     ranks = 10 * np.exp(rng.random(rows) * np.log1p(population / 10)) - 10
     return np.minimum(ranks.astype(np.int64), population - 1)
 

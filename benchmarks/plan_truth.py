@@ -1,8 +1,7 @@
 """Run several plans of one job on two workers of this host; compare memory and step time with the estimates.
 
-First the benchmark measures the speed of this host, as `plan --calibrate` does. Then it trains with tiny tables, to
-measure the memory that the libraries and the reader of a worker use. A plan does not estimate this memory;
-the reserved memory covers it.
+First the speed of this host is measured, as by `plan --calibrate`. Then a training with tiny tables measures the memory
+of the libraries and the reader of a worker. A plan does not estimate this memory; the reserved memory covers it.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ DIM, LONG, BATCH = 128, 8, 2048
 """embedding_dim of all tables; number of ids in each list of column d; samples of a step"""
 KINDS = {"t": "table_wise", "r": "row_wise", "c": "column_wise", "d": "data_parallel"}
 PLANS = ("tttt", "rrrr", "cccc", "rttt", "tttr", "tttc", "tttd", "ddtt", "rrtd", "cttr", "rcdt", "ccdr")
-"""Plans. The four letters of a plan are the sharding of the tables a, b, c and d. KINDS explains the letters"""
+"""Each plan has one letter, see KINDS, for the sharding of each of the tables a, b, c, d"""
 
 
 def prepare(out: Path, samples: int, workers: int) -> None:
@@ -62,7 +61,7 @@ def prepare(out: Path, samples: int, workers: int) -> None:
 
 
 def train_plan(data: Path, folder: Path, plan: str, *overrides: str) -> Mapping[str, Any]:
-    """Train with a plan; return the entry `measured` of the result, with planned and measured resources."""
+    """Train with a plan; return the planned and measured resources from result.json of the run."""
     kinds = {name: {"sharding": KINDS[kind]} for name, kind in zip(ROWS, plan, strict=True)}
     job = read_job(data / "job.yaml", [f"tables.per_table={json.dumps(kinds)}", *overrides])
     result = train_job(job, read_statistics(job), Run(folder), console=Console(quiet=True))
@@ -71,7 +70,7 @@ def train_plan(data: Path, folder: Path, plan: str, *overrides: str) -> Mapping[
 
 
 def measure(quick: bool) -> Iterator[Result]:
-    """Yield the memory and the step time of each plan."""
+    """Yield memory and step time of each plan."""
     with tempfile.TemporaryDirectory() as temporary:
         device = Path(temporary) / "here.yaml"
         device.write_text(yaml.safe_dump(calibrate("here").model_dump()))

@@ -1,8 +1,8 @@
-"""Compare planned with published step times of MLPerf's DLRM-DCNv2 in HugeCTR, for several GPU clusters.
+"""Compare planned with published step times: MLPerf's DLRM-DCNv2 in HugeCTR, by number and kind of GPU.
 
 The two parameters of the step-time model are fitted to two published throughputs; the other throughputs test the model.
-The model describes neither GPUs that only PCIe connects nor NVL72, so the results for these clusters have no goal.
-See docs/step-time.md.
+The model does not describe GPUs that are connected by PCIe only, nor NVL72, so their results have no goal. See
+docs/step-time.md.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ FITTED = (
     Published("8 x A100-80", A100, 1, 8, 55296, 6.39),
     Published("8 x B200", B200, 1, 8, 55296, 22.9),
 )
-"""The longest and the shortest step on one host with NVLink. The longest step mainly determines the efficiency; the
-shortest step mainly determines the overhead"""
+"""The longest and the shortest step on one host with NVLink. The longest step mainly determines the efficiency, the
+shortest step the overhead"""
 TEST = (
     Published("4 x H100", H100, 1, 4, 28000, 6.29),
     Published("8 x H100", H100, 1, 8, 55296, 13.5),
@@ -80,7 +80,7 @@ ADDED_LATER = (
     Published("32 x H200", H200, 4, 8, 131200, 30.8),
     Published("8 x GB200", GB200, 1, 8, 55296, 23.8),
 )
-"""Throughputs that were first used after the model and the fit were final"""
+"""Throughputs that were not used until the model and the fit were final"""
 A100_PCIE = A100.model_copy(update={"bandwidth": 1935.0, "link": 32.0})
 H100_PCIE = H100.model_copy(update={"bandwidth": 2000.0, "flops": 756.0, "link": 64.0})
 BEYOND = (
@@ -92,10 +92,8 @@ BEYOND = (
 
 
 class DenseDCN(nn.Module):
-    """The dense part of DLRM-DCNv2.
-
-    It has an MLP 512-256-128 for the 13 numeric values, three cross layers of rank 512, and an MLP 1024-1024-512-256-1.
-    """
+    """The dense part: an MLP 512-256-128 of 13 numeric values, three cross layers of rank 512, an MLP
+    1024-1024-512-256-1."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,10 +111,7 @@ class DenseDCN(nn.Module):
 
 
 def dense_dcn(batch_size: int) -> DenseWork:
-    """Return the work of the dense part for `batch_size` samples on one rank.
-
-    The weights are fp16. Adagrad updates them in fp32.
-    """
+    """Return the work of the dense part for the samples of one rank. Weights are fp16, updated in fp32 by Adagrad."""
     with torch.device("meta"):
         module = DenseDCN().half()
         numbers, label = torch.empty(batch_size, NUMBERS).half(), torch.empty(batch_size).half()
@@ -125,7 +120,7 @@ def dense_dcn(batch_size: int) -> DenseWork:
 
 
 def planned_step(published: Published, **figures: float) -> StepTime:
-    """Return the step time of our plan for a cluster. `figures` replace fields of the cluster's `Device`."""
+    """Return the step time of our plan for the cluster. `figures` replace fields of its `Device`."""
     device = published.cluster.device.model_copy(update=figures)
     cluster, tables = replace(published.cluster, device=device), dcn()
     topology, model, batch_size = cluster.topology(RESERVED), tables.model(), published.batch_size // cluster.world_size

@@ -1,4 +1,4 @@
-"""Compare our sharding plans with plans of TorchRec's default planner and with a lower bound of the time."""
+"""Compare our sharding plans with TorchRec's default planner and a lower bound: slowest rank and planning time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PER_NODE, BATCH = 8, 1024
 
 
 def milliseconds(options: Sequence[ShardingOption], ranks: int) -> np.ndarray:
-    """Return [ranks] float64: TorchRec's estimate of the time of each rank's shards, in milliseconds."""
+    """Return TorchRec's estimate of the time of each rank's shards, [ranks] in milliseconds."""
     time = np.zeros(ranks)
     for option in options:
         for rank, duration in shard_milliseconds(option).items():
@@ -40,9 +40,9 @@ def milliseconds(options: Sequence[ShardingOption], ranks: int) -> np.ndarray:
 
 
 def compare(tables: TableSet, nodes: int, with_torchrec: bool) -> Iterator[Result]:
-    """Plan a set of tables for `nodes` nodes.
+    """Plan a set of tables for some nodes.
 
-    Yield the time of the slowest rank, the number of used ranks, and the planning time.
+    Yield the time of the slowest rank, the number of used ranks, the planning time.
     """
     topology = Cluster(find_device("h100"), nodes, PER_NODE).topology(reserved=RESERVED)
     ranks, sharder = topology.world_size, TableSharder(TablesConfig(), "cuda")

@@ -45,7 +45,7 @@ def measure(data: Path, run: Path, method: str, seed: int, overrides: list[str])
 def compare(base: np.ndarray, ours: np.ndarray) -> Iterator[Result]:
     """Compare the mean AUC of asymdiff and base for each share of missing fields.
 
-    base, ours [seeds, shares]: the AUC of base and of asymdiff.
+    base, ours: the AUC for each seed and share, [seeds, shares].
     """
     for share, theirs, mine in zip(SHARES, base.T, ours.T, strict=True):
         goal = "above on every seed" if share >= 0.3 else ""

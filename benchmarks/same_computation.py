@@ -33,15 +33,15 @@ import pyarrow.parquet as pq
 LIMIT = 1e-6
 """Largest relative difference at which two values count as equal"""
 MAX_SCORES = 2000
-"""A record has at most this number of scores, from the first rows of a prediction"""
+"""Number of scores in a record, from the start of a prediction. Mean and standard deviation are of all rows"""
 
 Value = float | str | None
 Quantities = dict[str, list[Value]]
 
 RENAMED_SETTINGS = {"diffusion.variant": "diffusion.method", ".rows": ".num_embeddings"}
-"""{old: new} for parts of the path of an override. If a tree refuses a new part, it gets the old part"""
+"""Old and new names in the paths of `--set`. A tree that refuses a new name gets the old name."""
 RENAMED_KEYS = {"step/rows": "step/row_checksum", "uauc": "gauc"}
-"""{old: new} for names of quantities in a record. The new name replaces the old name, also inside a longer name"""
+"""Old and new names of quantities in a record. The new name replaces the old name, also inside a longer name."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Tree:
     def _python(self, *arguments: str) -> str:
         """Run Python and return its standard output. Raises CommandError if the exit status is not 0."""
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "1000"}
-        environment.pop("PYTHONSAFEPATH", None)  # the variable would remove the tree from the import path
+        environment.pop("PYTHONSAFEPATH", None)  # it would remove the tree from the import path
         ended = subprocess.run(
             [sys.executable, *arguments], cwd=self.folder, env=environment, capture_output=True, text=True
         )
@@ -129,7 +129,7 @@ class Tree:
         return json.loads(printed)
 
     def train(self, job: Path, run: Path, settings: Iterable[str]) -> None:
-        """Train with overrides. If the tree refuses the path of an override, train again with the old path."""
+        """Train. A setting whose new name the tree refuses gets its old name."""
         options = [option for setting in settings for option in ("--set", self._spelled(setting))]
         try:
             self.command("train", job, "--run", run, *options)
@@ -141,7 +141,7 @@ class Tree:
             self.train(job, run, settings)
 
     def _spelled(self, setting: str) -> str:
-        """Return an override PATH=VALUE. If the tree refused a part of PATH before, the old part replaces it."""
+        """Return a setting PATH=VALUE with the names that this tree accepts."""
         path, value = setting.split("=", 1)
         for new, old in self._old_names.items():
             path = path.replace(new, old)
@@ -154,7 +154,7 @@ class Tree:
 
 
 def column_digests(folder: Path) -> list[Value]:
-    """Return "COLUMN SHA-256" for each column of a folder of Parquet files. The digest covers the values in order."""
+    """Return "COLUMN SHA-256" for each column of a folder of Parquet files. The digest is of the values, in order."""
     table = pq.read_table(folder)
     values = {name: repr(table[name].to_pylist()).encode() for name in sorted(table.column_names)}
     return [f"{name} {hashlib.sha256(text).hexdigest()[:16]}" for name, text in values.items()]
@@ -171,11 +171,8 @@ def add_weights(file: Path) -> None:
 
 
 def training_quantities(log: Path) -> Iterator[tuple[str, Value]]:
-    """Yield (name, value) for the quantities in metrics.jsonl.
-
-    For each step: the losses, the row checksum and the counts of managed ids. For each validation and the test: the
-    metrics.
-    """
+    """Yield quantities from metrics.jsonl: all losses, the row checksum and the counts of managed ids of each step; the
+    metrics of all validations and of the test."""
     for line in log.read_text().splitlines():
         record = json.loads(line)
         for key, value in record.items():
@@ -242,7 +239,8 @@ def record(tree: Tree, chosen: Iterable[Dataset], steps: int) -> Quantities:
 def differences(first: Sequence[Value], second: Sequence[Value]) -> list[float]:
     """Return |a - b| / max(|a|, |b|) for each pair of values.
 
-    The difference of equal values is 0. The difference of unequal values is infinite unless both are finite numbers.
+    The difference of equal values is 0. Different values have an infinite difference if one is missing or no finite
+    number.
     """
     result = []
     for a, b in zip_longest(first, second, fillvalue="missing"):

@@ -1,4 +1,4 @@
-"""Compare step times of asymdiff and bare TorchRec by batch size, number of fields, num_embeddings and workers."""
+"""Compare the step time with bare TorchRec, by batch size, number of fields, num_embeddings and number of workers."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ FIELDS_OF_LARGE_TABLES = 4
 """Number of fields in the measurements with large tables, so that the tables fit into memory"""
 WORKERS = (1, 2)
 SLACK = 1.1
-"""Factor by which repeated timings may differ on an idle host"""
+"""Factor by which repeated timings differ on an idle host"""
 PEER = "bare TorchRec"
 
 
 def measure_worker(rank: int, workers: int, clicks: Clicks, quick: bool, store: str) -> tuple[float, float]:
     """Return the step time of asymdiff and of bare TorchRec on worker `rank`, in milliseconds.
 
-    The two training loops take turns.
+    Both loops take turns.
     """
     silence_torchrec_warnings()
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))

@@ -1,7 +1,7 @@
 """Measure serving: requests per second and latency for one sample and for a hundred candidates.
 
-The peers are a plain server with the same model, direct calls of the scoring function, and Ray Serve. The speed of
-batch prediction is compared with the speed of the bare forward pass.
+The peers are a plain server with the same model, direct calls of the scoring function, and Ray Serve. Batch prediction
+is compared with the bare forward pass, in rows per second.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ GOALS = {"one sample": 1.3, "100 candidates": 2.0}
 """Goal: smallest ratio of our rate to the rate of the plain server"""
 MAX_P99_MS = 10
 MIN_SHARE_UNDER_RAY, MIN_OVER_RAY_SERVE = 0.6, 5
-"""Goals: smallest ratio of the rate with --ray to the rate of the default server; smallest ratio of the rate with --ray
-to the rate of Ray Serve out of the box"""
+"""Goals: smallest ratio of the rate with --ray to the rate of the default server, and to the rate of Ray Serve out of
+the box"""
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Target:
         return statistics.median(load.rate for load in self.loads[request])
 
     def require_no_failure(self) -> None:
-        """Raise AssertionError if a request failed at the first try. Without faults all requests must succeed."""
+        """Raise AssertionError if a request failed at the first try. No fault is injected here, so all must succeed."""
         failed = sum(load.failed + load.retried for loads in self.loads.values() for load in loads)
         assert not failed, f"{failed} requests failed"
 
@@ -172,7 +172,7 @@ def _score(engine: Engine, samples: list[dict[str, Any]]) -> None:
 
 
 def against_ray_serve(folder: Path, requests: Mapping[str, bytes], seconds: float, rounds: int) -> Iterator[Result]:
-    """Compare the rate of our server with --ray to the default server and to Ray Serve without HAProxy."""
+    """Compare our server with --ray to the default server, and to Ray Serve without HAProxy: requests per second."""
     requests = {name: requests[name] for name in ("one sample", "100 candidates")}
     targets = {}
     for name, haproxy in (("out of the box", "0"), ("--ray", "1")):

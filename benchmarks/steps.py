@@ -1,7 +1,7 @@
 """Measure a training step. All measurements use the same batches.
 
-base is compared with bare TorchRec, plain PyTorch and FuxiCTR. Each method is compared with base. Settings of the
-section `train` are compared with their defaults.
+base is compared with bare TorchRec, plain PyTorch and FuxiCTR; each method with base, in time, operations and memory;
+settings of the section `train` with their defaults.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SETTINGS: tuple[dict[str, object], ...] = (
 )
 """Settings of the section `train`. Each is measured without the others"""
 MAX_TIME_OVER_OPERATIONS = 1.1
-"""Goal: (time of a method / time of base) / (operations of the method / operations of base) is at most this value"""
+"""Goal: largest value of (time of a method / time of base) / (operations of the method / operations of base)"""
 MIN_OVER_FUXICTR = 1.5
 MAX_FORWARD_SHARE = 0.05
 """Goal: largest share of the forward process in the time of a step of asymdiff"""
@@ -55,7 +55,7 @@ class Measure:
     def peer(self, name: str, steps: Steps, least: float | None = None) -> Result:
         """Compare the speed of base with a peer, in samples per second.
 
-        least: the goal for the ratio of the speeds, or None for no goal.
+        `least` is the goal for the ratio, if not None.
         """
         ours, theirs = (1e3 * self.clicks.batch / duration for duration in self.milliseconds(self.base, steps))
         goal = ("", None) if least is None else (f"at least {least:g} times", ours >= least * theirs)
@@ -80,10 +80,7 @@ class Measure:
         return Result("peak memory of a step of asymdiff", peaks[0], "MiB", "base", peaks[1])
 
     def forward_process(self) -> Iterator[Result]:
-        """Compare the time of the forward process with a step of asymdiff, and measure its memory.
-
-        The time of the forward process includes its backward pass.
-        """
+        """Compare the time of the forward process and its backward pass with a step of asymdiff; measure its memory."""
         clicks, batch = self.clicks, self.batches[0]
         process = ForwardProcess(FieldLayout.from_widths([clicks.dim] * clicks.fields), ForwardConfig(), seed=1)
         clean = torch.randn(clicks.batch, clicks.fields * clicks.dim, requires_grad=True)
@@ -106,7 +103,7 @@ class Measure:
         )
 
     def setting(self, settings: dict[str, object]) -> Result:
-        """Compare two step times of asymdiff: with a changed setting, and with the default of the setting."""
+        """Compare the time of a step of asymdiff with a setting and with its default."""
         (name,) = (f"{key}={value}" for key, value in settings.items())
         ours, theirs = self.milliseconds(self.clicks.ours(self.batches, "asymdiff", **settings), self.asymdiff)
         return Result(f"step of asymdiff, {name}", ours, "ms", "default", theirs)

@@ -19,7 +19,7 @@ CACHE_SHARE = 1 / 8
 def required_memory(shards: Shards, columns: list[str], row_groups: int) -> int:
     """Return the bytes that the `row_groups` largest row groups need after decoding.
 
-    The bytes per row are computed for the largest row group, see `Shards.decoded_bytes`, and used for all row groups.
+    All row groups are assumed to have the bytes per row of the largest row group, see `Shards.decoded_bytes`.
     """
     largest = int(shards.sizes.max())
     rows = int(np.sort(shards.sizes)[-row_groups:].sum())

@@ -14,8 +14,7 @@ def prefetch(jobs: Iterable[Callable[[], T]], threads: int) -> Iterator[T]:
     """Yield the results of jobs in order.
 
     While the consumer uses a result, the next `threads` jobs run in threads or have finished. If a job raises an
-    exception, `prefetch` raises the exception in place of the job's result, and cancels the later jobs that have not
-    started.
+    exception, it is raised when its result is due, and the jobs after it are cancelled.
     """
     with ThreadPoolExecutor(threads, thread_name_prefix="prefetch") as pool:
         pending: deque[Future[T]] = deque()

@@ -1,4 +1,4 @@
-"""Readers that make batches from Parquet shards. Training reads shuffled rows without end, evaluation each row once."""
+"""Readers that make batches from Parquet shards: endless and shuffled for training, each row once for evaluation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class WorkerContext:
     local_world_size: int = 1
 
     def reader_threads(self, threads: int | None) -> int:
-        """Return `threads`. If `threads` is None, return the number of cores per worker of the host, at least 1."""
+        """Return `threads`; if it is None, the cores of the host divided by its workers, at least 1."""
         return threads or max(1, len(os.sched_getaffinity(0)) // self.local_world_size)
 
 
@@ -56,8 +56,8 @@ class TrainingReader:
 
     `batch_size` is global: a batch of one worker has batch_size / world_size rows. The batches of all workers for a
     step, concatenated by rank, are the same for any number of workers. A worker keeps in memory the decoded row groups
-    that its lanes currently read. Earlier row groups stay in a cache, see `memory_check.cache_limit`; the cache affects
-    only the speed.
+    that its lanes read now. Row groups that they have read before stay in a cache, see `memory_check.cache_limit`; the
+    cache affects only the speed.
 
     >>> import tempfile
     >>> import pyarrow as pa, pyarrow.parquet as pq
@@ -118,7 +118,7 @@ class TrainingReader:
         """
         with ThreadPoolExecutor(self.threads, thread_name_prefix="reader") as pool:
             for window in prefetch(self._windows(position, BufferPool(pinned), pool), 1):
-                while window:  # pop, because the list must not keep a released batch alive
+                while window:  # pop: the list must not keep a batch alive that the consumer has released
                     yield window.pop(0)
 
     def _epoch(self, number: int) -> Epoch:

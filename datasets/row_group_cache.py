@@ -1,4 +1,4 @@
-"""Decoded row groups in memory: the row groups that the lanes currently read, and a cache of earlier row groups."""
+"""Decoded row groups in memory: the row groups that lanes read now, and a cache of row groups that they read before."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.datasets.shards import Shards
 
 Windows = Sequence[tuple[Rows, int]]
-"""For each lane: a `Rows` object that contains the lane's window, and the index of the window's first row in the
-object."""
+"""For each lane: the rows that contain its window, and the index of the window's first row in them."""
 
 
 class RowGroupCache:
@@ -28,7 +27,7 @@ class RowGroupCache:
         self._rows: dict[int, Rows] = {}  # by row group, in order of use
 
     def windows(self, lanes: Sequence[Sequence[Slice]]) -> Windows:
-        """Return the window of each lane, given its slices of row groups; decode row groups that are not in memory."""
+        """Return the windows of some lanes, given as slices of row groups; decode row groups that are not in memory."""
         needed = dict.fromkeys(part.row_group for parts in lanes for part in parts)
         absent = [group for group in needed if group not in self._rows]
         present = {group: self._rows.pop(group) for group in needed if group in self._rows}
@@ -44,7 +43,7 @@ class RowGroupCache:
         return Rows.concatenate([self._rows[part.row_group].slice(part.start, part.stop) for part in parts]), 0
 
     def _shrink(self) -> None:
-        """Remove the least recently used row groups until the remaining row groups fit into the limit."""
+        """Remove the least recently used row groups until the other ones fit into the limit."""
         size = sum(rows.nbytes for rows in self._rows.values())
         while size > self._limit:
             size -= self._rows.pop(next(iter(self._rows))).nbytes

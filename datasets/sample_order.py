@@ -1,10 +1,10 @@
 """The order of training samples: pure functions of the row groups' sizes and a few integers.
 
-An epoch is one long sequence of rows. The row groups are in a random order, a function of (seed, epoch). The sequence
-starts at a random row and wraps around. The sequence is cut into `lanes` intervals of equal length. A batch takes
+An epoch is one long sequence of rows. Its row groups are in a random order, a function of (seed, epoch). It starts at
+a random row and wraps around. The sequence is cut into `lanes` intervals of equal length. A batch takes
 `batch_size / lanes` rows from every lane. The rows of a lane are shuffled within windows. Each worker reads some
 neighbouring lanes. So batch k of an epoch holds the same rows for any number of workers, and a position in training is
-two integers: (epoch, k). Rows that fill no batch, at the end of a lane or of the sequence, are left out; these rows
+two integers: (epoch, k). The rows at the ends of the lanes and of the sequence that fill no batch are left out; they
 differ from epoch to epoch.
 
     sequence   |-- lane 0 --|-- lane 1 --|-- lane 2 --|-- lane 3 --|..
@@ -75,7 +75,7 @@ class Epoch:
 
     @cached_property
     def _starts(self) -> np.ndarray:
-        """The sequence index at which each entry of `_row_groups` starts, and at the end the length of the sequence."""
+        """Index in the sequence of the first row of each entry of `_row_groups`, then the length of the sequence."""
         return np.concatenate([[0], np.cumsum(self.sizes[self._row_groups])])
 
     @cached_property
@@ -108,13 +108,13 @@ class Epoch:
         ]
 
     def row_numbers(self, slices: Sequence[Slice]) -> np.ndarray:
-        """Return uint64: the numbers of the rows in `slices`, counted from the start of the split."""
+        """Return the row numbers of the rows in `slices`, counted from the start of the split, uint64."""
         starts = np.concatenate([[0], np.cumsum(self.sizes)])
         parts = [starts[part.row_group] + np.arange(part.start, part.stop) for part in slices]
         return np.concatenate(parts).astype(np.uint64)
 
     def batch_row_numbers(self, step: int) -> np.ndarray:
-        """Return [batch_size] uint64: the numbers of a batch's rows, counted from the start of the split."""
+        """Return the row numbers of a batch's rows, counted from the start of the split, uint64 [batch_size]."""
         window, step_in_window = divmod(step, self.steps_per_window)
         part = slice(step_in_window * self.rows_per_step, (step_in_window + 1) * self.rows_per_step)
 
@@ -128,12 +128,12 @@ class Epoch:
         """Return the shuffled order of a window's rows: a permutation of range(rows), int64."""
         words = _random_words(rows, self.seed, self.epoch, 2, lane, window)
         low_bits = np.uint64((1 << rows.bit_length()) - 1)
-        # Write the row into the low bits of each random word and sort the words: several times faster than argsort.
+        # Write the row into the low bits of the random words and sort them: several times as fast as an argsort.
         return (np.sort((words & ~low_bits) | np.arange(rows, dtype=np.uint64)) & low_bits).astype(np.int64)
 
 
 def row_checksums(row_numbers: np.ndarray) -> np.ndarray:
-    """Return [...] uint64: the checksum of each set of R rows. `row_numbers` [..., R] uint64 are counted in the split.
+    """Return the checksum of each set of R rows, uint64 [...], given their row numbers in the split, uint64 [..., R].
 
     The checksum is the sum modulo 2^64 of SplitMix64 of the row numbers. The order of the rows does not matter, and the
     checksum of a union of disjoint sets is the sum of their checksums. A lost or repeated row changes the checksum.

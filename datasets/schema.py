@@ -105,7 +105,7 @@ class DataConfig(Config):
 
 @dataclass(frozen=True)
 class Table:
-    """An embedding table, and the sparse fields that look up their ids in the table."""
+    """An embedding table and the sparse fields whose ids it holds."""
 
     name: str
     num_embeddings: int
@@ -116,7 +116,7 @@ class Table:
     fields: tuple[str, ...]
     """Names of the fields that share the table."""
     id_range: int
-    """Batches have ids in [0, id_range). `id_range` is equal to `num_embeddings`, except for managed tables."""
+    """Batches have ids in [0, id_range). It is equal to `num_embeddings`, except for managed tables."""
 
     @property
     def hash_seed(self) -> int:

@@ -70,7 +70,7 @@ class Shards:
 
     @cached_property
     def record(self) -> dict[str, list[int]]:
-        """{file name: number of rows of each non-empty row group}. `open_shards` uses it to open the same files."""
+        """{file name: number of rows of each non-empty row group}. With it `open_shards` opens the same files again."""
         record: dict[str, list[int]] = {_name(file): [] for file in (*self.files, *self.empty)}
         for group in self.row_groups:
             record[_name(self.files[group.file])].append(group.rows)
@@ -141,10 +141,10 @@ class Shards:
         return f"{location}: cannot be read ({describe_error(error)})"
 
     def decoded_bytes(self, columns: list[str]) -> dict[str, int]:
-        """Return {column: upper bound of its size in bytes after decoding} for the largest row group.
+        """Return an upper bound of the decoded size in bytes of each column of the largest row group.
 
-        The bound counts 8 bytes per id or null, 4 bytes per float, and 8 more bytes per row of a list column. The
-        numbers of values come from the footer.
+        It counts 8 bytes per id or null, 4 bytes per float, and 8 more bytes per row of a list column. The numbers of
+        values come from the footer.
         """
         group = self.row_groups[int(np.argmax(self.sizes))]
         if group.file not in self._footers:
@@ -184,8 +184,8 @@ def _count_leaves(column_type: pa.DataType) -> int:
 def open_shards(location: str, record: Mapping[str, Sequence[int]] | None = None) -> Shards:
     """Read the footers of one Parquet file, or of all Parquet files in a folder, without subfolders.
 
-    If `record` is given, only the files in the record are opened. A record is the `Shards.record` of earlier shards.
-    `added_files` returns the other files.
+    `record`: the property `Shards.record` of an earlier opening; only its files are opened. `added_files` returns the
+    other files.
 
     Raises InputError if no file is found or all files have no rows, if a file is empty, truncated or not Parquet, or if
     a file of the record does not exist any more or has other row groups.
@@ -257,7 +257,7 @@ def _parquet_files(filesystem: pafs.FileSystem, path: str, location: str) -> lis
 
 @dataclass(frozen=True)
 class _Footer:
-    """The part of a Parquet footer that stays in memory; a complete footer can take megabytes."""
+    """The part of a Parquet footer that stays in memory; a complete footer may have megabytes."""
 
     path: str
     bytes: int

@@ -100,8 +100,8 @@ class TablesConfig(Config):
     def splits_columns(self) -> bool:
         """Whether a plan may split the columns of a table.
 
-        With rowwise_adagrad a plan must not split columns: each part would keep a separate optimizer state. Losses
-        would then depend on the plan, and a checkpoint would load only under the plan that wrote it.
+        With rowwise_adagrad it must not: each split would keep a separate state, so losses would depend on the plan,
+        and a checkpoint would load under the same plan only.
         """
         return self.optimizer.name != "rowwise_adagrad"
 

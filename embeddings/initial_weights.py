@@ -1,4 +1,4 @@
-"""Initial weights of tables: a function of (seed, table, row, column) only, so no weight depends on the plan."""
+"""Initial weights of tables: a function of (seed, table, row, column) only, so the sharding plan changes no weight."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import torch
 from asymdiffrec.datasets.schema import table_seed
 
 MAX_FILL_ELEMENTS = 1 << 20
-"""Maximum number of elements that `fill` writes at a time. It bounds temporary tensors for shards of any size."""
+"""Elements filled at a time. Temporary tensors take a few times this size, for a shard of any size."""
 
 MAX_EMBEDDING_DIM = 1 << 16
-"""Every embedding_dim must be smaller than this number. Each row has this number of counter values of the random
-generator, and each column uses one counter value."""
+"""Every embedding_dim must be less than this: each row has this number of counters of the random generator."""
 
 
 def _signed(word: int) -> int:
@@ -35,7 +34,7 @@ def _logical_shift_right(words: torch.Tensor, bits: int) -> torch.Tensor:
 def splitmix64_stream(key: int, counter: torch.Tensor) -> torch.Tensor:
     """Return output number `counter` (int64, from 0) of splitmix64 with seed `key`, as int64 bit patterns.
 
-    Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014. The products wrap around in int64.
+    Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014. int64 products wrap around.
     """
     words = (counter + 1) * _GAMMA + _signed(key)
     words = (words ^ _logical_shift_right(words, 30)) * _MIX_1
@@ -44,21 +43,18 @@ def splitmix64_stream(key: int, counter: torch.Tensor) -> torch.Tensor:
 
 
 def table_key(seed: int, table: str) -> int:
-    """Return the key of a table's random stream.
-
-    One step of splitmix64 makes the streams of similar seeds unrelated.
-    """
+    """Return the key of a table's stream. One step of splitmix64 makes the streams of similar seeds unrelated."""
     return int(splitmix64_stream(seed, torch.tensor(_signed(table_seed(table)))))
 
 
 def draw_rows(
     rows: torch.Tensor, embedding_dim: int, std: float, seed: int, table: str, column: int = 0
 ) -> torch.Tensor:
-    """Return the initial weights [R, D] float32 of `rows` [R] int64 in columns [column, column + embedding_dim).
+    """Return the initial weights of rows [R] int64, columns [column, column + embedding_dim), as [R, D] float32.
 
-    The distribution is uniform in [-a, a] with a = std * sqrt(3), so its standard deviation is `std`. [-a, a] is
-    divided into 2^24 equal intervals. 24 random bits select an interval, and the middle of the interval is the weight,
-    so the distribution is symmetric. In units of half an interval the middle is an integer that is exact in float32.
+    The distribution is uniform in [-a, a] with a = std * sqrt(3), so its standard deviation is `std`. [-a, a] has 2^24
+    equal intervals. 24 random bits select one, and its middle is the weight: so the distribution is symmetric, and
+    exact in float32.
     """
     columns = torch.arange(column, column + embedding_dim, device=rows.device)
     counter = rows.unsqueeze(1) * MAX_EMBEDDING_DIM + columns
@@ -70,7 +66,7 @@ def draw_rows(
 def fill(block: torch.Tensor, std: float, seed: int, table: str, row: int = 0, column: int = 0) -> None:
     """Write the initial weights of rows [row, row + R) and columns [column, column + D) into `block` [R, D].
 
-    `draw_rows` returns the same values.
+    The values are the same as from `draw_rows`.
     """
     num_rows, embedding_dim = block.shape
     if not block.numel():

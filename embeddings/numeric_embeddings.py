@@ -28,11 +28,11 @@ def numeric_embeddings(schema: Schema, config: TablesConfig) -> NumericEmbedding
 
 
 class NumericEmbeddings(nn.Module):
-    """A curve for each numeric field: value * direction + bias + sum of bins; zero if the value is missing.
+    """A curve for each numeric field: value * direction + bias + bins; zero if the value is missing.
 
-    Bin k, between knots k and k+1, adds clamp((value - knot_k) / (knot_k+1 - knot_k), 0, 1) * bins_k. This is the
-    piecewise-linear encoding of Gorishniy et al., "On Embeddings for Numerical Features" (NeurIPS 2022). The line,
-    value * direction + bias, continues beyond the knots. The initial `bins` are zero, so every initial curve is a line.
+    Bin k between two knots adds clamp((value - knot_k) / (knot_k+1 - knot_k), 0, 1) * bins_k: the piecewise-linear
+    encoding of Gorishniy et al., "On Embeddings for Numerical Features" (NeurIPS 2022). The line, value * direction +
+    bias, continues beyond the knots. Bins start at zero, so the curve of a field starts as a line.
 
     >>> module = NumericEmbeddings(FieldLayout.from_widths([4, 4]), std=0.05, knots=[[-1.0, 0.0, 1.0], []])
     >>> module(torch.randn(8, 2), torch.zeros(8, 2, dtype=torch.bool)).shape
@@ -45,7 +45,7 @@ class NumericEmbeddings(nn.Module):
     used_columns: torch.Tensor | None
 
     def __init__(self, layout: FieldLayout, std: float, knots: Sequence[Sequence[float]] = ()) -> None:
-        """Create the parameters; torch's random number generator gives the initial directions.
+        """Create the parameters from torch's random numbers.
 
         layout: the layout of the numeric fields. knots: the knots of each field, ascending. A field with fewer than two
         knots gets a line without bins.
@@ -57,7 +57,7 @@ class NumericEmbeddings(nn.Module):
         self.register_buffer("field_of_column", layout.field_of_column, persistent=False)
         num_bins = max(0, max((len(of_field) - 1 for of_field in knots), default=0))
         self.bins = nn.Parameter(torch.zeros(len(widths), num_bins, max(widths))) if num_bins else None
-        # A field with fewer bins is padded with bins of infinite length. `passed` is 0 in these bins: they add nothing.
+        # Fields with fewer bins are padded with bins of infinite length: `passed` is 0 there, so they add nothing.
         start, length = torch.zeros(len(widths), num_bins), torch.full((len(widths), num_bins), math.inf)
         for field, of_field in enumerate(knots):
             if len(of_field) > 1:
@@ -70,16 +70,12 @@ class NumericEmbeddings(nn.Module):
         self.register_buffer("used_columns", used if len(set(widths)) > 1 else None, persistent=False)
 
     def forward(self, values: torch.Tensor, missing: torch.Tensor) -> torch.Tensor:
-        """Return the embeddings [B, sum D_n] of `values`; they are zero where `missing` is true.
-
-        values and missing: [B, numeric fields].
-        """
+        """Return the embeddings [B, sum D_n] of `values`, zero where `missing`. Inputs: [B, numeric fields]."""
         embedding = values.index_select(1, self.field_of_column) * self.direction + self.bias
         if self.bins is not None:
             passed = ((values[:, :, None] - self.bin_start) / self.bin_length).clamp(0, 1)
-            # `flatten` and `view_as` only set the strides of the gradient. Without them, if there is only one numeric
-            # field, the gradient and the parameter have different strides in the first dimension (size 1). DDP would
-            # then copy the gradient and warn.
+            # Flattening and reshaping only fixes the strides of the gradient. Without it and with one field, the
+            # gradient has another stride than the parameter in the first dimension (size 1): DDP copies it and warns.
             bins = self.bins.flatten().view_as(self.bins)
             curves = torch.einsum("bnk,nkd->bnd", passed, bins).flatten(1)
             embedding = embedding + (curves if self.used_columns is None else curves.index_select(1, self.used_columns))

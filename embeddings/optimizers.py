@@ -1,4 +1,4 @@
-"""Optimizers of tables. FBGEMM updates sharded tables in the backward pass; replicated tables follow the same rules."""
+"""Optimizers of tables: fused into FBGEMM's backward pass; replicated tables follow the same update rules."""
 
 from __future__ import annotations
 

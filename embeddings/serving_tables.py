@@ -36,9 +36,8 @@ def write_tables(
 ) -> None:
     """Write the weights [num_embeddings, D] of all tables, by table name, in the layout that `ServedTables` reads.
 
-    int8 and int4 store two fp16 numbers for each row: the smallest value of the row, and the quantisation step. The
-    step is 1 / 255 (int8) or 1 / 15 (int4) of the range of the row. Each element is stored as a whole number of steps
-    above the smallest value, rounded to the nearest number.
+    int8 and int4 store two fp16 numbers for each row: its smallest value, and its step, which is 1 / 255 or 1 / 15 of
+    its range. Each element is stored as the nearest whole number of steps above the smallest value.
     """
     operator = _operator(schema, embedding_bag_configs(schema, config), precision)
     with file.open("wb") as out:
@@ -51,7 +50,7 @@ def write_tables(
 
 
 def _packed_rows(weight: torch.Tensor, precision: Precision) -> torch.Tensor:
-    """Return [num_embeddings, row bytes] uint8: the rows. Quantised rows start with their scale and smallest value."""
+    """Return the rows as bytes [num_embeddings, bytes]; quantised rows start with their scale and smallest value."""
     weight = weight.detach().cpu().contiguous()
     if precision == "fp32":
         return weight.float().view(torch.uint8)
@@ -142,10 +141,7 @@ class ServedTables(nn.Module):
         return sums, ids.lengths().view(len(self.sparse), -1), batch.numeric, batch.missing
 
     def touch(self) -> int:
-        """Read one byte of every page of the tables and return the sum of these bytes.
-
-        After this call no request waits for the disk.
-        """
+        """Read one byte of every page of the tables, so that no request waits for the disk. Return their sum."""
         return int(self.bytes[::PAGE_BYTES].sum())
 
     def _rows(self, name: str, ids: JaggedTensor) -> torch.Tensor:
@@ -160,13 +156,13 @@ def _mapped(file: Path, size: int) -> torch.Tensor:
     if len(mapped) != max(1, size):
         raise InputError(f"{file}: has {len(mapped):,} bytes, expected {size:,} bytes; export the run again")
     with warnings.catch_warnings():
-        # Nothing writes to the array, so the warning does not matter.
+        # Nothing writes to the array.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(mapped)
 
 
 def _managed_ids(schema: Schema, config: TablesConfig, table: str, ids: torch.Tensor) -> ManagedIds:
-    settings = config.managed.model_copy(update={"admit_after": 1})  # serving admits no ids, so no candidates
+    settings = config.managed.model_copy(update={"admit_after": 1})  # serving admits no ids: no candidates
     managed = ManagedIds(table, schema.tables[table].num_embeddings, settings, torch.device("cpu"))
     managed.eval()
     managed.slots.ids.copy_(ids)

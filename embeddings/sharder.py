@@ -24,10 +24,7 @@ class TableSharder(EmbeddingBagCollectionSharder):
         self._kernels: list[str] = list(dict.fromkeys((*config.kernels, *per_table)))
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
-        """Return the allowed sharding types: on every device those that TorchRec offers for cuda.
-
-        For cpu TorchRec offers no row-wise types, although it can run them.
-        """
+        """Return the sharding types of cuda, also on cpu: TorchRec offers no row-wise type there, but can run it."""
         types = super().sharding_types("cuda")
         return types if self._splits_columns else [kind for kind in types if kind not in COLUMN_SPLITS]
 
@@ -37,9 +34,9 @@ class TableSharder(EmbeddingBagCollectionSharder):
 
 
 def _fp16_codecs(device: str) -> dict[str, Any] | None:
-    """Return the codecs of the exchange between ranks: fp16 for embeddings, bf16 for gradients.
+    """Return codecs: fp16 for embeddings; bf16 for gradients, because the range of fp16 is too small for them.
 
-    The range of fp16 is too small for gradients. On CPU gradients use fp16 anyway, because gloo does not support bf16.
+    On CPU gradients use fp16 too, because gloo does not support bf16.
     """
     gradients = CommType.FP16 if device == "cpu" else CommType.BF16
     config = QCommsConfig(forward_precision=CommType.FP16, backward_precision=gradients)

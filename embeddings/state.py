@@ -49,8 +49,8 @@ def table_state(
 
     Every table has `TABLE.weight` and one `TABLE.STATE` for each name of STATES. Managed tables also have the keys of
     `managed_state`. `optimizer` is the result of `tables_optimizer`. The tensors are sharded or plain.
-    `torch.distributed.checkpoint` saves these tensors, and loads a checkpoint into them. The plan and the number of
-    ranks may differ between saving and loading.
+    `torch.distributed.checkpoint` saves from them and loads into them; the checkpoint can be from another plan and
+    another number of ranks.
     """
     states: dict[tuple[str, str], torch.Tensor] = {}
     for key, tensors in optimizer.state_dict()["state"].items():
@@ -66,10 +66,7 @@ def table_state(
 
 
 def _state_without_local_shard(weight: torch.Tensor, config: OptimizerConfig) -> ShardedTensor:
-    """Return the optimizer state, without local shards, of a table that has no shard on this rank.
-
-    On each rank FBGEMM returns the state of only those tables that have a shard on the rank.
-    """
+    """Return the optimizer state of a table without a shard on this rank, which FBGEMM on this rank does not know."""
     assert isinstance(weight, ShardedTensor)
     shards, size = weight.metadata().shards_metadata, weight.metadata().size
     if config.name == "rowwise_adagrad":  # one value for each row; such tables are never split in columns

@@ -62,8 +62,7 @@ class FieldConcat(nn.Module):
 
     Mean pooling is computed in this module, by a division of the sums, not in TorchRec. TorchRec 1.8 has two defects:
     under grid_shard it divides a split bag by the wrong length; and if a plan splits the rows of a table with mean
-    pooling, it also divides the sums of other lists. If ids have weights, this module divides nothing, because the
-    weights are already divided, see `Batch.ids`.
+    pooling, it divides other lists too. If ids have weights, the weights are already divided, see `Batch.ids`.
     """
 
     def __init__(self, schema: Schema, config: TablesConfig) -> None:

@@ -1,4 +1,4 @@
-"""All uses of private functions and classes of TorchRec, and of those parts of torch on which TorchRec is built.
+"""All uses of internals of TorchRec, and of the parts of torch.distributed that TorchRec is built on.
 
 Each function says why the public API is not enough. Check every function when TorchRec, FBGEMM or torch is upgraded.
 This module also exports the classes of sharded tensors: TorchRec's public API returns them, but in torch they are
@@ -45,9 +45,9 @@ __all__ = [
 
 
 def table_name(key: str) -> str:
-    """Return the table name in a parameter key such as `PATH.embedding_bags.TABLE.weight`.
+    """Return the table of a parameter key such as `PATH.embedding_bags.TABLE.weight`.
 
-    TorchRec has no function that returns the table name. A table name contains no dot, see `embedding_bag_configs`.
+    TorchRec has no function for this. A table name contains no dot, see `embedding_bag_configs`.
     """
     return key.split(".")[-2]
 
@@ -65,18 +65,14 @@ def fuse_optimizer(
 def optimizer_state_elements(weight: torch.Tensor, elements: int) -> float:
     """Return the number of state values that the fused optimizer of a marked table keeps for `elements` weights.
 
-    TorchRec's storage estimator uses the same private factor. The estimator returns only bytes, counted in the type
-    of the weights.
+    TorchRec's storage estimator uses the same private factor, but returns only bytes in the type of the weights.
     """
     (optimizer,) = getattr(weight, "_optimizer_classes", [None])
     return float(elements * _get_optimizer_multipler(optimizer, weight.shape))
 
 
 def is_replicated_table(parameter: nn.Parameter) -> bool:
-    """Return whether a parameter of a sharded model is a data-parallel table.
-
-    In TorchRec only the class of the parameter shows the difference.
-    """
+    """Return whether a parameter of a sharded model is a data-parallel table. Only its class shows this in TorchRec."""
     return isinstance(parameter, TableBatchedEmbeddingSlice)
 
 
@@ -106,8 +102,8 @@ def sharded_tensor(
 ) -> ShardedTensor:
     """Return a ShardedTensor of this rank's `local` shards in the process group of `like`, without communication.
 
-    The public constructors gather the metadata from all ranks. Gathering is not necessary, because every rank knows
-    the metadata of all shards.
+    The public constructors gather the metadata from all ranks. This is not necessary, because every rank knows the
+    metadata of all shards.
     """
     metadata = ShardedTensorMetadata(list(shards), size, TensorProperties(dtype=dtype))
     return ShardedTensor._init_from_local_shards_and_global_metadata(list(local), metadata, like._process_group)
@@ -120,7 +116,7 @@ def check_shards_cover(shards: Sequence[ShardMetadata], size: Sequence[int]) -> 
 
 
 def rank_device(rank: int | None, device: str) -> Any:
-    """Return the placement of a shard on `device` of a rank. torch has no public class for placements."""
+    """Return the placement of a shard on `device` of a rank. torch has no public name for the class."""
     return torch.distributed._remote_device(f"rank:{rank}/{device}")
 
 

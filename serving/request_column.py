@@ -82,7 +82,9 @@ class RequestColumn:
             value = value.value_type
         if pa.types.is_dictionary(value):
             if self.is_list or value.value_type not in (pa.string(), pa.large_string(), pa.int64()):
-                raise ValueError("a dictionary holds strings or int64, and is not an element type of lists")
+                raise ValueError(
+                    "an Arrow dictionary column must have string or int64 values, and must not be in a list"
+                )
             sizes = pc.binary_length(array.dictionary) if value.value_type != pa.int64() else None
             if sizes is not None and len(array) * (pc.max(sizes).as_py() or 0) > MAX_DECODED_BYTES:
                 raise ValueError(f"the column has more than {MAX_DECODED_BYTES >> 20} MiB after decoding")

@@ -68,10 +68,7 @@ def show_progress() -> Iterator[Callable[[str, float | None], None]]:
 
 
 def _progress_lines() -> Callable[[str, float | None], None]:
-    """Return a function that prints a line when the description changes.
-
-    For an unchanged description it prints at most one line every PROGRESS_LINE_SECONDS.
-    """
+    """Return a function that prints a line when the description changes, and later at most every few seconds."""
     present, printed_at = "", 0.0
 
     def show(description: str, share: float | None) -> None:

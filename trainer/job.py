@@ -174,8 +174,7 @@ def total_steps(job: Job, steps_per_epoch: int) -> int:
 def read_job(path: Path, overrides: Sequence[str] = ()) -> Job:
     """Return the job of a file with `PATH=VALUE` overrides applied. Relative paths are relative to the file's folder.
 
-    Raises InputError if a value is wrong. The message names the file, the path of the value in the file, the value, and
-    the allowed values.
+    Raises InputError, which names the file, the path of the wrong value in it, the value, and what is allowed.
     """
     document = read_yaml(str(path))
     for text in overrides:

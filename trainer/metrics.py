@@ -2,7 +2,7 @@
 
 `METRICS` is the only list of metrics. Evaluation, the bootstrap, the progress lines of a training, `top`, the tables
 and pages of `evaluate` and `compare`, and `train.validation.metric` read it, so a new metric needs only a new entry. If
-the formula of the new metric needs a new sum, add a field to `Sums` and fill it in `evaluation/accumulator.py` and
+its formula needs a new sum, add a field to `Sums` and fill it in `evaluation/accumulator.py` and
 `evaluation/bootstrap.py`.
 """
 
@@ -23,13 +23,13 @@ class Sums:
     """Weighted sums over samples, from which every metric is computed. All fields have the same shape, [] or [D]."""
 
     positive: Value
-    """Sum of the weights of the positive samples"""
+    """Weights of the positive samples"""
     negative: Value
-    """Sum of the weights of the negative samples"""
+    """Weights of the negative samples"""
     log_loss: Value
-    """Sum of weight times -log of the probability that the model gives to the label"""
+    """Weight times -log of the probability that the model gives to the label"""
     probability: Value
-    """Sum of weight times predicted probability"""
+    """Weight times predicted probability"""
     auc_area: Value
     auc_weight: Value
     """auc_area / auc_weight is the AUC over all pairs of a positive and a negative sample (Mann-Whitney; a tie counts
@@ -37,11 +37,11 @@ class Sums:
     user_auc: Value
     """Sum over users with samples of both classes: AUC of the user times weight of the user's samples"""
     user_weight: Value
-    """Weight of all samples of the users with samples of both classes; 0 without users"""
+    """Weight of all samples of these users; 0 without users"""
 
     @property
     def weight(self) -> Value:
-        """The sum of the weights of all samples."""
+        """Weights of all samples."""
         return self.positive + self.negative
 
 
@@ -56,7 +56,7 @@ class Metric:
     better: Literal["higher", "lower", "near 1"]
     description: str
     formula: Callable[[Sums], Value]
-    """Function from sums to values of the metric; a value is NaN where the metric is undefined"""
+    """NaN where the metric is undefined"""
     is_drawn: bool = True
     """True if the page of a comparison draws a curve of the metric; the tables on the page contain every metric"""
 
@@ -114,7 +114,7 @@ METRICS: dict[str, Metric] = {
             "lower",
             "log loss divided by the log loss of the base rate (He et al., 2014); below 1 is better than the base rate",
             lambda sums: ratio(sums.log_loss, _base_rate_loss(sums)),
-            is_drawn=False,  # its curve is the curve of log loss on another scale
+            is_drawn=False,  # the curve of log loss on another scale
         ),
         Metric(
             "calibration",

@@ -51,12 +51,12 @@ def learning_rate_factor(schedule: ScheduleConfig, step: int, total_steps: int) 
 
 
 class TrainOptimizer:
-    """The optimizer that a train pipeline calls: updates tables in every step, and the dense part in every n-th step.
+    """The optimizer that a train pipeline calls. It updates tables in every step, the dense part in every n-th step.
 
-    Tables are updated in every backward pass, by the gradient of that pass. So accumulation (over n =
-    `train.accumulate` steps) and clipping (`train.clip_norm`) affect the dense parameters only. Dense gradients are
-    averaged over the steps since the last update, then clipped by their common norm; all workers have the same dense
-    gradients. Learning rates and updates are functions of the step, so a resumed run continues exactly.
+    Tables are updated in every backward pass, by the gradient of that pass. So accumulation (`train.accumulate`, n
+    steps) and clipping (`train.clip_norm`) affect the dense parameters only. Dense gradients are averaged over the
+    steps since the last update, then clipped by their common norm; all workers have the same dense gradients. Learning
+    rates and updates are functions of the step, so a resumed run continues exactly.
 
     Learning rates are set by hand because torch's `LambdaLR` counts steps itself, wraps `step` and warns if a step is
     skipped.

@@ -28,7 +28,7 @@ class RunOutcome(StrEnum):
     FINISHED = "finished"
     """All steps are done"""
     STOPPED_EARLY = "stopped early"
-    """The validation metric did not improve in the last `train.validation.patience` validations"""
+    """Validation did not improve for `train.validation.patience` validations"""
     INTERRUPTED = "interrupted"
     """The user asked for a stop; --resume continues"""
     PREEMPTED = "preempted"
@@ -174,7 +174,7 @@ def open_run(path: Path) -> Run:
 
 
 def read_plan_file(path: Path) -> dict[str, Any]:
-    """Return the document of a plan.json. Raises InputError if the file cannot be read or does not contain a plan."""
+    """Return the document of a plan.json. Raises InputError if it cannot be read or is not a plan."""
     try:
         return parse_plan(path.read_bytes())
     except OSError as error:

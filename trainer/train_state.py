@@ -47,7 +47,7 @@ class TrainState:
     """The dense parameters by name"""
     dense_optimizer: torch.optim.Optimizer
     optimizer: TrainOptimizer
-    """The optimizer that the train pipeline calls; it steps `tables_optimizer` and `dense_optimizer`"""
+    """The optimizer that the train pipeline calls; it steps both optimizers above"""
     device: torch.device
     plan: dict[str, Any]
     """The document of the sharding plan, see `plan_document`"""

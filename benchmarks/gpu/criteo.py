@@ -21,12 +21,12 @@ TABLE_SIZES = (
 class CriteoClicks(Clicks):
     """A click log with 26 id columns, whose tables have at most `rows` rows.
 
-    As in real click logs, few ids are frequent: an id is proportional to u ** 4, where u is uniform in [0, 1).
+    As in real click logs, few ids are frequent. The number of distinct ids of a large table is a third of its look-ups.
     """
 
     fields: int = len(TABLE_SIZES)
     device_file: str | None = None
-    """File from `plan --calibrate` with the GPU's speed for the planner, or None for the built-in values"""
+    """File that `plan --calibrate` wrote: speed of the GPU for the planner; None: the built-in values"""
 
     @property
     def table_sizes(self) -> list[int]:
@@ -50,10 +50,7 @@ class CriteoClicks(Clicks):
 
 
 def criteo_clicks(rows: int, quick: bool, device_file: str | None, device: torch.device) -> CriteoClicks:
-    """Return the click log and the sizes of the model, with tiny sizes for a quick run.
-
-    The precision is bf16 on a GPU and fp32 on a CPU.
-    """
+    """Return the sizes of the log and the model: bf16 on a GPU, fp32 on a CPU; tiny sizes for a quick run."""
     precision = "bf16" if device.type == "cuda" else "fp32"
     if quick:
         small = {"rows": 500, "dim": 16, "batch": 256, "hidden": (32,)}

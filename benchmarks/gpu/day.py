@@ -28,15 +28,15 @@ from benchmarks.gpu.runs import summary
 from benchmarks.gpu.unpack import ROOT
 
 LEFT_OUT = {"checkpoints", "events", "profile", "export", "traces", "site", "data"}
-"""Names of folders, at any depth, that are not written to work.tar.gz: they are large and not needed later"""
+"""Names of folders that are left out of work.tar.gz, at any depth. They are large and not needed later"""
 MIN_SECONDS = 5
-"""A part starts only if at least this time remains"""
+"""Least remaining time to start a part"""
 SHOWN_LINES = 12
 """Number of lines to show from the end of the log of a failed part"""
 
 
 class Day:
-    """A run of the parts. Each part runs in a subprocess. The results are saved after each part."""
+    """A run of the parts, each in a subprocess. The output is saved after each part."""
 
     def __init__(self, setup: Setup, out: Path, limit: float, slow: float) -> None:
         self.setup, self.out, self.slow = setup, out, slow
@@ -44,7 +44,7 @@ class Day:
         self.statuses: dict[str, dict[str, Any]] = {}
 
     def run(self, name: str) -> bool:
-        """Run a part, or the members of a group in parallel. Return whether all of them succeeded."""
+        """Run a part, or its members in parallel, and return whether everything succeeded."""
         part = ALL[name]
         if part.needs_gpu and not self.setup.on_gpu:
             self._record(name, "needs a GPU", 0)
@@ -76,9 +76,9 @@ class Day:
                 _end(process)
 
     def _environment(self) -> dict[str, str]:
-        """Return the environment variables of a part.
+        """Return the environment variables of a part: for the unpacked packages, and for few threads.
 
-        They make the unpacked packages importable, and limit the number of threads because parts share cores.
+        Parts share cores.
         """
         threads = {"OMP_NUM_THREADS": "2" if self.setup.on_gpu else "1", "TORCHINDUCTOR_COMPILE_THREADS": "4"}
         file = self.setup.folder / "environment.json"
@@ -90,7 +90,7 @@ class Day:
         print(f"{name:<12} {seconds:6.1f} s  {status}", flush=True)
 
     def save(self) -> None:
-        """Write all results so far to the output folder. Each file is replaced atomically."""
+        """Write all results so far to the output folder. Each file is replaced atomically, so it is always complete."""
         whole = summary(self.setup.folder, self.statuses)
         _write(self.out / "summary.json", json.dumps(whole, indent=1))
         _write(self.out / "gpu-day.json", json.dumps(document(whole), indent=2) + "\n")
@@ -100,7 +100,7 @@ class Day:
             _archive(self.out / "traces.tar", "w", traces, set())
 
     def failures(self) -> list[str]:
-        """Return the names of the failed parts. For a group, the names of its failed members are returned."""
+        """Return the names of the failed parts. Parts that run in parallel are named individually."""
         good = ("done", "needs a GPU")
         return [name for name, part in self.statuses.items() if part["status"] not in good and ALL[name].action]
 
@@ -114,7 +114,7 @@ class Day:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the process of a part and all its child processes."""
+    """End all processes of a part, including child processes that are still running."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)

@@ -1,4 +1,4 @@
-"""Find the GPU code inside a shared library, and remove the code that is not needed.
+"""Find GPU code inside a shared library, and cut out the code that one GPU and one program do not need.
 
 nvcc puts GPU code into a library as "fat binaries". A fat binary has one image for each architecture that the library
 was built for. Images are the largest part of a GPU library.
@@ -26,7 +26,7 @@ class Image:
     """Offset of the code, which follows the header of the image"""
     code_end: int
     end: int
-    """End of the image. Some bytes of padding follow compressed code"""
+    """End of the image. After compressed code there are some bytes of padding"""
     architecture: int
     """Architecture as a number: 90 for compute capability 9.0"""
 
@@ -74,27 +74,26 @@ class Needs:
 
     architecture: int
     unused_libraries: tuple[str, ...] = ()
-    """Suffixes of file names. If the name of a library has such a suffix, none of its GPU code is needed"""
+    """Suffixes of file names. The GPU code of a library with such a name is not needed at all"""
     unused_kernels: re.Pattern[str] = re.compile("(?!)")
-    """A kernel is not needed if this pattern is found in its name. The default keeps all kernels"""
+    """Pattern that is found in the names of kernels that are not needed. The default keeps all kernels"""
 
     def kernels(self, names: list[str]) -> bool:
-        """Return whether an image is needed.
+        """Return whether an image with these kernels is needed.
 
-        names: mangled names of the kernels in the image. An image without kernels is needed: it has variables.
+        An image without kernels has variables and is needed.
         """
         real = [name for name in names if "EmptyKernel" not in name]
         return not real or any(not self.unused_kernels.search(name) for name in real)
 
 
 def trim(name: str, library: bytearray, needs: Needs, decompress: Callable[[bytes], bytes]) -> list[tuple[int, int]]:
-    """Remove the images that are not needed from a library, in place. Return (start, size) of each part with zeros.
+    """Move the needed images of each fat binary to its start and fill the rest with zeros, in place.
 
-    In each fat binary the needed images move to the start, and zeros fill the rest. The other bytes of the library stay
-    where they are. A trimmed fat binary looks as if it was built for fewer architectures.
-
-    A fat binary without needed images gets the smallest image of the library for another architecture. If a program
-    calls a removed kernel, the driver then reports a missing kernel image for this GPU instead of running zeros.
+    Return (start, size) of the parts with zeros. No other byte of the library moves. Each fat binary then looks as if
+    it was built for fewer architectures. A fat binary without needed images gets the smallest image of the library for
+    another architecture: if one of its kernels is called, the driver reports a missing kernel image for this GPU
+    instead of running zeros.
     """
     binaries = list(fat_binaries(bytes(library)))
     others = [image for _, images in binaries for image in images if image.architecture != needs.architecture]

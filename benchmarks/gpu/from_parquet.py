@@ -1,4 +1,4 @@
-"""Measure training from Parquet files: the speed of the reader alone, the speed of training, and the wait for data."""
+"""Measure training from Parquet files: the speed of the reader alone, and the time that steps wait for data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from benchmarks.gpu.outputs import Failure, Output
 
 ROW_GROUP = 16_384
 WARMUP_STEPS = 8
-"""Number of steps before the measurement. These steps compile the model and start the read-ahead"""
+"""Steps before the measurement. They compile the model and start the read-ahead"""
 MAX_STEPS = 200
 
 
@@ -64,7 +64,7 @@ def reader_rate(clicks: CriteoClicks, reader: TrainingReader) -> float:
 
 
 class Waiting:
-    """An iterator over batches. It measures the time, in seconds, that its user waits for batches."""
+    """An iterator over batches that counts the seconds of waiting for them."""
 
     def __init__(self, batches: Iterator[Batch]) -> None:
         self._batches = batches

@@ -1,4 +1,4 @@
-"""The GPU machine for which libraries are packed, and the versions of FBGEMM and TorchRec for this machine."""
+"""The GPU machine that libraries are packed for, and the versions of libraries that fit it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ version for this FBGEMM, would need changes in our planner"""
 
 
 def this_machine() -> dict[str, Any]:
-    """Return a dict like `MACHINE` that describes this host. Without a GPU, `capability` is None."""
+    """Return the values of this host under the keys of `MACHINE`. capability is None without a GPU."""
     import torch
 
     return {

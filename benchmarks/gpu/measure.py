@@ -1,7 +1,4 @@
-"""Measure the time, memory and kernels of training steps, and compare time and memory with the plan.
-
-On a CPU only the time is measured.
-"""
+"""Measure time, memory and kernels of training steps, and compare them with the plan. On a CPU, measure only time."""
 
 from __future__ import annotations
 
@@ -31,9 +28,9 @@ GB = 1e9
 
 
 def trained_steps(train_state: TrainState, batches: Sequence[Batch], guarded: bool = False) -> Steps:
-    """Return a function that trains one step on each batch with our trainer.
+    """Return a function that trains with our trainer.
 
-    guarded: whether the host reads each loss before the backward pass, as the training loop does.
+    guarded: read each loss on the host before its backward pass, as the training loop does.
     """
 
     def may_learn(loss: torch.Tensor) -> bool:
@@ -50,7 +47,7 @@ def synchronize() -> None:
 
 
 def seconds(steps: Steps) -> float:
-    """Run the steps and return their time in seconds. The time ends when the GPU has finished its work."""
+    """Return the time of the steps in seconds, including the work of the GPU."""
     synchronize()
     start = time.perf_counter()
     steps()
@@ -59,19 +56,15 @@ def seconds(steps: Steps) -> float:
 
 
 def median_milliseconds(steps: Steps, count: int, rounds: int) -> float:
-    """Return the median time of a step in milliseconds.
-
-    The median is taken over `rounds` rounds of `count` steps. A warm-up round before them does not count.
-    """
+    """Return the median time of a step in milliseconds, over `rounds` rounds of `count` steps after a warm-up round."""
     seconds(steps)
     return 1e3 * statistics.median(seconds(steps) / count for _ in range(rounds))
 
 
 def peak_memory(steps: Steps) -> dict[str, float]:
-    """Run the steps and return three peaks of GPU memory in GB.
+    """Return the peak GPU memory during the steps in GB: in total, without earlier allocations, and reserved by torch.
 
-    The peaks are: all allocated memory; allocated memory without earlier allocations; memory reserved by torch. Without
-    a GPU the dict is empty.
+    Without a GPU the dict is empty.
     """
     if not torch.cuda.is_available():
         return {}
@@ -87,7 +80,7 @@ def peak_memory(steps: Steps) -> dict[str, float]:
 
 
 def free_memory() -> None:
-    """Free the GPU memory of models that are no longer referenced."""
+    """Free the GPU memory of models without references."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -116,7 +109,7 @@ def kernel_times(steps: Steps, count: int, trace: Path) -> dict[str, Any]:
 def planned(clicks: CriteoClicks, train_state: TrainState) -> dict[str, Any]:
     """Return the planned step time in milliseconds and the planned memory in GB.
 
-    On a GPU the dict has a second planned step time, which is based on the GPU's data sheet, not on measured speed.
+    On a GPU there is a second planned step time. It uses the data sheet of the GPU instead of the measured speed.
     """
     plan, job = train_state.plan, train_state.job
     memory = plan["ranks"][0]["memory_bytes"] - plan["reserved_bytes"]

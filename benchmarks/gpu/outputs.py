@@ -1,4 +1,4 @@
-"""The outputs of one section of the throughput measurements: results, details and failures."""
+"""The outputs of a section of the throughput measurements: results, details, failures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Failure:
 
 
 Output = Result | Failure | dict[str, Any]
-"""One output of a section. A dict contains details, which only summary.json shows"""
+"""A dict has details, which only summary.json shows"""
 
 
 def write(file: Path, outputs: Sequence[Output]) -> None:

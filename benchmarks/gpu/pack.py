@@ -1,11 +1,11 @@
 """Pack the files that a GPU machine without a network needs for a training.
 
-The files are the CUDA build of FBGEMM, TorchRec, small packages, a data set, and the losses of a training on the CPU.
+These are the CUDA build of FBGEMM, TorchRec, small packages, a data set, and the losses of a training on the CPU.
 
 python -m benchmarks.gpu.pack [--out FOLDER] [--cache FOLDER] [--limit MIB] [--data-only]
 
-Packing needs no GPU. The libraries of FBGEMM take 2.5 GB. Most of this size is GPU code, for three architectures
-and all optimizers. The pack has only the code for a training on one architecture, see `fat_binaries.trim`.
+Packing needs no GPU. The libraries of FBGEMM take 2.5 GB. Most of it is GPU code for three architectures and all
+optimizers. Only the code for a training on one architecture is packed, see `fat_binaries.trim`.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ def decompress(cubin: bytes) -> bytes:
 
 
 def pack_member(wheel: Path, member: str, out: Path) -> None:
-    """Pack a library of a wheel: write the library to OUT/NAME.xz and its manifest entry to OUT/NAME.json.
+    """Pack a library of a wheel: write OUT/NAME.xz and OUT/NAME.json, its entry in the manifest.
 
-    Existing files are kept.
+    If the files exist, they are kept.
     """
     name = Path(member).name
     entry_file = out / f"{name}.json"
@@ -66,13 +66,13 @@ def pack_member(wheel: Path, member: str, out: Path) -> None:
     library = bytearray(zipfile.ZipFile(wheel).read(member))
     blank = fat_binaries.trim(name, library, NEEDS, decompress)
     entry = packed_library.pack(bytes(library), member, blank, out / f"{name}.xz")
-    entry_file.write_text(json.dumps(entry))  # written last: this file shows that the .xz file is complete
+    entry_file.write_text(json.dumps(entry))  # written last: it shows that the other file is complete
 
 
 def pack_libraries(wheel: Path, cache: Path) -> Path:
     """Pack each library of a wheel and return the folder with the packed libraries.
 
-    The folder is below `cache`. It is reused if neither the wheel nor the code for packing has changed.
+    The folder is below `cache`, and used again if the wheel and the code for packing are the same.
     """
     code = inspect.getsource(fat_binaries) + inspect.getsource(packed_library)
     key = hashlib.sha256(repr((code, NEEDS, wheel.name)).encode()).hexdigest()[:12]
@@ -86,7 +86,7 @@ def pack_libraries(wheel: Path, cache: Path) -> Path:
 
 
 def pack_site(site: Path, cache: Path) -> None:
-    """Empty the folder `site`; write the packed libraries, packages.tar.xz and manifest.json to it."""
+    """Write the packed libraries, packages.tar.xz and manifest.json to `site`, which is emptied first."""
     shutil.rmtree(site, ignore_errors=True)
     site.mkdir(parents=True)
     cache.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def folder_bytes(folder: Path) -> int:
 
 
 def checkout_bytes() -> int:
-    """Return the size in bytes of the checkout, which is sent with the pack. Files that git ignores do not count."""
+    """Return the size in bytes of the files of this checkout that git does not ignore. They are sent with the pack."""
     listing = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listing, check=True, capture_output=True, text=True).stdout.split("\0")
     return sum((ROOT / name).lstat().st_size for name in names if name and (ROOT / name).exists())

@@ -23,7 +23,7 @@ SMALL_PACKAGES = (
     "orjson",
     "importlib_metadata",
 )
-"""Packages that the GPU machine lacks. requirements.txt has their versions"""
+"""Packages that a machine with torch and common scientific packages lacks. requirements.txt has their versions"""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 """Platform tags of wheels. pip compares tags exactly, so every accepted tag is listed"""
 
@@ -34,10 +34,10 @@ SHIMS = {
     "fbgemm_gpu/tbe/config/embedding_config.py": "from fbgemm_gpu.split_table_batched_embeddings_ops_common import (  "
     "# noqa: F401\n    BoundsCheckMode,\n    ComputeDevice,\n    EmbeddingLocation,\n    PoolingMode,\n)\n",
 }
-"""{file: content} of modules that TorchRec 1.8 imports. FBGEMM 1.8 has these modules; FBGEMM 1.6 has other names"""
+"""{file: content} of modules that TorchRec 1.8 imports by their names in FBGEMM 1.8. FBGEMM 1.6 has older names"""
 COMPATIBILITY_TABLE = b"_fbgemm_torch_compat_table = {\n"
-"""First line of the table {FBGEMM version: torch version} in FBGEMM 1.6.0. The table lacks version 1.6.0 itself, so
-FBGEMM would print a warning"""
+"""First line of the table {FBGEMM version: torch version} in FBGEMM 1.6.0. Its own version is missing in the table, so
+FBGEMM would warn"""
 
 
 def pinned(project: Path) -> list[str]:
@@ -48,7 +48,7 @@ def pinned(project: Path) -> list[str]:
 
 
 def download(requirements: list[str], cache: Path) -> list[Path]:
-    """Return the wheels of some requirements for the GPU machine. Wheels that `cache` lacks are downloaded.
+    """Return the wheels of the requirements for the GPU machine. Download the wheels that `cache` lacks.
 
     Dependencies of the requirements are not downloaded.
     """
@@ -70,7 +70,7 @@ def is_library(member: str) -> bool:
 
 
 def packages_archive(wheels: list[Path], project: Path) -> bytes:
-    """Return a tar archive with the files of all wheels and with SHIMS, but without the libraries of FBGEMM.
+    """Return a tar archive of all files of the wheels and SHIMS, without the libraries of FBGEMM.
 
     The same wheels give the same bytes. Raises ValueError if SHIMS do not fit the version of FBGEMM.
     """
@@ -100,9 +100,9 @@ def compressed(archive: bytes) -> bytes:
 
 
 def _project_metadata(project: Path) -> dict[str, bytes]:
-    """Return {path: content} of the package metadata that an installation of asymdiffrec would write.
+    """Return the metadata files of an installed asymdiffrec.
 
-    An export records the installed version of asymdiffrec, but on the GPU machine asymdiffrec is not installed.
+    An export records the installed version, but on the GPU machine asymdiffrec is not installed.
     """
     match = re.search(r'__version__ = "(.*)"', (project / "asymdiffrec" / "__init__.py").read_text())
     if match is None:

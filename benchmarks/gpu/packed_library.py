@@ -23,14 +23,11 @@ class Entry(TypedDict):
     blank: list[list[int]]
     """[start, size] of each zero-filled part in bytes, in ascending order"""
     sha256: str
-    """SHA-256 of the library without its zero-filled parts"""
+    """SHA-256 of the other parts, joined"""
 
 
 def pack(library: bytes, path: str, blank: list[tuple[int, int]], target: Path) -> Entry:
-    """Compress a library to the file `target`, without its zero-filled parts; return its entry.
-
-    blank: (start, size) of each zero-filled part in bytes, in ascending order.
-    """
+    """Write a library to `target`, compressed and without its zero-filled parts `blank`; return its entry."""
     parts, offset = bytearray(), 0
     for start, size in [*blank, (len(library), 0)]:
         parts += library[offset:start]
@@ -41,10 +38,7 @@ def pack(library: bytes, path: str, blank: list[tuple[int, int]], target: Path) 
 
 
 def unpack(source: Path, entry: Entry, folder: Path) -> None:
-    """Restore a library below `folder`. Raises ValueError if the source is damaged.
-
-    The zero-filled parts become holes of a sparse file.
-    """
+    """Restore a library below `folder`. Zero-filled parts become holes. Raises ValueError if the source is damaged."""
     parts = checked(source, entry["sha256"])
     target = folder / entry["path"]
     target.parent.mkdir(parents=True, exist_ok=True)

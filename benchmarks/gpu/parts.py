@@ -21,7 +21,7 @@ from benchmarks.gpu.runs import compare_losses, compare_test_auc, stop_after
 from benchmarks.gpu.unpack import ROOT, UnpackError, environment, is_for, load, unpack_site
 
 EXACT = ("train.precision=fp32", "train.compile=false")
-"""Overrides for trainings whose losses must be close to the losses of the training on the CPU"""
+"""Overrides for trainings whose losses must be close to the losses on the CPU"""
 
 
 class PartError(Exception):
@@ -30,10 +30,7 @@ class PartError(Exception):
 
 @dataclass(frozen=True)
 class Setup:
-    """The folders and the device of a GPU day.
-
-    `day` saves the setup as setup.json in the work folder, and each part reads this file.
-    """
+    """The folders and the device of a GPU day, for all parts. `day` saves it to the work folder as setup.json."""
 
     pack: str
     """Folder that `benchmarks.gpu.pack` wrote"""
@@ -44,7 +41,7 @@ class Setup:
     """Device of the parts: cuda or cpu"""
     any_machine: bool
     quick: bool
-    """Whether parts use small sizes, to check on a CPU that they work. The measured values then mean nothing"""
+    """Whether to use small sizes for a CPU, to check that the parts work. Their measurements mean nothing"""
 
     @property
     def folder(self) -> Path:
@@ -62,7 +59,7 @@ class Setup:
         return Path(self.pack) / "reference"
 
     def overrides(self) -> list[str]:
-        """Return the overrides that the trainings on the CPU and on the GPU have in common."""
+        """Return the overrides of the trainings on the CPU and the GPU."""
         values: list[str] = json.loads((Path(self.pack) / "overrides.json").read_text())
         return values
 
@@ -75,10 +72,7 @@ class Setup:
         return self.folder / "runs" / name
 
     def write(self, name: str, document: Any) -> None:
-        """Write a JSON document to the work folder as NAME.json.
-
-        In summary.json the document has the path documents.NAME.
-        """
+        """Write a JSON document. summary.json will have it as documents.NAME."""
         (self.folder / f"{name}.json").write_text(json.dumps(document, indent=1))
 
     def save(self) -> None:
@@ -116,7 +110,7 @@ def kernels(setup: Setup) -> None:
 
 
 def plain(setup: Setup) -> None:
-    """Train in fp32 and compare the losses with the losses on the CPU; then evaluate, export and predict."""
+    """Train in fp32 and compare the losses with the CPU; then evaluate, export and predict."""
     train(setup, "plain", *EXACT)
     _compare(setup, "plain", 1e-3)
     run, export = str(setup.run("plain")), str(setup.folder / "export")
@@ -126,7 +120,7 @@ def plain(setup: Setup) -> None:
 
 
 def bf16(setup: Setup) -> None:
-    """Train a compiled model in bf16 and write a trace; compare the losses with the losses on the CPU."""
+    """Train a compiled model in bf16, with a trace, and compare the losses with the CPU."""
     train(setup, "bf16", "train.precision=bf16", options=("--profile",))
     traces = setup.folder / "traces"
     traces.mkdir(exist_ok=True)
@@ -153,7 +147,7 @@ def managed(setup: Setup) -> None:
 
 
 def resume(setup: Setup) -> None:
-    """Interrupt a training and resume it. Its losses must be close to those of the uninterrupted run on the CPU."""
+    """Interrupt a training and resume it. Its losses must be close to the uninterrupted run on the CPU."""
     run = setup.run("resume")
     command = [sys.executable, "-m", "asymdiffrec", *_training(setup, "resume", *EXACT)]
     stopped = stop_after(run, setup.steps() // 20, command)
@@ -192,7 +186,7 @@ def uvm_caching(setup: Setup) -> None:
 def uvm_tested(setup: Setup) -> None:
     """Check that loading the best step removes the rows of later steps from the cache on the GPU.
 
-    The learning rates are so high that the best step comes before the last step.
+    Learning rates are so high that the best step is not the last step.
     """
     rates = ("tables.optimizer.learning_rate=0.3", "train.learning_rate=0.005")
     every = f"train.validation.every={setup.steps() // 8}"
@@ -205,7 +199,7 @@ def uvm_tested(setup: Setup) -> None:
 
 
 def train(setup: Setup, name: str, *overrides: str, options: tuple[str, ...] = ()) -> None:
-    """Train the job of the reference run with further overrides. The run directory is runs/NAME in the work folder."""
+    """Train the job of the CPU reference run with further overrides. The run directory is runs/NAME."""
     _python("-m", "asymdiffrec", *_training(setup, name, *overrides), *options)
 
 
@@ -258,7 +252,7 @@ class Part:
     """A part of the GPU day, or a group of parts that run in parallel."""
 
     seconds: int
-    """Time limit of the part"""
+    """Time limit"""
     action: Callable[[Setup], None] | None = None
     side_by_side: tuple[str, ...] = ()
     """Names of parts that run in parallel, if `action` is None"""
@@ -273,7 +267,7 @@ PARTS = {
     "turns": Part(150, throughput("turns")),
     "capacity": Part(60, throughput("capacity")),
     "parquet": Part(75, throughput("parquet")),
-    # This part comes late, because managed memory may make a GPU hang.
+    # Late, because managed memory may make a GPU hang.
     "uvm": Part(70, side_by_side=("uvm-tables", "uvm-plain", "uvm-caching", "uvm-tested"), needs_gpu=True),
     "optimizers": Part(60, throughput("optimizers")),
 }

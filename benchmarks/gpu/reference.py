@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 LOG_FILES = ("metrics.jsonl", "result.json", "plan.json")
-"""Files of the reference run that are packed. Checkpoints are not packed: they are large and not needed"""
+"""Files of the reference run that are packed. Checkpoints are large and not needed"""
 
 
 def overrides(steps: int) -> list[str]:
-    """Return the overrides that the trainings on the CPU and on the GPU have in common. Every step is logged."""
+    """Return the overrides for the trainings on the CPU and the GPU. Every step is logged."""
     return [
         "train.batch_size=512",
         "train.epochs=100",

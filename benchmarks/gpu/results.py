@@ -1,7 +1,4 @@
-"""Convert the results of a GPU day to the JSON document that every benchmark prints.
-
-This module imports no large library.
-"""
+"""Convert the results of a GPU day to the format of all benchmarks. This module imports no large library."""
 
 from __future__ import annotations
 

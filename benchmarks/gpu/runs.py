@@ -15,7 +15,7 @@ from asymdiffrec.json_lines import read_json_lines
 SHOWN_STEPS = (1, 10, 100)
 """Steps whose losses a comparison shows, in addition to the last step"""
 ROW_CHECKSUM = "row_checksum"
-"""Key of the row checksum in the record of a step. The checksum identifies the rows of the step's batch"""
+"""Key in the record of a step: checksum of the rows of its batch"""
 
 
 def records(run: Path) -> list[dict[str, Any]]:
@@ -24,7 +24,7 @@ def records(run: Path) -> list[dict[str, Any]]:
 
 
 def by_step(run: Path, key: str) -> dict[int, Any]:
-    """Return {step: value of `key`} from the records that have this key."""
+    """Return {step: value of `key`} for the records with this key."""
     return {record["step"]: record[key] for record in records(run) if key in record}
 
 
@@ -35,12 +35,10 @@ def last_metric(run: Path, key: str) -> float | None:
 
 
 def compare_losses(run: Path, reference: Path, limit: float, first: int = 100) -> dict[str, Any]:
-    """Compare the losses of a run with the losses of a reference run, step by step.
+    """Return relative differences between the losses of a run and a reference run, for the first steps and for all.
 
-    The returned dict has the largest relative difference over the steps up to `first` and over all steps.
-
-    The key `holds` is true if the losses up to step `first` differ by at most `limit` and both runs trained on the same
-    rows. The losses of later steps have no limit: the order of sums differs, and training amplifies the differences.
+    `holds`: the losses up to step `first` differ by at most `limit`, and both runs trained on the same rows. Losses of
+    later steps are not limited: the order of sums differs, and training amplifies the differences.
     """
     losses, expected = by_step(run, "loss"), by_step(reference, "loss")
     steps = sorted(losses.keys() & expected.keys())
@@ -68,7 +66,7 @@ def compare_losses(run: Path, reference: Path, limit: float, first: int = 100) -
 def stop_after(run: Path, step: int, command: list[str]) -> dict[str, Any]:
     """Start a training, send SIGINT after step `step`, and return its exit status and its last step.
 
-    The key `holds` is true if the exit status is 130: the training was interrupted and saved a checkpoint.
+    `holds`: the exit status is 130, which means that the training was interrupted and saved a checkpoint.
     """
     with subprocess.Popen(command) as process:
         while process.poll() is None and not any(record["step"] >= step for record in records(run)):
@@ -83,10 +81,9 @@ def stop_after(run: Path, step: int, command: list[str]) -> dict[str, Any]:
 
 
 def compare_test_auc(run: Path, evaluation: dict[str, Any]) -> dict[str, Any]:
-    """Compare the test AUC at the end of a training with the test AUC that `evaluate` computes for the same step.
+    """Compare the test AUC at the end of a training with `evaluate --json`, which loads the same step again.
 
-    evaluation: document of `evaluate --json`. The key `best_is_not_last` is true if the best step is not the last step.
-    Only in this case could rows of later steps change the metric.
+    `best_is_not_last`: the best step is not the last step. Only then could rows of later steps change the metric.
     """
     tested = [record for record in records(run) if "test/auc" in record][-1]
     evaluated, last = evaluation["results"][0]["auc"], max(record["step"] for record in records(run))
@@ -101,10 +98,7 @@ def compare_test_auc(run: Path, evaluation: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_summary(run: Path) -> dict[str, Any]:
-    """Return result.json of a run with three more keys.
-
-    These are the median speed over the second half of the steps, the last loss, and whether all losses are finite.
-    """
+    """Return result.json of a run, with the last loss and the median speed of the second half of the steps added."""
     steps = [record for record in records(run) if "loss" in record]
     speeds = sorted(record["samples_per_second"] for record in steps[len(steps) // 2 :])
     result: dict[str, Any] = json.loads((run / "result.json").read_text())
@@ -116,7 +110,7 @@ def run_summary(run: Path) -> dict[str, Any]:
 
 
 def summary(work: Path, statuses: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return a document with the status of each part, the JSON documents of the parts, and a summary of each run."""
+    """Return one document with the statuses, the JSON documents and the runs of all parts of a day."""
     documents = {}
     for file in sorted(work.glob("*.json")):
         try:

@@ -17,17 +17,14 @@ class ReferenceTable:
         self.first, self.second = torch.zeros_like(self.weight), torch.zeros_like(self.weight)
 
     def look_up(self, ids: Tensor, bags: Tensor, weights: Tensor, num_bags: int) -> Tensor:
-        """Return [num_bags, D] fp64: the pooled vector of each bag.
-
-        ids, bags, weights [L]: the ids to look up, and the bag and the weight of each id.
-        """
+        """Return the pooled vectors [num_bags, D] of ids [L]. bags, weights [L]: bag and weight of each id."""
         rows = self.weight[ids] * weights[:, None]
         return torch.zeros(num_bags, self.weight.shape[1], dtype=torch.float64).index_add_(0, bags, rows)
 
     def update(self, ids: Tensor, bags: Tensor, weights: Tensor, upstream: Tensor) -> None:
         """Take an optimizer step. Rows that were not looked up do not change.
 
-        upstream [num_bags, D]: gradient of the pooled vectors.
+        upstream: gradient of the pooled vectors, [num_bags, D].
         """
         gradient = torch.zeros_like(self.weight).index_add_(0, ids, upstream[bags] * weights[:, None])
         rows, self.steps = ids.unique(), self.steps + 1

@@ -44,14 +44,14 @@ class Case:
     optimizer: str
     dtype: str
     location: str
-    """Name of an `EmbeddingLocation`, the memory that contains the rows"""
+    """Name of an `EmbeddingLocation`: the memory of the rows"""
     dim: int
     weighted: bool
 
 
 @dataclass(frozen=True)
 class Lookups:
-    """The look-ups in one table: L ids, with the bag and the weight of each id. All tensors are [L]."""
+    """The ids looked up in one table [L], with the bag and the weight of each id [L]."""
 
     ids: Tensor
     bags: Tensor
@@ -118,7 +118,7 @@ def compare(case: Case, device: str) -> dict[str, float]:
 
 
 def _arguments(lookups: list[Lookups], weighted: bool, device: str) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the arguments of FBGEMM's look-up: ids, offsets of the bags, and weights, concatenated over all tables."""
+    """Return FBGEMM's arguments: ids, offsets of the bags, and weights, concatenated over all tables."""
     lengths = torch.cat([torch.bincount(look.bags, minlength=BAGS) for look in lookups])
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
     weights = torch.cat([look.weights for look in lookups]).to(device) if weighted else None
@@ -151,7 +151,7 @@ def main() -> None:
             result |= compare(case, options.device)
             limit = LIMITS[case.dtype]
             result["holds"] = result["look_up"] <= limit and result["weights"] <= limit  # false for a NaN
-        except Exception as error:  # the error is reported and the other cases still run
+        except Exception as error:  # reported as a case that does not hold; the other cases still run
             result |= {"holds": False, "error": f"{type(error).__name__}: {error}"[:500]}
             traceback.print_exc(limit=-2)
         results.append(result)

@@ -1,4 +1,4 @@
-"""Measure the speed and the memory of training on one GPU. Each call runs one section of the measurements.
+"""Measure speed and memory of training on one GPU, one section per run.
 
 python -m benchmarks.gpu.throughput turns|capacity|parquet|optimizers --json FILE --traces FOLDER
 
@@ -33,8 +33,8 @@ SECTIONS: dict[str, tuple[Section, int]] = {
     "parquet": (from_parquet, 3_000_000),
     "optimizers": (optimizers, 3_000_000),
 }
-"""{section: (function, largest num_embeddings of a table)}. Tables and optimizer state take 18 GB; in `capacity` they
-take 96 GB"""
+"""Sections: function, and largest num_embeddings of a table. Tables and optimizer state take 18 GB, or 96 GB for
+`capacity`"""
 
 
 def main() -> None:

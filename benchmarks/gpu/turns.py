@@ -47,7 +47,7 @@ class Loop:
 
 
 def turns(clicks: CriteoClicks, quick: bool, traces: Path) -> Iterator[Output]:
-    """Run the loops in turns; compare base with bare TorchRec, asymdiff with base, and each loop with its plan."""
+    """Compare base with bare TorchRec, asymdiff with base, and each loop with its plan."""
     rounds, count = (1, 2) if quick else (7, 8)
     batches = clicks.batches(count, clicks.batch)
     yield {"table_gb": clicks.table_bytes / 1e9, "batch": clicks.batch, "batches": count}
@@ -95,7 +95,7 @@ def turns(clicks: CriteoClicks, quick: bool, traces: Path) -> Iterator[Output]:
 
 
 def compared(clicks: CriteoClicks, loops: dict[str, Loop]) -> Iterator[Result]:
-    """Compare each loop with another loop and with its plan; yield the results."""
+    """Yield the comparisons of each loop with another loop or with its plan."""
     for peer in ("bare TorchRec", "bare TorchRec, compiled"):
         if loops.keys() >= {"base", peer}:
             rates = [1e3 * clicks.batch / loops[name].milliseconds for name in ("base", peer)]
@@ -127,7 +127,7 @@ def capacity(clicks: CriteoClicks, quick: bool, traces: Path) -> Iterator[Output
 
 
 def optimizers(clicks: CriteoClicks, quick: bool, traces: Path) -> Iterator[Output]:
-    """Compare the step time of base with other table optimizers or dtypes to its step time with Adagrad and fp32."""
+    """Compare a step of base with Adagrad on fp32 tables and with other optimizers and dtypes of tables."""
     rounds, count = (1, 2) if quick else (5, 8)
     batches = clicks.batches(count, clicks.batch)
     tables: dict[str, dict[str, Any]] = {

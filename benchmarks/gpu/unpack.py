@@ -20,7 +20,7 @@ from benchmarks.gpu.packed_library import checked, unpack
 
 ROOT = Path(__file__).parents[2]
 DRIVER_LIBRARY = "libnvidia-ml.so.1"
-"""A library of the GPU driver. FBGEMM needs the library, which may be in a folder that the loader does not search"""
+"""A library of the GPU driver that FBGEMM is linked with. It may be in a folder that the loader does not search"""
 DRIVER_FOLDERS = ("/usr/local/nvidia", "/usr/lib", "/usr/lib64")
 LOAD = """
 import json
@@ -38,10 +38,7 @@ class UnpackError(Exception):
 
 
 def unpack_site(source: Path, site: Path) -> None:
-    """Unpack the folder `source`, which `pack.pack_site` wrote, into `site`.
-
-    Nothing is done if `site` already has the same pack.
-    """
+    """Unpack a folder of `pack.pack_site` into `site`, unless `site` has the same pack already."""
     manifest = json.loads((source / "manifest.json").read_text())
     done = site / "manifest.json"
     if done.exists() and json.loads(done.read_text()) == manifest:
@@ -60,9 +57,9 @@ def unpack_site(source: Path, site: Path) -> None:
 def is_for(source: Path, any_machine: bool) -> bool:
     """Return whether a pack is for this host and must be unpacked.
 
-    If the pack is missing or for another machine: with `any_machine`, return False, and the caller uses the installed
-    libraries; without `any_machine`, raise UnpackError. With `any_machine`, a host without a GPU can also use the pack
-    if all versions match.
+    Without `any_machine`, raises UnpackError if the pack is missing or for another machine. With `any_machine`, returns
+    False in these cases, and the caller uses the installed libraries. With `any_machine`, a pack is also for a host
+    without a GPU if all versions match.
     """
     manifest = source / "manifest.json"
     if not manifest.exists():

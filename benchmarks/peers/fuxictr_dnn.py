@@ -1,4 +1,4 @@
-"""Train FuxiCTR's DNN on the batches of a file. Each line on standard input starts one epoch.
+"""Train FuxiCTR's DNN on the batches of a file: one epoch for each line on standard input.
 
 `benchmarks._fuxictr` runs this program in an environment that has FuxiCTR.
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 
 
 class DNN(BaseModel):
-    """The DNN of FuxiCTR's model zoo. The package lacks the model zoo, so the DNN is built here from its layers."""
+    """The DNN of FuxiCTR's model zoo, built from the layers of its package. The package has no model zoo."""
 
     def __init__(self, features: FeatureMap, dim: int, hidden: list[int], **settings: object) -> None:
         super().__init__(features, **settings)

@@ -1,4 +1,4 @@
-"""A simple server for an export, the peer of our server. It uses FastAPI, pydantic and one embedding bag per field.
+"""A simple server for an export, as a peer: FastAPI, pydantic bodies, and an embedding bag for each field.
 
 python -m benchmarks.peers.plain_server EXPORT PORT VOCABULARY
 
@@ -68,7 +68,7 @@ class PlainModel(nn.Module):
 
 
 def _weights(tables: Any) -> list[torch.Tensor]:
-    """Return the weights of each table as [num_embeddings, D] fp32."""
+    """Return the weights of each table, [num_embeddings, D] fp32."""
     weights = []
     for offset, (_, rows, dim, _, _) in zip(
         tables.operator.weights_physical_offsets, tables.operator.embedding_specs, strict=True

@@ -21,9 +21,9 @@ class Bags:
     """The ids of a sparse field, in the order of the rows."""
 
     values: np.ndarray
-    """[number of ids]: the ids"""
+    """[number of ids]"""
     rows: np.ndarray
-    """[number of ids]: the row of the split to which each id belongs"""
+    """[number of ids]: the row of each id"""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Split:
 
 
 def read(job: Job, schema: Schema, split: str) -> Split:
-    """Return all rows of a split, in their order in the files."""
+    """Return a complete split, with the rows in their order."""
     shards = open_shards(job.location(split))
     (batch,) = EvaluationReader(schema, shards, shards.rows).batches()
     return Split(
@@ -60,7 +60,7 @@ def _bags(batch: Batch, name: str) -> Bags:
 
 
 def missing_under(scenario: Scenario, schema: Schema, missing: np.ndarray) -> np.ndarray:
-    """Return [R, N] bool: whether a field is missing in the data or the scenario drops it.
+    """Return the mask of a scenario, [R, N] bool: fields that are missing in the data or dropped by the scenario.
 
     `evaluate` uses the same mask for networks.
     """

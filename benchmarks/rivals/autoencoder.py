@@ -15,9 +15,9 @@ HIDDEN = 128
 
 
 class Autoencoder(AsymmetricDiffusion):
-    """A model whose extractor gets x for a present field, and MLP([x, mask]) for a missing field.
+    """The extractor gets x for a present field, and MLP([x, mask]) for a missing field.
 
-    The loss is the BCE of both views plus the reconstruction error.
+    Loss: BCE of both views, and the reconstruction error.
     """
 
     field_of_column: Tensor

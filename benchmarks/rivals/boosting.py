@@ -1,8 +1,8 @@
 """Gradient boosted trees of scikit-learn, with native missing values, on the fields and on target statistics.
 
-An id field has two columns. They are computed from the training rows with the same id: the log count, and the smoothed
-rate of positives. For a training row, both columns are computed out of fold. The two columns of a list field are means
-over its ids. A field with few values also has columns for the values. All columns of a missing field are NaN.
+An id field has two columns: the count of its id and the smoothed rate of positives of its id in the training rows. For
+the training rows themselves both are computed out of fold. A list field has the means over its ids. A field with few
+values also has columns for the values themselves. All columns of a missing field are NaN.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from benchmarks.rivals._samples import Bags, Split, missing_under, read
 
 FOLDS = 5
 PRIOR = 10.0
-"""To smooth a rate, this number of rows with the mean rate is added"""
+"""Number of rows with the mean rate that are added to smooth a rate"""
 MAX_CATEGORIES = 64
-"""A field gets columns for its values if it has at most this number of distinct values"""
+"""Largest number of distinct values for which a field gets columns for the values themselves"""
 COPIES = 2
-"""Number of copies, with dropped fields, of the training rows"""
+"""Number of copies of the training rows, with dropped fields, that are added"""
 
 
 def boosting(job: Job, statistics: Statistics, scenarios: Sequence[Scenario], seed: int) -> np.ndarray:
@@ -91,7 +91,7 @@ class Features:
         self.rate = float(train.label.mean())
 
     def columns(self, split: Split, out_of_fold: bool = False) -> tuple[np.ndarray, np.ndarray, list[int]]:
-        """Return (columns of a split [R, C], index of each column's field [C], indices of the categorical columns)."""
+        """Return the columns of a split [R, C], the field of each column [C], and the indices of the categories."""
         columns: list[np.ndarray] = []
         field_of_column: list[int] = []
         categorical: list[int] = []
@@ -127,9 +127,9 @@ class Features:
         return list(contains.T)
 
     def _statistics(self, name: str, split: Split, out_of_fold: bool) -> list[np.ndarray]:
-        """Return two columns for a field: the rate of positives and the log count of its ids.
+        """Return two columns for a field: rate of positives and log count of its ids.
 
-        Each column has the mean over the ids of a row.
+        Each is a mean over the ids of a row.
         """
         bags, train = split.bags[name], self.train.bags[name]
         size = self.schema.table_of(name).id_range

@@ -1,4 +1,4 @@
-"""A contrastive loss: the latent of the clean view must identify the latent of the noisy view within the batch."""
+"""Contrastive views: the latent of a complete sample must identify the latent of its masked view within the batch."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ from benchmarks.rivals._samples import missing_under, read
 def oracle(job: Job, statistics: Statistics, scenarios: Sequence[Scenario], seed: int) -> np.ndarray:
     """Return the optimal logits [scenarios, R]. A `Rival`.
 
-    The logits are computed from the click model and the probability that a scenario drops a field. Raises InputError if
-    the data was not written by `prepare synthetic`, or a scenario does not drop fields independently.
+    They are computed from the click model and the probability that the scenario drops a field. Raises InputError if the
+    data was not written by `prepare synthetic`, or the scenario does not drop fields independently.
     """
     generator = json.loads(Path(job.location("profile.json")).read_text()).get("generator")
     if generator is None:

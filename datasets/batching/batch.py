@@ -28,26 +28,24 @@ class Batch(Pipelineable):
     """
 
     ids: KeyedJaggedTensor
-    """The ids of the sparse fields, in [0, `Table.id_range`). A missing field has no ids. If any field has a weight
-    column, the ids of all fields have weights. With mean pooling, the weights of a list are divided by their sum; a
-    list without a weight column gets the weights 1 / (length of the list). The ids of other fields without a weight
-    column get the weight 1."""
+    """The sparse fields, with ids in [0, `Table.id_range`); a missing field has no ids. If any field has weights, every
+    id of every field has a weight. For mean pooling, the weights of a list are divided by their sum; without a weight
+    column, each weight is 1 / (length of the list)."""
     numeric: torch.Tensor
-    """[B, numeric fields] float: the standardised numbers; 0 where the field is missing."""
+    """[B, numeric fields] float, standardised; 0 where missing."""
     missing: torch.Tensor
-    """[B, N] bool: True where a field is missing. The N fields are in the order of the schema."""
+    """[B, N] bool, with the fields in the order of the schema."""
     label: torch.Tensor
-    """[B] float: the label, 0 or 1."""
+    """[B] float, 0 or 1."""
     weight: torch.Tensor
-    """[B] float: the sample weight; 1 if the schema has no weight column."""
+    """[B] float; 1 without a weight column."""
     user: torch.Tensor
-    """[B] int64: the user id; 0 if the schema has no user column."""
+    """[B] int64; 0 without a user column."""
     sample_index: torch.Tensor
-    """[B] int64: the index of the sample in the run (training) or in the split (evaluation). The random numbers of a
-    sample depend on this index."""
+    """[B] int64, index of the sample in the run (training) or in the split; its random numbers depend on it."""
     num_samples: int
     row_checksum: int = 0
-    """Checksum of the training rows in this batch, see `sample_order.row_checksums`; 0 in other splits."""
+    """`sample_order.row_checksums` of the training rows in this batch; 0 for other splits."""
 
     def __len__(self) -> int:
         return len(self.label)
@@ -151,8 +149,7 @@ def _fill_ids(
 ) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor] | None]:
     """Fill `lengths` and the sparse fields of `missing` in `parts`.
 
-    Returns the values of the KeyedJaggedTensor of each step, and the weights of these values. If no field has weights,
-    the second result is None.
+    Returns the values of each step's KeyedJaggedTensor, and its weights if the schema has weights.
     """
     lengths, missing = parts["lengths"].numpy(), parts["missing"].numpy()
     capacity = gather.max_values(sources, order, len(schema.sparse))

@@ -1,11 +1,10 @@
 """Compiled loops that copy shuffled rows into batches; each value is read once and written once.
 
 The rows come from L lanes; each of the S steps takes E rows of each lane. `order` [L, S, E] int32 holds the row numbers
-within a lane: sample b = l * E + e of step s is row `order[l, s, e]` of lane l. `sources` [columns, 3, L] int64 holds
-the `Rows.buffers` of each lane: the memory addresses of its columns. The loops fill all steps of one lane before the
-next lane, so that the memory that is read in random order stays in the processor's cache. Indices are unsigned, which
-saves the test for negative indices. One call fills all columns, because with few rows a call takes longer than the
-loops in it.
+within a lane: sample b = l * E + e of step s is row `order[l, s, e]` of lane l. `sources` [columns, 3, L] int64 is
+`Rows.buffers` of the lanes. The loops fill all steps of one lane before the next lane, so that the memory that is read
+in random order stays in the processor's cache. Indices are unsigned, which saves the test for negative indices. One
+call fills all columns, because with few rows a call costs more time than its work.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from asymdiffrec.datasets.decoding.native import compiled, view
 
 @compiled
 def max_values(sources: np.ndarray, order: np.ndarray, keys: int) -> np.ndarray:
-    """Return [S] int64: for each step, one more than the maximum number of values in the first `keys` columns.
+    """Return the maximum number of values of the first `keys` columns in each step, [S], plus one.
 
     An id field counts one value per sample, even if it is missing. A list field counts all values of its lists. The
     additional value gives the memory of a step without values an address.
@@ -51,12 +50,12 @@ def fill_ids(
 ) -> np.ndarray:
     """Copy the ids of the sparse fields.
 
-    values: int64; the ids of step s are written from index `ends[s]` on, without the missing ids.
-    ends: [S] int64; each element is increased by the number of ids that are written for its step.
-    lengths: [S, keys, B] int32; the number of ids of each sample is written to it.
-    missing: [S, N, B] bool; True is written where a field is missing, else False.
+    values: int64, gets the ids of step s that are not missing, starting at index `ends[s]`.
+    ends: [S], gets the index after the last id of each step.
+    lengths: [S, keys, B] int32, gets the number of ids of each sample.
+    missing: [S, N, B] bool, gets True where a field is missing.
 
-    Returns [keys, S] int64: the index in `values` of the first id of each key and step.
+    Returns the index in `values` of the first id of each key and step, [keys, S].
     """
     lanes, steps, each = order.shape
     keys = lengths.shape[1]
@@ -81,9 +80,9 @@ def fill_ids(
 
 @compiled
 def _copy_ids(ids: np.ndarray, rows: np.ndarray, out: np.ndarray, length: np.ndarray, absent: np.ndarray) -> np.int64:
-    """Copy the ids of one lane and step; return the number of ids that are not missing.
+    """Copy the ids of one lane and step; return their number.
 
-    The loop also writes the -1 of a missing id, so that it needs no branch. The next id overwrites the -1.
+    A missing id, -1, is written too, because this needs no branch; the next id overwrites it.
     """
     count = np.uint64(0)
     for e in range(np.uint64(len(rows))):
@@ -100,7 +99,7 @@ def _copy_ids(ids: np.ndarray, rows: np.ndarray, out: np.ndarray, length: np.nda
 def _copy_lists(
     ids: np.ndarray, offsets: int, rows: np.ndarray, out: np.ndarray, length: np.ndarray, absent: np.ndarray
 ) -> np.int64:
-    """Copy the id lists of one lane and step; return the number of ids. A field with an empty list is missing."""
+    """Copy the id lists of one lane and step; return the number of ids. An empty list is missing."""
     borders, count = view(offsets, np.int64), np.uint64(0)
     for e in range(np.uint64(len(rows))):
         row = np.uint32(rows[e])
@@ -117,12 +116,10 @@ def _copy_lists(
 def fill_weights(
     sources: np.ndarray, offsets: np.ndarray, order: np.ndarray, weights: np.ndarray, starts: np.ndarray, mean: bool
 ) -> None:
-    """Write the weights of one id_list field to `weights`.
+    """Copy the weights of one id list field to `weights` float32; step s starts at index `starts[s]`.
 
-    weights: float32; the weights of step s start at index `starts[s]`.
-    sources: [L] int64, the address of the weights in each lane; 0 if the field has no weight column.
-    offsets: [L] int64, the address of the list offsets in each lane.
-    mean: used if the field has no weight column. If true, each weight is 1 / (length of the list), otherwise 1.
+    `sources` [L] are the addresses of the weights, `offsets` [L] the addresses of the lists' offsets. If an address in
+    `sources` is 0, the field has no weights: every weight is 1 / (length of the list) if `mean` is true, otherwise 1.
     """
     lanes, steps, each = order.shape
     ends = starts.copy()
@@ -154,10 +151,10 @@ def fill_dense(
 ) -> None:
     """Copy the numeric fields, label, weight and user, which are the last columns of `sources`.
 
-    numeric: [S, B, numeric fields] float32; the numbers are written to it, with 0 in place of NaN.
-    missing: [S, N, B] bool; the numeric fields are its last fields. True is written where a number is NaN, else False.
-    label, weight: [S, B] float32; the labels and weights are written to them.
-    user: [S, B] int64; the user ids are written to it.
+    numeric: [S, B, numeric fields] float32, gets the numbers, with 0 in place of NaN.
+    missing: [S, N, B] bool; its last fields get True where a number is NaN.
+    label, weight: [S, B] float32.
+    user: [S, B] int64.
     """
     num_numeric = numeric.shape[2]
     first_column, first_field = len(sources) - 3 - num_numeric, missing.shape[1] - num_numeric

@@ -38,7 +38,7 @@ def _hash_word(word: np.uint64, seed: np.uint64, size: np.uint64) -> np.uint64:
 
     All arguments and the result are unsigned 64-bit words. The multiplication replaces a modulo, which would take
     longer than the rest of the hash (Lemire 2019). The high word of the product is computed from 32-bit halves, because
-    compilers can vectorise this computation.
+    compilers can vectorise this.
     """
     h = _splitmix64_word(word ^ seed)
     high, low = h >> np.uint64(32), h & LOW_32_BITS
@@ -50,7 +50,7 @@ def _hash_word(word: np.uint64, seed: np.uint64, size: np.uint64) -> np.uint64:
 
 @compiled
 def _hash_word_below_2_32(word: np.uint64, seed: np.uint64, size: np.uint64) -> np.uint64:
-    """Return `_hash_word` for size < 2^32, without the products with the high half of the size, which are then 0."""
+    """Return `_hash_word` for size < 2^32; half of its products are then zero and are left out."""
     h = _splitmix64_word(word ^ seed)
     return ((h >> np.uint64(32)) * size + (((h & LOW_32_BITS) * size) >> np.uint64(32))) >> np.uint64(32)
 
@@ -61,7 +61,7 @@ def id_dtype(size: int) -> type[np.int32] | type[np.int64]:
 
 
 def hash_ids(ids: pa.Array, seed: int, size: int) -> np.ndarray:
-    """Return [V] of type `id_dtype(size)`: the hash in [0, size) of each id [V] int64, and -1 for null."""
+    """Return the hashes of ids [V] int64 in [0, size), with -1 for null, [V] of type `id_dtype(size)`."""
     hashed = np.empty(len(ids), id_dtype(size))
     validity, values = ids.buffers()
     if len(ids):
@@ -73,10 +73,10 @@ def hash_ids(ids: pa.Array, seed: int, size: int) -> np.ndarray:
 
 
 def copy_ids(ids: pa.Array, size: int) -> tuple[np.ndarray, bool]:
-    """Return ids [V] int64 with the type `id_dtype(size)` and -1 for null, and whether an id may be out of range.
+    """Return a copy of ids [V] int64 with the type `id_dtype(size)` and -1 for null, and whether the range is suspect.
 
-    The second result is False if all ids are in [0, size). True means that a value is outside this range; the value can
-    be an id or the undefined value of a null.
+    The second result is False if all ids are in [0, size). True means that an id may be outside; but the value outside
+    can also be the undefined value of a null.
     """
     copied = np.empty(len(ids), id_dtype(size))
     validity, values = ids.buffers()
@@ -101,8 +101,8 @@ def take_entries(entries: np.ndarray, indices: pa.Array) -> np.ndarray:
     return taken
 
 
-# A second loop marks the nulls. Neither loop has a branch, so compilers can vectorise both loops. The second loop finds
-# the output of the first loop in the processor's cache.
+# Nulls are marked in a second loop. Without a branch both loops are vectorised, and the second one finds the output of
+# the first in the cache.
 @compiled
 def _hash_each_below_2_32(address: int, out: np.ndarray, seed: np.uint64, size: np.uint64) -> None:
     ids = view(address, np.uint64)
@@ -135,7 +135,7 @@ def _take_each(address: int, entries: np.ndarray, out: np.ndarray) -> None:
 
 @compiled
 def _mark_nulls(validity: int, offset: int, out: np.ndarray) -> None:
-    """Write -1 to `out[i]` if value i is null, which means that bit `offset + i` of the validity bitmap is 0."""
+    """Write -1 to `out[i]` for each null, where bit `offset + i` of the validity bitmap is 0."""
     bits, first = view(validity, np.uint8), np.uint64(offset)
     for index in range(np.uint64(len(out))):
         bit = first + index

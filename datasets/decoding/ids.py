@@ -34,7 +34,7 @@ def decode_ids(
     location: str,
     row_of: RowOfValue = lambda index: index,
 ) -> np.ndarray:
-    """Return [V] int32 or int64: the ids of a column of integers or strings in [0, table.id_range), and -1 for null.
+    """Return the ids of a column of integers or strings, [V] int32 or int64, in [0, table.id_range); -1 for null.
 
     If `vocabulary` is given, all ids outside it are replaced by one common id. Raises InputError with `location` and
     row in two cases: a string is not an integer although the table has integer ids, or an id is outside a table with
@@ -71,11 +71,11 @@ def _with_nulls_of(column: pa.Array, ids: np.ndarray) -> pa.Array:
 
 
 def as_int64_ids(column: pa.Array, values: str, location: str, row_of: RowOfValue | None = None) -> np.ndarray:
-    """Return [V] int64: the 64-bit ids of a column of integers or strings. The id of a null is undefined.
+    """Return the 64-bit ids of a column of integers or strings, [V] int64; undefined for null.
 
     `values` is the type of the field's ids. If it is "int", strings are parsed, see `parse_int64`. If it is "string",
-    integers are written as text, and texts are hashed to 64 bits. So the integer 7 and the string 7 have the same
-    64-bit id. Raises InputError if `values` is "int" and a string is not an integer.
+    integers are written as text, and texts are hashed to 64 bits. So an id has the same 64-bit id in columns of both
+    types. Raises InputError if `values` is "int" and a string is not an integer.
     """
     column = as_typed_ids(column)
     is_integer = pa.types.is_integer(column.type)
@@ -112,7 +112,7 @@ def decode_id_lists(
     vocabulary: Vocabulary | None,
     location: str,
 ) -> tuple[pa.Array, pa.Array | None]:
-    """Return the lists of a column, with ids as in `decode_ids`, and the lists of weights in fp32.
+    """Return the lists of a column, with ids as in `decode_ids`, and the lists of their weights in fp32.
 
     Null ids and their weights are left out. For a field with mean pooling, the weights of a list are divided by their
     sum, so that the weighted sum of the look-up is the weighted mean. If `weights` is None, the second result is None.
@@ -141,7 +141,7 @@ def decode_id_lists(
 
 
 def _flatten_weights(column: pa.Array, id_counts: np.ndarray, location: str) -> np.ndarray:
-    """Return float64: all elements of a list column of weights. `id_counts` [R] are the lengths of the id lists."""
+    """Return the elements of a list column of weights, float64. `id_counts` [R] are the lengths of the id lists."""
     values, weight_counts = flatten_lists(column)
     weights = as_float64(values)
     if problem := first_wrong_weight(id_counts, weight_counts, weights):
@@ -151,7 +151,7 @@ def _flatten_weights(column: pa.Array, id_counts: np.ndarray, location: str) -> 
 
 
 def decode_users(column: pa.Array, location: str) -> np.ndarray:
-    """Return [R] int64: the 64-bit user ids of a column.
+    """Return 64-bit user ids, [R] int64.
 
     A row without a user gets a separate user id, derived from `location` and the row. GAUC skips such users, because a
     user with a single row has only one label.

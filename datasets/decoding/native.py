@@ -1,4 +1,4 @@
-"""Compile loops for work that numpy cannot do in one pass, and give these loops access to Arrow's buffers."""
+"""Compile loops for work that numpy cannot do in one pass, and give them access to Arrow's buffers."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def decode_numbers(
 
 @compiled
 def _standardise(address: int, mean: float, std: float, out: np.ndarray) -> bool:
-    """Write the standardised float64 values at `address` to `out`; return whether a result is too large for fp32."""
+    """Write the standardised float64 values at `address` to `out`; return whether any of them is too large for fp32."""
     values, is_too_large = view(address, np.float64), False
     for index in range(np.uint64(len(out))):
         value = (values[index] - mean) / std

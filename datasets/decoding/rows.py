@@ -49,7 +49,7 @@ class Rows:
     def buffers(self) -> np.ndarray:
         """The memory addresses of each column, [columns, 3] int64: values, offsets, value size.
 
-        - values: the address of the value of row 0; for a list column, the address of the list element with offset 0;
+        - values: the address of the value of row 0; for a list column, the address that the offsets count from;
         - offsets: for a list column, the address of the offset of row 0; otherwise 0;
         - value size: the size in bytes of one value or one list element.
         """

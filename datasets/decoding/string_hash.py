@@ -25,7 +25,7 @@ P1, P2, P3, P4, P5 = (
 
 
 def string_ids(strings: pa.Array) -> np.ndarray:
-    """Return [V] int64: XXH64 of the UTF-8 bytes of each string, with seed 0. The hash of a null is undefined.
+    """Return 64-bit ids of strings, [V] int64: XXH64 of the UTF-8 bytes with seed 0; undefined for null.
 
     In a dictionary-encoded column, each dictionary entry is hashed once.
     """

@@ -16,7 +16,7 @@ ALLOWED_WEIGHTS = "a finite number of at least 0"
 
 
 def parse_int64(text: str) -> int | None:
-    """Return the 64-bit integer that `text` stands for, or None if `text` is not a 64-bit integer in its usual form.
+    """Return the 64-bit integer that `text` stands for, or None if `text` is no such integer in its usual form.
 
     The usual form is the result of `str`, so each integer has exactly one text: "7", but not "07", "+7" or " 7".
     """
@@ -41,7 +41,7 @@ def are_weights(values: np.ndarray) -> np.ndarray:
 
 
 def first_wrong_weight(id_counts: np.ndarray, weight_counts: np.ndarray, weights: np.ndarray) -> tuple[int, str] | None:
-    """Return the first row with wrong weights and a description of the problem, or None if all weights are right.
+    """Return the first row with wrong weights and a description of the problem, or None if all rows are right.
 
     id_counts: [R], lengths of the id lists.
     weight_counts: [R], lengths of the weight lists.

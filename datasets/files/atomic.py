@@ -54,9 +54,7 @@ def require_absent(folder: Path) -> None:
 
 @contextmanager
 def temporary_folder_for(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder in the parent of `folder`, and remove the temporary folder at the end.
-
-    Both folders are on the same filesystem, so that `rename_folder` can rename one to the other.
+    """Yield a temporary folder in the parent of `folder`, so on the same filesystem, and remove it at the end.
 
     Raises InputError if the temporary folder cannot be created.
     """

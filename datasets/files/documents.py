@@ -1,4 +1,4 @@
-"""Read YAML files, validate documents with pydantic models, and write YAML. Each error message has one line."""
+"""Read YAML files, validate documents with pydantic models, and write YAML; an error is one line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from asymdiffrec.base import InputError
 from asymdiffrec.datasets.files.locations import filesystem_of, without_secrets
 
-# If libyaml is installed, its classes are used. They are about 100 times faster, which matters for large vocabularies.
+# The classes of libyaml, if it is installed, are about 100 times as fast, which matters for large vocabularies.
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 SafeDumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
@@ -104,7 +104,7 @@ def apply_override(document: dict[str, Any], override: str) -> None:
 
 
 def first_difference(before: Any, after: Any, path: str = "") -> tuple[str, Any, Any] | None:
-    """Return the first difference between two documents: (path, value before, value after); None if they are equal.
+    """Return the first difference of two documents as (path, value before, value after), or None if they are equal.
 
     `path` is a prefix for the path of the difference.
     """
@@ -134,7 +134,7 @@ def _describe(model: type[BaseModel], error: Any) -> str:
 
 
 def _document_path(model: type[BaseModel], loc: Sequence[str | int]) -> tuple[list[str], type[BaseModel] | None]:
-    """Return the path of a pydantic error in the document, as keys, and the model of the section with the last key.
+    """Return the keys of a pydantic error location as they are in the document, and the section with the last key.
 
     At a union of sections, pydantic's location contains the tag of the chosen section. The tag is no key of the
     document and is left out.

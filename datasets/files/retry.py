@@ -1,8 +1,7 @@
 """Retry reads over a network after transient failures.
 
 The main task of this module is to recognise transient failures: pyarrow's filesystems raise a plain OSError for all
-failures. A retry library such as tenacity would replace only the loop of `with_retries`, so the project does not use
-such a library.
+failures. A retry library such as tenacity would replace only the loop of `with_retries`, so the project uses none.
 """
 
 from __future__ import annotations

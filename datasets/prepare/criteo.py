@@ -7,7 +7,7 @@ from asymdiffrec.datasets.prepare.table.recipe import Recipe, RecipeField, Table
 NUMERIC_FIELDS = [f"I{index}" for index in range(1, 14)]
 ID_FIELDS = [f"C{index}" for index in range(1, 27)]
 MIN_COUNT = 10
-"""Ids in fewer training rows are rare. FuxiCTR's benchmarks on the Kaggle log use this limit too (Zhu et al. 2021)"""
+"""Ids in fewer training rows are rare; the same limit as in FuxiCTR's benchmarks on the Kaggle log (Zhu et al. 2021)"""
 
 
 def criteo_recipe() -> Recipe:

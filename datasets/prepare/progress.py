@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 ProgressCallback = Callable[[str, float | None], None]
-"""Function with two arguments: the current phase, and the completed share of the phase from 0 to 1 (None: unknown)"""
+"""Function of the current phase and its completed share from 0 to 1; the share is None if it is unknown"""
 
 
 def no_progress(phase: str, share: float | None) -> None:

@@ -14,7 +14,7 @@ from asymdiffrec.datasets.prepare.write_dataset import write_dataset
 from asymdiffrec.datasets.shards import Shards
 
 VALIDATION_SHARE = 0.1
-"""Share of validation rows in the rows before the test period; the latest of these rows are the validation rows"""
+"""Share of the rows before the test period that are validation rows; the latest rows are chosen"""
 
 
 def write_periods(out: Path, sources: Sequence[Shards], job: Mapping[str, Any], time: str, count: int) -> list[Path]:

@@ -36,19 +36,17 @@ def compute_statistics(
 ) -> tuple[Statistics, dict[str, Any]]:
     """Read a data set once and return the content of `statistics.yaml` and of `profile.json`.
 
-    All columns of the split train are read. From valid and test, if they exist, only labels and sample weights are
-    read.
+    All columns of the training rows are read; of valid and test, if they exist, only the labels and sample weights.
 
     folder: path or URI (as in `pyarrow.fs`) of the data set, with train/, valid/ and test/.
     on_rows: called after each row group with its number of rows.
 
     The profile has these entries:
     - `rows` and `label_rate` of each split;
-    - `fields`: each field has `type`, `group` and `missing`, the share of training rows in which the field is missing.
-      Sparse fields also have the `cardinality`, `cardinality_exact` (whether the cardinality is exact, see
-      `DistinctIdSketch`) and `hot` (how many ids get 90 % of all look-ups). Sparse fields with a `min_count` also have
-      the numbers of `frequent` and `rare` distinct ids. Lists also have the `mean_length` of non-empty lists. Numeric
-      fields have `mean` and `std` after the transform, and `min` and `max` before the transform;
+    - `fields`: for each field its type, its group and the share of training rows in which it is `missing`. For ids also
+      the `cardinality`, whether it is exact (`cardinality_exact`, see `DistinctIdSketch`), how many ids get 90 % of all
+      look-ups (`hot`), and with a `min_count` how many distinct ids are `frequent` and `rare`. For lists also the
+      `mean_length` of non-empty lists. For numbers mean and std after the transform, and min and max before it;
     - `suspicious`: each suspicious field, with the reason (`why`).
 
     Null, NaN, and a list without ids mean missing; null elements of a list do not count as ids. For `min_count`, an id

@@ -36,8 +36,7 @@ class RowGroupSummary:
     missing: np.ndarray
     """[R] bool"""
     values: np.ndarray
-    """[R] numbers as float64, or codes of ids or lists as int64; equal ids or lists have equal codes. Arbitrary if
-    missing"""
+    """[R] numbers as float64; ids or lists as int64 codes, equal for equal ids or lists. Arbitrary where missing"""
     figures: Any
     """The argument of `FieldSummary._add`"""
 
@@ -219,7 +218,7 @@ def _count_ids(ids: np.ndarray) -> tuple[pa.Array, pa.Array]:
 
 
 def _count_rows(ids: np.ndarray, rows: np.ndarray) -> tuple[pa.Array, pa.Array]:
-    """Return the distinct ids of `ids` [V] int64, and the number of different `rows` [V] in which each id occurs."""
+    """Return the distinct ids of `ids` [V] int64, and the number of different `rows` [V] in which each occurs."""
     pairs = pa.table({"row": rows, "id": ids}).group_by(["row", "id"], use_threads=False).aggregate([])
     distinct, counts = pairs["id"].combine_chunks().value_counts().flatten()
     return distinct, counts

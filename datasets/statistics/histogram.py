@@ -1,4 +1,4 @@
-"""A histogram of the values of a numeric field, in bounded memory. The field's knots are chosen from the histogram."""
+"""A histogram of the values of a numeric field, in bounded memory. The knots are chosen from it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ MAX_VALUES = 4096
 
 
 class Histogram(NamedTuple):
-    """Distinct values [V] float64 in ascending order, and the number of rows [V] int64 of each value.
+    """Distinct values [V] float64 in ascending order, and the number of rows that each represents, [V] int64.
 
     Each value occurs in the data. If the data have more than MAX_VALUES distinct values, a value can also represent
     rare values close to it. The knots need a separate entry for each frequent value; np.histogram, which has fixed
-    bins, and quantile sketches do not have such entries.
+    bins, and quantile sketches do not give that.
     """
 
     values: np.ndarray
@@ -32,7 +32,7 @@ class Histogram(NamedTuple):
         return cls(*np.unique(values, return_counts=True)).reduce(MAX_VALUES)
 
     def merge(self, other: Histogram) -> Self:
-        """Return one histogram of the rows of both histograms."""
+        """Return the histogram of the rows of both histograms."""
         values, positions = np.unique(np.concatenate([self.values, other.values]), return_inverse=True)
         rows = np.bincount(positions, np.concatenate([self.rows, other.rows]), len(values))
         return type(self)(values, rows.astype(np.int64)).reduce(MAX_VALUES)
@@ -60,6 +60,6 @@ class Histogram(NamedTuple):
         return type(self)(values[order], np.concatenate([self.rows[frequent], group_rows])[order])
 
     def knots(self, max_bins: int) -> list[float]:
-        """Return edges of at most `max_bins` bins: all values if there are few, else frequent values and quantiles."""
+        """Return the edges of at most `max_bins` bins: all values, or else the frequent values and quantiles."""
         knots: list[float] = self.reduce(max_bins + 1).values.tolist()
         return knots

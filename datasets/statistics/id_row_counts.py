@@ -58,7 +58,7 @@ class IdRowCounts:
         return database
 
     def add(self, field: str, ids: pa.Array, rows: pa.Array) -> None:
-        """Add the distinct `ids` [V] int64 of a row group; `rows` [V] is the number of rows with each id."""
+        """Add the distinct `ids` [V] int64 of a row group; `rows` [V] is the number of its rows with each id."""
         self._pending[field].append(pa.table({"id": ids, "rows": rows}))
         if sum(len(part) for parts in self._pending.values() for part in parts) > MAX_PENDING_IDS:
             self._run(self._write)
@@ -72,7 +72,7 @@ class IdRowCounts:
                 parts.clear()
 
     def frequent_ids(self, field: str, min_rows: int) -> tuple[np.ndarray, int]:
-        """Return the sorted ids [V] int64 that occur in at least `min_rows` rows, and the number of distinct ids."""
+        """Return the ids in at least `min_rows` rows, ascending, [V] int64, and the number of distinct ids."""
 
         def count() -> tuple[np.ndarray, int]:
             self._write()

@@ -1,4 +1,4 @@
-"""The frequency distribution of the ids of a field. The planner estimates cache hit rates from this distribution."""
+"""The frequency distribution of the ids of a field. The planner estimates cache hit rates from it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pydantic import Field
 from asymdiffrec.base import Config
 
 MAX_EXACT_COUNT = 8
-"""Each count up to this limit is a separate class. Larger counts are grouped into two classes per factor of 2"""
+"""Each count up to this one is a separate class. Larger counts are grouped into two classes per factor of 2"""
 MIN_IDS_PER_CLASS = 30
-"""Minimum number of sampled ids in the class of the most frequent ids; classes are merged to reach this number"""
+"""Minimum number of sampled ids in the class of the most frequent ids; classes are merged to reach it"""
 
 
 class Lookups(Config):

@@ -15,7 +15,7 @@ MAX_CANDIDATES = 1 << 17
 
 
 class MissingPatternCounter:
-    """A counter of missing patterns. A pattern is the set of those of the N fields that are missing in a row.
+    """A counter of the patterns of missing fields of N fields.
 
     Counts are exact for up to MAX_CANDIDATES different patterns. Whenever this limit is exceeded, the rarer half of
     the patterns is dropped.

@@ -13,7 +13,7 @@ from asymdiffrec.datasets.shards import Shards
 
 
 def seen_ids(schema: Schema, shards: Shards, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return {field: [V] int64, its sorted distinct ids} for fields of type id. The ids are those of batches."""
+    """Return {field: its distinct ids in all rows} for fields of type id. Ids are as in batches, sorted, [V] int64."""
     selected = replace(schema, fields={name: schema.fields[name] for name in names})
     ids: dict[str, np.ndarray] = {name: np.empty(0, np.int64) for name in names}
     for group in range(len(shards.row_groups)):

@@ -13,13 +13,13 @@ from asymdiffrec.datasets.statistics.field_summary import RowGroupSummary
 MAX_SAMPLE_ROWS = 200_000
 """Maximum number of training rows in the leakage check; the check uses the first rows"""
 MAX_SAMPLE_VALUES = 25_000_000
-"""Maximum number of values (rows times fields) in the leakage check; with many fields the check uses fewer rows"""
+"""Maximum number of values in the leakage check, rows times fields; with many fields it uses fewer rows"""
 MAX_WRONG_SHARE = 0.01
 """Maximum number of wrong predictions of a leaking field, divided by the number of rows with the rarer label"""
 MIN_RARER_ROWS = 50
 """Minimum number of rows with the rarer label in the leakage check"""
 MAX_AUC_GAP = 0.001
-"""A numeric field leaks the label if the distance of its AUC from 0 or 1 is below this limit"""
+"""A numeric field leaks the label if its AUC is closer than this to 0 or 1"""
 MAX_MISSING_SHARE = 0.99
 MIN_UNIQUE_SHARE = 0.99
 """A field identifies its row if it has at least this number of distinct ids per row with an id"""
@@ -28,7 +28,7 @@ MIN_UNIQUE_ROWS = 1000
 
 
 def find_suspicious(report: Mapping[str, Any], rows: int) -> str | None:
-    """Return why a field is suspicious, or None if the field is not suspicious.
+    """Return why a field is suspicious, or None if it is not.
 
     report: the entry of the field in `profile.json`.
     rows: number of training rows.
@@ -61,13 +61,13 @@ class LeakageSample:
             self._remaining -= len(labels[first])
 
     def find_leak(self, name: str) -> str | None:
-        """Return how a field alone reveals the label, or None if the field does not reveal it."""
+        """Return how a field alone reveals the label, or None if it does not."""
         values, missing = (np.concatenate(parts) for parts in zip(*self._fields[name], strict=True))
         return find_leak(values, missing, np.concatenate(self._labels))
 
 
 def find_leak(values: np.ndarray, missing: np.ndarray, labels: np.ndarray) -> str | None:
-    """Return how a field alone reveals the label, or None if the field does not reveal it.
+    """Return how a field alone reveals the label, or None if it does not.
 
     values: [S] numbers as float64, or ids as int64 codes; equal ids have equal codes.
     missing: [S] bool, True where the field is missing; the values of these rows are ignored.

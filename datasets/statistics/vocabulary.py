@@ -48,7 +48,7 @@ class Vocabulary(Config):
     def sorted_ids(self) -> np.ndarray:
         """The ids in ascending order, [V] int64."""
         differences = np.frombuffer(zlib.decompress(base64.b64decode(self.ids, validate=True)), dtype="<i8")
-        return np.cumsum(differences, dtype=np.int64)  # an int64 overflow in the differences cancels out in the sum
+        return np.cumsum(differences, dtype=np.int64)  # overflow of a difference and of its sum cancel out
 
     def replace_rare(self, ids: np.ndarray) -> np.ndarray:
         """Return `ids` [V] int64 with RARE_ID in place of each id outside the vocabulary."""

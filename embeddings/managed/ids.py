@@ -15,16 +15,15 @@ from asymdiffrec.datasets.schema import Schema
 from asymdiffrec.embeddings.managed.slots import SLOT_BYTES, Eviction, Slots
 
 ROWS_PER_SET = 64
-"""Number of rows of a set. Each id belongs to one set. An id can have any row of its set except the last row. All ids
-of the set that have no separate row share the last row."""
+"""Number of rows of a set. Each id belongs to one set. It can have any row of the set except the last one. All ids of
+the set that have no separate row share the last row."""
 
 ID_BITS = 62
 """Ids are below 2^62."""
 
 COUNTS = ("insertions", "evictions", "failed_inserts", "collisions")
-"""Names of the counters of training. In this order they count: ids that got a row; ids that lost their row to another
-id; admitted ids that got no row, because all ids of their set have a higher priority; look-ups that read a shared
-row."""
+"""Counters of training: ids that got a row; ids that lost their row to another id; admitted ids that got no row,
+because all ids of their set have a higher priority; look-ups that read a shared row."""
 
 
 class ManagedConfig(Config):
@@ -39,8 +38,8 @@ class ManagedConfig(Config):
 def id_range(rows: int) -> int:
     """Return the size of the id range of a managed table with `rows` rows. Hashes into this range rarely collide.
 
-    The size is a multiple of the number of sets, so every set gets the same number of ids. TorchRec divides the range
-    equally among the ranks, so every rank gets the ids of its sets.
+    It is a multiple of the number of sets, so every set gets the same number of ids. TorchRec divides the range equally
+    among the ranks, so every rank gets the ids of its sets.
     """
     return _num_sets(rows) << _set_shift(rows)
 
@@ -70,17 +69,17 @@ class ManagedIds(ManagedCollisionModule):
     """The map from ids to rows of one table, or of a row-wise shard of it; a managed collision module of TorchRec.
 
     In training the ids of each batch are counted first. The counts decide which ids get a row and which ids lose their
-    row. A row that changes its id is passed to `on_new_rows(rows, ids)` before it is read. In evaluation the map does
-    not change. An id without a separate row uses the shared row of its set. The id is not treated as missing: the
-    shared row was trained on the rare ids that share it.
+    row. A row that changes its id is passed to `on_new_rows(rows, ids)` before it is read. In evaluation nothing
+    changes. An id without a separate row uses the shared row of its set. It is not treated as missing: the shared row
+    was trained on the rare ids that share it.
 
     The result depends only on the ids of a set and on the order of steps, so it does not depend on the number of ranks.
     A shard is a range of sets, so a checkpoint loads on any number of ranks that divides the number of sets.
 
     TorchRec 1.8's modules cannot do this. MCHManagedCollisionModule evicts from all rows of a rank, so the result
-    depends on the number of ranks. A checkpoint that one rank saved does not load on two ranks. The module's
-    checkpoints lose the counts since the last eviction. The module sorts the whole table to evict.
-    HashZchManagedCollisionModule evicts by wall time and cannot train on CPUs.
+    depends on the number of ranks. It does not load on two ranks a checkpoint that one rank saved. Its checkpoints lose
+    the counts since the last eviction. It sorts the whole table to evict. HashZchManagedCollisionModule evicts by wall
+    time and cannot train on CPUs.
     """
 
     def __init__(
@@ -173,7 +172,7 @@ class ManagedIds(ManagedCollisionModule):
         return self.remap(self.profile(features))
 
     def preprocess(self, features: dict[str, JaggedTensor]) -> dict[str, JaggedTensor]:
-        """Return the features unchanged; TorchRec calls this method before it sends ids to other ranks."""
+        """Return the features unchanged; TorchRec calls this before it sends ids to other ranks."""
         return features
 
     def evict(self) -> torch.Tensor | None:
@@ -193,7 +192,7 @@ class ManagedIds(ManagedCollisionModule):
         return _num_sets(self._rows)
 
     def open_slots(self) -> torch.Tensor:
-        """Return [1] int64: the number of rows of this shard without an id."""
+        """Return the number of rows of this shard without an id, [1]."""
         return (self.slots.counts == 0).sum().unsqueeze(0)
 
     def validate_state(self) -> None:
@@ -214,15 +213,12 @@ class ManagedIds(ManagedCollisionModule):
         return state
 
     def take_counts(self) -> torch.Tensor:
-        """Return [5] int64: the COUNTS of this shard since the last call, then the number of ids that have a row."""
+        """Return the COUNTS of this shard since the last call, and the number of ids that have a row now, [5] int64."""
         counts = torch.cat([self.counters, (self.slots.counts > 0).sum().unsqueeze(0)])
         self.counters.zero_()
         return counts
 
 
 def _row(slots: torch.Tensor) -> torch.Tensor:
-    """Return the row of each slot. Rows and slots are counted from the start of this shard.
-
-    Each set has one more row than slots: the shared row.
-    """
+    """Return the row of each slot, both counted from the start of this shard. A set has one row more than slots."""
     return slots + torch.div(slots, ROWS_PER_SET - 1, rounding_mode="floor")

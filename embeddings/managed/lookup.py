@@ -28,19 +28,16 @@ class ManagedTables(ManagedCollisionEmbeddingBagCollection):
         ids = {table.name: ManagedIds(table.name, table.num_embeddings, config, device) for table in tables}
         super().__init__(
             EmbeddingBagCollection(tables=list(tables), is_weighted=weighted, device=device),
-            # `ManagedIds` needs no preprocessing before ids are sent. TorchRec's preprocessing drops the ids' weights.
+            # `ManagedIds` needs no preprocessing before ids are sent, and TorchRec's preprocessing drops their weights.
             ManagedCollisionCollection(ids, list(tables), need_preprocess=False),
         )
         for weight in self.parameters():
-            # The planner reads this attribute to count the memory of the ids.
+            # The planner reads this mark, as it reads the mark of the optimizer.
             weight.id_bytes_per_row = id_bytes(ROWS_PER_SET, config) / ROWS_PER_SET
 
 
 class ManagedSharder(ManagedCollisionEmbeddingBagCollectionSharder):
-    """The sharder of `ManagedTables`: row-wise, in device memory.
-
-    TorchRec supports no other sharding for managed collision.
-    """
+    """The sharder of `ManagedTables`: row-wise, in device memory. TorchRec supports only this for managed collision."""
 
     def __init__(self, tables: EmbeddingBagCollectionSharder) -> None:
         super().__init__(tables, qcomm_codecs_registry=tables.qcomm_codecs_registry)
@@ -61,10 +58,9 @@ def managed_ids(model: nn.Module) -> dict[str, ManagedIds]:
 
 
 def reset_rows(model: DistributedModelParallel, weights: Mapping[str, torch.Tensor], std: float, seed: int) -> None:
-    """Make every managed table reset a row when the id of the row changes.
+    """Register the reset of rows: a row with a new id starts with the id's initial weights and zero optimizer state.
 
-    The row then has the initial weights of the new id, and zero optimizer state. `weights` is the result of
-    `table_weights`.
+    `weights` is the result of `table_weights`.
     """
     tables, states = managed_ids(model), dict[str, list[torch.Tensor]]()
     for key, tensors in model.fused_optimizer.state_dict()["state"].items():

@@ -13,7 +13,7 @@ FREE = -1
 """Value of a slot without an id; ids are not negative."""
 
 MAX_IDS_PER_LOOKUP = 1 << 16
-"""Maximum number of ids that `find` compares at a time with all slots of their sets. This bounds memory."""
+"""Ids that are looked up at a time. This bounds memory: each id is compared with all slots of its set."""
 
 COUNT_BITS, SEEN_BITS, WAY_BITS = 26, 31, 6
 """Bits of a score for the count, the step and the slot: up to 2^26 counts, 2^31 steps and 64 slots in a set."""
@@ -28,7 +28,7 @@ class Inserted(NamedTuple):
     slots: torch.Tensor
     """[V] int64, the slot of each id, or -1 for an id that got no slot"""
     evicted: torch.Tensor
-    """[V] bool, whether an older id was removed from the slot for the new id"""
+    """[V] bool, whether another id was removed from the slot"""
 
 
 class Slots(nn.Module):
@@ -37,9 +37,9 @@ class Slots(nn.Module):
     The number of an id's set is the id without its lowest `shift` bits. Whether an id is stored depends only on the ids
     of its set, not on the other sets of this shard. Slot s is slot s % ways of set first_set + s // ways.
 
-    A new id takes a free slot of its set. If no slot is free, the new id replaces the id with the lowest priority, but
-    only if the new id has a higher priority. `lfu` orders ids by count, and equal counts by the step in which they were
-    last seen. `lru` orders ids by the step, and equal steps by count.
+    A new id takes a free slot. If its set has no free slot, it replaces the id with the lowest priority, if the new id
+    has a higher priority. `lfu` orders ids by count, and equal counts by the step in which they were last seen. `lru`
+    orders ids by the step, and equal steps by count.
     """
 
     ids: torch.Tensor
@@ -88,7 +88,7 @@ class Slots(nn.Module):
         self.seen.view(-1)[slots] = 0
 
     def insert(self, ids: torch.Tensor, counts: torch.Tensor, now: torch.Tensor) -> Inserted:
-        """Insert ids [V], which must be distinct, ascending and not stored yet.
+        """Insert ids [V]: distinct, ascending, not stored yet.
 
         `counts` [V] says how often each id occurred, `now` is the current step. New ids of one set are inserted by
         descending count, and ids with equal counts by ascending id.

@@ -27,18 +27,18 @@ PROCESS_GROUP_TIMEOUT = timedelta(seconds=60)
 
 
 def calibrate(name: str, report: Callable[[str], None] = lambda step: None) -> Device:
-    """Return a Device with measured rates: for this host's GPU, or without a GPU for the whole host as one worker.
+    """Return a Device for this host's GPU, or for its CPU as one worker, with measured rates.
 
     `report` is called with the name of each measurement before it starts. The rates are measured as follows.
 
-    - bandwidth: look-ups, which read random rows of 256 bytes, pool them and write the sums
+    - bandwidth: look-ups of random rows of 256 bytes, which are read, pooled and written
     - flops: matrix products, in bf16 on GPUs and in fp32 on CPUs
     - link: an all-to-all, by NCCL between the GPUs of the host, or by gloo between two processes; equal to `bandwidth`
       if the host has one GPU
     - host_link: a copy from pinned memory
     - nic: equal to `link`, because it cannot be measured on one host
 
-    The overhead of a step is not measured; it has the default of `Device`.
+    The overhead of a GPU's step is not measured.
     """
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(kind)

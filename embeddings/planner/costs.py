@@ -21,8 +21,8 @@ from asymdiffrec.embeddings.planner.rank_memory import DEFAULT_CACHE_LOAD_FACTOR
 from asymdiffrec.embeddings.planner.sharding_choices import ShardingChoice
 
 SHARD_LAUNCH_MILLISECONDS = 0.005
-"""Time that each shard adds to a step, whatever its size, because kernels and collectives are launched. TorchRec does
-not count this time, and therefore splits tables too finely."""
+"""Fixed time of a shard of any size: its part in the launches of kernels and collectives. TorchRec does not count this
+time, and therefore splits tables too finely."""
 
 INPUT_ID_BYTES = 8
 

@@ -33,15 +33,15 @@ class DenseWork:
     gradients: int
     """Bytes of the parameters' gradients, which are all-reduced"""
     moments: int
-    """Number of values that the optimizer keeps for each parameter"""
+    """Values that the optimizer keeps for each parameter"""
 
 
 def dense_work(module: nn.Module, inputs: Sequence[Tensor], moments: int = 1) -> DenseWork:
     """Return the work of `module(*inputs)`, its backward pass, and an optimizer with `moments` values per parameter.
 
     The module returns the loss, or a tuple that starts with the loss. `inputs` are the inputs of one rank. The module
-    and the inputs can be on any device and do not change. Only their shapes and types matter, and which inputs require
-    a gradient. Bytes are counted as `Traffic` describes. The update is in fp32: it reads each gradient, and reads and
+    and the inputs can be on any device and do not change. Only shapes and types matter, and which inputs require a
+    gradient. Bytes are counted as `Traffic` describes. The update is in fp32: it reads each gradient, and reads and
     writes each parameter and moment. torch's FlopCounterMode counts the matrix products. Pointwise arithmetic is not
     counted, because memory traffic bounds its time.
 
@@ -107,17 +107,16 @@ class Traffic(TorchDispatchMode):
     """A counter of the bytes that a good implementation must move between memory and arithmetic units.
 
     A matrix product, a concatenation or a gather is a separate kernel. Pointwise operations and reductions are fused
-    into the kernel that wrote the latest of their operands. Each value has a writer, the kernel that computes it. The
-    value is written once if a kernel other than the writer reads it. If no kernel reads the value, it is a result, and
-    is written once too. Every kernel other than the writer reads the value at most once. Views are free.
+    into the kernel that wrote the latest of their operands. A value is written once if another kernel reads it. A value
+    that no kernel reads is a result, and is written once too. Each other kernel reads a value once. Views are free.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._values: list[_Value] = []
         self._current: dict[int, _Value] = {}
-        # Keep storages alive so that no address is reused. Do not keep the tensors: autograd copies a gradient tensor
-        # if other code refers to it.
+        # Keep storages alive so that no address is reused. Tensors must not be kept: autograd copies gradient tensors
+        # that have another reference.
         self._alive: list[torch.UntypedStorage] = []
         self._kernels = 0
 

@@ -61,11 +61,11 @@ DEVICES = {
 """Built-in devices, by name.
 
 The figures are from NVIDIA's data sheets: memory, bandwidth and dense bf16 rates of the SXM modules and of the cards L4
-and L40. For NVLink 3, 4 and 5, `link` is half of the bidirectional rate of 600, 900 and 1,800 GB/s. For cards without
-NVLink, `link` is the rate of PCIe 4 x16. Hosts are DGX A100 (1 and 2 TB, HDR), DGX H100, H200 and B200 (2 TB, NDR, PCIe
-5), with one NIC for each module. For L4 and L40 a common server is assumed, with 100 and 200 Gbit/s for each card.
-`cpu` is a guess for a worker on 16 cores of a server with Ethernet. Efficiency and overhead of GPUs are fitted to two
-published MLPerf figures, see `benchmarks/plan_world.py`; no figures are published for CPUs.
+and L40. NVLink 3, 4 and 5 have half of their bidirectional 600, 900 and 1,800 GB/s. Cards without NVLink have PCIe 4
+x16. Hosts are DGX A100 (1 and 2 TB, HDR), DGX H100, H200 and B200 (2 TB, NDR, PCIe 5), with one NIC for each module.
+For L4 and L40 a common server is assumed, with 100 and 200 Gbit/s for each card. `cpu` is a guess for a worker on 16
+cores of a server with Ethernet. Efficiency and overhead of GPUs are fitted to two published MLPerf figures, see
+`benchmarks/plan_world.py`; no figures are published for CPUs.
 """
 
 
@@ -114,7 +114,7 @@ class Cluster:
         return self.nodes * self.local_world_size
 
     def topology(self, reserved: float) -> Topology:
-        """Return TorchRec's topology of the cluster. `reserved` bytes of each device are left out."""
+        """Return TorchRec's topology of the cluster. Each device has `reserved` bytes less memory."""
         device, free = self.device, max(0, int(self.device.memory * GB - reserved))
         on_cpu = device.kind == "cpu"
         return TopologyFactory.create_topology(
@@ -128,7 +128,7 @@ class Cluster:
                 ddr_mem_bw=_bytes_per_millisecond(device.bandwidth),
                 hbm_to_ddr_mem_bw=_bytes_per_millisecond(device.host_link),
             ),
-            # Without `use_hardware_based_bandwidth` TorchRec silently ignores the bandwidths.
+            # Without the flag TorchRec silently ignores the bandwidths.
             KernelConfig(compute_device=device.kind, use_hardware_based_bandwidth=True),
         )
 

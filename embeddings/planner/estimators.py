@@ -1,4 +1,4 @@
-"""TorchRec's estimators, with two changes: time is estimated once per shard size, and no memory is left out."""
+"""TorchRec's estimators, with two changes: time is estimated once for equal shards, and no memory is left out."""
 
 from __future__ import annotations
 
@@ -85,12 +85,11 @@ def managed_id_bytes(weight: torch.Tensor, rows: int) -> int:
 
 
 def bytes_beyond_estimate(weight: torch.Tensor, size: Sequence[int], device: str, kernel: str) -> Storage:
-    """Return the bytes that TorchRec's estimate for a shard of `size` leaves out, on the device or on the host.
+    """Return the bytes of a shard of `size` that TorchRec's estimate leaves out, on the device or on the host.
 
     - Optimizer state is in fp32, but TorchRec counts it in the type of the weights.
     - TorchRec does not count the ids of managed rows.
-    - TorchRec does not count the gradient of a data-parallel table, which is as large as the table. Fused kernels store
-      no gradient.
+    - A data-parallel table has a gradient as large as the table. Other kernels update rows without a gradient.
     """
     elements = math.prod(size)
     state = math.ceil(optimizer_state_elements(weight, elements))

@@ -1,8 +1,7 @@
-"""Assign shards to ranks so that the slowest rank takes little time. The sharding of each table is given.
+"""Assign shards to ranks so that the slowest rank is fast. The sharding of each table is given. Arithmetic only.
 
 Tables with a shard on every rank come first, then tables on whole hosts, then tables on one host, then all others. In
 each of these groups the most expensive shards come first. Each shard goes to the rank with the least load.
-This module does arithmetic only; it does not call TorchRec.
 """
 
 from __future__ import annotations
@@ -92,11 +91,11 @@ def pack(costs: Costs, capacity: Capacity, choice: np.ndarray, weight: float = 0
 
 @numba.njit(cache=True)
 def _pack(order, time, memory, host, shards, kinds, first, placed, ranks, local, most, most_host, weight):  # type: ignore[no-untyped-def]
-    """Write the ranks of table t's shards to `placed`, starting at index first[t].
+    """Write the ranks of table t's shards to `placed` from first[t] on.
 
     Return whether all shards fit, and the time and the memory of each rank. The caller sorts, and a plain loop finds
-    the minimum, so that numba compiles the function in a second. `most` and `most_host` limit the bytes on a device
-    and in its share of host memory.
+    the minimum, so that numba compiles this in a second. `most` and `most_host` limit the bytes on a device and in its
+    share of host memory.
     """
     load, used, used_host = np.zeros(ranks), np.zeros(ranks), np.zeros(ranks)
     taken = np.zeros(ranks, np.bool_)
@@ -159,10 +158,7 @@ def _least_loaded(load, used, used_host, taken, size, start, stop, memory, host,
 
 
 def balance(placement: Placement, costs: Costs, capacity: Capacity) -> Placement:
-    """Move and swap shards of ANY_RANKS tables while this makes the slowest rank faster.
-
-    Return the new placement.
-    """
+    """Move and swap shards of ANY_RANKS tables until the slowest rank gets no faster; return the new placement."""
     tables = np.arange(len(placement.choice))
     time, memory, host = (cost[placement.choice, tables] for cost in (costs.time, costs.memory, costs.host_memory))
     single = costs.ranks_of_shards[placement.choice] == ANY_RANKS
@@ -187,7 +183,7 @@ def balance(placement: Placement, costs: Costs, capacity: Capacity) -> Placement
 
 @numba.njit(cache=True)
 def _balance(table_of, rank_of, time, memory, host, has_shard, load, used, used_host, most, most_host):  # type: ignore[no-untyped-def]
-    """Apply the best move or swap of shards, in place, again and again while it makes the slowest rank faster."""
+    """Move and swap shards in place, each time in the best way, until the slowest rank gets no faster."""
     while True:
         slow = np.argmax(load)
         best, mine, other, target = load[slow] * (1 - 1e-6), -1, -1, -1

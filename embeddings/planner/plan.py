@@ -76,7 +76,7 @@ class Solution:
 
 
 def solve(problem: Problem, planner: Planner = plan_by_search, name: str = "search") -> Solution:
-    """Return a plan for a problem. Planning needs no process group and no memory for the tables.
+    """Return a plan, without a process group and without memory for the tables.
 
     `name` is the name of the planner. Raises InputError if the device does not support the optimizer, or if a sharding
     that the job sets would leave ranks without rows. Raises DoesNotFitError if the tables do not fit.

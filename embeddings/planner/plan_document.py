@@ -155,7 +155,7 @@ def _table_costs(solution: Solution) -> list[dict[str, Any]]:
 def bottleneck(solution: Solution) -> dict[str, Any]:
     """Return the slowest rank, its most expensive table and the resource that takes most of the step.
 
-    The result also has the rank with the fullest memory, and the used share of the memory of that rank.
+    Also return the rank with the fullest memory, and the used share of its memory.
     """
     problem, step = solution.problem, solution.step
     costs = solution.milliseconds_on_slowest_rank
@@ -207,7 +207,7 @@ def _parse(document: Any) -> PlanFile:
 
 
 def world_size_mismatch(document: Mapping[str, Any], smallest: int, largest: int) -> str | None:
-    """Return None if the plan is for `smallest` to `largest` ranks, else one line that names the difference."""
+    """Return None if the plan is for `smallest` to `largest` ranks, else a line that says why not."""
     ranks = document["world_size"]
     if smallest <= ranks <= largest:
         return None
@@ -218,8 +218,8 @@ def world_size_mismatch(document: Mapping[str, Any], smallest: int, largest: int
 def solve_from_document(problem: Problem, document: Mapping[str, Any]) -> Solution:
     """Return the plan of a document, with estimates for the cluster of the problem.
 
-    Raises InputError if the plan does not match the problem: the numbers of ranks or the tables differ, or the job
-    does not allow a sharding of the plan.
+    Raises InputError if the plan does not match the problem: it has other ranks, other tables, or a sharding that the
+    job does not allow.
     """
     choices, ranks = _choices(problem, document)
     try:

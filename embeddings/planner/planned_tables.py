@@ -39,9 +39,9 @@ class PlannedTable:
     is_weighted: bool = False
     """Whether the ids have weights"""
     cache_statistics: CacheStatistics | None = None
-    """Miss rates of a cache of the rows; None if a field of the table has no statistics"""
+    """How well the rows can be cached; None without statistics of the data"""
     rows_per_block: int = 1
-    """Rows of a block that must not be split; the number of rows of each shard is a multiple of this number"""
+    """Size of row blocks that must not be split: the number of rows of a shard is a multiple of it"""
 
     @property
     def num_embeddings(self) -> int:
@@ -57,8 +57,8 @@ class PlannedTable:
 class RowReuse(CacheStatistics):
     """Cache statistics of a table, computed from how often the ids of its fields occur in one step.
 
-    `samples` is the number of samples in a step. The miss rates assume that a cache holds the rows that are
-    looked up most often.
+    `samples` is the number of samples in a step. A cache with room for a share of the rows is assumed to hold the rows
+    that are looked up most often.
     """
 
     def __init__(self, fields: Iterable[Lookups], rows: int, samples: int) -> None:
@@ -86,7 +86,7 @@ class RowReuse(CacheStatistics):
         return min(self._rows, self._combined.expected_distinct(self._samples * self._per_sample))
 
     def expected_miss_rate(self, clf: float) -> float:
-        """Return the share of a step's distinct rows that a cache misses. The cache holds a share `clf` of all rows."""
+        """Return the miss rate of a cache with room for a share `clf` of the rows, over a step's distinct rows."""
         lookups = self._samples * self._per_sample
         misses = self._combined.expected_distinct(lookups, excluded=clf * self._rows)
         return min(1.0, misses / max(self.expected_lookups, 1e-9))
@@ -151,7 +151,9 @@ def _planned_table(
     kernels = [settings.kernel] if settings.kernel else ["fused"] if managed else list(config.kernels)
     if device == "cpu" and kernels != ["fused"]:
         path = f"per_table.{table.name}.kernel" if settings.kernel else "kernels"
-        raise InputError(f"tables.{path}: found {', '.join(kernels)}, which needs GPUs; on cpu only fused is allowed")
+        raise InputError(
+            f"tables.{path}: found {', '.join(kernels)}; on cpu only fused is allowed, the other kernels need a GPU"
+        )
     return PlannedTable(
         table.name,
         weight,

@@ -31,7 +31,7 @@ class Problem:
     """Everything that a plan depends on."""
 
     model: nn.Module
-    """The model of the job; it contains an unsharded `FieldTables`"""
+    """Contains an unsharded `FieldTables`"""
     schema: Schema
     config: TablesConfig
     cluster: Cluster

@@ -35,7 +35,7 @@ class TableMemory:
 
 
 def table_memory(options: Iterable[ShardingOption], topology: Topology) -> TableMemory:
-    """Return the memory of a plan. `options`, from `plan_by_search`, have the ranks and estimates of all shards."""
+    """Return the memory of a plan from its options. `plan_by_search` returns options with ranks and estimates."""
     memory = TableMemory(*np.zeros((4, topology.world_size)))
     for option in options:
         for shard in option.shards:
@@ -48,7 +48,7 @@ def table_memory(options: Iterable[ShardingOption], topology: Topology) -> Table
 
 
 def shard_bytes(option: ShardingOption, shard: Shard, device: str) -> tuple[float, float, float, float]:
-    """Return (weights, state, activations, host) in bytes for one shard, see `TableMemory`."""
+    """Return the bytes of one shard: weights, state, activations and host, as in TableMemory."""
     storage = shard.storage
     assert storage is not None
     elements = math.prod(shard.size)

@@ -1,9 +1,8 @@
-"""Choose a sharding for each table and ranks for its shards, so that the slowest rank takes little time.
+"""Choose a sharding for each table and ranks for its shards, so that the slowest rank is fast. Arithmetic only.
 
 The search tries one target time after another. For each target, every table takes the choice with the least work among
 the choices whose largest shard takes at most the target time. Then the shards are packed. At the end shards of the
 slowest rank are moved, and its tables try other choices.
-This module does arithmetic only; it does not call TorchRec.
 """
 
 from __future__ import annotations
@@ -19,18 +18,17 @@ TARGET_FACTORS = np.geomspace(0.5, 8, 40)
 SHARD_TIME_SHARES = (1.0, 0.6, 0.35)
 """Shares of the target time that a single shard may take. Small shards can be packed more evenly."""
 MEMORY_PRICES = (0.0, 0.2, 1.0, 5.0)
-"""Prices of memory that are tried when tables take their choices. At price p the memory of all ranks together costs p
-times the least work of all tables together."""
+"""Price of the memory of all ranks, in units of the least work of all tables, when a table takes its choice."""
 MEMORY_WEIGHTS = (0.0, 0.3, 1.0, 3.0)
 """Weights of a rank's memory relative to its time, when shards are packed."""
 MAX_BALANCED_PLACEMENTS = 24
-"""Maximum number of placements, the best first, that are improved by moves and swaps of shards."""
+"""Number of the best placements that are improved by moves and swaps of shards."""
 MAX_MOVES = 60
 """Maximum number of times that a table of the slowest rank changes to another choice."""
 SHARD_MEMORY_SHARES = (1.0, 0.3, 0.1, 0.0)
-"""Shares of a rank's memory that a shard may take. If no placement fits, the next share is tried."""
+"""Shares of a rank's memory that a shard may take. The next share is tried if no placement fits with the previous."""
 MAX_SLOWDOWN_TO_USE_ALL_RANKS = 1.1
-"""Largest factor by which the slowest rank may become slower in order that every rank has tables."""
+"""Largest slowdown of the slowest rank that is accepted so that every rank has tables."""
 MAX_TRIED = 10
 """Maximum number of tables for which other choices are tried, and of choices for each of these tables."""
 
@@ -38,8 +36,8 @@ MAX_TRIED = 10
 class TooLargeError(Exception):
     """No placement fits.
 
-    `tables` has the index of each table that alone is too large for every rank. The list is empty if each table alone
-    fits, but all tables together do not.
+    `tables` are the indices of tables that are too large for any rank by themselves; empty if only all tables together
+    are too large.
     """
 
     def __init__(self, tables: list[int]) -> None:
@@ -75,7 +73,7 @@ def lower_bound(costs: Costs, capacity: Capacity) -> float:
 
 
 def search(costs: Costs, capacity: Capacity) -> Placement:
-    """Return the placement whose slowest rank is fastest. Raises TooLargeError if the search finds no placement."""
+    """Return the fastest placement found, by the time of its slowest rank. Raises TooLargeError if none is found."""
     if too_large := np.flatnonzero(~_fits(costs, capacity).any(axis=0)).tolist():
         raise TooLargeError(too_large)
     for memory_share in SHARD_MEMORY_SHARES:
@@ -93,12 +91,12 @@ def search(costs: Costs, capacity: Capacity) -> Placement:
 
 
 def _fits(costs: Costs, capacity: Capacity) -> np.ndarray:
-    """Return [C, T] bool: whether the table allows the choice, and its largest shard then fits on a rank."""
+    """Return whether each table allows each choice and its largest shard then fits on a rank, [C, T]."""
     return np.isfinite(costs.time) & (costs.memory <= capacity.memory) & (costs.host_memory <= capacity.host_memory)
 
 
 def _choices(costs: Costs, capacity: Capacity, memory_share: float) -> Iterator[np.ndarray]:
-    """Yield arrays [T] with one choice for each table, without duplicates.
+    """Yield arrays of choices, one choice for each table, [T], without duplicates.
 
     Each combination of target time, share of the target time and memory price gives one array. A shard takes at most
     `memory_share` of a rank's memory, if its table has a choice with such small shards.
@@ -133,10 +131,7 @@ def _memory_weights(costs: Costs, capacity: Capacity, choice: np.ndarray) -> lis
 
 
 def _improve_slowest_rank(best: Placement, costs: Costs, capacity: Capacity) -> Placement:
-    """Change the choices of the slowest rank's tables while a change makes the slowest rank faster.
-
-    Return the new placement.
-    """
+    """Change the choices of tables of the slowest rank while this makes it faster; return the new placement."""
     fitting = np.where(_fits(costs, capacity), costs.time, np.inf)
     work = fitting * costs.shards
     for _ in range(MAX_MOVES):
@@ -161,8 +156,8 @@ def _improve_slowest_rank(best: Placement, costs: Costs, capacity: Capacity) -> 
 def _use_all_ranks(best: Placement, costs: Costs, capacity: Capacity) -> Placement:
     """Return a placement that uses all ranks and takes at most MAX_SLOWDOWN_TO_USE_ALL_RANKS times as long, or `best`.
 
-    The new placement splits one table over all ranks, or over whole hosts. The split costs little. Other tables can
-    then use the ranks that held the table before.
+    It splits one table over all ranks (or whole hosts). This costs little, and frees the ranks that the table used for
+    other tables.
     """
     if (best.time > 0).all():
         return best

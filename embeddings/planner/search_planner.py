@@ -64,7 +64,7 @@ def build_plan(
 ) -> tuple[ShardingPlan, list[ShardingOption]]:
     """Return TorchRec's plan with the given sharding choice of each table, and the given ranks of its shards.
 
-    TorchRec's planner builds the plan. The constraints leave the planner nothing to choose.
+    TorchRec's planner builds the plan. The constraints leave it nothing to choose.
     """
     constraints = {table.name: _constraints(table, choice) for table, choice in zip(tables, choices, strict=True)}
     planner = EmbeddingShardingPlanner(

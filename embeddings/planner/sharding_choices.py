@@ -1,4 +1,4 @@
-"""Sharding choices for a table, and the check whether a table allows a choice."""
+"""The ways to shard a table, and the check whether a table allows a way."""
 
 from __future__ import annotations
 
@@ -26,11 +26,7 @@ class ShardingChoice:
     cache_load_factor: float | None = None
 
     def num_shards(self, topology: Topology) -> int:
-        """Return the number of shards of a table that takes this choice.
-
-        data_parallel and row_wise have one shard on each rank. table_row_wise and grid_shard have one shard on each
-        rank of a host, for each column part. All other types have one shard for each column part.
-        """
+        """Return the number of shards of a table."""
         every_rank = {"data_parallel": topology.world_size, "row_wise": topology.world_size}
         every_local_rank = {"table_row_wise": topology.local_world_size, "grid_shard": topology.local_world_size}
         return every_rank.get(self.sharding_type, every_local_rank.get(self.sharding_type, 1) * self.column_parts)
@@ -40,7 +36,7 @@ class ShardingChoice:
         return 1 if self.sharding_type == "data_parallel" else self.num_shards(topology) // self.column_parts
 
     def is_allowed(self, table: PlannedTable, topology: Topology) -> bool:
-        """Return whether the job allows this choice for a table, the ranks exist, and no part is empty."""
+        """Return whether a table can be sharded in this way: the job allows it, the ranks exist, no part is empty."""
         nodes = topology.world_size // topology.local_world_size
         # Columns are divided among ranks or hosts. On a single rank or host, a split table has one part.
         max_parts = {
@@ -73,7 +69,7 @@ def fills_all_parts(rows: int, parts: int) -> bool:
 
 
 def sharding_choices(kernels: Sequence[str]) -> list[ShardingChoice]:
-    """Return all sharding choices with the given kernels."""
+    """Return all ways to shard a table with the given kernels."""
     choices = [ShardingChoice("data_parallel", "dense")]
     for kernel in kernels:
         for cached in CACHE_LOAD_FACTORS if kernel == "fused_uvm_caching" else (None,):

@@ -1,6 +1,6 @@
 """Time of a training step: the tables' times by TorchRec, the time of the dense part, and their overlap.
 
-The parts run one after another. With a device's efficiency e and a fixed time t0 the step takes T = S / e + t0, where
+The parts run one after another. With a device's efficiency e and a fixed time t0 the step takes T = S / e + t0, with
 
     S = look-ups forward + embeddings exchanged + dense part + all-reduce + gradients exchanged + look-ups backward
 
@@ -53,10 +53,10 @@ class TableTimes:
 
 
 def table_times(options: Iterable[ShardingOption], ranks: int) -> TableTimes:
-    """Return the times of a plan. `options`, from `plan_by_search`, have the ranks and estimates of all shards.
+    """Return the times of a plan from its options. `plan_by_search` returns options with ranks and estimates.
 
-    The times differ from TorchRec's estimates in two ways. A shard with a share of a table's rows receives the same
-    share of the ids; TorchRec counts all ids for every shard. A single rank has no communication; TorchRec counts some.
+    The times differ from TorchRec's in two ways. A shard with a share of a table's rows receives the same share of the
+    ids; TorchRec counts all ids for every shard. A single rank has no communication; TorchRec counts some.
     """
     times = TableTimes(*np.zeros((5, ranks)))
     for option in options:
@@ -101,7 +101,7 @@ class StepTime:
     overhead: float
     """Fixed time of a step"""
     waiting: float
-    """Time of the slowest rank minus the mean time of all ranks, summed over forward, backward and communication"""
+    """Difference between the slowest rank and the mean of the ranks, in forward, backward and communication"""
     batch_size: int
     """Samples of all ranks in a step"""
 

@@ -1,4 +1,4 @@
-"""TorchRec's planner, for comparison in benchmarks. This planner proposes plans greedily."""
+"""TorchRec's planner, for comparison in benchmarks. It makes greedy proposals over all its options."""
 
 from __future__ import annotations
 

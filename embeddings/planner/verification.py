@@ -38,8 +38,8 @@ def verify_plan(
     """Shard the tables of `model` on each of `ranks` and compare the shards of each rank with the plan.
 
     Two kinds of tables are left out: replicated tables, which DDP would allocate, and tables in host memory, which need
-    a GPU. No process group may exist. Raises InvalidPlanError if the number of weights of a table on a rank differs
-    from the plan.
+    a GPU. No process group may exist. Raises InvalidPlanError if a rank holds another number of weights of a table than
+    planned.
     """
     planned = _on_cpu(plan).plan
     for path, module in model.named_modules():

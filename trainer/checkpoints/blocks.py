@@ -15,10 +15,7 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 
 @dataclass(frozen=True)
 class Block:
-    """A part of the stored tensor `name`.
-
-    The part starts at index `first`, has the shape of the tensor `into`, and is read into this tensor.
-    """
+    """A part of the stored tensor `name`: starts at index `first`, has the shape of `into`, and is read into `into`."""
 
     name: str
     first: tuple[int, ...]
@@ -40,7 +37,7 @@ class BlockPlanner(LoadPlanner):
         self._stored = metadata.state_dict_metadata
 
     def create_local_plan(self) -> LoadPlan:
-        """Return the load plan of this rank: the read items for all its blocks."""
+        """Return the parts of files to read for the blocks of this rank."""
         return LoadPlan([item for number in range(len(self._blocks)) for item in self._items(number)])
 
     def _items(self, number: int) -> list[ReadItem]:
@@ -66,7 +63,7 @@ class BlockPlanner(LoadPlanner):
         raise AssertionError("BlockPlanner reads tensors only; torch asked for a bytes entry")
 
     def resolve_tensor(self, read_item: ReadItem) -> torch.Tensor:
-        """Return the view of a block's tensor that a read item fills."""
+        """Return the part of a block's tensor that a read item fills."""
         number = read_item.dest_index.index
         assert number is not None
         into = self._blocks[number].into.detach()

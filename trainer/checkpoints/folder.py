@@ -15,13 +15,13 @@ from torch.distributed.checkpoint.filesystem import FileSystemBase, FileSystemRe
 from asymdiffrec.datasets.files.locations import filesystem_of, without_secrets
 
 CHECKSUM_CHUNK_BYTES = 8 << 20
-"""Number of bytes that one read call returns while a checksum is computed"""
+"""Bytes that are read at a time to compute a checksum"""
 
 
 class Folder(FileSystemBase):
     """A folder of files: a local path, or a URI that pyarrow.fs opens (s3://, gs://, hdfs://).
 
-    `checksums` maps the name of each file that was written through this object to its size in bytes and its checksum.
+    `checksums` has the size in bytes and the checksum of each file that was written through this object, by file name.
     Written by hand for two reasons. Torch's `FsspecWriter` needs fsspec, a second implementation of every file system
     with separate credentials. No torch writer computes checksums while it writes.
     """
@@ -109,11 +109,7 @@ class Folder(FileSystemBase):
             return content
 
     def damages(self, checksums: Mapping[str, tuple[int, str]]) -> dict[str, str]:
-        """Return {file name: description of the damage} for the damaged files.
-
-        `checksums` maps the name of each file to the size and the checksum that were computed when the file was
-        written.
-        """
+        """Return {name: damage} of the damaged files. `checksums` has size and checksum of each file as written."""
         damages = {name: self._damage(name, size, digest) for name, (size, digest) in checksums.items()}
         return {name: damage for name, damage in damages.items() if damage}
 

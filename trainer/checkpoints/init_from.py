@@ -23,28 +23,24 @@ from asymdiffrec.trainer.run import Run
 from asymdiffrec.trainer.train_state import TrainState, build_recommender
 
 ID_KEYS = ("values", "hash")
-"""Keys of a table whose values must be equal in both jobs. Otherwise an id would get the row of a different id"""
+"""Keys of a table that must be equal in both jobs: otherwise an id would get the row of another id"""
 
 ONLY_NEW, ONLY_OLD = "the other run has no such name", "this job has no such name"
 
 
 @dataclass(frozen=True)
 class RowChange:
-    """The numbers of rows of one table: `old` in the other run, `new` in the new run."""
+    """Number of rows of a table in the other run (`old`) and in the new run (`new`)."""
 
     old: int
     new: int
     is_rehashed: bool
-    """True if the table hashes ids to rows, and `old` and `new` differ. Each new row then starts as a copy of the old
-    row that its ids had"""
+    """True if ids are hashed to rows and the numbers differ: each new row starts as a copy of the old row of its ids"""
 
 
 @dataclass(frozen=True)
 class InitPart:
-    """A part of a model: a table, the curve of a numeric field, or another parameter.
-
-    The other run, the new run or both runs have the part.
-    """
+    """A part of the model of one run or both: a table, the curve of a numeric field, or another parameter."""
 
     kind: Literal["table", "numeric", "dense"]
     name: str
@@ -53,9 +49,9 @@ class InitPart:
     out: only the other run has the part."""
     note: str = ""
     rows: RowChange | None = None
-    """Old and new number of rows; set only for a table that is taken"""
+    """Numbers of rows, for a table that is taken"""
     curve: CurveChange | None = None
-    """Change of the curve; set only for a numeric field that is taken"""
+    """Change of the curve, for a numeric field that is taken"""
 
 
 @dataclass(frozen=True)
@@ -75,14 +71,12 @@ class InitPlan:
 def plan_init(run: Run, job: Job, schema: Schema) -> InitPlan:
     """Plan which weights a job's model takes from the best step of another run. Reads no weights, allocates no tables.
 
-    - A table is matched by name. It is taken if both jobs give it the same width and equal values of `ID_KEYS`. If the
-      number of rows differs and ids are row numbers, rows are added or cut. If the number of rows differs and ids are
-      hashed to rows, each new row starts as a copy of the old row that its ids had. If the new number of rows is a
-      multiple of the old number, every id keeps its weights. A table with collision: managed is taken together with its
-      ids, if both jobs give it the same number of rows and the same eviction policy.
+    - A table is matched by name, and taken if its width is the same and its ids mean the same. If the number of rows
+      differs and ids are row numbers, rows are added or cut. If ids are hashed to rows, each new row starts as a copy
+      of the old row of its ids. If the new number of rows is a multiple of the old number, every id keeps its weights.
+      A table with collision: managed keeps its ids, and is taken if its number of rows is the same.
     - The curve of a numeric field is matched by the name of the field, and taken if its width and transform are the
-      same. If statistics or knots differ, the parameters are converted to the new statistics and knots, see
-      `CurveChange`.
+      same. If statistics or knots differ, the function is kept, see `CurveChange`.
     - Every other parameter is matched by name and shape.
 
     Raises InputError if the run has no checkpoint, or if no part of it fits.
@@ -97,7 +91,7 @@ def plan_init(run: Run, job: Job, schema: Schema) -> InitPlan:
     dense = {
         name: list(weight.shape)
         for name, weight in model.named_parameters()
-        if weight.device.type != "meta"  # tables are on the meta device
+        if weight.device.type != "meta"  # tables are on meta
     }
     old_dense = {name.removeprefix("dense."): size for name, size in sizes.items() if name.startswith("dense.")}
     parts = [
@@ -194,7 +188,7 @@ def _times(size: Sequence[int]) -> str:
 
 
 def load_init(plan: InitPlan, train_state: TrainState) -> None:
-    """Load the taken parts of the other run into a train state. Optimizer states do not change. A collective call.
+    """Load the parts that are taken from the other run. Optimizer states stay as they are. A collective call.
 
     Raises CheckpointError if the checkpoint is damaged or cannot be read.
     """
@@ -208,7 +202,7 @@ def load_init(plan: InitPlan, train_state: TrainState) -> None:
     checkpoints.read(plan.step, blocks + [block for reader in readers for block in reader.blocks()])
     for reader in readers:
         reader.store(live["dense"])
-    # Fill one table at a time: then the old rows of only one table are in memory in addition to the live tables.
+    # One table at a time, so that the old rows of only one table are in memory in addition to the live tables.
     for part in plan.taken:
         if part.rows and part.rows.is_rehashed:
             _fill_rehashed(part.name, part.rows, checkpoints, plan.step, live["tables"][f"{part.name}.weight"])
@@ -239,7 +233,7 @@ def _local_blocks(key: str, tensor: torch.Tensor, rows: RowChange) -> Iterator[B
 
 
 def _fill_rehashed(table: str, rows: RowChange, checkpoints: Checkpoints, step: int, weight: torch.Tensor) -> None:
-    """Fill each row of a hashed table with a copy of the old row that its ids had.
+    """Fill each row of a hashed table with a copy of the old row of its ids.
 
     An id with hash h has row floor(h R' / 2^64) in the new table of R' rows, and row floor(h R / 2^64) in the old table
     of R rows.
@@ -260,8 +254,8 @@ def _fill_rehashed(table: str, rows: RowChange, checkpoints: Checkpoints, step: 
 
 
 def source_rows(rows: torch.Tensor, old_rows: int, new_rows: int) -> torch.Tensor:
-    """Return [R] int64: for each new row r in `rows` [R], the old row floor((r + 1/2) old_rows / new_rows).
+    """Return the old row for each of the new `rows`, both [R] int64: floor((r + 1/2) old_rows / new_rows).
 
-    A hash in the middle of the range of hashes that belong to new row r belonged to this old row.
+    It is the old row of the hash in the middle of new row r.
     """
     return ((2 * rows + 1).double() * old_rows / (2 * new_rows)).long()

@@ -27,12 +27,12 @@ KNOT_TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class Curve:
-    """The scale of a field's curve, and the location of its parameters in the tensors that all numeric fields share."""
+    """The scale of a field's curve, and the location of its parameters in the tensors of all numeric fields."""
 
     index: int
     """Index of the field among the numeric fields"""
     first_column: int
-    """Index of the first element of the field's vector in the concatenated vectors of all numeric fields"""
+    """Start of the field in the concatenated vectors of all numeric fields"""
     width: int
     mean: float
     std: float

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 LOG_INTERVAL = ("mean_losses", "counted_steps", "row_checksum")
-"""Fields of `Progress` about the steps since the last line of the log; result.json does not contain these fields"""
+"""Fields about the steps since the last line of the log; result.json does not contain them"""
 
 
 @dataclass(frozen=True)
@@ -20,16 +20,16 @@ class Progress:
     """
 
     step: int = 0
-    """Number of steps that the run has done"""
+    """Steps done since the start of the run"""
     best_step: int = 0
     """Step with the best validation; 0 before the first validation"""
     best_value: float | None = None
     """Validation metric at `best_step`; None before the first validation"""
     validations_since_best: int = 0
     mean_losses: Mapping[str, float] = field(default_factory=dict)
-    """Mean of each loss over all workers and all counted steps, by the name of the loss"""
+    """Mean of each loss over all workers and the `counted_steps`"""
     counted_steps: int = 0
-    """Number of steps since the last line of the log; skipped steps are not counted"""
+    """Steps since the last line of the log, without skipped steps"""
     row_checksum: int = 0
     """Checksum of the rows that the counted steps learned from, see `sample_order.row_checksums`"""
 

@@ -61,7 +61,7 @@ class Saver:
         dist.destroy_process_group(self._group)
 
     def is_due(self, step: int, time_is_up: bool) -> bool:
-        """Return whether a checkpoint is due after `step` steps. `time_is_up`: whether a timed checkpoint is due."""
+        """Return whether a checkpoint is due after `step` steps. `time_is_up`: a timed checkpoint is due."""
         return time_is_up or bool(self._settings.steps and step % self._settings.steps == 0)
 
     def save(self, progress: Progress) -> None:
@@ -73,7 +73,7 @@ class Saver:
             wait([self._writing[1]])
 
     def finish(self) -> Progress | None:
-        """Wait until the running save ends. If it failed, return the progress that it should have saved, else None."""
+        """Wait for the running save. Return the progress of the save if it failed, else None."""
         if self._writing is None:
             return None
         (progress, writing), self._writing = self._writing, None

@@ -23,8 +23,7 @@ from asymdiffrec.trainer.errors import CheckpointError
 from asymdiffrec.trainer.train_state import TrainState
 
 MANIFEST = "manifest.json"
-"""File with the progress and the checksums of the other files. The manifest is written last: a checkpoint folder
-without a manifest is incomplete"""
+"""File with the progress and the checksums of the other files. It is written last: a folder without it is incomplete"""
 
 
 class Checkpoints:
@@ -52,7 +51,7 @@ class Checkpoints:
         return folder.exists(f"{folder.path}/{MANIFEST}")
 
     def progress(self, step: int) -> Progress:
-        """Return the progress stored in a checkpoint. Raises CheckpointError if the progress cannot be read."""
+        """Return the progress stored in a checkpoint. Raises CheckpointError if it cannot be read."""
         return Progress(**self._manifest(step)["progress"])
 
     def _manifest(self, step: int) -> dict[str, Any]:
@@ -77,7 +76,7 @@ class Checkpoints:
     def damage(self, step: int) -> str:
         """Check the files of a checkpoint and return one line about the first damage, or "" if it is undamaged.
 
-        Each worker reads a part of the files, and all workers return the same line. A collective call.
+        Each worker reads a part of the files, and all return the same line. A collective call.
         """
         folder = self.folder(step)
         try:
@@ -116,17 +115,11 @@ class Checkpoints:
         return self.progress(step)
 
     def load_weights(self, step: int, train_state: TrainState) -> None:
-        """Load only the weights, for evaluation and prediction. A collective call.
-
-        The job may have other optimizers than the checkpoint. Raises CheckpointError in the same cases as `load`.
-        """
+        """Load only the weights, for evaluation and prediction; optimizers may differ. Otherwise like `load`."""
         self._load(step, checkpoint.weights(train_state))
 
     def read(self, step: int, blocks: Sequence[Block]) -> None:
-        """Read this worker's blocks into their tensors. A collective call.
-
-        Raises CheckpointError if the checkpoint cannot be read.
-        """
+        """Read this worker's blocks into their tensors. Otherwise like `load`."""
         self._load(step, {}, BlockPlanner(blocks))
 
     def _load(self, step: int, state: dict[str, Any], planner: dcp.LoadPlanner | None = None) -> None:
@@ -180,10 +173,7 @@ class Checkpoints:
             raise CheckpointError(f"{folder.location}: cannot be written: {failure[0]}")
 
     def prune(self, num_newest: int, best_step: int) -> None:
-        """Delete old and incomplete checkpoints.
-
-        The `num_newest` newest complete checkpoints and the checkpoint of `best_step` are kept.
-        """
+        """Delete all checkpoints but the newest `num_newest` and the best, and the remains of interrupted saves."""
         names = {f"step-{step}" for step in (*self.steps()[-num_newest:], best_step)}
         for name in self._folder.folders():
             if name.startswith("step-") and name not in names:

@@ -1,7 +1,7 @@
-"""The tensors of a checkpoint, by name.
+"""The tensors of a checkpoint, in a layout that does not depend on workers, sharding plan or kernels.
 
-Names and shapes do not depend on the number of workers, the sharding plan or the kernels, with one exception, see
-`embeddings.state.table_state`. So any number of workers can load a checkpoint.
+Keys and shapes do not depend on them (exception: `embeddings.state.table_state`), so any number of workers can load a
+checkpoint.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from asymdiffrec.trainer.train_state import TrainState
 
 
 def weights(train_state: TrainState) -> dict[str, Any]:
-    """Return the live weights by name, and the ids of managed tables, which a look-up needs too."""
+    """Return the live weights by name, with everything else that a look-up needs (ids of managed tables)."""
     dense = {name: parameter.detach() for name, parameter in train_state.dense.items()}
     return {"tables": lookup_state(train_state.model), "dense": dense}
 
@@ -36,7 +36,7 @@ def state(train_state: TrainState) -> dict[str, Any]:
 
 
 class Snapshot:
-    """A copy of a train state in host memory. Later training steps do not change the copy.
+    """A copy of a train state in host memory, which later training steps do not change.
 
     The memory is allocated once and then reused, because allocating costs more time than copying. Written by hand
     because the stager of torch 2.13's `dcp.async_save` calls `data_ptr`, which a ShardedTensor does not have.
@@ -47,7 +47,7 @@ class Snapshot:
         self._copies: dict[str, dict[str, Any]] | None = None
 
     def take(self) -> dict[str, dict[str, Any]]:
-        """Copy the current state and return the copy. Each call overwrites the copy that the previous call returned."""
+        """Copy the current state and return the copy; it overwrites the copy of the previous call."""
         live = state(self._train_state)
         if self._copies is None:
             self._copies = {
@@ -63,10 +63,7 @@ class Snapshot:
 
 
 def _empty_on_host(tensor: torch.Tensor) -> torch.Tensor:
-    """Return an empty tensor in host memory with the shape and sharding of `tensor`.
-
-    The memory is page-locked if `tensor` is on a GPU.
-    """
+    """Return an empty tensor of the same shape and sharding in host memory, page-locked if the original is on a GPU."""
     if not isinstance(tensor, ShardedTensor):
         return torch.empty_like(tensor, device="cpu", pin_memory=tensor.device.type == "cuda")
     metadata = tensor.metadata()

@@ -131,7 +131,7 @@ def compare(
 
 
 def _run_tasks(tasks: Sequence[Task], parallel: int, address: str | None) -> dict[str, Failure]:
-    """Run all tasks, and print a line when a task ends. Return the failures by the name of the task."""
+    """Run all tasks and print a line as each ends; return the failures by the name of the task."""
     from asymdiffrec.trainer.experiments.running import Failure, try_task
 
     results: Iterable[tuple[Task, float | Failure]]

@@ -1,4 +1,4 @@
-"""`asymdiffrec doctor`: check versions, FBGEMM's operators, devices and Ray, and say how to repair problems."""
+"""`asymdiffrec doctor`: check versions, FBGEMM's operators, devices and Ray, and say how to repair what is wrong."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from asymdiffrec.trainer.console import print_json
 
 MIN_PYTHON = (3, 11)
 TORCH_VERSIONS = {"torch": "2.13.0", "torchrec": "1.8.0"}
-"""Versions of torch and torchrec that work together"""
+"""Versions that work together"""
 FBGEMM_VERSION = "1.8.0"
 RAY_VERSION = "2.60.0"
 INSTALL_COMMAND = (
@@ -61,7 +61,7 @@ def run_checks() -> list[Check]:
 
 
 def _run(check: Callable[[], Check]) -> Check:
-    """Run a check. If it raises an exception, for example because a package is broken, return a failed check."""
+    """Run a check. An exception in it, for example of a broken package, is a failed check."""
     try:
         return check()
     except Exception as error:

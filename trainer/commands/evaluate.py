@@ -91,9 +91,9 @@ def evaluate(
 
 
 def outage_losses(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return for each outage the lost AUC and the gained log loss, sorted by the lost AUC, largest first.
+    """Return the losses of each outage, sorted by the loss of AUC, largest first.
 
-    `results` are the results of an outage drill. The first result is an evaluation without an outage.
+    `results` are the results of an outage drill; in the first result no field is dropped.
     """
     from asymdiffrec.trainer.metrics import METRICS
 
@@ -111,7 +111,7 @@ def outage_losses(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _parse_rates(text: str | None) -> dict[str, float]:
-    """Return {field: share} for the text FIELD=SHARE,…. Raises InputError if the text has another form."""
+    """Parse FIELD=SHARE,…. Raises InputError for anything else."""
     rates = {}
     for part in text.split(",") if text else ():
         name, _, value = part.partition("=")

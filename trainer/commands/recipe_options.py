@@ -19,11 +19,11 @@ def set_values(document: dict[str, Any], section: str | None = None, **values: A
 
 
 def _section(document: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return a section of a document; add the section if it is absent. Raises InputError if the key is no section."""
+    """Return a section of a document; add the section if it is absent. Raises InputError if the key has a value."""
     if document.get(name) is None:
         document[name] = {}
     if not isinstance(document[name], dict):
-        raise InputError(f"{name}: found {document[name]!r}; this key needs a section with keys")
+        raise InputError(f"{name}: found {document[name]!r}; expected a section, a mapping of keys to values")
     section: dict[str, Any] = document[name]
     return section
 
@@ -38,7 +38,7 @@ def set_common_options(
     seed: int | None,
     bad_rows: str | None,
 ) -> None:
-    """Write the options that `prepare table` and `prepare criteo` have in common to a recipe document."""
+    """Set the options that `prepare table` and `prepare criteo` share in a recipe document."""
     set_values(document, "input", files=input)
     set_values(document, "split", by=split, valid=_share_or_files(valid), test=_share_or_files(test))
     set_values(document, min_count=min_count, seed=seed, bad_rows=bad_rows)

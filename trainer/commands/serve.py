@@ -94,7 +94,7 @@ def serve(
     if not token and not _is_loopback(host):
         _print_line(f"warning: {host} accepts connections from other hosts and no token is set; set {TOKEN}")
     min_replicas, max_replicas = _replica_range(replicas)
-    # Let SIGTERM raise KeyboardInterrupt, so that SIGTERM stops the server in the same way as Ctrl-C.
+    # SIGTERM raises KeyboardInterrupt too, so that Ctrl-C and SIGTERM stop the same things.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
         if ray:
@@ -149,7 +149,7 @@ def _serve_under_ray(
 
 
 def _replica_range(replicas: str) -> tuple[int, int]:
-    """Return the minimum and maximum number of replicas. Raises InputError if `replicas` is not N or MIN:MAX."""
+    """Return the minimum and maximum number of replicas."""
     first, colon, second = replicas.partition(":")
     try:
         minimum, maximum = int(first), int(second) if colon else int(first)

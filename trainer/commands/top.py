@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 
 MAX_LINES = 5
-"""Maximum number of rows in each table, and maximum number of messages"""
+"""Maximum number of rows of each table, and of messages"""
 SILENCE_SECONDS = 60
-"""If no record was written for this time, `top` also shows the time since the last record"""
+"""After this time without a new record, `top` also shows how long it has waited for one"""
 
 
 def top(

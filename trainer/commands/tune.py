@@ -71,7 +71,7 @@ def tune(
 
 
 def _parse_seconds(text: str) -> float:
-    """Return the seconds of --budget. Raises InputError unless the text is a positive number with a unit."""
+    """Parse --budget. Raises InputError unless it is a positive number with a unit."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
     if not match or float(match[1]) == 0:
         raise InputError(f"--budget {text}: expected a time such as 90s, 30m or 2h")

@@ -16,8 +16,7 @@ from asymdiffrec.trainer.evaluation.sorted_runs import ROW, merge, slices, spill
 from asymdiffrec.trainer.metrics import Sums, compute_metrics
 
 PEAK_BYTES_PER_ROW = 160
-"""Peak memory of an accumulator in bytes per sample, while it sorts; 143 bytes were measured, see
-test_accumulator.py"""
+"""Peak memory of an accumulator per sample, while it sorts; 143 bytes measured, see test_accumulator.py"""
 MEMORY_SHARE = 1 / 8
 """Share of the free memory that the accumulators of an evaluation may take"""
 MIN_ROWS_IN_MEMORY = 100_000
@@ -33,8 +32,8 @@ class MetricAccumulator:
     """Accumulator that computes the metrics of samples, added in any order and in batches of any size.
 
     About `limit` samples stay in memory. Further samples go to `spill_folder`, as sorted runs in files without a name.
-    The operating system frees the space of these files when the accumulator is reset or the process ends, even if the
-    process is killed. Use the accumulator as a context manager, so that an interrupted evaluation also frees the space.
+    The system frees their space when the accumulator is reset or the process ends, even if it is killed. Use the
+    accumulator as a context manager, so that an interrupted evaluation frees the space too.
 
     >>> with MetricAccumulator(Path("spill"), limit=1000) as accumulator:
     ...     accumulator.update(np.array([-1.0, 2.0], np.float32), np.array([0, 1]))
@@ -75,7 +74,7 @@ class MetricAccumulator:
 
         rows = np.empty(len(x), ROW)
         rows["user"] = 0 if user is None else user
-        rows["score"] = logit  # the sigmoid would be 1 in float32 for every logit above 17
+        rows["score"] = logit  # not the sigmoid: in float32 it is 1 for every logit above 17
         rows["positive"], rows["negative"] = w * y, w * (1 - y)
 
         self._num_rows += len(rows)
@@ -92,10 +91,7 @@ class MetricAccumulator:
                 self._spilled[order].append(spill(run, self._folder))
 
     def _sort_pending(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield the pending rows as sorted runs, and clear the pending rows.
-
-        If all samples have users, the first run is sorted by (user, score). The last run is sorted by score.
-        """
+        """Clear the pending rows. Yield them as sorted runs: by (user, score) if samples have users, and by score."""
         rows = np.concatenate([np.empty(0, ROW), *self._pending])
         self._pending, self._num_pending = [], 0
         if self._has_users:
@@ -104,12 +100,11 @@ class MetricAccumulator:
         yield "overall", merge(rows)
 
     def compute(self) -> dict[str, float | None]:
-        """Return the metrics of all samples that were added since the last call, and clear the accumulator.
+        """Return the metrics of all samples since the last call, then start again with no samples.
 
         - `rows`: the number of samples.
-        - every metric of `METRICS`, or None if it is undefined. AUC, GAUC and normalised entropy need samples of both
-          classes, calibration needs positive samples, log loss needs a nonzero weight, and GAUC needs a user for every
-          sample.
+        - every metric of `METRICS`, or None where it is undefined: AUC, GAUC and normalised entropy without both
+          classes, calibration without positives, log loss without weight, and GAUC unless every sample has a user.
         - `gauc_users`: the number of users that GAUC averages: users with positives and negatives of nonzero weight.
         - `gauc_users_left_out`: the number of the other users.
         """
@@ -136,9 +131,9 @@ class _UserAucs(NamedTuple):
     auc: float
     """Sum over users with samples of both classes: AUC of the user times weight of the user's samples"""
     weight: float
-    """Weight of all samples of the users with samples of both classes"""
+    """Weight of all samples of these users"""
     users: int
-    """The number of users with samples of both classes"""
+    """The number of these users"""
     left_out: int
     """The number of users with samples of one class only"""
 

@@ -53,10 +53,10 @@ def aucs_by_user(
 def auc_areas(
     logit: np.ndarray, y: np.ndarray, w: np.ndarray, group: np.ndarray, times: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each row of `times` the weight of ranked pairs and the weight of all pairs, both [1 + D].
+    """Return two sums [1 + D] for the rows of `times`: the weight of ranked pairs, and the weight of all pairs.
 
-    A pair is ranked if its positive scores higher; a tie counts one half. `times` [1 + D, G] has the number of times
-    that each group was drawn, and `group` [R] is the group of each sample.
+    A pair is ranked if its positive scores higher; a tie counts one half. `times` [1 + D, G] says how often each group
+    was drawn, `group` [R] is the group of each sample.
     """
     order = np.argsort(logit)
     first = np.zeros(len(order), np.bool_)

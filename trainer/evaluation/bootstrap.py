@@ -1,12 +1,11 @@
 """Compare the metrics of models on the same samples, with bootstrap confidence intervals of the differences.
 
-Each replicate draws U users from all U users with replacement, and n - 1 seeds from all n seeds with replacement. If a
-replicate drew n seeds, the variance of a mean over seeds would be too small by the factor (n - 1) / n. All models and
-scenarios use the same draws. If there are more than `MAX_USER_GROUPS` users, random groups of users are drawn instead
-of single users.
+Each replicate draws U of U users with replacement, and n - 1 of n seeds with replacement. With n draws the variance of
+a mean over seeds would be too small by the factor (n - 1) / n. All models and scenarios use the same draws. If there
+are more than `MAX_USER_GROUPS` users, random groups of users are drawn instead of single users.
 
-The intervals of one metric are simultaneous: with 95 % probability, the intervals of all models and scenarios contain
-the true differences. Each interval is centred on the observed difference. Its half width is the standard error times a
+The intervals of one metric are simultaneous: with 95 % probability all of them, for all models and scenarios, contain
+the true difference. Each interval is centred on the observed difference. Its half width is the standard error times a
 common factor: the 95 % quantile, over replicates, of the largest standardised deviation (single-step max-t; Westfall
 and Young, 1993).
 """
@@ -23,7 +22,7 @@ from asymdiffrec.trainer.evaluation.auc import auc_areas, aucs_by_user
 from asymdiffrec.trainer.metrics import METRICS, Sums, compute_metrics
 
 MAX_USER_GROUPS = 20_000
-"""Maximum number of user groups. The time of a replicate grows with the number of groups"""
+"""Maximum number of user groups: the time of a replicate grows with it"""
 CONFIDENCE = 0.95
 
 
@@ -36,10 +35,10 @@ class Samples:
     weight: np.ndarray
     """[R]"""
     user: np.ndarray | None
-    """Users [R] int64. None if the samples have no users: a replicate then draws samples instead of users"""
+    """[R] int64; None: single samples are drawn instead of users"""
     period: np.ndarray | None = None
-    """Periods [R] if a separate model scored each period, else None. The scores of different models cannot be ranked
-    together, so a metric is computed in each period and then averaged with the number of samples as weights."""
+    """[R] if a separate model scored each period, else None. The scores of different models cannot be ranked together,
+    so a metric is computed in each period and then averaged with the number of samples as weights."""
 
 
 class ModelScores(NamedTuple):
@@ -48,7 +47,7 @@ class ModelScores(NamedTuple):
     logits: np.ndarray
     """[K, R]"""
     counted: np.ndarray
-    """[K, R] bool: True if the scenario counts the sample"""
+    """[K, R] bool: whether a scenario counts the sample"""
 
 
 class Difference(NamedTuple):
@@ -69,12 +68,12 @@ class Comparison:
     """Observed and replicated metrics by the name of the model. The M metrics are in the order of `METRICS`."""
 
     values: dict[str, np.ndarray]
-    """Observed metrics [S, K, M] for S seeds and K scenarios; NaN where a metric is undefined"""
+    """[S, K, M] for S seeds and K scenarios; NaN where a metric is undefined"""
     replicates: dict[str, np.ndarray]
-    """Metrics [K, M, D] of D bootstrap replicates, averaged over the drawn seeds"""
+    """[K, M, D] for D draws: means over the drawn seeds"""
 
     def differences(self, reference: str) -> dict[str, list[list[Difference]]]:
-        """Return for each model, except the reference, its differences from the reference model as lists [K][M]."""
+        """Return the differences of each other model from the reference model, as lists [K][M]."""
         names = [name for name in self.values if name != reference]
         if not names:
             return {}
@@ -104,8 +103,8 @@ def compare(
 ) -> Comparison:
     """Return the metrics of each model and seed, and `draws` bootstrap replicates of the metrics.
 
-    `models` maps the name of each model to its scores, one entry for each seed. All models have the same number of
-    seeds. `advance` is called after each model and seed.
+    `models` has the scores of each model by name, one entry for each seed; all models have the same number of seeds.
+    `advance` is called after each model and seed.
     """
     (num_seeds,) = {len(scores_by_seed) for scores_by_seed in models.values()}
     everyone = samples.user if samples.user is not None else np.arange(len(samples.label))
@@ -113,7 +112,7 @@ def compare(
     rng = np.random.default_rng(seed)
     num_groups = min(len(users), MAX_USER_GROUPS)
     group = rng.permutation(len(users)) % num_groups
-    times = np.ones((1 + draws, num_groups))  # row 0 stands for the observed data: it counts every group once
+    times = np.ones((1 + draws, num_groups))  # the first row is the observed data: every group once
     for row in times[1:]:
         row[:] = np.bincount(rng.integers(num_groups, size=num_groups), minlength=num_groups)
     seed_weights = np.full((draws, num_seeds), 1.0 / num_seeds)
@@ -153,8 +152,8 @@ def _metrics(
 ) -> np.ndarray:
     """Return the metrics [M, 1 + D] of the counted samples, whose logits are `logit`.
 
-    `user` [R] is the index of each sample's user, `group` [U] is the group of each user, and `times` [1 + D, G] has the
-    number of times that each group was drawn.
+    `user` [R] numbers the users from 0, `group` [U] is the group of each user, and `times` [1 + D, G] says how often
+    each group was drawn.
     """
     x, y, w, user = logit.astype(np.float64), samples.label[counted], samples.weight[counted], user[counted]
     if not len(x):

@@ -23,8 +23,7 @@ from asymdiffrec.trainer.evaluation.scenarios import Scenario
 from asymdiffrec.trainer.job import Job
 
 MIN_BATCH_SIZE = 8192
-"""Minimum number of samples of an evaluation step. Small batches are slow, and without gradients more samples fit into
-memory"""
+"""Minimum number of samples of an evaluation step: small batches are slow, and without gradients more samples fit"""
 
 TrainingIds = Mapping[str, np.ndarray]
 """{name of the field: ids that occur in training rows, sorted, int64 [V]}"""
@@ -37,7 +36,7 @@ class Scores:
     logits: np.ndarray
     """[K, B] float32"""
     counted: np.ndarray
-    """[K, B] bool: True if the scenario counts the sample"""
+    """[K, B] bool: whether a scenario counts the sample"""
     label: np.ndarray
     """[B]"""
     weight: np.ndarray
@@ -47,10 +46,10 @@ class Scores:
 
 
 class SplitSamples(NamedTuple):
-    """The data of all R samples of a split that metrics need in addition to logits."""
+    """Everything that the metrics of a split of R samples need besides logits."""
 
     counted: np.ndarray
-    """[K, R] bool: True if the scenario counts the sample"""
+    """[K, R] bool: whether a scenario counts the sample"""
     label: np.ndarray
     """[R]"""
     weight: np.ndarray
@@ -65,7 +64,7 @@ def evaluation_batch_size(job: Job) -> int:
 
 
 def evaluation_reader(job: Job, schema: Schema, split: str, context: WorkerContext | None = None) -> EvaluationReader:
-    """Return a reader for one rank's part of a split (train, valid or test); without `context`, for all rows.
+    """Return the reader of one rank's part of a split: train, valid or test. Without a context it reads all rows.
 
     Raises InputError if the job has no such split or the split lacks a column.
     """
@@ -83,9 +82,9 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Return the metrics of a split under each scenario, the same on every rank. A collective call.
 
-    `reader` reads this rank's part of the split. `advance` is called after each batch. `training_ids` must contain each
-    `unseen_field` of the scenarios. Rank 0 keeps about `limit` rows in memory, summed over all scenarios, and writes
-    further rows to `spill_folder`. If `limit` is None, it is `rows_in_memory()`.
+    `reader` reads this rank's part. `advance` is called after each batch. `training_ids` must contain each
+    `unseen_field` of the scenarios. Rank 0 keeps `limit` rows of all scenarios together in memory, and writes further
+    rows to `spill_folder`. If `limit` is None, it is `rows_in_memory()`.
     """
     with ExitStack() as stack:
         rows_of_each = max(1, (limit or rows_in_memory()) // len(scenarios))
@@ -111,7 +110,7 @@ def score_batches(
     scenarios: Sequence[Scenario],
     training_ids: TrainingIds | None = None,
 ) -> Iterator[Scores | None]:
-    """On rank 0, yield the scores of each batch, gathered from all ranks; elsewhere, yield None. A collective call.
+    """Yield the scores of each batch, gathered from all ranks, on rank 0; yield None on other ranks. A collective call.
 
     Tables are looked up once for all scenarios. The scores contain every sample of the split, also samples that a
     scenario does not count; padding is left out.
@@ -164,7 +163,7 @@ def read_samples(reader: EvaluationReader, scenarios: Sequence[Scenario], traini
 
 
 def _counted(batch: Batch, scenario: Scenario, training_ids: TrainingIds) -> torch.Tensor:
-    """Return [B] bool: True if the scenario counts the sample. A missing id does not count as unseen."""
+    """Return [B] bool: whether the scenario counts the sample. An id that is missing does not count as unseen."""
     if scenario.unseen_field is None:
         return torch.ones_like(batch.label, dtype=torch.bool)
     ids = batch.ids[scenario.unseen_field]
@@ -175,10 +174,7 @@ def _counted(batch: Batch, scenario: Scenario, training_ids: TrainingIds) -> tor
 
 
 def _gather(column: torch.Tensor, is_first: bool) -> torch.Tensor:
-    """On rank 0, return the concatenated tensors of all ranks, in rank order; elsewhere, return the tensor itself.
-
-    Batches have the same size on all ranks.
-    """
+    """Return on rank 0 the tensors of all ranks, in rank order. Batches have the same size on all ranks."""
     if dist.get_world_size() == 1:
         return column
     column = column.contiguous()

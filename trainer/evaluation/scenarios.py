@@ -1,4 +1,4 @@
-"""Evaluation scenarios. A scenario says which fields are dropped from samples, and which samples the metrics count."""
+"""Evaluation scenarios: which fields are missing from the samples of a split, and which samples count."""
 
 from __future__ import annotations
 
@@ -17,16 +17,14 @@ from asymdiffrec.trainer.job import Job
 from asymdiffrec.trainer.train_state import missing_patterns
 
 SEED = 0
-"""Seed of the random numbers that decide which fields are dropped; the same for all runs"""
+"""Seed of the dropped fields. It is the same for all runs, so all runs are evaluated on the same masked samples."""
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One way to drop fields from the samples of a split, and to select the samples that count.
+    """One way in which fields are missing.
 
-    The fields that a scenario drops from a sample depend only on the row and a fixed seed, so every run is evaluated on
-    the same masked samples. With `rates`, each present field is dropped independently. With `uses_patterns`, each
-    sample draws one of the missing-field patterns of the training rows, and the fields of this pattern are dropped.
+    Present fields are dropped independently. Whether a field is dropped is a function of the row and the field alone.
 
     >>> from asymdiffrec.datasets.schema import FieldsConfig
     >>> fields = {"item": {"type": "id", "num_embeddings": 1000}}
@@ -39,15 +37,14 @@ class Scenario:
     rates: tuple[float, ...] | None = None
     """Probability that a field is dropped, for each field in the schema's order; None: no field is dropped"""
     share: float | None = None
-    """Probability that a field is dropped, if the probability is the same for all fields; otherwise None"""
+    """The probability, if it is the same for all fields"""
     uses_patterns: bool = False
     """True if fields are dropped by the missing-field patterns of the training rows"""
     unseen_field: str | None = None
-    """Name of an id field. If set, the scenario counts only samples whose id in this field does not occur in the
-    training rows"""
+    """If set, only samples count whose id of this field does not occur in the training rows"""
 
     def process(self, layout: FieldLayout, schema: Schema) -> ForwardProcess | None:
-        """Return the forward process that drops the fields; None if the scenario drops no field."""
+        """Return the forward process that drops the fields; None if the scenario drops none."""
         if self.uses_patterns:
             config, patterns = ForwardConfig(pattern="empirical"), missing_patterns(schema)
             return ForwardProcess(layout, config, seed=SEED, patterns=patterns)
@@ -62,14 +59,14 @@ class ScenarioOptions:
 
     shares: Sequence[float] = (0.0,)
     outages: Sequence[str] = ()
-    """Names of fields and groups; each name selects an outage of this field or group"""
+    """Names of fields and groups"""
     rates: Mapping[str, float] = field(default_factory=dict)
-    """One more scenario, unless empty: {field: probability that the field is dropped}"""
+    """One more scenario, as {field: share of samples in which the field is dropped}"""
     as_in_training: bool = False
     unseen_fields: Sequence[str] = ()
 
     def scenarios(self, schema: Schema) -> list[Scenario]:
-        """Return the scenarios. Raises InputError if the schema lacks a field or group that the options name."""
+        """Return the scenarios. Raises InputError if the schema has no such field or group."""
         return [
             *(drop_at_random(share, schema) for share in self.shares),
             *(outage(name, schema) for name in self.outages),
@@ -85,9 +82,9 @@ def drop_at_random(share: float, schema: Schema) -> Scenario:
 
 
 def drop_at_rates(rates: Mapping[str, float], schema: Schema) -> Scenario:
-    """Return the scenario that drops each field in `rates` with its probability, and no other field.
+    """Return the scenario that drops each field with its probability in `rates`; 0 if `rates` does not name the field.
 
-    Raises InputError if `rates` contains a field that the schema does not have.
+    Raises InputError if the schema has no field of that name.
     """
     for name in rates:
         if name not in schema.fields:
@@ -99,7 +96,7 @@ def drop_at_rates(rates: Mapping[str, float], schema: Schema) -> Scenario:
 def outage(name: str, schema: Schema) -> Scenario:
     """Return the scenario in which a field, or all fields of a group, are missing from all samples.
 
-    Raises InputError if the schema has neither a group nor a field with this name.
+    Raises InputError if the schema has neither a group nor a field of that name.
     """
     fields = [name] if name in schema.fields else fields_by_group(schema).get(name)
     if fields is None:
@@ -109,10 +106,7 @@ def outage(name: str, schema: Schema) -> Scenario:
 
 
 def outage_drill(schema: Schema) -> list[Scenario]:
-    """Return the scenarios of an outage drill: first outages of groups, then an outage of each field.
-
-    Groups with only one field and groups with all fields are left out.
-    """
+    """Return an outage of each group that has more than one but not all fields, then an outage of each field."""
     groups = [name for name, fields in fields_by_group(schema).items() if 1 < len(fields) < len(schema.fields)]
     return [outage(name, schema) for name in (*groups, *schema.names)]
 
@@ -128,7 +122,7 @@ def drop_as_in_training(schema: Schema) -> Scenario:
 
 
 def unseen_ids(name: str, schema: Schema) -> Scenario:
-    """Return the scenario that counts only samples whose id in the field `name` does not occur in the training rows.
+    """Return the scenario that counts only samples whose id of a field does not occur in the training rows.
 
     Raises InputError if the field is not of type id.
     """

@@ -41,8 +41,8 @@ def merge(rows: np.ndarray) -> np.ndarray:
 def spill(run: np.ndarray, folder: Path) -> np.ndarray:
     """Write a run to disk and return it as a memory-mapped array.
 
-    The file has no name, so the operating system frees its space when the array is deleted or the process ends, even if
-    the process is killed.
+    The file has no name: the system frees its space when the array is deleted or the process ends, even if the process
+    is killed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
@@ -55,7 +55,7 @@ def slices(runs: Sequence[np.ndarray], limit: int) -> Iterator[np.ndarray]:
 
     Regular sampling (Shi and Schaeffer, 1992): every stride-th row of each run is a sample. The samples of all runs are
     sorted, and every n-th sample starts a slice. A run with k samples in a slice has less than (k + 1) * stride rows in
-    the slice, so all runs together have less than 2n * stride rows in the slice.
+    the slice, so all runs together have less than 2n * stride rows in it.
     """
     stride = max(1, limit // (2 * len(runs)))
     samples = np.concatenate([run[::stride] for run in runs])

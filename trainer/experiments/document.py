@@ -28,9 +28,8 @@ def make_document(
 ) -> dict[str, Any]:
     """Return the document of a comparison, with differences from each of the variants in `references`.
 
-    `failures` maps the name of each failed task to its failure. A variant with a failed task is left out. If all
-    references are left out, the first remaining variant is the reference. `advance` is called for each variant and
-    seed.
+    `failures` are the failed tasks by name. A variant with a failed task is left out. If all references are left out,
+    the first remaining variant is the reference. `advance` is called for each variant and seed.
 
     Raises InputError if variants were evaluated on different rows, and TrainingError if every variant failed.
     """
@@ -74,9 +73,7 @@ def _read_scores(task: Task) -> Scores:
 
 
 def _models(tasks: Sequence[Task], scores: Mapping[Path, Scores]) -> tuple[dict[str, list[ModelScores]], Scores]:
-    """Return the scores of each variant as a list over seeds, and the scores of the first variant and seed.
-
-    The scores of all periods are concatenated.
+    """Return the scores of each variant and seed, with all periods concatenated, and the first of these scores.
 
     Raises InputError if the labels of the rows differ between variants or seeds.
     """

@@ -13,8 +13,7 @@ from asymdiffrec.trainer.html import html_table, page, svg
 from asymdiffrec.trainer.metrics import METRICS
 
 MARKER_OFFSET = 0.006
-"""Horizontal distance between the intervals of two variants, so that they do not overlap; unit: share of missing
-fields"""
+"""Horizontal offset of each further variant, so that intervals do not overlap; unit: share of missing fields"""
 
 
 def draw_figure(document: Mapping[str, Any]) -> Figure:

@@ -71,7 +71,7 @@ def run_task(task: Task) -> float:
 
 
 def read_scores(folder: Path) -> tuple[list[str], Scores] | None:
-    """Return the names of the scenarios and the scores that a task stored, or None if the task has not finished."""
+    """Return the names of the scenarios and the scores that a task stored, or None if it has not finished."""
     path = folder / "scores.npz"
     if not path.exists():
         return None
@@ -95,10 +95,10 @@ def _write_scores(folder: Path, names: list[str], scores: Scores) -> None:
 
 
 def _train_and_score(task: Task, job: Job) -> Scores:
-    """Train the variant of a task, and return the scores of the best step.
+    """Train, and return the scores of the best step.
 
-    If training diverges, the best checkpoint that was already written is scored. If no checkpoint exists, all samples
-    get the same constant score.
+    If training diverges, the best checkpoint written before is scored. If no checkpoint exists, all samples get the
+    same constant score.
     """
     run = Run(task.folder / "run")
     if run.result() is None:
@@ -129,7 +129,7 @@ def _constant_logits(job: Job) -> Callable[[list[Scenario], int], np.ndarray]:
 
 
 def _score_rows(task: Task, job: Job, logits_of: Callable[[list[Scenario], int], np.ndarray]) -> Scores:
-    """Return scores of the test split, with the logits [K, R] that `logits_of` returns for K scenarios and R rows."""
+    """Return the rows of the split with the logits [K, R] that `logits_of` returns for K scenarios and R rows."""
     schema = job.to_schema(read_statistics(job))
     scenarios = task.options.scenarios(schema)
     reader = evaluation_reader(job, schema, SPLIT)

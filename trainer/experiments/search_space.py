@@ -23,7 +23,7 @@ MIN_UNSEEN_SHARE = 0.2
 
 
 def make_search_space(job: Job) -> dict[str, list[Any]]:
-    """Return the possible values of each path. Learning rates and hidden sizes are multiples of the job's values.
+    """Return the choices for each path. Choices of capacity and learning rates are multiples of the job's values.
 
     A method that appears twice is drawn twice as often.
     """
@@ -55,11 +55,7 @@ def make_search_space(job: Job) -> dict[str, list[Any]]:
 
 
 def fields_with_unseen_ids(job: Job) -> list[str]:
-    """Return the id fields with unseen ids.
-
-    These are the fields whose id does not occur in the training rows, for at least `MIN_UNSEEN_SHARE` of the validation
-    rows.
-    """
+    """Return the id fields whose id is unseen in training rows for at least `MIN_UNSEEN_SHARE` of validation rows."""
     schema = job.to_schema(read_statistics(job))
     names = [name for name, config in schema.fields.items() if isinstance(config, IdConfig)]
     training_ids = seen_ids(schema, open_shards(job.location("train")), names)
@@ -71,8 +67,7 @@ def fields_with_unseen_ids(job: Job) -> list[str]:
 def first_candidates(space: Mapping[str, Sequence[Any]], job: Job) -> list[dict[str, Any]]:
     """Return the candidates that are tried before random candidates.
 
-    These candidates are base, augment and asymdiff with the job's values, and a second asymdiff candidate that drops
-    fewer fields.
+    They are base, augment and asymdiff with the job's values, and an asymdiff that drops fewer fields.
     """
     defaults = {path: _job_value(path, choices, job) for path, choices in space.items()}
     asymdiff = {**defaults, METHOD: "asymdiff"}

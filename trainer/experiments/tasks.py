@@ -1,4 +1,4 @@
-"""The tasks of a comparison. A task trains and evaluates one variant with one seed, in a separate folder."""
+"""The tasks of a comparison: one variant with one seed, in a separate folder."""
 
 from __future__ import annotations
 
@@ -23,26 +23,22 @@ SPLIT = "test"
 
 @dataclass(frozen=True)
 class Task:
-    """One unit of work of a comparison: train and evaluate one variant with one seed.
-
-    With --progressive, the unit is one variant with one seed and one period. Tasks can be pickled, because they may run
-    under Ray.
-    """
+    """One variant with one seed. Tasks can be pickled, because they may run under Ray."""
 
     variant: Variant
     seed: int
     job_file: Path
     overrides: tuple[str, ...]
-    """Overrides PATH=VALUE of the job file that all variants share"""
+    """Overrides PATH=VALUE of the job file, for all variants"""
     folder: Path
-    """Folder that contains the run directory, the scores and the error of the task"""
+    """Run directory, scores and error of the task"""
     options: ScenarioOptions
     period: int | None = None
     """Number of the period, from 1; None without --progressive"""
 
     @property
     def name(self) -> str:
-        """The name of the task in messages: variant, seed and period."""
+        """Name for people: variant, seed and period."""
         period = f", period {self.period}" if self.period else ""
         return f"{self.variant.name}, seed {self.seed}{period}"
 
@@ -57,14 +53,11 @@ class Task:
         return self.folder / "failed.txt"
 
     def read_job(self) -> Job:
-        """Return the job of this variant and seed. Raises InputError if an override is wrong."""
+        """Return the job of this variant and seed. Raises InputError if the overrides do not fit."""
         return read_job(self.job_file, [*self.overrides, *self.variant.overrides, f"train.seed={self.seed}"])
 
     def scenarios(self, job: Job) -> list[Scenario]:
-        """Return the scenarios of the comparison.
-
-        Raises InputError if the schema lacks a field or group that the options name.
-        """
+        """Return the scenarios of the comparison. Raises InputError if the data have no such field."""
         return self.options.scenarios(job.to_schema(read_statistics(job)))
 
 
@@ -76,7 +69,7 @@ def make_tasks(
     folder: Path,
     options: ScenarioOptions,
 ) -> list[Task]:
-    """Return a task for each seed and variant, ordered by seed.
+    """Return a task for each seed and variant, all variants of a seed before the next seed.
 
     Raises InputError for mistakes that can be found before training: a wrong override or scenario, data that do not fit
     the job, or a folder that was made with another job.
@@ -107,7 +100,7 @@ def make_tasks_by_period(
     """Return the tasks of each period, see `make_tasks`.
 
     A task trains on all rows before its period and is evaluated on the rows of the period. Periods are consecutive in
-    the order of data.time. Raises InputError in the same cases as `make_tasks`, and if the job does not set data.time.
+    the order of data.time. Raises InputError also if the job has no data.time.
     """
     job = read_job(job_file, overrides)
     if job.data.time is None:
@@ -128,7 +121,7 @@ def make_tasks_by_period(
 
 
 def require_same_job(folder: Path, job: Job) -> None:
-    """Record in `folder` the job that its results belong to. Raises InputError if the folder belongs to another job."""
+    """Record in `folder` the job that it is made with. Raises InputError if the folder was made with another job."""
     file = folder / "made_with.json"
     document = job.model_dump(mode="json", exclude={"cluster"})
     if not file.exists():

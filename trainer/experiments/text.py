@@ -11,7 +11,7 @@ from asymdiffrec.trainer.metrics import METRICS
 
 
 def metric_table(document: Mapping[str, Any], metric: str) -> Table:
-    """Return the table of one metric: the value of the reference, and the difference of each other variant from it."""
+    """Return the table of one metric: the value of the reference, and the differences of the other variants from it."""
     title = f"{METRICS[metric].heading}, mean of {plural(document['seeds'], 'seed')}; {explain_cells(document)}"
     table = Table("variant", title=title)
     for scenario in document["scenarios"]:

@@ -48,7 +48,7 @@ NUM_FINALISTS = 3
 
 @dataclass(frozen=True)
 class Tuning:
-    """The input of a search: a job, its overrides, a folder, and the shares of missing fields of the objective."""
+    """A job with overrides to tune, and the shares of missing fields that the objective averages over."""
 
     job_file: str
     overrides: tuple[str, ...]
@@ -58,7 +58,7 @@ class Tuning:
     shares: tuple[float, ...]
 
     def trial_job(self, overrides: Overrides, seed: int) -> Job:
-        """Return the job of a trial. Raises InputError if an override is wrong."""
+        """Return the job of a trial. Raises InputError if its overrides do not fit."""
         values = {
             **overrides,
             "train.seed": seed,
@@ -76,7 +76,7 @@ class Tuning:
 
 @dataclass
 class Candidate:
-    """A candidate of the search: overrides of the job, and the results of the trials with these overrides."""
+    """Overrides with the results of their trials."""
 
     overrides: dict[str, Any]
     losses: dict[int, float] = field(default_factory=dict)
@@ -98,7 +98,7 @@ def tune(
 ) -> dict[str, Any]:
     """Search for about `seconds`. Return a document with the trials, the chosen candidate, and the reason.
 
-    seconds: budget of the search. Base and augment are trained even if the budget is too small.
+    seconds: budget of the search. Base and augment are trained even if it is too small.
     seeds: maximum number of trials of each finalist; the budget may allow fewer.
     parallel: number of trainings at the same time.
     address: the Ray cluster; None: this host.
@@ -216,7 +216,7 @@ def _key(overrides: Overrides) -> str:
 
 
 def _difference(candidate: Candidate, base: Candidate) -> tuple[float, float]:
-    """Return the mean over seeds of the candidate's loss minus base's loss, and its standard error (0 for one seed)."""
+    """Return the difference from base, averaged over seeds, and its standard error (0 for one seed)."""
     differences = [candidate.losses[seed] - base.losses[seed] for seed in base.losses if seed in candidate.losses]
     num = len(differences)
     error = statistics.stdev(differences) / math.sqrt(num) if num > 1 else 0.0

@@ -16,16 +16,15 @@ from asymdiffrec.trainer.evaluation.scenarios import Scenario
 from asymdiffrec.trainer.job import Job
 
 Rival = Callable[[Job, Statistics, Sequence[Scenario], int], np.ndarray]
-"""A model that `asymdiffrec train` does not train: a function of job, statistics, scenarios and seed. The function
-learns from the training split, and returns logits [K, R] for K scenarios and the R rows of the test split in file
-order."""
+"""A model that is not trained by `asymdiffrec train`: a function of job, statistics, scenarios and seed. It learns from
+the training split. It returns logits [K, R]: under K scenarios, for the R rows of the test split in file order."""
 
 
 class BuiltIn(NamedTuple):
     """A built-in variant."""
 
     overrides: str
-    """Overrides PATH=VALUE, separated by spaces; diffusion.method is asymdiff unless the first override sets it"""
+    """Overrides PATH=VALUE, separated by spaces; diffusion.method is asymdiff if they do not set it"""
     description: str
 
 
@@ -75,7 +74,7 @@ class Variant:
     overrides: tuple[str, ...] = ()
     """Overrides PATH=VALUE of the job file"""
     rival: str | None = None
-    """Import path of a `Rival`, as package.module:function; None if the variant is a job"""
+    """package.module:function of a `Rival`"""
 
 
 def parse_variants(names: Sequence[str], definitions: Sequence[str]) -> list[Variant]:

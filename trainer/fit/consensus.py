@@ -22,7 +22,7 @@ MAX_BAD_STEPS = 10
 
 @dataclass(frozen=True)
 class Decision:
-    """The common decision of all workers in a step. A field is True if its condition holds on at least one worker."""
+    """The common decision of all workers in a step. A value is True if it is True on at least one worker."""
 
     is_bad: bool = False
     """The loss is not finite, or above `train.max_loss`: the step changes no parameter"""
@@ -35,12 +35,11 @@ class Decision:
 
 
 class StepConsensus:
-    """The agreement of all workers in each step on whether to update parameters, stop, leave or save.
+    """Agreement of all workers, by one collective call in each step, on whether to update, stop, leave or save.
 
-    The workers agree by one collective call in each step. A step is bad if its loss is not finite or above
-    `train.max_loss` on any worker. A bad step changes no parameter; `train.on_nan` says whether it is skipped or ends
-    training. `is_stopping` returns whether this worker knows that the user asked for a stop, and `is_leaving` whether
-    it knows that a host is about to be removed. The clock of rank 0 decides when a timed checkpoint is due.
+    A step is bad if its loss is not finite or above `train.max_loss` on any worker. A bad step changes no parameter;
+    `train.on_nan` says whether it is skipped or ends training. `is_stopping` and `is_leaving` return what this worker
+    knows. The clock of rank 0 decides when a timed checkpoint is due.
     """
 
     def __init__(

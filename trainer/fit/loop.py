@@ -55,7 +55,7 @@ class TrainingLoop:
     def fit(
         self, progress: Progress, is_leaving: Callable[[], bool], usage: ResourceUsage
     ) -> tuple[Progress, RunOutcome]:
-        """Train until the last step, or until validation, the user or a leaving host ends training; save the last step.
+        """Train until the run ends, stops early, is asked to stop, or a host is about to leave; save the last step.
 
         Returns the saved progress, and the reason why training ended. Raises CheckpointError if the last step cannot be
         saved. If saving an earlier step fails, training continues and the log gets a note.
@@ -134,7 +134,7 @@ class TrainingLoop:
         return progress, RunOutcome.FINISHED
 
     def save(self, saver: Saver, progress: Progress) -> Progress:
-        """Wait until the previous save has finished, start an asynchronous save, and return the saved progress.
+        """Wait until the previous save has finished, start an asynchronous save, and return the progress that it saves.
 
         If the previous save failed, its step is no longer recorded as the best step.
         """
@@ -161,7 +161,7 @@ class TrainingLoop:
         return set(added_files(self.job.location("train"), self.reader.shards.record))
 
     def _report_unused_files(self, step: int, reported: set[str]) -> set[str]:
-        """Log the added files that are not in `reported`. Return all files that have been logged."""
+        """Log the added files that are not yet `reported`, and return all of them."""
         files = self._unused_files()
         if new := sorted(files - reported):
             self.log.note(step, files_added=new)
@@ -184,7 +184,7 @@ class TrainingLoop:
         return progress.validated(sum(values) / len(values), higher_is_better)
 
     def test(self, progress: Progress) -> None:
-        """Load the best step and evaluate the test split. Raises CheckpointError if the checkpoint is damaged."""
+        """Load the best step and evaluate the test split. Raises CheckpointError if its checkpoint is damaged."""
         if damage := self.checkpoints.damage(progress.best_step):
             raise CheckpointError(
                 f"{damage}; this is the checkpoint of the best step, so the test split was not evaluated"
@@ -207,10 +207,7 @@ class TrainingLoop:
 
 
 def _polled(question: Callable[[], bool]) -> Callable[[], bool]:
-    """Return a function that calls `question` at most once in MIN_POLL_SECONDS and returns the last answer.
-
-    After the first answer True, the function always returns True and does not call `question` again.
-    """
+    """Return a function that asks `question` at most every MIN_POLL_SECONDS, and stays True after the first True."""
     answer, asked_at = False, -math.inf
 
     def poll() -> bool:

@@ -21,7 +21,7 @@ from asymdiffrec.trainer.fit.plan_check import memory_in_use
 class Meter:
     """Measurements of the steps between two lines of the log.
 
-    `steps` is the number of steps of the whole run, and `progress` is the progress at the start of this session.
+    `steps` is the number of steps of the whole run, `progress` the progress at the start of this session.
     """
 
     def __init__(self, reader: TrainingReader, device: torch.device, steps: int, progress: Progress) -> None:
@@ -29,7 +29,7 @@ class Meter:
         self.step_seconds: list[float] = []
         """Mean step time of each interval in seconds"""
         self._sums: dict[str, torch.Tensor] = {}
-        self._checksums: deque[int] = deque()  # checksums of the batches whose steps have not ended yet
+        self._checksums: deque[int] = deque()  # of batches whose steps have not ended yet
         self._restart(progress.step)
         self._counted = progress.counted_steps
         self._checksum = progress.row_checksum if dist.get_rank() == 0 else 0
@@ -39,7 +39,7 @@ class Meter:
 
     def _restart(self, step: int) -> None:
         self._sums = {}
-        self._counted = self._checksum = 0  # skipped steps are not counted
+        self._counted = self._checksum = 0  # without skipped steps
         self._data_wait = 0.0
         self._first_step, self._since = step, time.perf_counter()
 
@@ -71,7 +71,7 @@ class Meter:
         self._counted += 1
 
     def interval(self) -> dict[str, Any]:
-        """Return the current `mean_losses`, `counted_steps` and `row_checksum` of a `Progress`. A collective call."""
+        """Return values for `mean_losses`, `counted_steps` and `row_checksum` of a `Progress`. A collective call."""
         checksum = sum(gather_all(self._checksum)) % 2**64
         return {"mean_losses": self._mean_losses(), "counted_steps": self._counted, "row_checksum": checksum}
 
@@ -88,9 +88,8 @@ class Meter:
         """Return the log record of the interval that ends at `step`, and start the next interval. A collective call.
 
         `peer_seconds` is the time that this worker waited for the other workers. In the record, `ranks` has for each
-        worker the share of time that it waited for data (`data_wait`), the share of time that it waited for other
-        workers (`peer_wait`), and its memory in bytes (`memory`). `row_checksum` is the checksum of the training rows,
-        see `sample_order.row_checksums`.
+        worker the share of time waiting for data (`data_wait`), the share waiting for other workers (`peer_wait`), and
+        its memory in bytes. `row_checksum` is the checksum of the training rows, see `sample_order.row_checksums`.
         """
         elapsed = time.perf_counter() - self._since
         usage = {

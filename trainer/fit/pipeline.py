@@ -55,8 +55,7 @@ def build_pipeline(
 def detach(pipeline: Pipeline) -> None:
     """Restore the model's original look-up.
 
-    An attached pipeline replaces the look-up. The replacement ignores its input and returns the embeddings of the batch
-    in flight.
+    An attached pipeline replaces the look-up: it returns the embeddings of the batch in flight, whatever the input is.
     """
     if isinstance(pipeline, TrainPipelineSparseDist):
         pipeline.detach()
@@ -72,9 +71,9 @@ def detached(pipeline: Pipeline) -> Iterator[None]:
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed torch's random number generator for one step. The seed is a function of `seed`, `step` and `rank`.
+    """Seed torch's generator for one step, with a function of seed, step and rank.
 
-    A resumed run then draws the same random numbers (for example for dropout), although checkpoints do not contain the
-    state of the generator.
+    A resumed run then draws the same random numbers (for example for dropout), and no checkpoint needs a generator's
+    state.
     """
     torch.manual_seed(xxh64_intdigest(f"{seed} {step} {rank}".encode()) >> 1)

@@ -31,17 +31,17 @@ class ResourceUsage:
         """Mean step time in seconds, for each interval between two lines of the log"""
 
     def restart_clock(self) -> None:
-        """Count processor time from now on: the time before this call was not spent on training."""
+        """Restart counting processor time, because the time until now was not training."""
         self._cpu_start = time.process_time()
 
     def compare(self, plan: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return planned and measured values, the same on all workers; None if no step was logged. A collective call.
 
-        - `step_milliseconds`: the measured value is the median over the intervals of the log.
-        - `memory_bytes` of each rank: the planned value excludes the plan's reserve. The measured value is the increase
-          since this object was created; on a GPU it is the increase of the peak.
-        - `imbalance` is 1 - mean / max over the ranks. The planned value uses the look-up time of each rank. The
-          measured value uses the processor time of each rank; it is None on GPUs.
+        - `step_milliseconds`: measured is the median over the intervals of the log.
+        - `memory_bytes` of each rank: planned excludes the plan's reserve. Measured is the increase since the model was
+          built, on a GPU the increase of the peak.
+        - `imbalance` is 1 - mean / max over the ranks. Planned uses the look-up time of each rank, measured the
+          processor time of each worker; measured is None on GPUs.
         """
         usages = gather_all((memory_in_use(self._device) - self._memory_before, time.process_time() - self._cpu_start))
         if not self.step_seconds:

@@ -1,4 +1,4 @@
-"""Write a trace of a few training steps: the operations on the CPU and on the GPU, with their times."""
+"""Write a trace of a few training steps: what ran when, on the processor and on the GPU."""
 
 from __future__ import annotations
 

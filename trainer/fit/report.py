@@ -51,16 +51,13 @@ def show_progress(metrics: Path, steps: int, console: Console) -> Iterator[None]
 
 
 def _records_of_last_session(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the records since training last started.
-
-    When a run is resumed, the metrics file is replaced: the new file starts with records of earlier sessions.
-    """
+    """Return the records since training last started. A session that resumes writes a new file."""
     starts = [number for number, record in enumerate(records) if "workers" in record]
     return records[starts[-1] :] if starts else records
 
 
 def init_table(plan: InitPlan) -> Table:
-    """Return a table of the parts of an init plan: taken parts, then new parts, then left out parts.
+    """Return a table of the parts that a run takes from another run, that are new, or that are left out.
 
     Parts with the same outcome, kind and note share a row; a weight and its bias count as one part.
     """

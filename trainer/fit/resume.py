@@ -21,12 +21,11 @@ FIXED_PATHS = (
     *("diffusion.mask_in_extractor", "diffusion.mask_in_denoiser", "diffusion.fields_in_denoiser"),
     "tables.numeric_bins",
 )
-"""Paths of job values that a resumed run cannot change: shapes in its checkpoints or its sample order depend on these
-values"""
+"""Paths of job values that a resumed run cannot change: shapes in its checkpoints or its sample order depend on them"""
 
 
 def resumed_job(run: Run, overrides: tuple[str, ...]) -> Job:
-    """Return the job of a run that is resumed, with `PATH=VALUE` overrides applied.
+    """Return the job that a run was started with, with `PATH=VALUE` overrides applied.
 
     Raises InputError if an override changes a value in FIXED_PATHS, or if the run has already ended.
     """

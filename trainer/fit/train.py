@@ -39,7 +39,7 @@ PERMANENT_ERRORS = (InputError, TrainingError)
 def check_job(
     job: Job, statistics: Statistics, training_files: Mapping[str, Sequence[int]] | None
 ) -> tuple[int, Shards]:
-    """Check a job against the footers of its Parquet files. Return the run's number of steps, and the training shards.
+    """Check a job against the footers of its Parquet files. Return the steps of the whole run, and the training shards.
 
     `training_files` are the files that the run was started with, see `Run.training_files`; None for a new run. Raises
     InputError for every mistake that the footers show.
@@ -54,7 +54,7 @@ def check_job(
 
 
 def _max_workers(job: Job) -> int:
-    """Return the largest possible number of workers. A fixed number is returned unchecked: the reader checks it."""
+    """Return the largest possible number of workers. If the number is fixed, return it; the reader checks it."""
     fewest, most = job.cluster.worker_range.min, job.cluster.worker_range.max
     if fewest == most:
         return most
@@ -79,9 +79,9 @@ def train_job(
 ) -> dict[str, Any]:
     """Train in a run directory until the run ends or is interrupted, and return its result.
 
-    If the directory has a checkpoint, training continues from the newest checkpoint. `plan` is the document of a
-    sharding plan; if it is None, a plan is computed for the workers of the job. Raises InputError if the input is
-    wrong; a new run directory is then deleted again.
+    If the directory has a checkpoint, training continues from the newest one. `plan` is the document of a sharding
+    plan; if it is None, a plan is computed for the workers of the job. Raises InputError if the input is wrong; a new
+    run directory is then deleted again.
 
         job = read_job(Path("clicks/job.yaml"))
         result = train_job(job, read_statistics(job), new_run(job, None), Console())
@@ -163,7 +163,7 @@ def _locked(run: Run) -> Iterator[None]:
 
 @contextmanager
 def _stop_on_signal(run: Run, console: Console) -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into a request to stop with a checkpoint; a second signal ends the command."""
+    """Turn the first SIGINT or SIGTERM into a request to stop with a checkpoint; the second one ends the command."""
 
     def request(number: int, frame: FrameType | None) -> None:
         if run.stop_file.exists():

@@ -29,10 +29,9 @@ from asymdiffrec.trainer.train_state import build_train_state, worker_device
 def train_worker(arguments: Mapping[str, Any], cluster: ClusterContext) -> None:
     """Train one job in its run directory. Runs on every worker; the default process group contains all workers.
 
-    Training continues from the run's newest undamaged checkpoint, even if a different number of workers wrote the
-    checkpoint. So after a failure the workers simply call this function again. Keys of `arguments`: `job` and
-    `statistics` (documents), `plan` (document of the sharding plan, or None), `init` (InitPlan or None), `run` (path of
-    the run directory).
+    Training continues from the run's newest undamaged checkpoint, even if another number of workers wrote it. So after
+    a failure the workers simply call this function again. Keys of `arguments`: `job` and `statistics` (documents),
+    `plan` (document of the sharding plan, or None), `init` (InitPlan or None), `run` (path of the run directory).
 
     Raises HostLeavingError on all workers if a host is about to be removed, after a checkpoint was written.
     """
@@ -70,7 +69,7 @@ def train_worker(arguments: Mapping[str, Any], cluster: ClusterContext) -> None:
 
 
 def _plan_for(world_size: int, plan: Mapping[str, Any] | None, notes: list[str]) -> Mapping[str, Any] | None:
-    """Return the user's plan. If the plan is for a different number of workers, add a note and return None."""
+    """Return the user's plan. If it is for another number of workers, add a note and return None."""
     if plan and (mismatch := world_size_mismatch(plan, world_size, world_size)):
         notes.append(f"{mismatch}; a new sharding plan is computed")
         return None

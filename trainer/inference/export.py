@@ -28,9 +28,9 @@ CARD_MISSING_RATES = (0.0, 0.1, 0.3, 0.5)
 def export_run(folder: Path, out: Path, precision: Precision, console: Console) -> tuple[Manifest, Mapping[str, Any]]:
     """Write the export `out` of a run's best step, with tables in `precision`; return its manifest and card.
 
-    In the card, `metrics` has two entries with metrics on the test split: `run` for the model as trained, and `export`
-    for the model as exported. Each entry has metrics with fields missing at random (`random_missing`), and metrics with
-    one field or group missing from all samples (`outages`). Raises InputError if `out` exists.
+    `metrics` in the card has the metrics on the test split: of the model as trained (`run`) and as exported (`export`).
+    Both have metrics with fields missing at random (`random_missing`), and with one field or group missing for all
+    samples (`outages`). Raises InputError if `out` exists.
     """
     with restore_run(folder) as run:
         statistics = run.schema.statistics

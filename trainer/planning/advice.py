@@ -19,9 +19,9 @@ from asymdiffrec.trainer.planning.what_if import plan, same_dense, with_override
 MAX_ADVICE_SECONDS = 20.0
 """Time after which no more changes are tried."""
 MIN_GAIN = 0.01
-"""Changes with a smaller relative gain are not shown."""
+"""Smallest relative gain of a change that is shown."""
 MEMORY_WEIGHT = 0.1
-"""Weight of the gain in memory when changes are sorted; the gain in samples per second has weight 1."""
+"""Weight of saved memory relative to more samples per second, when changes are sorted."""
 MAX_COSTLY_TABLES = 2
 """Number of the most expensive tables for which a smaller embedding_dim is tried."""
 

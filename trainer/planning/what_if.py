@@ -43,7 +43,7 @@ def plan(job: Job, statistics: Statistics | None, cluster: Cluster, like: Soluti
 
 
 def smallest(job: Job, statistics: Statistics | None, device: Device, gpus_per_node: int) -> Solution:
-    """Return the plan for the smallest cluster of `device` on which the tables fit.
+    """Return the plan for the smallest cluster of a device that the tables fit on.
 
     On one host the number of GPUs is a power of two or `gpus_per_node`. With several hosts, all GPUs of each host are
     used. The search assumes that tables that fit on a cluster also fit on every larger cluster. Raises DoesNotFitError
@@ -117,11 +117,11 @@ def same_dense(job: Job, other: Job) -> bool:
 
 
 def num_embeddings_from_data(job: Job, statistics: Statistics, collisions: float) -> tuple[Job, dict[str, int]]:
-    """Choose num_embeddings of each hashed table so that a share `collisions` of its ids collides.
+    """Return the job with num_embeddings of hashed tables set so that a share `collisions` of the ids collides.
 
-    Return the changed job, and the chosen num_embeddings by table name. If n ids are hashed to R rows, an id is alone
-    in its row with probability (1 - 1/R)^(n-1), about exp(-n / R). For a table, n is the largest cardinality of its
-    fields: fields that share a table mostly have the same ids. Raises InputError if `collisions` is not in (0, 1).
+    Return these num_embeddings by table name too. If n ids are hashed to R rows, an id is alone in its row with
+    probability (1 - 1/R)^(n-1), about exp(-n / R). For a table, n is the largest cardinality of its fields: fields that
+    share a table mostly have the same ids. Raises InputError if `collisions` is not between 0 and 1.
     """
     if not 0 < collisions < 1:
         raise InputError(

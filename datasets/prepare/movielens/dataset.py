@@ -21,7 +21,7 @@ AGE_BRACKETS = np.array([1, 18, 25, 35, 45, 50, 56])
 
 DATA: dict[str, Any] = {"path": ".", "label": "label", "user": "user_id", "time": "timestamp"}
 TRAIN: dict[str, Any] = {"train": {"epochs": 15, "learning_rate": 0.002, "validation": {"patience": 3}}}
-"""Training settings that had the best AUC on the validation rows in runs with two seeds"""
+"""Settings with the best AUC on the validation rows, for two seeds"""
 
 
 def prepare_movielens(
@@ -63,7 +63,7 @@ def prepare_movielens(
 
 
 def make_samples(ratings: Ratings, in_past: np.ndarray) -> pa.Table:
-    """Return one sample per rating. `in_past` [R] bool marks the ratings that the features of later samples use."""
+    """Return one sample per rating. The features count only the earlier ratings whose `in_past` [R] bool is True."""
     liked = ratings.rating >= MIN_LIKED_RATING
     by_user, by_item = (past_events(key, ratings.time, in_past) for key in (ratings.user, ratings.item))
     users, items = ratings.users.take(ratings.user_row), ratings.items.take(ratings.item_row)
@@ -91,13 +91,13 @@ def make_samples(ratings: Ratings, in_past: np.ndarray) -> pa.Table:
 
 
 def _like_rate(past: PastEvents, liked: np.ndarray) -> pa.Array:
-    """Return [R]: (likes + 2) / (ratings + 4) over the earlier ratings of each sample; null without earlier ratings."""
+    """Return (likes + 2) / (ratings + 4) for the earlier ratings of each sample, [R]; null without earlier ratings."""
     count = past.count()
     return pa.array((past.total(liked) + 2) / (count + 4), mask=count == 0)
 
 
 def _random_split(rows: int, seed: int) -> np.ndarray:
-    """Return [R] int8: the split of each row, 0 for train, 1 for valid and 2 for test."""
+    """Return 0, 1 or 2 for train, valid or test, [R]."""
     split_index = np.zeros(rows, dtype=np.int8)
     order = np.random.default_rng(seed).permutation(rows)
     split_index[order[: rows // 10]] = 2
@@ -106,7 +106,7 @@ def _random_split(rows: int, seed: int) -> np.ndarray:
 
 
 def _time_split(time: np.ndarray) -> np.ndarray:
-    """Return [R]: the split of each row, 0 for train, 1 for valid and 2 for test; `time` [R] is in ascending order."""
+    """Return 0, 1 or 2 for train, valid or test, [R]; `time` [R] is in ascending order."""
     borders = time[[len(time) * 8 // 10, len(time) * 9 // 10]]
     return np.searchsorted(borders, time, side="right")
 

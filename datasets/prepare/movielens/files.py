@@ -50,12 +50,12 @@ class Ratings:
 
     @cached_property
     def user_row(self) -> np.ndarray:
-        """[R] index of the row of `users` that describes the user of each rating."""
+        """Row index in `users` of each rating's user, [R]."""
         return _row_indices(self.user, self.users["user_id"], "user")
 
     @cached_property
     def item_row(self) -> np.ndarray:
-        """[R] index of the row of `items` that describes the film of each rating."""
+        """Row index in `items` of each rating's film, [R]."""
         return _row_indices(self.item, self.items["item_id"], "film")
 
 

@@ -19,23 +19,23 @@ class PastEvents:
     """
 
     events: np.ndarray
-    """[E] the events, as indices of samples"""
+    """[E] sample index of each event"""
     begin: np.ndarray
-    """[R] index in `events` of the first earlier event of each sample"""
+    """[R]"""
     end: np.ndarray
-    """[R] index in `events` after the last earlier event of each sample"""
+    """[R]"""
 
     def count(self) -> np.ndarray:
-        """Return [R]: the number of earlier events of each sample."""
+        """Return the number of earlier events of each sample, [R]."""
         return self.end - self.begin
 
     def total(self, values: np.ndarray) -> np.ndarray:
-        """Return [R]: the sum of `values` [R] over the earlier events of each sample."""
+        """Return the sum of `values` [R] over the earlier events of each sample, [R]."""
         sums = np.concatenate([[0], np.cumsum(values[self.events])])
         return sums[self.end] - sums[self.begin]
 
     def last(self, values: np.ndarray, max_length: int) -> pa.ListArray:
-        """Return [R] lists: the `values` [R] of the latest `max_length` earlier events of each sample, oldest first."""
+        """Return the `values` [R] of the latest `max_length` earlier events of each sample, the latest last, [R]."""
         begin = np.maximum(self.begin, self.end - max_length)
         offsets = np.concatenate([[0], np.cumsum(self.end - begin)])
         source = np.repeat(begin - offsets[:-1], self.end - begin) + np.arange(offsets[-1])

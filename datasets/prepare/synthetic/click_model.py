@@ -54,7 +54,7 @@ class ClickModel:
     affinity: np.ndarray
     """[SEGMENTS, TOPICS], a matrix of rank 3: contribution of (segment of the user, topic of the item) to the logit"""
     history: np.ndarray
-    """[SEGMENTS, ITEMS] for each segment of users, the probability of each item in a history"""
+    """[SEGMENTS, ITEMS] distribution of the items in the histories of the users of each segment"""
 
     def logit(self, members: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return the log-odds of a click, given {group: indices of members}; the arrays can have any shape."""
@@ -112,7 +112,7 @@ def draw_log(model: ClickModel, rows: int, rng: np.random.Generator) -> ClickLog
 
 
 def draw_categories(distributions: np.ndarray, which: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return [R]: one category, drawn from `distributions[w]`, for each w in `which` [R].
+    """Return one draw from `distributions[w]` for each w in `which` [R], [R].
 
     distributions: [K, E]; each row sums to 1.
 
@@ -125,7 +125,7 @@ def draw_categories(distributions: np.ndarray, which: np.ndarray, rng: np.random
 
 
 def _zipf(members: int) -> np.ndarray:
-    """Return [E]: probabilities proportional to 1 / rank."""
+    """Return probabilities proportional to 1 / rank, [E]."""
     weight = np.arange(1, members + 1) ** -1.0
     return weight / weight.sum()
 

@@ -2,7 +2,7 @@
 
 The optimal score of a sample is E[p | recorded fields]; p is the true click probability. Populations are finite, so
 Bayes' rule over all members gives the exact posterior of the user, item and situation of a sample. The posterior also
-depends on which fields are missing.
+uses the information which fields are missing.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from scipy.special import expit
 from asymdiffrec.datasets.prepare.synthetic.click_model import ClickLog, ClickModel, Population, draw_categories
 
 DRAWS = 256
-"""Number of Monte Carlo draws for a sample whose recorded fields do not identify the user, item and situation. The
-standard error of a probability is at most 0.03"""
+"""Monte Carlo draws per sample, if the recorded fields do not identify its user, item or situation. The standard error
+of a probability is at most 0.03"""
 BLOCK_ROWS = 512
 
 
 def optimal_scores(model: ClickModel, log: ClickLog, rng: np.random.Generator) -> np.ndarray:
-    """Return [R]: E[p | recorded fields] of each sample."""
+    """Return E[p | recorded fields] of each sample, [R]."""
     identified = {
         group: ~np.any([log.missing[field] for field in population.identifying_fields], axis=0)
         for group, population in model.groups.items()
@@ -43,7 +43,7 @@ def optimal_scores(model: ClickModel, log: ClickLog, rng: np.random.Generator) -
 
 
 def member_posterior(model: ClickModel, group: str, log: ClickLog, rows: np.ndarray) -> np.ndarray:
-    """Return [R, E]: P(member | recorded fields of the group) for R rows of the log."""
+    """Return P(member | recorded fields of the group) for R rows of the log, [R, E]."""
     population = model.groups[group]
     members = log.members[group][rows, None]
     missing = {field: log.missing[field][rows, None] for field in population.missing_probability}
@@ -63,13 +63,13 @@ def member_posterior(model: ClickModel, group: str, log: ClickLog, rows: np.ndar
 
 
 def _history_likelihood(model: ClickModel, history: np.ndarray) -> np.ndarray:
-    """Return [R, SEGMENTS]: P(history | segment), up to a constant factor in each row."""
+    """Return P(history | segment), except for a constant factor in each row, [R, SEGMENTS]."""
     logs = np.where(history[:, :, None] >= 0, np.log(model.history).T[history], 0).sum(axis=1)
     return np.exp(logs - logs.max(axis=1, keepdims=True))
 
 
 def _value_codes(population: Population, field: str) -> np.ndarray:
-    """Return [E]: one integer per member. Members with the same value of the field have the same integer."""
+    """Return one integer per member, [E]. Members with the same value of the field have the same integer."""
     values = population.columns[field]
     if pa.types.is_list(values.type):
         values = pc.binary_join(values.cast(pa.list_(pa.string())), ",")

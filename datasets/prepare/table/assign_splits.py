@@ -17,7 +17,7 @@ def assign_splits(
     """Return SQL for the split of a row, and the number of rows in each split.
 
     Rows that do not meet the SQL condition `valid_row` are ignored. Raises InputError if a split has no rows, if the
-    split column contains a value that is not a split, or if all training rows have the same label.
+    split column contains another value, or if all training rows have the same label.
     """
     split = _split_sql(database, layout, recipe, valid_row)
     selected = f"{split} AS split, count(*), sum({layout.conversions['label'].sql})"

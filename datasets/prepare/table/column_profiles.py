@@ -1,7 +1,4 @@
-"""Profile the columns of a raw table: count values, and find ranges and list separators.
-
-One query profiles all columns. Each column of lists needs one more query.
-"""
+"""Profile the columns of a raw table: counts, ranges and list separators. One query, plus one for each list column."""
 
 from __future__ import annotations
 
@@ -14,14 +11,14 @@ from asymdiffrec.datasets.prepare.table.duckdb_types import is_id_list, is_list,
 from asymdiffrec.datasets.prepare.table.sql import quote_name
 
 SEPARATORS = ("|", ";")
-"""Separators between ids in text that are detected if the recipe declares no separator"""
+"""Separators of ids in text that are detected without a declaration"""
 MIN_SEPARATOR_SHARE = 0.1
-"""An undeclared text column can be a column of lists only if at least this share of its values has the separator"""
+"""Minimum share of the values of a text column that contain the separator, to treat the column as lists"""
 
 
 @dataclass(frozen=True)
 class ColumnProfile:
-    """Counts and ranges of the values of a column. In lists, each id counts as a value."""
+    """Counts and ranges of the values of a column. For lists of ids, counts of values are counts of ids."""
 
     name: str
     duckdb_type: str
@@ -79,7 +76,7 @@ def profile_columns(
             separator = separator or SEPARATORS[0]
         if is_id_list(duckdb_type) or (separator and name not in single_value_columns):
             as_list = _list_profile(database, table, profile, present[name], separator, missing[name])
-            # If the texts are lists, ids repeat, and the number of distinct ids is below the number of distinct texts.
+            # In a column of lists the parts repeat, so it has fewer distinct parts than distinct texts.
             if is_id_list(duckdb_type) or name in list_separators or as_list.distinct < distinct:
                 profile = as_list
         profiles[name] = profile
@@ -87,7 +84,7 @@ def profile_columns(
 
 
 def _measures(value: str, duckdb_type: str) -> list[str]:
-    """Return SQL for the measured attributes of `ColumnProfile`, in order, and for the counts of separators."""
+    """Return SQL for the values of a `ColumnProfile`, in its order, and for the counts of separators."""
     if is_list(duckdb_type):
         return [f"count(*) FILTER (len({value}) > 0)", "0", "0", "0", "NULL", "NULL", "0", "0"]
     number = f"try_cast({value} AS DOUBLE)" if is_text(duckdb_type) or is_number(duckdb_type) else "NULL::DOUBLE"

@@ -48,7 +48,7 @@ def integer(value: str, duckdb_type: str) -> Conversion:
 
 
 def require_table_row(ids: Conversion, is_list_field: bool, num_embeddings: int) -> Conversion:
-    """Return the conversion `ids` with one more check: each id must be a row of an embedding table."""
+    """Return a conversion in which ids (or lists of ids) outside the rows of an embedding table are not allowed."""
     smallest, largest = (f"list_{end}({ids.sql})" if is_list_field else ids.sql for end in ("min", "max"))
     invalid = f"({ids.invalid}) OR coalesce({smallest} < 0 OR {largest} >= {num_embeddings}, false)"
     return Conversion(ids.sql, invalid, f"0 to {num_embeddings - 1}, because the field has hash: false")

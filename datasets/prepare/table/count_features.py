@@ -1,8 +1,8 @@
-"""Add two numeric fields for an id: the number of training rows with the id, and the share of label 1 in these rows.
+"""Add count features: the number of training rows with an id, and the share of label 1 among them, as numeric fields.
 
-The features of a row do not depend on the label of the row. If the data have a time, the features of a row count only
-earlier training rows. Otherwise, the features of a training row count the training rows of the other folds, and the
-features of a validation or test row count all training rows. A feature is missing if the id is missing.
+The features of a row do not depend on the label of the row. If the data have a time, only earlier training rows are
+counted. Otherwise, only the training rows of other folds are counted for a training row, and all training rows for
+other rows. A feature is missing if the id is missing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from asymdiffrec.datasets.prepare.table.sql import quote_name
 
 FOLDS = 5
 PRIOR_ROWS = 10
-"""Each rate is smoothed by adding this number of rows that have the mean label"""
+"""A rate is smoothed as if this number of rows with the mean label were added"""
 ROW_COLUMN = "__asymdiffrec_row"
 TABLE = "__asymdiffrec_statistics"
 
@@ -82,11 +82,7 @@ def with_count_features(database: Database, layout: SampleLayout, recipe: Recipe
 
 
 def _over_visible_rows(aggregate: str, index: int, parts: int, by_time: bool) -> str:
-    """Return SQL that computes, for each row, an aggregate over training rows with the same key.
-
-    If `by_time` is true, these are the earlier training rows, else the training rows outside the row's fold. For a
-    validation or test row, all training rows are used.
-    """
+    """Return SQL for an aggregate over the training rows with the same key that are counted for a row."""
     over_training = f"{aggregate} FILTER (WHERE is_training)"
     key = ", ".join(f"k{index}_{part}" for part in range(parts))
     if by_time:

@@ -26,7 +26,7 @@ MAX_EXAMPLES = 5
 MAX_SHOWN_CHARACTERS = 200
 """Maximum number of characters of a wrong line that are shown"""
 SPLIT_COLUMN = "__asymdiffrec_split"
-"""Column of a loaded table: valid or test if the row comes from a separate file for this split, otherwise null"""
+"""Column of a loaded table: valid or test for rows from the separate files of a split, null for other rows"""
 POLL_SECONDS = 0.2
 
 
@@ -155,7 +155,7 @@ class Database:
 
 
 def _line_problem(message: str) -> str:
-    """Return DuckDB's message about a line. If the encoding is wrong, name the setting that changes the encoding."""
+    """Return DuckDB's message about a line, or for a wrong encoding the setting that changes the encoding."""
     if "not utf-8" in message:
         return "is not UTF-8; for Latin-1 files add --set input.encoding=latin-1"
     return message.strip().rstrip(".")[:MAX_SHOWN_CHARACTERS]

@@ -141,7 +141,7 @@ def _find_bad_rows(database: Database, layout: SampleLayout, skip: bool) -> tupl
 
 
 def _examples(database: Database, layout: SampleLayout, name: str, condition: str, limit: int) -> list[str]:
-    """Return texts with the location and the value of the first `limit` rows that meet a condition on a column."""
+    """Return the location and the value of the first rows that meet a condition on a column."""
     column, table = quote_name(layout.sources[name]), quote_name(layout.table)
     has_files = layout.table == "input"
     file = FILE_COLUMN if has_files else "NULL"
@@ -165,8 +165,7 @@ def _examples(database: Database, layout: SampleLayout, name: str, condition: st
 def _batch_size(rows: int) -> int:
     """Return the suggested batch size for a number of training rows, a multiple of the 32 lanes.
 
-    The batch size is 1024, halved until an epoch has MIN_EPOCH_STEPS steps, but at least 64. For fewer than 64 rows,
-    the batch size is 32.
+    It is 1024, halved until an epoch has MIN_EPOCH_STEPS steps, but at least 64. For fewer than 64 rows it is 32.
     """
     if rows < 64:
         return 32

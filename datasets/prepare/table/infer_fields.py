@@ -27,7 +27,7 @@ MAX_AMOUNT = 2**31
 """A column with an integer of at least this size becomes an id, not a number"""
 MAX_EXACT_FLOAT = 2**53
 ROWS_PER_ID = ((100, 100_000), (10, 1_000_000))
-"""Pairs (rows per id, maximum number of rows) for suggested small tables; larger tables have two rows per id"""
+"""(num_embeddings per id, maximum num_embeddings) of suggested small tables; larger tables have two rows per id"""
 MIN_NUM_EMBEDDINGS = 1000
 
 
@@ -41,7 +41,7 @@ class ColumnChoice:
 
 
 def first_named(names: tuple[str, ...], columns: Iterable[str]) -> str | None:
-    """Return the column whose name comes first in `names`, or None if no column is in `names`. Case is ignored."""
+    """Return the column with the first name of `names` that occurs in `columns`, ignoring case, or None."""
     lower = {column.lower(): column for column in columns}
     return next((lower[name] for name in names if name in lower), None)
 
@@ -80,9 +80,9 @@ def _infer(column: ColumnProfile) -> tuple[FieldType | None, str]:
 
 
 def _is_amount_in_floats(column: ColumnProfile) -> bool:
-    """Return whether a float column with only integer values becomes a numeric field.
+    """Return whether a column of integers with a float type becomes a numeric field.
 
-    The column must have more than MAX_CATEGORIES distinct values, and its name must not contain the word id.
+    It does if it has more than MAX_CATEGORIES distinct values and no id in its name.
     """
     return is_float(column.duckdb_type) and not _is_named_id(column.name) and column.distinct > MAX_CATEGORIES
 
@@ -141,7 +141,7 @@ def job_field(
 
 
 def suggested_num_embeddings(ids: int) -> int:
-    """Return the suggested num_embeddings, rounded up to two digits; most ids then share no table row."""
+    """Return num_embeddings for a table, rounded up to two digits; most distinct ids then do not share a row."""
     rows = max(MIN_NUM_EMBEDDINGS, 2 * ids, *(min(each * ids, maximum) for each, maximum in ROWS_PER_ID))
     step = 10 ** max(math.floor(math.log10(rows)) - 1, 0)
     return math.ceil(rows / step) * step

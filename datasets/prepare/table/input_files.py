@@ -27,12 +27,12 @@ from asymdiffrec.datasets.prepare.table.recipe import TableConfig
 from asymdiffrec.datasets.prepare.table.sql import list_literal, literal
 
 FILE_COLUMN = "__asymdiffrec_file"
-"""Column of a loaded table: the name of the file that contains the row"""
+"""Column of a loaded table with the name of the row's file"""
 MAX_HEADER_CHARACTERS = 1 << 20
 GZIP_MAGIC = b"\x1f\x8b"
 """The first bytes of a gzip file"""
 SCHEME = re.compile(r"\bpyarrow\d+://")
-"""Pattern of the URI schemes under which pyarrow's filesystems are registered in DuckDB"""
+"""The URI schemes under which pyarrow's filesystems are registered in DuckDB"""
 
 
 @dataclass
@@ -216,7 +216,7 @@ class _DuckDBFilesystem(ArrowFSWrapper):
 
 
 def error_line(error: duckdb.Error) -> str:
-    """Return the message of a DuckDB error in one line. If the message is a Python traceback, return its last line."""
+    """Return the message of a DuckDB error in one line; of a Python traceback, return the last line."""
     lines = [line for line in str(error).split("\n\n")[0].splitlines() if line.strip()]
     text = lines[-1] if lines[0].startswith("Traceback") else " ".join(" ".join(lines).split())
     return SCHEME.sub("", text)

@@ -25,7 +25,7 @@ class SampleLayout:
     conversions: dict[str, Conversion] = field(default_factory=dict)
     """{column of the samples: its conversion}"""
     sources: dict[str, str] = field(default_factory=dict)
-    """{column of the samples: the column of the table with the raw values}"""
+    """{column of the samples: the column of the table that it is converted from}"""
     data: dict[str, Any] = field(default_factory=dict)
     """The section `data` of the job file"""
     fields: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -199,7 +199,7 @@ def _add_field(
     value: str,
     missing: list[str],
 ) -> ColumnChoice:
-    """Add a field to the layout. Return the decision on its column, with the embedding table's size in the reason."""
+    """Add a field to the layout and return its choice, with the size of the embedding table added to the reason."""
     field_type = choice.type
     assert field_type is not None
     separator = infer_fields.separator_of(column, declaration)
