@@ -46,6 +46,7 @@ def table(documents: dict[str, dict[str, Any]]) -> Table:
 
 
 def main() -> None:
+    """Run the program with the options of the command line, and print its results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "names",

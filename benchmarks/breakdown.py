@@ -47,6 +47,7 @@ def shares(steps: Steps) -> Counter[str]:
 
 
 def main() -> None:
+    """Run the program with the options of the command line, and print its results."""
     silence_torchrec_warnings()
     options = arguments(__doc__ or "")
     clicks = SMALL if options.quick else Clicks()

@@ -105,6 +105,7 @@ def _median(values: list[float]) -> float:
 
 
 def main() -> None:
+    """Run the program with the options of the command line, and print its results."""
     options = arguments(__doc__ or "")
     silence_torchrec_warnings()
     size, rounds = (GIB // 64, 1) if options.quick else (2 * GIB, 5)

@@ -38,6 +38,7 @@ def compare(half: np.ndarray, full: np.ndarray) -> list[Result]:
 
 
 def main() -> None:
+    """Run the program with the options of the command line, and print its results."""
     silence_torchrec_warnings()
     options = arguments(
         __doc__ or "",

@@ -269,6 +269,7 @@ def _recovered(comparison: Comparison, variant: str, share: float) -> Iterator[R
 
 
 def main() -> None:
+    """Run the program with the options of the command line, and print its results."""
     silence_torchrec_warnings()
     options = arguments(
         __doc__ or "",

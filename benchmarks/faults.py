@@ -143,6 +143,7 @@ def results(faults: int, quick: bool) -> Iterator[Result]:
 
 
 def main() -> None:
+    """Run the program with the options of the command line, and print its results."""
     options = arguments(__doc__ or "", faults={"type": int, "default": NUM_FAULTS, "help": "faults to inject"})
     collected = []
     with Console(stderr=True).status("injecting faults") as status:

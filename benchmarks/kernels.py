@@ -201,6 +201,7 @@ def measure(quick: bool, device: str) -> Iterator[Result]:
 
 
 def main() -> None:
+    """Run the program with the options of the command line, and print its results."""
     options = arguments(__doc__ or "")
     results = list(measure(options.quick, "cuda" if torch.cuda.is_available() else "cpu"))
     show(results, options)

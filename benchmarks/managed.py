@@ -112,6 +112,7 @@ def measure(data: Path, run: Path, seed: int, overrides: list[str]) -> tuple[flo
 
 
 def main() -> None:
+    """Run the program with the options of the command line, and print its results."""
     silence_torchrec_warnings()
     options = arguments(__doc__ or "", seeds={"type": int, "default": 3, "help": "runs; each has another log"})
     quick = ["train.steps=3"] if options.quick else []

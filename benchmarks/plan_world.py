@@ -155,6 +155,7 @@ def measure(quick: bool) -> Iterator[Result]:
 
 
 def main() -> None:
+    """Run the program with the options of the command line, and print its results."""
     silence_torchrec_warnings()
     logging.disable(logging.WARNING)
     options = arguments(__doc__ or "")

@@ -74,6 +74,7 @@ def prepare_by(recipe: Path, folder: Path, out: Path, seed: int) -> None:
 
 
 def main() -> None:
+    """Run the program with the options of the command line, and print its results."""
     silence_torchrec_warnings()
     options = arguments(
         __doc__ or "",

@@ -281,6 +281,7 @@ def compare(first: dict[str, Any], second: dict[str, Any]) -> bool:
 
 
 def main() -> None:
+    """Run the program with the options of the command line, and print its results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     recorder = commands.add_parser("record", help="record the results of a working tree")

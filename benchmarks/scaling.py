@@ -90,6 +90,7 @@ def measure(quick: bool) -> Iterator[Result]:
 
 
 def main() -> None:
+    """Run the program with the options of the command line, and print its results."""
     options = arguments(__doc__ or "")
     results = list(measure(options.quick))
     show(results, options)

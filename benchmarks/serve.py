@@ -64,6 +64,7 @@ class Target:
 
 
 def main() -> None:
+    """Run the program with the options of the command line, and print its results."""
     silence_torchrec_warnings()
     options = arguments(
         __doc__ or "", ray={"action": "store_true", "help": "also measure Ray Serve, which takes minutes"}

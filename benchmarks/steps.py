@@ -130,6 +130,7 @@ def measure_all(quick: bool, fuxictr: Path | None) -> Iterator[Result]:
 
 
 def main() -> None:
+    """Run the program with the options of the command line, and print its results."""
     silence_torchrec_warnings()
     options = arguments(
         __doc__ or "",

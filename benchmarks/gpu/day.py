@@ -150,6 +150,7 @@ def device() -> str:
 
 
 def main() -> None:
+    """Run the program with the options of the command line, and print its results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"one of {', '.join(ALL)}; default: all")
     parser.add_argument("--pack", type=Path, default=ROOT / ".gpu", help="folder that gpu.pack wrote (default: .gpu)")

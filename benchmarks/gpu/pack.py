@@ -120,6 +120,7 @@ def checkout_bytes() -> int:
 
 
 def main() -> None:
+    """Write `.gpu/` for a GPU machine without a network, and print the sizes."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--out", type=Path, default=ROOT / ".gpu", help="folder to write (default: .gpu)")
     parser.add_argument(

@@ -290,6 +290,7 @@ ALL = PARTS | MEMBERS
 
 
 def main() -> None:
+    """Run the program with the options of the command line, and print its results."""
     name, work = sys.argv[1:]
     action = ALL[name].action
     assert action is not None

@@ -138,6 +138,7 @@ def cases(kernels: str, device: str, quick: bool) -> list[Case]:
 
 
 def main() -> None:
+    """Run the program with the options of the command line, and print its results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--kernels", choices=LOCATIONS, default="device", help="GPU memory or managed memory")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])

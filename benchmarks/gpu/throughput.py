@@ -38,6 +38,7 @@ SECTIONS: dict[str, tuple[Section, int]] = {
 
 
 def main() -> None:
+    """Run the program with the options of the command line, and print its results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("section", choices=SECTIONS)
     parser.add_argument("--json", type=Path, required=True, help="file to write")

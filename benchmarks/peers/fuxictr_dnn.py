@@ -50,6 +50,7 @@ def make_model(fields: list[str], rows: int, dim: int, hidden: list[int], learni
 
 
 def main() -> None:
+    """Train one epoch for each line on standard input; the arguments name the file with the batches and the sizes."""
     arguments = json.loads(sys.argv[1])
     file = np.load(arguments.pop("batches"))
     dnn = make_model(**arguments)
