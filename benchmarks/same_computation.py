@@ -129,7 +129,7 @@ class Tree:
         return json.loads(printed)
 
     def train(self, job: Path, run: Path, settings: Iterable[str]) -> None:
-        """Train. A setting whose new name the tree refuses gets its old name."""
+        """Train. If the command line does not know the new name of an override, train again with its old name."""
         options = [option for setting in settings for option in ("--set", self._spelled(setting))]
         try:
             self.command("train", job, "--run", run, *options)

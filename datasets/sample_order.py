@@ -4,8 +4,8 @@ An epoch is one long sequence of rows. Its row groups are in a random order, a f
 a random row and wraps around. The sequence is cut into `lanes` intervals of equal length. A batch takes
 `batch_size / lanes` rows from every lane. The rows of a lane are shuffled within windows. Each worker reads some
 neighbouring lanes. So batch k of an epoch holds the same rows for any number of workers, and a position in training is
-two integers: (epoch, k). The rows at the ends of the lanes and of the sequence that fill no batch are left out; they
-differ from epoch to epoch.
+two integers: (epoch, k). The last rows of a lane, and of the sequence, are left out if they do not fill a batch. Each
+epoch leaves out different rows.
 
     sequence   |-- lane 0 --|-- lane 1 --|-- lane 2 --|-- lane 3 --|..
     batch k     ^^ rows       ^^ rows       ^^ rows      ^^ rows

@@ -115,7 +115,8 @@ class Shards:
 
     def _changed(self, file: int, change: str) -> InputError:
         return InputError(
-            f"{self.files[file]}: {change} since it was opened; files must not change during a run; start again"
+            f"{self.files[file]}: the file changed after it was opened: it {change}; files must not change during a "
+            "run; start again"
         )
 
     def _describe_failure(self, row_group: int, columns: list[str], error: BaseException) -> str:

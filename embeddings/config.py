@@ -111,7 +111,7 @@ class TablesConfig(Config):
             splits = [kind for kind in table.sharding if kind in COLUMN_SPLITS]
             if splits and not self.splits_columns:
                 raise ValueError(
-                    f"per_table.{name}.sharding: {splits[0]} splits columns, and then the state of rowwise_adagrad "
+                    f"per_table.{name}.sharding: {splits[0]} splits columns, so the state of rowwise_adagrad "
                     "cannot be resharded; use table_wise, row_wise, table_row_wise or data_parallel, or the optimizer "
                     "adagrad"
                 )

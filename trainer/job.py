@@ -151,13 +151,13 @@ class Job(FieldsConfig):
             if table.num_embeddings % ROWS_PER_SET:
                 nearest = -(-table.num_embeddings // ROWS_PER_SET) * ROWS_PER_SET
                 raise ValueError(
-                    f"fields.{name}.num_embeddings: {table.num_embeddings}; a table with collision: managed needs a "
-                    f"multiple of {ROWS_PER_SET}, for example {nearest}"
+                    f"fields.{name}.num_embeddings: {table.num_embeddings} is not a multiple of {ROWS_PER_SET}, which "
+                    f"a managed table needs; use for example {nearest}"
                 )
         return self
 
     def to_schema(self, statistics: Statistics | None = None) -> Schema:
-        """Return the schema, see `FieldsConfig.to_schema`. Ids of managed tables are not mapped to rows yet."""
+        """Return the schema, see `FieldsConfig.to_schema`. The model maps ids of managed tables to rows."""
         return with_id_ranges(super().to_schema(statistics), self.tables.managed_tables)
 
     def location(self, part: str) -> str:

@@ -1,4 +1,4 @@
-"""Find GPU code inside a shared library, and cut out the code that one GPU and one program do not need.
+"""Find the GPU code in a shared library. Keep what one program needs on one GPU, and overwrite the rest with zeros.
 
 nvcc puts GPU code into a library as "fat binaries". A fat binary has one image for each architecture that the library
 was built for. Images are the largest part of a GPU library.

@@ -13,7 +13,7 @@ SECTIONS = ("turns", "capacity", "parquet", "optimizers")
 
 
 def document(summary: dict[str, Any]) -> dict[str, Any]:
-    """Return machine, versions and results from the summary of a day."""
+    """Return machine, versions and results from the summary of a GPU day."""
     documents = summary["documents"]
     where = documents.get("machine", {"machine": "unknown: the libraries did not load", "versions": {}})
     measured = [result for name in SECTIONS for result in documents.get(name, {}).get("results", [])]

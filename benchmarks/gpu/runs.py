@@ -110,7 +110,10 @@ def run_summary(run: Path) -> dict[str, Any]:
 
 
 def summary(work: Path, statuses: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return one document with the statuses, the JSON documents and the runs of all parts of a day."""
+    """Return a summary of all parts of a GPU day.
+
+    It has the status of each part, the JSON files that the parts wrote, and a summary of each training run.
+    """
     documents = {}
     for file in sorted(work.glob("*.json")):
         try:

@@ -161,12 +161,12 @@ def test_the_error_names_a_file_that_changed(tmp_path):
     shards = open_shards(str(tmp_path))
     shards.read(1, ["item_id"])
     write(path, table(60), row_group_size=30)
-    with pytest.raises(InputError, match=rf"{path}: has [\d,]+ bytes instead of [\d,]+ since it was opened"):
+    with pytest.raises(InputError, match=rf"{path}: the file changed .*: it has [\d,]+ bytes instead of"):
         shards.read(1, ["item_id"])
     padding = shards.bytes[0] - path.stat().st_size
     content = path.read_bytes()
     path.write_bytes(content[:4] + bytes(padding) + content[4:])
-    with pytest.raises(InputError, match=rf"{path}: has other row groups since it was opened"):
+    with pytest.raises(InputError, match=rf"{path}: the file changed .*: it has other row groups"):
         shards.read(2, ["item_id"])
 
 

@@ -64,7 +64,7 @@ def test_a_field_with_a_reserved_name_can_name_another_table():
         ({"optimizer": {"name": "adagrad", "eps": 0}}, "greater than 0"),
         (
             {"optimizer": {"name": "rowwise_adagrad"}, "per_table": {"a": {"sharding": "column_wise"}}},
-            "per_table.a.sharding: column_wise splits columns, and then the state of rowwise_adagrad",
+            "per_table.a.sharding: column_wise splits columns, so the state of rowwise_adagrad",
         ),
     ],
 )

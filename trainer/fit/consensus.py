@@ -38,8 +38,11 @@ class StepConsensus:
     """Agreement of all workers, by one collective call in each step, on whether to update, stop, leave or save.
 
     A step is bad if its loss is not finite or above `train.max_loss` on any worker. A bad step changes no parameter;
-    `train.on_nan` says whether it is skipped or ends training. `is_stopping` and `is_leaving` return what this worker
-    knows. The clock of rank 0 decides when a timed checkpoint is due.
+    `train.on_nan` says whether it is skipped or ends training. The clock of rank 0 decides when a timed checkpoint is
+    due.
+
+    is_stopping: returns whether this worker received a request to stop.
+    is_leaving: returns whether this worker was told that a host will be removed from the cluster.
     """
 
     def __init__(

@@ -68,8 +68,8 @@ def test_a_resumed_run_is_equal_and_scores_as_in_its_test(
         ),
         (
             ["tables.per_table={city: {collision: managed}}"],
-            "fields.city.num_embeddings: 10000; a table with collision: managed needs a multiple of 64, "
-            "for example 10048",
+            "fields.city.num_embeddings: 10000 is not a multiple of 64, which a managed table needs; use for example "
+            "10048",
         ),
         (
             ["tables.per_table={city: {collision: managed, sharding: data_parallel}}"],
