@@ -57,7 +57,8 @@ def train_on_two_workers(data: Path, run: Path, settings: Sequence[str]) -> list
     overrides = (*settings, f"tables.per_table={sharding}")
     options = [part for override in overrides for part in ("--set", override)]
     command = torchrun(2, "train", data / "job.yaml", "--run", run, *options)
-    subprocess.run(command, check=True, capture_output=True)
+    outcome = subprocess.run(command, capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stderr
     return read_records(run)
 
 
