@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from asymdiffrec.base import Config
+from asymdiffrec.datasets.schema import FieldConfig, Table
 from asymdiffrec.datasets.statistics.statistics import MAX_KNOTS
 from asymdiffrec.embeddings.initial_weights import MAX_EMBEDDING_DIM
 from asymdiffrec.embeddings.managed.ids import ManagedConfig
@@ -95,6 +96,10 @@ class TablesConfig(Config):
     )
     per_table: dict[str, TableConfig] = Field({}, description="settings of single tables, by table name")
     managed: ManagedConfig = Field(ManagedConfig(), description="settings of all tables with `collision: managed`")
+
+    def width(self, owner: Table | FieldConfig) -> int:
+        """Return the embedding_dim of a table or of a field; `embedding_dim` of this section if it has none."""
+        return owner.embedding_dim or self.embedding_dim
 
     @property
     def splits_columns(self) -> bool:

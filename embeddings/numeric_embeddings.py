@@ -16,7 +16,7 @@ from asymdiffrec.field_layout import FieldLayout
 def field_layout(schema: Schema, config: TablesConfig) -> FieldLayout:
     """Return the layout of the field vectors, in the order of the schema."""
     fields = schema.fields.values()
-    widths = tuple(field.embedding_dim or config.embedding_dim for field in fields)
+    widths = tuple(config.width(field) for field in fields)
     return FieldLayout(tuple(schema.fields), widths, tuple(field.group for field in fields))
 
 

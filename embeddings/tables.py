@@ -31,7 +31,7 @@ def embedding_bag_configs(schema: Schema, config: TablesConfig) -> list[Embeddin
         field = table.fields[0]
         if "." in name or hasattr(nn.ModuleDict(), name):
             raise InputError(f"fields.{field}: PyTorch does not allow a table named {name}; set another `table`")
-        dim = table.embedding_dim or config.embedding_dim
+        dim = config.width(table)
         if dim % 4 or dim >= MAX_EMBEDDING_DIM:
             raise InputError(
                 f"fields.{field}.embedding_dim: found {dim}, allowed are multiples of 4 below {MAX_EMBEDDING_DIM}"

@@ -130,7 +130,7 @@ def _table_difference(
     name: str, old: Table, new: Table, old_job: Job, job: Job, sizes: Mapping[str, Sequence[int]]
 ) -> str:
     """Return why a table cannot be taken; "" if it can."""
-    old_width, width = sizes[f"tables.{name}.weight"][1], new.embedding_dim or job.tables.embedding_dim
+    old_width, width = sizes[f"tables.{name}.weight"][1], job.tables.width(new)
     if old_width != width:
         return f"embedding_dim: {width}, {old_width} in the other run"
     for key in ID_KEYS:

@@ -91,18 +91,14 @@ def _candidates(job: Job, cluster: Cluster, solution: Solution | None) -> Iterat
         yield "rarely used tables in host memory (UVM caching)", ["tables.kernels=[fused, fused_uvm_caching]"]
     yield "a batch twice as large", [f"train.batch_size={2 * job.train.batch_size}"]
     for table in _costly_tables(job, solution):
-        dim = table.embedding_dim or tables.embedding_dim
+        dim = tables.width(table)
         if dim >= 8 and dim % 8 == 0:
             yield (
                 f"embedding_dim {dim // 2} instead of {dim} for the table {table.name}",
                 [f"fields.{field}.embedding_dim={dim // 2}" for field in table.fields],
             )
     if solution is None:
-        halves = {
-            name: (table.embedding_dim or tables.embedding_dim) // 2
-            for table in job.to_schema().tables.values()
-            for name in table.fields
-        }
+        halves = {name: tables.width(table) // 2 for table in job.to_schema().tables.values() for name in table.fields}
         if all(dim % 4 == 0 and dim for dim in halves.values()):
             yield (
                 "half the embedding_dim for all tables, with row-wise Adagrad and fp16",
@@ -120,7 +116,7 @@ def _costly_tables(job: Job, solution: Solution | None) -> list[Table]:
     def cost(table: Table) -> float:
         if solution is not None:
             return solution.milliseconds_on_slowest_rank[table.name]
-        return table.num_embeddings * (table.embedding_dim or job.tables.embedding_dim)
+        return table.num_embeddings * job.tables.width(table)
 
     return sorted(job.to_schema().tables.values(), key=cost, reverse=True)[:MAX_COSTLY_TABLES]
 
